@@ -1,0 +1,219 @@
+"""Strict frozen settings: the one home of every default, range and unit.
+
+Rooms declare a frozen dataclass whose fields are made by `setting` and `section`. ROS parameters,
+command-line help, YAML files and README tables are all made from, or tested against, `specs`.
+Reading YAML and declaring ROS parameters is left to the callers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+
+from psd_depth_ros.errors import SettingsError
+
+T = TypeVar('T')
+_KEY = 'psd_depth_ros.setting'
+
+
+@dataclass(frozen=True)
+class SettingSpec:
+    """One setting: dotted name, type, default and everything a person must know to set it."""
+
+    name: str
+    type: Any
+    default: Any
+    description: str
+    unit: str = ''
+    minimum: float | None = None
+    maximum: float | None = None
+    choices: tuple[str, ...] | None = None
+    read_only: bool = False
+
+    @property
+    def range_text(self) -> str:
+        """The accepted values in words, empty where every value of the type is accepted."""
+        if self.choices is not None:
+            return ' | '.join(self.choices)
+        if self.minimum is None and self.maximum is None:
+            return ''
+        low = '-inf' if self.minimum is None else f'{self.minimum:g}'
+        high = 'inf' if self.maximum is None else f'{self.maximum:g}'
+        return f'{low} .. {high}'
+
+
+def setting(
+    default: Any,
+    description: str,
+    unit: str = '',
+    *,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    choices: tuple[str, ...] | None = None,
+    read_only: bool = False,
+) -> Any:
+    """Declare a dataclass field with its description, unit and accepted values."""
+    metadata = {
+        _KEY: {
+            'description': description,
+            'unit': unit,
+            'minimum': minimum,
+            'maximum': maximum,
+            'choices': choices,
+            'read_only': read_only,
+        }
+    }
+    return dataclasses.field(default=default, metadata=metadata)
+
+
+def section(cls: type[T]) -> T:
+    """Declare a field that holds another settings class; its settings get dotted names."""
+    return dataclasses.field(default_factory=cls)  # type: ignore[return-value]
+
+
+def specs(cls: type[Any], prefix: str = '') -> list[SettingSpec]:
+    """List every setting of a settings class, sections flattened to dotted names."""
+    found: list[SettingSpec] = []
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        name = prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            found += specs(hints[field.name], name + '.')
+        else:
+            found.append(
+                SettingSpec(name, hints[field.name], field.default, **field.metadata[_KEY])
+            )
+    return found
+
+
+def build(cls: type[T], mapping: Mapping[str, Any], source: str = '') -> T:
+    """Make settings from a nested or dotted mapping.
+
+    Raises SettingsError, naming `source`, for an unknown key (with the nearest known one), a value
+    of the wrong type or one out of range. Nothing is coerced but int to float and list to tuple.
+    """
+    known = {spec.name: spec for spec in specs(cls)}
+    values: dict[str, Any] = {}
+    for name, value in _walk(mapping, known):
+        if name not in known:
+            raise SettingsError(_unknown(name, list(known), source))
+        values[name] = _check(known[name], value, source)
+    return _assemble(cls, values, '')
+
+
+def validate(instance: Any, source: str = '') -> None:
+    """Raise SettingsError where a value of `instance` breaks its type or range."""
+    values = flatten(instance)
+    for spec in specs(type(instance)):
+        _check(spec, values[spec.name], source)
+
+
+def flatten(instance: Any, prefix: str = '') -> dict[str, Any]:
+    """Give the settings as a flat mapping of dotted names."""
+    flat: dict[str, Any] = {}
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if dataclasses.is_dataclass(value):
+            flat.update(flatten(value, f'{prefix}{field.name}.'))
+        else:
+            flat[prefix + field.name] = value
+    return flat
+
+
+def dump(instance: Any) -> dict[str, Any]:
+    """Give the settings as nested plain values (tuples as lists), fit for YAML or JSON."""
+    nested: dict[str, Any] = {}
+    for field in dataclasses.fields(instance):
+        value = getattr(instance, field.name)
+        if dataclasses.is_dataclass(value):
+            nested[field.name] = dump(value)
+        else:
+            nested[field.name] = list(value) if isinstance(value, tuple) else value
+    return nested
+
+
+def replace_setting(instance: T, name: str, value: Any, source: str = '') -> T:
+    """Copy the settings with the dotted setting `name` changed, checked like in `build`."""
+    flat = flatten(instance)
+    flat[name] = value
+    return build(type(instance), flat, source)
+
+
+def _walk(
+    mapping: Mapping[str, Any], known: Mapping[str, SettingSpec], prefix: str = ''
+) -> Iterator[tuple[str, Any]]:
+    for key, value in mapping.items():
+        name = f'{prefix}{key}'
+        if isinstance(value, Mapping) and name not in known:
+            yield from _walk(value, known, name + '.')
+        else:
+            yield name, value
+
+
+def _assemble(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
+    arguments: dict[str, Any] = {}
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):  # type: ignore[arg-type]
+        name = prefix + field.name
+        if dataclasses.is_dataclass(hints[field.name]):
+            arguments[field.name] = _assemble(hints[field.name], values, name + '.')
+        elif name in values:
+            arguments[field.name] = values[name]
+    return cls(**arguments)
+
+
+def _unknown(name: str, known: list[str], source: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    hint = f'did you mean {near[0]!r}?' if near else f'known settings: {", ".join(known)}'
+    return f'{_where(source)}unknown setting {name!r}; {hint}'
+
+
+def _where(source: str) -> str:
+    return f'{source}: ' if source else ''
+
+
+def _check(spec: SettingSpec, value: Any, source: str) -> Any:
+    value = _typed(spec, value, source)
+    for item in value if isinstance(value, tuple) else (value,):
+        _check_item(spec, item, source)
+    return value
+
+
+def _check_item(spec: SettingSpec, value: Any, source: str) -> None:
+    if spec.choices is not None and value not in spec.choices:
+        near = difflib.get_close_matches(str(value), spec.choices, n=1)
+        hint = f'; did you mean {near[0]!r}?' if near else ''
+        raise SettingsError(
+            f'{_where(source)}{spec.name} is {value!r}, expected one of '
+            f'{", ".join(spec.choices)}{hint}'
+        )
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return
+    low = -math.inf if spec.minimum is None else spec.minimum
+    high = math.inf if spec.maximum is None else spec.maximum
+    if not low <= value <= high:
+        unit = f' {spec.unit}' if spec.unit else ''
+        raise SettingsError(
+            f'{_where(source)}{spec.name} is {value!r}, expected {spec.range_text}{unit}'
+        )
+
+
+def _typed(spec: SettingSpec, value: Any, source: str) -> Any:
+    """Check the type; whole numbers pass as float and sequences as tuple."""
+    if get_origin(spec.type) is tuple and isinstance(value, (list, tuple)):
+        item = dataclasses.replace(spec, type=get_args(spec.type)[0])
+        return tuple(_typed(item, one, source) for one in value)
+    if spec.type is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if spec.type in (bool, int, float, str) and type(value) is spec.type:
+        return value
+    name = getattr(spec.type, '__name__', str(spec.type))
+    if get_origin(spec.type) is tuple:
+        name = f'a list of {get_args(spec.type)[0].__name__}'
+    raise SettingsError(
+        f'{_where(source)}{spec.name} is {value!r} ({type(value).__name__}), expected {name}'
+    )

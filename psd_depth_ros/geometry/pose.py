@@ -1,0 +1,121 @@
+"""Rigid motions as 4x4 matrices in float64: compose, invert, exponential map, quaternions.
+
+Formulas: Barfoot, State Estimation for Robotics, chapter 7. Nothing here knows of ROS messages.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[np.float64]
+
+
+def make_pose(rotation: npt.ArrayLike, translation: npt.ArrayLike) -> Array:
+    """Put a 3x3 rotation and a translation in metres into a 4x4 matrix."""
+    pose = np.eye(4)
+    pose[:3, :3] = rotation
+    pose[:3, 3] = translation
+    return pose
+
+
+def invert(pose: Array) -> Array:
+    """T_a_b of T_b_a, by transposing the rotation."""
+    rotation = pose[:3, :3].T
+    return make_pose(rotation, -rotation @ pose[:3, 3])
+
+
+def relative(T_w_b: Array, T_w_a: Array) -> Array:  # noqa: N803
+    """T_b_a of two poses in one world: maps points from frame a to frame b."""
+    return invert(T_w_b) @ T_w_a
+
+
+def transform(pose: Array, points: npt.ArrayLike) -> Array:
+    """Move points (N, 3) by a pose."""
+    return np.asarray(points, dtype=np.float64) @ pose[:3, :3].T + pose[:3, 3]
+
+
+def exponential(twist: npt.ArrayLike) -> Array:
+    """The pose of a twist (vx, vy, vz, wx, wy, wz); exact for every angle."""
+    vector = np.asarray(twist, dtype=np.float64)
+    velocity, omega = vector[:3], vector[3:]
+    angle = float(np.linalg.norm(omega))
+    cross = skew(omega)
+    if angle < 1e-8:
+        return make_pose(np.eye(3) + cross, velocity + 0.5 * cross @ velocity)
+    a, b = math.sin(angle) / angle, (1 - math.cos(angle)) / angle**2
+    c = (1 - a) / angle**2
+    rotation = np.eye(3) + a * cross + b * cross @ cross
+    return make_pose(rotation, (np.eye(3) + b * cross + c * cross @ cross) @ velocity)
+
+
+def logarithm(pose: Array) -> Array:
+    """The twist (vx, vy, vz, wx, wy, wz) of a pose with a rotation below half a turn."""
+    omega = rotation_vector(pose[:3, :3])
+    angle = float(np.linalg.norm(omega))
+    cross = skew(omega)
+    if angle < 1e-8:
+        return np.concatenate([pose[:3, 3] - 0.5 * cross @ pose[:3, 3], omega])
+    half = 0.5 * angle
+    factor = (1 - half / math.tan(half)) / angle**2
+    velocity = (np.eye(3) - 0.5 * cross + factor * cross @ cross) @ pose[:3, 3]
+    return np.concatenate([velocity, omega])
+
+
+def skew(vector: Array) -> Array:
+    """The matrix whose product with x is the cross product of `vector` and x."""
+    x, y, z = vector
+    return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=np.float64)
+
+
+def rotation_vector(rotation: Array) -> Array:
+    """Axis times angle in radians of a rotation matrix, through its quaternion."""
+    x, y, z, w = to_quaternion(rotation)
+    vector = np.array([x, y, z])
+    sine = float(np.linalg.norm(vector))
+    if sine < 1e-12:
+        return 2.0 * vector
+    return vector / sine * 2.0 * math.atan2(sine, w)
+
+
+def from_quaternion(quaternion: npt.ArrayLike) -> Array:
+    """The rotation matrix of a quaternion (x, y, z, w), as in geometry_msgs; it is normalised."""
+    value = np.asarray(quaternion, dtype=np.float64)
+    norm = float(np.linalg.norm(value))
+    if not math.isfinite(norm) or norm < 1e-6:
+        raise ValueError(f'quaternion {value.tolist()} has no direction')
+    x, y, z, w = value / norm
+    return np.array(
+        [
+            [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],
+            [2 * (x * y + z * w), 1 - 2 * (x * x + z * z), 2 * (y * z - x * w)],
+            [2 * (x * z - y * w), 2 * (y * z + x * w), 1 - 2 * (x * x + y * y)],
+        ]
+    )
+
+
+def to_quaternion(rotation: Array) -> Array:
+    """The quaternion (x, y, z, w), w >= 0, of a rotation matrix (Shepperd's method)."""
+    m = np.asarray(rotation, dtype=np.float64)
+    squares = np.array(
+        [
+            1 + m[0, 0] - m[1, 1] - m[2, 2],
+            1 - m[0, 0] + m[1, 1] - m[2, 2],
+            1 - m[0, 0] - m[1, 1] + m[2, 2],
+            1 + m[0, 0] + m[1, 1] + m[2, 2],
+        ]
+    )
+    sums = {(0, 1): m[0, 1] + m[1, 0], (0, 2): m[0, 2] + m[2, 0], (1, 2): m[1, 2] + m[2, 1]}
+    differences = (m[2, 1] - m[1, 2], m[0, 2] - m[2, 0], m[1, 0] - m[0, 1])
+    best = int(np.argmax(squares))
+    raw = np.empty(4)
+    for i in range(3):
+        if best == 3:
+            raw[i] = differences[i]
+        else:
+            raw[i] = squares[best] if i == best else sums[min(i, best), max(i, best)]
+    raw[3] = squares[3] if best == 3 else differences[best]
+    quaternion = raw / np.linalg.norm(raw)
+    return quaternion if quaternion[3] >= 0 else -quaternion

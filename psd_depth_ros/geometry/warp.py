@@ -1,0 +1,77 @@
+"""Sampling of images at pixel coordinates, and the inverse warp of view synthesis.
+
+This is the only `grid_sample` of the project, so that one pixel convention holds everywhere:
+pixel centres at integers, `align_corners=False`. Everything is float32: half precision moves a
+sample by whole pixels in a wide image.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - the field's name
+from torch import Tensor
+
+
+def pixel_grid(height: int, width: int, device: torch.device | str = 'cpu') -> Tensor:
+    """Pixel coordinates (x, y) of an image, (H, W, 2) float32."""
+    y, x = torch.meshgrid(
+        torch.arange(height, dtype=torch.float32, device=device),
+        torch.arange(width, dtype=torch.float32, device=device),
+        indexing='ij',
+    )
+    return torch.stack([x, y], dim=-1)
+
+
+def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
+    """Read `image` (B, C, H, W) bilinearly at `pixels` (B, h, w, 2), giving (B, C, h, w).
+
+    `pixels` are (x, y) in the image's own pixels; `padding` is 'border' or 'zeros'.
+    """
+    height, width = image.shape[-2:]
+    size = pixels.new_tensor([width, height])
+    grid = (2.0 * pixels + 1.0) / size - 1.0  # (B, h, w, 2) in [-1, 1]
+    return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
+
+
+def backproject(depth: Tensor, K: Tensor) -> Tensor:  # noqa: N803
+    """Points (B, 3, H, W) in metres of `depth` (B, 1, H, W) seen by cameras K (B, 3, 3)."""
+    grid = pixel_grid(*depth.shape[-2:], device=depth.device)  # (H, W, 2)
+    fx, fy = K[:, 0, 0, None, None], K[:, 1, 1, None, None]
+    cx, cy = K[:, 0, 2, None, None], K[:, 1, 2, None, None]
+    z = depth[:, 0]  # (B, H, W)
+    return torch.stack([(grid[..., 0] - cx) / fx * z, (grid[..., 1] - cy) / fy * z, z], dim=1)
+
+
+def transform(T_b_a: Tensor, points: Tensor) -> Tensor:  # noqa: N803
+    """Move points (B, 3, H, W) from frame a to frame b by poses (B, 4, 4)."""
+    rotated = torch.einsum('bij,bjhw->bihw', T_b_a[:, :3, :3], points)
+    return rotated + T_b_a[:, :3, 3, None, None]
+
+
+def project(points: Tensor, K: Tensor) -> Tensor:  # noqa: N803
+    """Pixels (B, H, W, 2) of points (B, 3, H, W); points behind the camera land far outside."""
+    z = points[:, 2].clamp(min=1e-3)
+    u = K[:, 0, 0, None, None] * points[:, 0] / z + K[:, 0, 2, None, None]
+    v = K[:, 1, 1, None, None] * points[:, 1] / z + K[:, 1, 2, None, None]
+    return torch.stack([u, v], dim=-1)
+
+
+def inverse_warp(
+    source: Tensor,
+    depth: Tensor,
+    T_source_target: Tensor,  # noqa: N803
+    K_target: Tensor,  # noqa: N803
+    K_source: Tensor,  # noqa: N803
+) -> tuple[Tensor, Tensor]:
+    """Synthesise the target view from `source` (monodepth2, eq. 2).
+
+    p_s = pi(K_s T_{t->s} Z(p) K_t^{-1} p), bilinear. `source` (B, C, Hs, Ws), `depth`
+    (B, 1, H, W) metres, poses (B, 4, 4), intrinsics (B, 3, 3). Returns the image (B, C, H, W) and
+    a mask (B, 1, H, W), true where the sample lies inside the source and in front of it.
+    """
+    points = transform(T_source_target, backproject(depth, K_target))
+    pixels = project(points, K_source)  # (B, H, W, 2)
+    height, width = source.shape[-2:]
+    x, y = pixels[..., 0], pixels[..., 1]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (points[:, 2] > 1e-3)
+    return sample(source, pixels), inside[:, None]
