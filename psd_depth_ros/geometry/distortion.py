@@ -1,0 +1,220 @@
+"""Lens models: where a ray lands on the distorted normalised image plane, and back.
+
+Coordinates here are normalised (x/z, y/z, no unit), never pixels; `Camera` puts K around them.
+A real lens polynomial is only meaningful up to the radius where it stops growing. Beyond it the
+polynomial folds back and two rays share one pixel, so rays and pixels out there become NaN
+instead of garbage.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from psd_depth_ros.errors import CalibrationError
+
+Array = NDArray[np.float64]
+
+# How many coefficients each model may come with. `plumb_bob` and `rational_polynomial` are one
+# formula in OpenCV and in ROS's image_geometry, which tell them apart by the count alone.
+_BROWN_COUNTS = (4, 5, 8, 12, 14)
+COUNTS = {
+    'plumb_bob': _BROWN_COUNTS,
+    'rational_polynomial': _BROWN_COUNTS,
+    'equidistant': (4,),
+}
+
+# tan of 87.1 degrees. No useful pinhole view reaches further off the axis.
+_MAX_RADIUS = 20.0
+_TABLE_SIZE = 4096
+_NEWTON_STEPS = 8
+_TOLERANCE = 1e-9
+
+
+@dataclass(frozen=True)
+class Distortion:
+    """A lens model and its coefficients, in the order of OpenCV and of `CameraInfo.d`.
+
+    - `plumb_bob`, `rational_polynomial`: k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [tx ty]]]]
+      (OpenCV's `projectPoints`). A tilted sensor (tx or ty not 0) is refused.
+    - `equidistant`: k1 k2 k3 k4 of theta (1 + k1 theta^2 + ...), Kannala & Brandt 2006, OpenCV's
+      `fisheye`.
+
+    Raises CalibrationError for an unknown model, a wrong count or a coefficient not finite.
+    """
+
+    model: str
+    coefficients: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Bring the coefficients to a tuple of floats, and check them."""
+        object.__setattr__(self, 'coefficients', _check(self.model, self.coefficients))
+
+    @property
+    def is_zero(self) -> bool:
+        """True where the model changes nothing. A fisheye with zero coefficients still bends."""
+        return self.model != 'equidistant' and not any(self.coefficients)
+
+    @cached_property
+    def max_radius(self) -> float:
+        """Largest undistorted radius (x/z) at which the radial part still grows."""
+        if self.model == 'equidistant':
+            theta = _smallest_positive_root(_derivative_in_square(self.coefficients))
+            limit = float(np.arctan(_MAX_RADIUS))
+            return float(np.tan(min(theta, limit)))
+        return min(_brown_fold(self._brown), _MAX_RADIUS)
+
+    @cached_property
+    def max_distorted_radius(self) -> float:
+        """Distorted radius of `max_radius`: pixels further out have no ray."""
+        return float(self._radial(np.array([self.max_radius]))[0])
+
+    def distort(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
+        """Undistorted x/z, y/z -> distorted, of one shape; NaN beyond `max_radius`."""
+        x = np.asarray(x, np.float64)
+        y = np.asarray(y, np.float64)
+        xd, yd = self._apply(x, y)
+        outside = ~(np.hypot(x, y) <= self.max_radius)
+        return np.where(outside, np.nan, xd), np.where(outside, np.nan, yd)
+
+    def undistort(self, xd: ArrayLike, yd: ArrayLike) -> tuple[Array, Array]:
+        """Distorted x/z, y/z -> undistorted, of one shape; NaN where no ray lands there.
+
+        The radial part is inverted by a table, which leaves so small an error that a few Newton
+        steps on both coordinates reach 1e-9.
+        """
+        xd = np.asarray(xd, np.float64)
+        yd = np.asarray(yd, np.float64)
+        x, y = self._undistort_radially(xd, yd)
+        with np.errstate(invalid='ignore', over='ignore', divide='ignore'):
+            for _ in range(_NEWTON_STEPS):
+                x, y, error = self._newton_step(x, y, xd, yd)
+                if not np.any(error > _TOLERANCE):
+                    break
+            error = np.hypot(*np.subtract(self._apply(x, y), (xd, yd)))
+            bad = ~((error < 1e-6) & (np.hypot(x, y) <= self.max_radius))
+        return np.where(bad, np.nan, x), np.where(bad, np.nan, y)
+
+    @cached_property
+    def _brown(self) -> Array:
+        """k1 k2 p1 p2 k3 k4 k5 k6 s1 s2 s3 s4, padded with zeros."""
+        padded = np.zeros(12)
+        padded[: min(12, len(self.coefficients))] = self.coefficients[:12]
+        return padded
+
+    def _radial(self, r: Array) -> Array:
+        """Distorted radius of an undistorted radius, tangential part left out."""
+        if self.model == 'equidistant':
+            theta = np.arctan(r)
+            return theta * _series(self.coefficients, theta * theta)
+        k1, k2, _, _, k3, k4, k5, k6 = self._brown[:8]
+        return r * _series((k1, k2, k3), r * r) / _series((k4, k5, k6), r * r)
+
+    def _apply(self, x: Array, y: Array) -> tuple[Array, Array]:
+        """Distort without the check of the radius."""
+        r = np.hypot(x, y)
+        ratio = np.divide(self._radial(r), r, out=np.ones_like(r), where=r > 0)
+        if self.model == 'equidistant':
+            return x * ratio, y * ratio
+        p1, p2, s1, s2, s3, s4 = self._brown[[2, 3, 8, 9, 10, 11]]
+        r2, xy = r * r, x * y
+        xd = x * ratio + 2 * p1 * xy + p2 * (r2 + 2 * x * x) + r2 * (s1 + s2 * r2)
+        yd = y * ratio + 2 * p2 * xy + p1 * (r2 + 2 * y * y) + r2 * (s3 + s4 * r2)
+        return xd, yd
+
+    def _undistort_radially(self, xd: Array, yd: Array) -> tuple[Array, Array]:
+        """First guess of `undistort`, held inside the valid circle."""
+        radii = np.linspace(0.0, self.max_radius, _TABLE_SIZE)
+        if self.model == 'equidistant':
+            radii = np.tan(np.linspace(0.0, np.arctan(self.max_radius), _TABLE_SIZE))
+        rd = np.hypot(xd, yd)
+        r = np.interp(rd, self._radial(radii), radii)
+        ratio = np.divide(r, rd, out=np.ones_like(rd), where=rd > 0)
+        return xd * ratio, yd * ratio
+
+    def _newton_step(self, x: Array, y: Array, xd: Array, yd: Array) -> tuple[Array, Array, Array]:
+        """One step towards distort(x, y) = (xd, yd), and the error before it."""
+        step = 1e-6
+        fx, fy = self._apply(x, y)
+        right, left = self._apply(x + step, y), self._apply(x - step, y)
+        below, above = self._apply(x, y + step), self._apply(x, y - step)
+        a, c = ((p - m) / (2 * step) for p, m in zip(right, left, strict=True))
+        b, d = ((p - m) / (2 * step) for p, m in zip(below, above, strict=True))
+        ex, ey = fx - xd, fy - yd
+        determinant = a * d - b * c
+        # Near the fold the Jacobian is singular: stay, the caller finds the error and says NaN.
+        determinant = np.where(np.abs(determinant) < 1e-9, np.inf, determinant)
+        return (
+            x - (d * ex - b * ey) / determinant,
+            y - (a * ey - c * ex) / determinant,
+            np.hypot(ex, ey),
+        )
+
+
+def _check(model: str, coefficients: Sequence[float]) -> tuple[float, ...]:
+    """Coefficients as floats; CalibrationError says what is wrong with them."""
+    if model not in COUNTS:
+        raise CalibrationError(
+            f'distortion model {model!r} is not known; expected one of '
+            f'{", ".join(COUNTS)}. Calibrate with one of these, or rectify upstream and send '
+            'an empty D.'
+        )
+    try:
+        values = tuple(float(value) for value in coefficients)
+    except (TypeError, ValueError) as error:
+        raise CalibrationError(
+            f'distortion coefficients of {model} must be numbers, found {coefficients!r}'
+        ) from error
+    if len(values) not in COUNTS[model]:
+        expected = ' or '.join(str(count) for count in COUNTS[model])
+        raise CalibrationError(
+            f'distortion model {model} needs {expected} coefficients, found {len(values)}: '
+            f'{list(values)}. Check D in the camera_info.'
+        )
+    if not np.all(np.isfinite(values)):
+        raise CalibrationError(
+            f'distortion coefficients of {model} must be finite, found {list(values)}. '
+            'Calibrate the camera again.'
+        )
+    if any(values[12:]):
+        raise CalibrationError(
+            f'distortion model {model} with a tilted sensor (tau {list(values[12:])}) is not '
+            'supported. Calibrate without CALIB_TILTED_MODEL, or rectify upstream.'
+        )
+    return values
+
+
+def _series(coefficients: Sequence[float], square: Array) -> Array:
+    """1 + c1 s + c2 s^2 + ... by Horner's rule."""
+    total = np.zeros_like(square)
+    for coefficient in reversed(tuple(coefficients)):
+        total = (total + coefficient) * square
+    return total + 1.0
+
+
+def _derivative_in_square(coefficients: Sequence[float]) -> np.polynomial.Polynomial:
+    """d/dt of t (1 + c1 t^2 + c2 t^4 + ...) as a polynomial in t^2."""
+    terms = [(2 * i + 1) * c for i, c in enumerate((1.0, *coefficients))]
+    return np.polynomial.Polynomial(terms)
+
+
+def _brown_fold(brown: Array) -> float:
+    """Radius at which r N(r^2) / D(r^2) stops growing or has a pole."""
+    numerator = np.polynomial.Polynomial([1.0, brown[0], brown[1], brown[4]])
+    denominator = np.polynomial.Polynomial([1.0, brown[5], brown[6], brown[7]])
+    square = np.polynomial.Polynomial([0.0, 1.0])
+    slope = numerator * denominator + 2 * square * (
+        numerator.deriv() * denominator - numerator * denominator.deriv()
+    )
+    return min(_smallest_positive_root(slope), _smallest_positive_root(denominator))
+
+
+def _smallest_positive_root(polynomial_in_square: np.polynomial.Polynomial) -> float:
+    """Smallest t > 0 with p(t^2) = 0; infinity where there is none."""
+    roots = polynomial_in_square.trim().roots()
+    real = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
+    return float(np.sqrt(real.min())) if real.size else float('inf')
