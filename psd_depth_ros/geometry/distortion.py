@@ -54,6 +54,12 @@ class Distortion:
         """Bring the coefficients to a tuple of floats, and check them."""
         object.__setattr__(self, 'coefficients', _check(self.model, self.coefficients))
 
+    @classmethod
+    def from_coefficients(cls, coefficients: Sequence[float]) -> Distortion:
+        """Tell the model by the count: 4 or 5 is plumb_bob, 8 or more rational_polynomial."""
+        values = tuple(coefficients)
+        return cls('plumb_bob' if len(values) < 8 else 'rational_polynomial', values)
+
     @property
     def is_zero(self) -> bool:
         """True where the model changes nothing. A fisheye with zero coefficients still bends."""

@@ -113,3 +113,10 @@ def test_coefficients_become_plain_floats() -> None:
     lens = Distortion('plumb_bob', np.array(BARREL))  # type: ignore[arg-type]
     assert lens.coefficients == BARREL
     assert lens == Distortion('plumb_bob', BARREL)
+
+
+def test_the_count_tells_the_model() -> None:
+    assert Distortion.from_coefficients(BARREL) == Distortion('plumb_bob', BARREL)
+    assert Distortion.from_coefficients(RATIONAL).model == 'rational_polynomial'
+    with pytest.raises(CalibrationError, match='found 3'):
+        Distortion.from_coefficients([0.1, 0.2, 0.3])
