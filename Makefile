@@ -1,0 +1,96 @@
+# Every command a person needs, each self-contained: it installs what it lacks into .venv first.
+# Needs a Linux machine with make, git and Python 3.10 to 3.13 (with venv).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+PYTHON ?= $(firstword $(shell command -v python3.11 python3.12 python3.13 python3.10 python3))
+VENV   ?= .venv
+# Another build of torch: TORCH=torch==2.13.0+cu130 TORCH_INDEX=<the index that pytorch.org names>
+TORCH       ?= $(shell grep ^torch== constraints.txt)
+TORCH_INDEX ?=
+OUTPUT ?= demo_out
+
+prefix  := $(abspath $(VENV))
+bin     := $(prefix)/bin
+pip     := $(bin)/python -m pip install --quiet --constraint $(prefix)/constraints.txt
+extras  := ros,openvino,onnxruntime,test,lint
+sources := $(shell find psd_depth_ros launch config resource scripts weights -type f \
+             -not -name '*.pyc' 2>/dev/null) package.xml README.md setup.py
+say      = @printf '\033[1m== %s\033[0m\n'
+
+# The wheels of ROS set no AMENT_PREFIX_PATH. A sourced ROS distribution would mix its Python
+# packages with those of $(VENV): these commands don't see it (there, build with colcon).
+export AMENT_PREFIX_PATH := $(prefix)
+export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
+ifdef ROS_DISTRO
+unexport LD_LIBRARY_PATH ROS_DISTRO RMW_IMPLEMENTATION
+endif
+
+.PHONY: help demo test lint format bench install clean
+
+help:  ## list these commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
+	@echo
+	@echo 'make demo BAG=path | VIDEO=path   the demo on your own recording'
+	@echo 'make ... PYTHON=python3.12        another Python for a new .venv'
+	@echo 'make ... TORCH=torch==VERSION TORCH_INDEX=URL   another build of torch (CUDA, CPU)'
+
+demo: install  ## camera in, depth and cloud out, over real topics: demo_out/preview.png
+	$(say) 'demo: replay_node and depth_node in two processes, recorded into $(OUTPUT)/'
+	$(bin)/psd-depth demo --output '$(OUTPUT)' \
+	  $(if $(BAG),--bag '$(BAG)') $(if $(VIDEO),--video '$(VIDEO)')
+
+test: install  ## all tests, with the ROS nodes in processes of their own
+	$(say) 'test: pytest'
+	$(bin)/python -m pytest $(TESTS)
+
+lint: install  ## ruff (lint and format) and mypy
+	$(say) 'lint: ruff check, ruff format --check, mypy'
+	$(bin)/ruff check .
+	$(bin)/ruff format --check .
+	$(bin)/mypy
+
+format: install  ## rewrite the code the way lint wants it
+	$(bin)/ruff check --fix .
+	$(bin)/ruff format .
+
+bench: install  ## measure this machine: network, each step of a frame, end to end
+	$(say) 'bench: written to bench_out/'
+	$(bin)/psd-depth bench --output bench_out
+
+install: $(prefix)/.package-installed  ## the package and all it needs, into .venv
+
+clean:  ## remove .venv and everything that was built or written by these commands
+	rm -rf $(VENV) build install log demo_out bench_out *.egg-info
+	rm -rf .mypy_cache .ruff_cache .pytest_cache
+
+$(bin)/python:
+	$(say) 'install: a new environment in $(VENV) with $(PYTHON)'
+	@$(PYTHON) -c 'import sys; \
+	  sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 13) and \
+	  f"Python 3.10 to 3.13 is needed, {sys.executable} is {sys.version.split()[0]}: " \
+	  "name another with PYTHON=")'
+	$(PYTHON) -m venv $(prefix)
+
+# What the package needs, at the versions of constraints.txt.
+$(prefix)/.requirements-installed: setup.py constraints.txt | $(bin)/python
+	$(say) 'install: torch, then the requirements of psd_depth_ros[$(extras)] (some minutes)'
+	@grep -v '^torch==' constraints.txt > $(prefix)/constraints.txt; \
+	  echo '$(TORCH)' >> $(prefix)/constraints.txt
+	$(pip) setuptools
+	$(pip) $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') torch
+	$(pip) --no-build-isolation '.[$(extras)]'
+	@touch $@
+
+# The package itself, again whenever one of its files is newer: not editable, because an editable
+# install has no share/ and no lib/ for ROS. It takes two seconds.
+$(prefix)/.package-installed: $(prefix)/.requirements-installed $(sources)
+	$(say) 'install: psd_depth_ros'
+	@rm -rf build/lib build/bdist.*
+	$(bin)/python -m pip install --quiet --no-deps --no-build-isolation --force-reinstall .
+	@rm -rf build/lib build/bdist.*; rmdir build 2>/dev/null || true
+	@touch $@

@@ -1,0 +1,87 @@
+"""One build for both worlds: `pip install .` and `colcon build`.
+
+Besides the Python package it installs what ROS looks for in a prefix: the marker of the ament
+index, package.xml, launch files, settings, weights (share/) and the executables of `ros2 run`
+(lib/). An editable install (`pip install -e`) installs none of those.
+"""
+
+from glob import glob
+from pathlib import Path
+import re
+
+from setuptools import find_packages, setup
+
+NAME = 'psd_depth_ros'
+HERE = Path(__file__).parent
+VERSION = re.search(
+    r"__version__ = '([^']+)'", (HERE / NAME / '__init__.py').read_text(encoding='utf-8')
+).group(1)
+
+# The wheels of the ROS 2 Jazzy client library and messages, for machines without a ROS
+# distribution. Never in install_requires: a colcon build finds these in the distribution.
+ROS = [
+    'ros-rclpy[fastrtps]==7.1.6',
+    'ros-ament-index-python==1.8.1',
+    *(
+        f'ros-{name}==5.3.6'
+        for name in (
+            'sensor-msgs',
+            'geometry-msgs',
+            'nav-msgs',
+            'std-msgs',
+            'diagnostic-msgs',
+            'visualization-msgs',
+            'std-srvs',
+        )
+    ),
+]
+EXTRAS = {
+    'ros': ROS,
+    'openvino': ['openvino>=2024.4'],
+    'onnxruntime': ['onnxruntime>=1.18', 'onnx>=1.16', 'onnxscript>=0.1'],
+    'rerun': ['rerun-sdk>=0.22'],
+    'transformers': ['transformers>=4.45'],
+    'test': ['pytest', 'pytest-timeout', 'hypothesis'],
+    'lint': ['ruff', 'mypy', 'types-PyYAML'],
+}
+EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
+
+
+def files(pattern):
+    return sorted(path for path in glob(pattern) if Path(path).is_file())
+
+
+setup(
+    name=NAME,
+    version=VERSION,
+    description='Metric depth and point clouds from one camera, as a ROS 2 node.',
+    long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    author='The psd_depth_ros maintainers',
+    maintainer='The psd_depth_ros maintainers',
+    maintainer_email='maintainers@psd-depth-ros.example',
+    license='Apache-2.0',
+    python_requires='>=3.10',
+    packages=find_packages(include=[NAME, f'{NAME}.*']),
+    package_data={NAME: ['py.typed']},
+    zip_safe=False,
+    install_requires=[
+        'numpy>=1.26',
+        'opencv-python-headless>=4.6',
+        'PyYAML>=6.0',
+        'rich>=13',
+        'rosbags>=0.10',
+        'safetensors>=0.4.3',
+        'torch>=2.4',
+    ],
+    extras_require=EXTRAS,
+    data_files=[
+        ('share/ament_index/resource_index/packages', [f'resource/{NAME}']),
+        (f'share/{NAME}', ['package.xml']),
+        (f'share/{NAME}/launch', files('launch/*.launch.py')),
+        (f'share/{NAME}/config', files('config/*')),
+        (f'share/{NAME}/weights', files('weights/*')),
+        (f'lib/{NAME}', files('scripts/*')),
+    ],
+    entry_points={'console_scripts': ['psd-depth = psd_depth_ros.cli.main:main']},
+)
