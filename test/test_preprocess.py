@@ -1,0 +1,236 @@
+"""The one sampling of the camera image: exact geometry, no aliasing, clear refusals."""
+
+from dataclasses import replace
+
+import cv2
+import numpy as np
+import pytest
+import torch
+
+from psd_depth_ros.errors import MessageError, SettingsError
+from psd_depth_ros.geometry import Camera, Distortion
+from psd_depth_ros.preprocess import (
+    choose_input_size,
+    Preprocessor,
+    Rectifier,
+    rectify_image,
+    sampling_map,
+)
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NEUTRAL = ((0.0,) * 3, (1.0,) * 3)
+BARREL = Distortion('plumb_bob', (-0.28, 0.07, 2e-4, -1e-4, 0.0))
+FISHEYE = Distortion('equidistant', (-0.012, 0.004, -0.0035, 0.0006))
+
+
+def pinhole(distortion: Distortion | None = None) -> Camera:
+    return Camera.from_K([[420, 0, 318.5], [0, 425, 241.0], [0, 0, 1]], 640, 480, distortion)
+
+
+def ramp(camera: Camera, gain: float = 120.0) -> np.ndarray:
+    """An image whose red is 128 + gain x/z and green 128 + gain y/z of each raw pixel's ray."""
+    v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
+    x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
+    if camera.distortion is not None:
+        x, y = camera.distortion.undistort(x, y)
+    if camera.rectification is not None:
+        x, y, z = np.moveaxis(
+            np.stack([x, y, np.ones_like(x)], -1) @ np.asarray(camera.rectification).T, -1, 0
+        )
+        x, y = x / z, y / z
+    rgb = np.stack([128 + gain * x, 128 + gain * y, np.full_like(x, 60)], -1)
+    return np.nan_to_num(np.clip(np.round(rgb), 0, 255)).astype(np.uint8)
+
+
+def shift_px(preprocessor: Preprocessor) -> np.ndarray:
+    """Mean displacement of the output's content, in its own pixels, along x and y.
+
+    Half the difference between a rising and a falling ramp, so that rounding to grey levels
+    (which OpenCV does upwards) is not taken for a displacement.
+    """
+    source, view = preprocessor.source, preprocessor.camera
+    inner = (slice(None), slice(12, -12), slice(12, -12))
+    wanted = view.rays().transpose(2, 0, 1)[inner]
+    errors = []
+    for gain in (120.0, -120.0):
+        levels = 255 * preprocessor(ramp(source, gain))[0].numpy()
+        errors.append((levels[:2][inner] - 128) / gain - wanted)
+    focal = np.array([view.fx, view.fy])
+    assert np.abs(np.stack(errors)).max() * focal.max() < 3.5  # two grey levels
+    return np.mean(errors, axis=(0, 2, 3)) * focal
+
+
+@pytest.mark.parametrize('size', [(480, 640), (240, 320), (288, 384), (224, 288), (512, 704)])
+def test_a_ramp_stays_the_same_ramp(size: tuple[int, int]) -> None:
+    camera = pinhole()
+    pre = Preprocessor(camera, size, *NEUTRAL)
+    assert pre.camera == camera.resize(size[1], size[0])
+    assert np.abs(shift_px(pre)).max() < 0.01
+
+
+def test_resizing_is_half_pixel_exact() -> None:
+    # Ramp of 1 level per source pixel, halved: (2 i + 0.5) levels exactly between two levels.
+    rgb = np.repeat(np.arange(0, 240, dtype=np.uint8)[None, :, None], 96, 0).repeat(3, 2)
+    camera = Camera.from_K([[100, 0, 60], [0, 100, 48], [0, 0, 1]], 240, 96)
+    pre = Preprocessor(camera, (32, 80), *NEUTRAL)
+    found = 255 * pre(rgb)[0, 0, 16].numpy()
+    expected = 3 * (np.arange(80) + 0.5) - 0.5
+    np.testing.assert_allclose(found[2:-2], expected[2:-2], atol=1e-3)
+
+
+@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
+@pytest.mark.parametrize('lens', [BARREL, FISHEYE])
+@pytest.mark.parametrize('size', [(480, 640), (224, 288)])
+def test_a_bent_ramp_comes_back_straight(sampler, lens, size) -> None:  # type: ignore[no-untyped-def]
+    camera = pinhole(lens)
+    pre = Preprocessor(camera, size, *NEUTRAL, sampler=sampler)
+    assert np.abs(shift_px(pre)).max() < 0.01
+
+
+def test_rotation_and_new_intrinsics_of_the_rectified_view_are_followed() -> None:
+    turn, _ = cv2.Rodrigues(np.array([0.01, -0.03, 0.02]))
+    camera = replace(
+        pinhole(BARREL),
+        rectification=tuple(map(tuple, turn.tolist())),
+        rectified_intrinsics=(440.0, 440.0, 325.0, 238.0),
+    )
+    pre = Preprocessor(camera, (240, 320), *NEUTRAL)
+    assert pre.camera.K[0].tolist() == [220.0, 0.0, 162.25]
+    assert np.abs(shift_px(pre)).max() < 0.01
+
+
+def test_the_torch_sampler_agrees_with_opencv() -> None:
+    rng = np.random.default_rng(0)
+    rgb = cv2.GaussianBlur(rng.integers(0, 256, (480, 640, 3), np.uint8), (0, 0), 4)
+    rgb = cv2.normalize(rgb, None, 0, 255, cv2.NORM_MINMAX)
+    for lens in (BARREL, FISHEYE):
+        camera = pinhole(lens)
+        both = [
+            Preprocessor(camera, (224, 288), MEAN, STD, sampler=name)(rgb)
+            for name in ('opencv', 'torch')
+        ]
+        # Two grey levels: fixed-point coordinates and rounding to uint8, twice.
+        torch.testing.assert_close(*both, atol=2 / 255 / 0.224, rtol=0)
+
+
+def test_the_float_resize_of_a_gpu_agrees_with_the_uint8_one() -> None:
+    rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
+    pre = Preprocessor(pinhole(), (224, 288), *NEUTRAL)
+    image = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+    exact = torch.nn.functional.interpolate(
+        image.float(), (224, 288), mode='bilinear', align_corners=False, antialias=True
+    )
+    torch.testing.assert_close(255 * pre(rgb), exact, atol=1.01, rtol=0)
+
+
+@pytest.mark.parametrize('lens', [None, BARREL])
+@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
+def test_shrinking_does_not_alias(lens: Distortion | None, sampler: str) -> None:
+    # Stripes of 2.2 px period shrunk 2.2 times: an unfiltered sampling keeps them at full
+    # contrast, as a moire pattern of any period. What is left here must be close to grey.
+    stripes = 127.5 + 127.5 * np.sin(2 * np.pi * np.arange(640) / 2.2)
+    rgb = np.broadcast_to(stripes[None, :, None], (480, 640, 3)).astype(np.uint8)
+    pre = Preprocessor(pinhole(lens), (224, 288), *NEUTRAL, sampler=sampler)
+    found = 255 * pre(rgb)[0, :, 40:-40, 40:-40].numpy()
+    assert abs(found.mean() - 127) < 2
+    assert found.std() < 25  # 90 without a filter
+
+
+def test_normalisation_is_that_of_the_network() -> None:
+    rgb = np.full((480, 640, 3), (255, 0, 51), np.uint8)
+    found = Preprocessor(pinhole(), (64, 96), MEAN, STD)(rgb)
+    assert found.shape == (1, 3, 64, 96)
+    assert found.dtype == torch.float32
+    assert found.is_contiguous()
+    expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
+    np.testing.assert_allclose(found[0, :, 30, 40], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
+def test_what_the_camera_does_not_see_is_the_mean_colour(sampler: str) -> None:
+    # Pincushion distortion: the rectified view's corners lie outside the raw image.
+    camera = pinhole(Distortion('plumb_bob', (0.3, 0.0, 0.0, 0.0)))
+    rgb = np.full((480, 640, 3), 255, np.uint8)
+    found = Preprocessor(camera, (224, 288), MEAN, STD, sampler=sampler)(rgb)
+    assert found[0, :, 0, 0].abs().max() < 0.01
+    assert found[0, :, 112, 144].min() > 2
+    rectifier = Rectifier(camera)
+    assert rectifier.mask is not None
+    assert not rectifier.mask[0, 0]
+    assert rectifier.mask[240, 320]
+    assert rectifier.rectify(rgb)[0, 0].tolist() == [0, 0, 0]
+
+
+def test_pixels_past_the_fold_are_outside() -> None:
+    # r (1 - r^2 / 3) folds at r = 1; the view reaches to r = 1.6.
+    camera = Camera.from_K(
+        [[200, 0, 319.5], [0, 200, 239.5], [0, 0, 1]], 640, 480, (-1 / 3, 0.0, 0.0, 0.0)
+    )
+    seen = np.isfinite(sampling_map(camera, camera.rectified())[..., 0])
+    radius = np.hypot(*np.moveaxis(camera.rays(), -1, 0))
+    assert not seen[radius > 1.0].any()
+    assert seen[radius < 0.99].all()
+
+
+def test_rectifying_a_rendered_checker_makes_its_lines_straight() -> None:
+    camera = pinhole(BARREL)
+    v, u = np.mgrid[:480, :640].astype(np.float64)
+    x, y = BARREL.undistort((u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy)
+    soft = np.sin(np.pi * x / 0.1) * np.sin(np.pi * y / 0.1)  # corners every 0.1
+    raw = np.repeat((127.5 + 127 * soft)[..., None], 3, 2).astype(np.uint8)
+    view = camera.rectified()
+    straight = rectify_image(raw, camera)
+    corners = np.array([[0.1 * i, 0.1 * j] for i in range(-5, 6) for j in range(-4, 5)])
+    guess = (corners * (view.fx, view.fy) + (view.cx, view.cy)).astype(np.float32)
+    found = cv2.cornerSubPix(
+        straight[..., 0], guess[:, None].copy(), (7, 7), (-1, -1), (3, 50, 1e-4)
+    )[:, 0]
+    assert np.abs(found - guess).max() < 0.1
+    assert np.abs((found - guess).mean(0)).max() < 0.02
+
+
+def test_a_rectified_camera_needs_no_rectifier() -> None:
+    rgb = np.zeros((480, 640, 3), np.uint8)
+    rectifier = Rectifier(pinhole())
+    assert rectifier.mask is None
+    assert rectifier.rectify(rgb) is rgb
+
+
+def test_read_only_and_reversed_arrays_are_taken() -> None:
+    rgb = ramp(pinhole())
+    pre = Preprocessor(pinhole(), (224, 288), MEAN, STD)
+    expected = pre(rgb)
+    frozen = rgb.copy()
+    frozen.flags.writeable = False
+    torch.testing.assert_close(pre(frozen), expected)
+    torch.testing.assert_close(pre(np.ascontiguousarray(rgb[..., ::-1])[..., ::-1]), expected)
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [np.zeros((480, 640), np.uint8), np.zeros((240, 320, 3), np.uint8), np.zeros((480, 640, 3))],
+)
+def test_an_image_of_another_camera_is_refused(wrong: np.ndarray) -> None:
+    pre = Preprocessor(pinhole(), (64, 96), MEAN, STD)
+    with pytest.raises(MessageError, match=r'expected uint8 of \(480, 640, 3\).*640x480'):
+        pre(wrong)
+
+
+@pytest.mark.parametrize(
+    ('width', 'height', 'expected'),
+    [
+        (640, 480, (288, 384)),
+        (1242, 375, (192, 640)),
+        (1920, 1080, (256, 448)),
+        (480, 640, (384, 288)),
+        (300, 200, (224, 320)),  # never larger than the image rounded up
+        (16000, 10, (32, 3840)),
+    ],
+)
+def test_input_size_keeps_the_aspect_within_the_budget(width, height, expected) -> None:  # type: ignore[no-untyped-def]
+    assert choose_input_size(width, height, 640 * 192) == expected
+
+
+def test_a_budget_below_one_tile_is_refused() -> None:
+    with pytest.raises(SettingsError, match='at least 1024'):
+        choose_input_size(640, 480, 1000)
