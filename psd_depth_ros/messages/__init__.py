@@ -1,0 +1,66 @@
+"""Fields of ROS messages -> NumPy, and back: images, calibration, clouds, motion.
+
+One decoder for everything: messages read from a bag by `rosbags` and messages from rclpy have the
+same field names, so this room reads fields and imports no message type. Going out, `*_fields`
+functions return plain dicts of field values; whoever owns the message class fills it.
+"""
+
+from psd_depth_ros.messages.calibration import camera_from_info, camera_info_fields, check_sizes
+from psd_depth_ros.messages.clouds import (
+    cloud_fields,
+    CloudField,
+    decode_cloud,
+    decode_points,
+    pack_cloud,
+    pack_rgb,
+    unpack_rgb,
+)
+from psd_depth_ros.messages.compressed import compressed_fields, decode_compressed, is_compressed
+from psd_depth_ros.messages.images import (
+    decode,
+    decode_depth,
+    decode_image,
+    DEPTH_ENCODINGS,
+    depth_to_millimetres,
+    ENCODINGS,
+    image_fields,
+)
+from psd_depth_ros.messages.motion import (
+    header_fields,
+    odometry_fields,
+    odometry_pose,
+    stamp_ns,
+    time_fields,
+    transform_fields,
+    transform_pose,
+)
+
+__all__ = [
+    'DEPTH_ENCODINGS',
+    'ENCODINGS',
+    'CloudField',
+    'camera_from_info',
+    'camera_info_fields',
+    'check_sizes',
+    'cloud_fields',
+    'compressed_fields',
+    'decode',
+    'decode_cloud',
+    'decode_compressed',
+    'decode_depth',
+    'decode_image',
+    'decode_points',
+    'depth_to_millimetres',
+    'header_fields',
+    'image_fields',
+    'is_compressed',
+    'odometry_fields',
+    'odometry_pose',
+    'pack_cloud',
+    'pack_rgb',
+    'stamp_ns',
+    'time_fields',
+    'transform_fields',
+    'transform_pose',
+    'unpack_rgb',
+]

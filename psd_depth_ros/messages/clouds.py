@@ -1,0 +1,184 @@
+"""PointCloud2 messages -> named NumPy arrays, and back, whatever the layout.
+
+Any order of fields, padding within points and rows, both byte orders. Building a cloud from depth
+is left to `inference.cloud`, which packs straight into the layout described here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+import sys
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psd_depth_ros.errors import MessageError
+from psd_depth_ros.messages.images import flat_bytes
+
+# sensor_msgs/PointField: INT8 = 1 .. FLOAT64 = 8
+_DTYPES = {1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 8: 'f8'}
+_DATATYPES = {dtype: number for number, dtype in _DTYPES.items()}
+
+
+@dataclass(frozen=True)
+class CloudField:
+    """One sensor_msgs/PointField: `count` values of `datatype` at `offset` bytes of each point."""
+
+    name: str
+    offset: int
+    datatype: int
+    count: int = 1
+
+
+def decode_cloud(message: Any) -> dict[str, npt.NDArray[Any]]:
+    """sensor_msgs/PointCloud2 -> every field by its name, native byte order.
+
+    Arrays are (N,), or (N, count) where a field holds several values; N = height x width, row by
+    row. Raises MessageError for an unknown datatype, a field outside the point, rows shorter than
+    their points and a buffer shorter than its rows.
+    """
+    points = _points(message)
+    arrays = {}
+    for name in points.dtype.names or ():
+        values = points[name].reshape(-1, *points[name].shape[2:])
+        arrays[name] = values.astype(values.dtype.newbyteorder('='))
+    return arrays
+
+
+def decode_points(message: Any) -> npt.NDArray[np.float32]:
+    """sensor_msgs/PointCloud2 -> its finite points, (N, 3) float32 metres. Raises MessageError."""
+    points = _points(message)
+    missing = [name for name in ('x', 'y', 'z') if name not in (points.dtype.names or ())]
+    if missing:
+        raise MessageError(
+            f'point cloud has no field {", ".join(missing)}; its fields are '
+            f'{", ".join(points.dtype.names or ()) or "none"}'
+        )
+    xyz = np.stack([points[name].reshape(-1) for name in ('x', 'y', 'z')], axis=-1)
+    return xyz.astype(np.float32)[np.isfinite(xyz).all(axis=1)]
+
+
+def unpack_rgb(packed: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """Split the `rgb` of RViz and PCL: (N,) float32 or uint32, 0x00RRGGBB -> (N, 3) uint8."""
+    value = np.ascontiguousarray(packed).view(np.uint32)
+    channels = [(value >> shift) & 255 for shift in (16, 8, 0)]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def pack_rgb(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    """(N, 3) uint8 -> (N,) float32 whose bits are 0x00RRGGBB, as RViz and PCL read `rgb`."""
+    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
+    return ((red << 16) | (green << 8) | blue).view(np.float32)
+
+
+def cloud_fields(
+    data: npt.NDArray[np.uint8],
+    fields: Sequence[CloudField],
+    width: int,
+    height: int = 1,
+    *,
+    point_step: int,
+    is_dense: bool = True,
+) -> dict[str, Any]:
+    """Fields of a sensor_msgs/PointCloud2 without its header, from points already packed.
+
+    `data` is flat uint8 of height x width x point_step bytes in native byte order; it is handed
+    on, not copied.
+    """
+    if data.size != height * width * point_step:
+        raise MessageError(
+            f'cloud data is {data.size} bytes, expected {height} x {width} points of '
+            f'{point_step} bytes'
+        )
+    return {
+        'height': int(height),
+        'width': int(width),
+        'fields': [asdict(field) for field in fields],
+        'is_bigendian': sys.byteorder == 'big',
+        'point_step': int(point_step),
+        'row_step': int(width) * int(point_step),
+        'data': data,
+        'is_dense': bool(is_dense),
+    }
+
+
+def pack_cloud(arrays: Mapping[str, npt.NDArray[Any]], *, is_dense: bool = True) -> dict[str, Any]:
+    """Fields of an unorganised PointCloud2 from arrays by name, (N,) or (N, count) each."""
+    parts = {name: np.asarray(values) for name, values in arrays.items()}
+    dtype = np.dtype([(name, part.dtype, part.shape[1:]) for name, part in parts.items()])
+    size = len(next(iter(parts.values()))) if parts else 0
+    points = np.empty(size, dtype)
+    for name, part in parts.items():
+        points[name] = part
+    fields = [_describe(name, dtype) for name in parts]
+    data = points.view(np.uint8) if size else np.empty(0, np.uint8)
+    return cloud_fields(data, fields, size, point_step=dtype.itemsize, is_dense=is_dense)
+
+
+def _describe(name: str, dtype: np.dtype[Any]) -> CloudField:
+    layout: Mapping[str, Any] = dtype.fields or {}
+    part, offset = layout[name][:2]
+    base, shape = part.subdtype or (part, ())
+    number = _DATATYPES.get(base.str[1:])
+    if number is None:
+        raise MessageError(
+            f'cloud field {name!r} is {base}, expected one of '
+            f'{", ".join(str(np.dtype(code)) for code in _DTYPES.values())}'
+        )
+    return CloudField(name, offset, number, int(np.prod(shape, dtype=int)))
+
+
+def _points(message: Any) -> npt.NDArray[Any]:
+    """View the cloud's buffer as (height, width) structured points."""
+    height, width = int(message.height), int(message.width)
+    point_step, row_step = int(message.point_step), int(message.row_step)
+    if row_step < width * point_step:
+        raise MessageError(
+            f'point cloud row_step is {row_step} bytes, but {width} points of {point_step} bytes '
+            f'take {width * point_step}'
+        )
+    data = flat_bytes(message.data)
+    if data.size < height * row_step:
+        raise MessageError(
+            f'point cloud data is {data.size} bytes, but {height} rows of {row_step} bytes take '
+            f'{height * row_step}; the message was cut short or its fields disagree'
+        )
+    dtype = _point_dtype(message)
+    if not height * width:
+        return np.empty((height, width), dtype)
+    return np.ndarray((height, width), dtype, data, strides=(row_step, point_step))
+
+
+def _point_dtype(message: Any) -> np.dtype[Any]:
+    order = '>' if message.is_bigendian else '<'
+    names, formats, offsets = [], [], []
+    for field in message.fields:
+        code = _DTYPES.get(int(field.datatype))
+        if code is None:
+            raise MessageError(
+                f'point cloud field {field.name!r} has datatype {field.datatype}, expected 1 '
+                '(INT8) to 8 (FLOAT64)'
+            )
+        # Some drivers leave count at 0 where they mean 1.
+        count = max(int(field.count), 1)
+        dtype = np.dtype(order + code) if count == 1 else np.dtype((order + code, (count,)))
+        if field.offset + dtype.itemsize > message.point_step:
+            raise MessageError(
+                f'point cloud field {field.name!r} ends at byte {field.offset + dtype.itemsize} '
+                f'of a point, but point_step is {message.point_step}'
+            )
+        names.append(field.name)
+        formats.append(dtype)
+        offsets.append(int(field.offset))
+    if len(set(names)) != len(names):
+        raise MessageError(f'point cloud has fields of one name twice: {", ".join(names)}')
+    return np.dtype(
+        {
+            'names': names,
+            'formats': formats,
+            'offsets': offsets,
+            'itemsize': int(message.point_step),
+        }
+    )
