@@ -7,12 +7,12 @@ Reading YAML and declaring ROS parameters is left to the callers.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 import dataclasses
+from dataclasses import dataclass
 import difflib
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints, TypeVar
 
 from psd_depth_ros.errors import SettingsError
 

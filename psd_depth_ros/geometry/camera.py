@@ -7,9 +7,9 @@ definition of ROS (K for raw images, R and P for rectified ones).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -57,9 +57,9 @@ class Camera:
             _check_rotation(np.asarray(self.rectification))
 
     @classmethod
-    def from_K(  # noqa: N802 - K is the field's name
+    def from_K(
         cls,
-        K: npt.ArrayLike,  # noqa: N803
+        K: npt.ArrayLike,
         width: int,
         height: int,
         distortion: Distortion | Sequence[float] | None = None,
@@ -92,7 +92,7 @@ class Camera:
         return cls(int(width), int(height), fx, fy, cx, cy, distortion)
 
     @property
-    def K(self) -> Array:  # noqa: N802
+    def K(self) -> Array:
         """The 3x3 camera matrix of the raw image, pixels."""
         return _matrix((self.fx, self.fy, self.cx, self.cy))
 

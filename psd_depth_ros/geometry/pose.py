@@ -27,7 +27,7 @@ def invert(pose: Array) -> Array:
     return make_pose(rotation, -rotation @ pose[:3, 3])
 
 
-def relative(T_w_b: Array, T_w_a: Array) -> Array:  # noqa: N803
+def relative(T_w_b: Array, T_w_a: Array) -> Array:
     """T_b_a of two poses in one world: maps points from frame a to frame b."""
     return invert(T_w_b) @ T_w_a
 

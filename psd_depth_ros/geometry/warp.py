@@ -8,8 +8,8 @@ sample by whole pixels in a wide image.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F  # noqa: N812 - the field's name
 from torch import Tensor
+import torch.nn.functional as F
 
 
 def pixel_grid(height: int, width: int, device: torch.device | str = 'cpu') -> Tensor:
@@ -33,22 +33,22 @@ def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
     return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
 
 
-def backproject(depth: Tensor, K: Tensor) -> Tensor:  # noqa: N803
+def backproject(depth: Tensor, K: Tensor) -> Tensor:
     """Points (B, 3, H, W) in metres of `depth` (B, 1, H, W) seen by cameras K (B, 3, 3)."""
-    grid = pixel_grid(*depth.shape[-2:], device=depth.device)  # (H, W, 2)
+    grid = pixel_grid(depth.shape[-2], depth.shape[-1], depth.device)  # (H, W, 2)
     fx, fy = K[:, 0, 0, None, None], K[:, 1, 1, None, None]
     cx, cy = K[:, 0, 2, None, None], K[:, 1, 2, None, None]
     z = depth[:, 0]  # (B, H, W)
     return torch.stack([(grid[..., 0] - cx) / fx * z, (grid[..., 1] - cy) / fy * z, z], dim=1)
 
 
-def transform(T_b_a: Tensor, points: Tensor) -> Tensor:  # noqa: N803
+def transform(T_b_a: Tensor, points: Tensor) -> Tensor:
     """Move points (B, 3, H, W) from frame a to frame b by poses (B, 4, 4)."""
     rotated = torch.einsum('bij,bjhw->bihw', T_b_a[:, :3, :3], points)
     return rotated + T_b_a[:, :3, 3, None, None]
 
 
-def project(points: Tensor, K: Tensor) -> Tensor:  # noqa: N803
+def project(points: Tensor, K: Tensor) -> Tensor:
     """Pixels (B, H, W, 2) of points (B, 3, H, W); points behind the camera land far outside."""
     z = points[:, 2].clamp(min=1e-3)
     u = K[:, 0, 0, None, None] * points[:, 0] / z + K[:, 0, 2, None, None]
@@ -59,9 +59,9 @@ def project(points: Tensor, K: Tensor) -> Tensor:  # noqa: N803
 def inverse_warp(
     source: Tensor,
     depth: Tensor,
-    T_source_target: Tensor,  # noqa: N803
-    K_target: Tensor,  # noqa: N803
-    K_source: Tensor,  # noqa: N803
+    T_source_target: Tensor,
+    K_target: Tensor,
+    K_source: Tensor,
 ) -> tuple[Tensor, Tensor]:
     """Synthesise the target view from `source` (monodepth2, eq. 2).
 

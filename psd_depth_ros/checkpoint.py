@@ -1,0 +1,243 @@
+"""Checkpoints: weights and everything needed to use them, in one safetensors file.
+
+The description is JSON in the file's metadata, so a checkpoint says itself what it is: nothing in
+it is also a parameter elsewhere. Files are data: nothing is unpickled or executed. Building the
+network from the description is left to `networks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open, SafetensorError
+from safetensors.torch import save
+import torch
+from torch import Tensor
+
+from psd_depth_ros.config import build, dump, section, setting
+from psd_depth_ros.errors import CheckpointError, SettingsError
+
+FORMAT_VERSION = 1
+METADATA_KEY = 'psd_depth_ros'
+DEFAULT_NAME = 'lite.safetensors'
+_JSON_PARTS = ('architecture', 'encoder_options', 'training', 'data')
+
+
+@dataclass(frozen=True)
+class InputInfo:
+    """What the network wants to see."""
+
+    height: int = setting(128, 'Height of the nominal input', 'px', minimum=32, maximum=4096)
+    width: int = setting(416, 'Width of the nominal input', 'px', minimum=32, maximum=4096)
+    mean: tuple[float, ...] = setting(
+        (0.5, 0.5, 0.5), 'Subtracted from RGB in [0, 1]', minimum=-10.0, maximum=10.0
+    )
+    std: tuple[float, ...] = setting(
+        (0.5, 0.5, 0.5), 'Then divided by', minimum=1e-3, maximum=100.0
+    )
+
+    @property
+    def pixel_budget(self) -> int:
+        """Pixels of the nominal input; other aspect ratios get about as many."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class OutputInfo:
+    """How the network's output becomes metres and confidence."""
+
+    canonical_focal_px: float = setting(
+        240.0, 'f_c: Z = (fx / f_c) Z\', fx in network-input pixels', 'px', minimum=1.0,
+        maximum=100000.0,
+    )  # fmt: skip
+    metric: bool = setting(False, 'Whether Z is in metres without any further scale')
+    scale_sigma: float = setting(
+        0.15, 'Standard deviation of ln scale of a metric checkpoint', minimum=0.0, maximum=10.0
+    )
+    min_depth_m: float = setting(0.1, 'Nearest depth it was trained on', 'm', minimum=0.0)
+    max_depth_m: float = setting(100.0, 'Farthest depth it was trained on', 'm', minimum=0.1)
+    sigma_gain: float = setting(
+        1.0, 'alpha of the confidence: share of the bin spread', minimum=0.0, maximum=100.0
+    )
+    sigma_floor: float = setting(
+        0.05, 'beta of the confidence: error that never goes away', minimum=0.0, maximum=10.0
+    )
+
+
+@dataclass(frozen=True)
+class _Described:
+    """The part of the description that is plain settings."""
+
+    name: str = setting('', 'Short name')
+    format_version: int = setting(FORMAT_VERSION, 'Version of this layout')
+    input: InputInfo = section(InputInfo)
+    output: OutputInfo = section(OutputInfo)
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """The whole description of a checkpoint.
+
+    `architecture` and `encoder_options` are read by `networks.load_model`; `training` tells where
+    the weights come from (version, recipe, steps, seed, figures), `data` lists
+    `{'name': ..., 'licence': ...}` for everything learned from.
+    """
+
+    name: str
+    architecture: Mapping[str, Any]
+    encoder_options: Mapping[str, Any] = field(default_factory=dict)
+    input: InputInfo = field(default_factory=InputInfo)
+    output: OutputInfo = field(default_factory=OutputInfo)
+    training: Mapping[str, Any] = field(default_factory=dict)
+    data: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A loaded file: where from, its description, its tensors (float32) and a content id."""
+
+    path: str
+    info: CheckpointInfo
+    tensors: Mapping[str, Tensor]
+    id: str
+
+
+def save_checkpoint(
+    path: str | os.PathLike[str],
+    info: CheckpointInfo,
+    tensors: Mapping[str, Tensor],
+    *,
+    half: bool = False,
+) -> str:
+    """Write a checkpoint in one atomic step and return its id.
+
+    With `half`, floating-point tensors are stored in 16 bits (they are float32 again once loaded).
+    Raises CheckpointError where the file cannot be written; an older one then stays as it was.
+    """
+    path = Path(path)
+    kept = {name: _stored(tensor, half) for name, tensor in tensors.items()}
+    content = save(kept, metadata={METADATA_KEY: _describe(info)})
+    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, 'wb') as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise CheckpointError(
+            f'{path}: cannot be written ({error.strerror}); free space or choose another folder'
+        ) from error
+    return _identify(content)
+
+
+def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
+    """Read a checkpoint; None means the one that comes with the package.
+
+    Raises CheckpointError for a file that is missing, truncated, not safetensors, of another
+    version, with a description that is incomplete or out of range, or with weights that are not
+    finite.
+    """
+    path = default_checkpoint() if path is None else Path(path).expanduser()
+    if not path.is_file():
+        raise CheckpointError(
+            f'{path}: no such checkpoint file; give the path of a .safetensors file made by '
+            'psd_depth_ros, or leave it empty for the one that comes with the package'
+        )
+    try:
+        content_id = _identify(path.read_bytes())
+        with safe_open(path, framework='pt') as file:
+            metadata = file.metadata() or {}
+            info = _read_info(path, metadata)
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(
+            f'{path}: is not a whole safetensors file ({error}); copy or download it again'
+        ) from error
+    return Checkpoint(str(path), info, _loaded(path, tensors), content_id)
+
+
+def default_checkpoint() -> Path:
+    """The checkpoint that comes with the package, in a source tree, pip or colcon install."""
+    for parent in Path(__file__).resolve().parents:
+        for folder in (parent / 'weights', parent / 'share' / 'psd_depth_ros' / 'weights'):
+            if (folder / DEFAULT_NAME).is_file():
+                return folder / DEFAULT_NAME
+    raise CheckpointError(
+        f'the starter checkpoint weights/{DEFAULT_NAME} is not where the package was installed; '
+        'install the package again (pip install . or colcon build), or name a checkpoint'
+    )
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    tensor = tensor.detach().cpu().contiguous()
+    return tensor.half() if half and tensor.is_floating_point() else tensor
+
+
+def _loaded(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    loaded = {}
+    for name, tensor in tensors.items():
+        loaded[name] = tensor.float() if tensor.is_floating_point() else tensor
+        if tensor.is_floating_point() and not torch.isfinite(loaded[name]).all():
+            raise CheckpointError(
+                f'{path}: the tensor {name} holds NaN or Inf; the run that made it diverged, '
+                'take an earlier checkpoint'
+            )
+    return loaded
+
+
+def _identify(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def _describe(info: CheckpointInfo) -> str:
+    described = _Described(info.name, FORMAT_VERSION, info.input, info.output)
+    values = dump(described)
+    for part in _JSON_PARTS:
+        values[part] = getattr(info, part)
+    return json.dumps(values, sort_keys=True, allow_nan=False)
+
+
+def _read_info(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
+    if METADATA_KEY not in metadata:
+        raise CheckpointError(
+            f'{path}: is a safetensors file without a psd_depth_ros description, so its input '
+            'size, focal length and units are unknown; expected a file made by psd_depth_ros'
+        )
+    try:
+        values = json.loads(metadata[METADATA_KEY])
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f'{path}: its description is not JSON ({error})') from error
+    if not isinstance(values, dict) or values.get('format_version') != FORMAT_VERSION:
+        found = values.get('format_version') if isinstance(values, dict) else type(values).__name__
+        raise CheckpointError(
+            f'{path}: has format version {found}, this psd_depth_ros reads {FORMAT_VERSION}; '
+            'install the version that made it'
+        )
+    return _build_info(path, values)
+
+
+def _build_info(path: Path, values: dict[str, Any]) -> CheckpointInfo:
+    expected = {'architecture': dict, 'encoder_options': dict, 'training': dict, 'data': list}
+    for part, kind in expected.items():
+        if not isinstance(values.get(part), kind):
+            raise CheckpointError(f'{path}: its description lacks a proper {part!r}')
+    parts = {part: values.pop(part) for part in _JSON_PARTS}
+    parts['data'] = tuple(parts['data'])
+    try:
+        described = build(_Described, values, str(path))
+        if len(described.input.mean) != 3 or len(described.input.std) != 3:
+            raise SettingsError('mean and std must be three numbers each')
+    except SettingsError as error:
+        raise CheckpointError(f'{path}: its description is wrong: {error}') from error
+    return CheckpointInfo(
+        name=described.name, input=described.input, output=described.output, **parts
+    )

@@ -1,0 +1,176 @@
+"""The depth network: encoder, global aggregator, decoder and bin head in one module.
+
+`Architecture` is everything needed to build it again; it travels in the checkpoint. Which pixels
+go in and what becomes of the maps is left to `preprocess` and `inference`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+import math
+from typing import Any
+
+import torch
+from torch import nn, Tensor
+
+from psd_depth_ros.checkpoint import Checkpoint
+from psd_depth_ros.config import build, setting
+from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.networks.bin_head import (
+    BinHead,
+    BinPrediction,
+    DepthOutput,
+    expectation,
+    GlobalAggregator,
+)
+from psd_depth_ros.networks.decoder import Decoder
+from psd_depth_ros.networks.encoder import build_encoder
+
+STRIDE = 32
+OUTPUT_STRIDE = 2
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """The shape of a depth network."""
+
+    encoder: str = setting('mobilenet_v2', 'Encoder by name; packages can add their own')
+    decoder_channels: tuple[int, ...] = setting(
+        (128, 96, 64, 32), 'Channels after the stages at strides 16, 8, 4, 2', minimum=4,
+        maximum=1024,
+    )  # fmt: skip
+    decoder_convolutions: int = setting(
+        2, 'Convolutions in each decoder stage', minimum=1, maximum=4
+    )
+    bins: int = setting(64, 'Depth bins and scene-structure queries', minimum=4, maximum=512)
+    token_width: int = setting(128, 'Width of the attention tokens', minimum=16, maximum=1024)
+    heads: int = setting(4, 'Attention heads', minimum=1, maximum=32)
+    blocks: int = setting(2, 'Attention blocks in aggregator and head', minimum=1, maximum=12)
+    min_canonical_depth_m: float = setting(
+        0.2, 'Nearest canonical depth', 'm', minimum=0.01, maximum=10.0
+    )
+    max_canonical_depth_m: float = setting(
+        200.0, 'Farthest canonical depth', 'm', minimum=10.0, maximum=10000.0
+    )
+
+
+PRESETS: dict[str, Architecture] = {
+    'lite': Architecture(),
+    'base': Architecture(encoder='resnet18', decoder_channels=(256, 128, 64, 32)),
+}
+
+
+def preset(name: str) -> Architecture:
+    """The architecture called `lite` or `base`; SettingsError names both for any other."""
+    if name not in PRESETS:
+        raise SettingsError(f'unknown preset {name!r}, expected one of {", ".join(PRESETS)}')
+    return PRESETS[name]
+
+
+class DepthModel(nn.Module):
+    """Canonical log-depth, its uncertainty and the far probability of an image.
+
+    `encoder_options` go to the encoder's constructor (the configuration of a `transformers`
+    backbone, for one).
+    """
+
+    def __init__(
+        self, architecture: Architecture, encoder_options: Mapping[str, Any] | None = None
+    ) -> None:
+        super().__init__()
+        a = architecture
+        if a.token_width % a.heads or len(a.decoder_channels) != 4:
+            raise SettingsError(
+                f'token_width {a.token_width} must be a multiple of heads {a.heads}, and '
+                f'decoder_channels {a.decoder_channels} must be four numbers'
+            )
+        self.architecture = a
+        self.encoder_options = dict(encoder_options or {})
+        self.encoder = build_encoder(a.encoder, self.encoder_options)
+        self.aggregator = GlobalAggregator(
+            self.encoder.channels[4], a.token_width, a.heads, a.blocks
+        )
+        self.decoder = Decoder(
+            a.token_width, self.encoder.channels[:4], a.decoder_channels, a.decoder_convolutions
+        )
+        log_range = (math.log(a.min_canonical_depth_m), math.log(a.max_canonical_depth_m))
+        self.head = BinHead(
+            a.bins, a.decoder_channels[-1], a.token_width, a.heads, a.blocks, log_range
+        )
+
+    def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
+        """Normalised image (B, 3, H, W) and its fx fy cx cy (B, 4) in pixels to three maps.
+
+        H and W are multiples of 32; the maps are (B, 1, H/2, W/2) float32.
+        """
+        return expectation(self.predict_bins(image, intrinsics))
+
+    def predict_bins(self, image: Tensor, intrinsics: Tensor) -> BinPrediction:
+        """Like `forward`, stopping at the scores over bins, which the training losses need."""
+        if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
+            raise ValueError(f'input is {tuple(image.shape)}, sides must be multiples of {STRIDE}')
+        maps = self.encoder(image)
+        tokens = self.aggregator(maps[4], intrinsics)
+        deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
+        features = self.decoder(deepest, maps[:4])
+        result: BinPrediction = self.head(tokens, features)
+        return result
+
+
+def load_model(checkpoint: Checkpoint) -> DepthModel:
+    """Make the network that a checkpoint describes, in `eval` mode, float32, on the CPU.
+
+    Raises CheckpointError where the architecture is unknown, or the tensors are not exactly those
+    of it: names and shapes are compared before a byte of the network is allocated.
+    """
+    info = checkpoint.info
+    try:
+        architecture = build(Architecture, info.architecture, 'architecture')
+        with torch.device('meta'):
+            model = DepthModel(architecture, info.encoder_options)
+    except SettingsError as error:
+        raise CheckpointError(
+            f'{checkpoint.path}: {error}; the checkpoint needs another version of '
+            'psd_depth_ros, or an encoder package that is not installed'
+        ) from error
+    _check_tensors(model, checkpoint)
+    model.load_state_dict(checkpoint.tensors, assign=True)
+    return model.eval()
+
+
+def _check_tensors(model: DepthModel, checkpoint: Checkpoint) -> None:
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    if expected == found:
+        return
+    wrong = [n for n in expected if n in found and expected[n] != found[n]]
+    example = f'; {wrong[0]} is {found[wrong[0]]}, expected {expected[wrong[0]]}' if wrong else ''
+    raise CheckpointError(
+        f'{checkpoint.path}: its weights are not those of the architecture it names: '
+        f'{len(set(expected) - set(found))} tensors missing, '
+        f'{len(set(found) - set(expected))} unknown, {len(wrong)} of another shape{example}; '
+        'export it again from the run that made it'
+    )
+
+
+@dataclass(frozen=True)
+class Complexity:
+    """What a network costs: parameters, and multiply-accumulates of one image."""
+
+    parameters: int
+    macs: int
+
+
+def measure_complexity(model: DepthModel, height: int, width: int) -> Complexity:
+    """Count parameters and multiply-accumulates for one image of the given size."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    weight = next(model.parameters())
+    image = weight.new_zeros(1, 3, height, width)
+    intrinsics = weight.new_tensor([[width, width, 0.5 * width, 0.5 * height]])
+    counter = FlopCounterMode(display=False)
+    with counter:  # gradients stay on: the counter's hooks fail without them
+        model(image, intrinsics)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Complexity(parameters, counter.get_total_flops() // 2)

@@ -1,0 +1,248 @@
+"""Encoders: an image in, five feature maps at strides 2, 4, 8, 16 and 32 out.
+
+`build_encoder` knows the two built-in encoders, a Hugging Face backbone (`transformers` extra) and
+any encoder that another installed package offers under the entry point group
+`psd_depth_ros.encoders`. What is done with the maps is left to `decoder` and `bin_head`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from importlib.metadata import entry_points
+from typing import Any, cast
+
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.errors import SettingsError
+
+PLUGIN_GROUP = 'psd_depth_ros.encoders'
+
+
+class Encoder(nn.Module):
+    """Base of every encoder: `channels` of the five maps, and a forward that gives them."""
+
+    channels: tuple[int, int, int, int, int]
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """Normalised images (B, 3, H, W) to five maps (B, C_i, H / 2^i, W / 2^i), i = 1..5."""
+        raise NotImplementedError
+
+
+class ConvNorm(nn.Sequential):
+    """Convolution, batch norm and ReLU6 with TensorFlow's SAME padding (MobileNetV2)."""
+
+    def __init__(
+        self, inputs: int, outputs: int, kernel: int, stride: int, groups: int = 1
+    ) -> None:
+        convolution = nn.Conv2d(
+            inputs, outputs, kernel, stride, 0 if stride == 2 else kernel // 2, groups=groups,
+            bias=False,
+        )  # fmt: skip
+        super().__init__(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
+        self.pad_right_and_bottom = stride == 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        """At stride 2, pad right and bottom only, as the ImageNet weights were trained."""
+        if self.pad_right_and_bottom:
+            x = F.pad(x, (0, 1, 0, 1))
+        return cast(Tensor, super().forward(x))
+
+
+class InvertedResidual(nn.Module):
+    """Expand, depthwise, project (MobileNetV2, Sandler et al. 2018, table 1)."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        hidden = inputs * expansion
+        layers: list[nn.Module] = []
+        if expansion != 1:
+            layers.append(ConvNorm(inputs, hidden, 1, 1))
+        layers += [
+            ConvNorm(hidden, hidden, 3, stride, groups=hidden),
+            nn.Conv2d(hidden, outputs, 1, bias=False),
+            nn.BatchNorm2d(outputs),
+        ]
+        self.conv = nn.Sequential(*layers)
+        self.residual = stride == 1 and inputs == outputs
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        y = cast(Tensor, self.conv(x))
+        return x + y if self.residual else y
+
+
+class MobileNetV2Encoder(Encoder):
+    """MobileNetV2, width 1.0, with torchvision's names; taps after blocks 1, 3, 6, 13, 17."""
+
+    channels = (16, 24, 32, 96, 320)
+    _blocks = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1),
+               (6, 160, 3, 2), (6, 320, 1, 1))  # fmt: skip
+    _taps = (1, 3, 6, 13, 17)
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [ConvNorm(3, 32, 3, 2)]
+        inputs = 32
+        for expansion, outputs, repeats, stride in self._blocks:
+            for index in range(repeats):
+                block_stride = stride if index == 0 else 1
+                layers.append(InvertedResidual(inputs, outputs, block_stride, expansion))
+                inputs = outputs
+        self.features = nn.ModuleList(layers)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """See `Encoder.forward`."""
+        maps, x = [], image
+        for index, layer in enumerate(self.features):
+            x = layer(x)
+            if index in self._taps:
+                maps.append(x)
+        return maps
+
+
+class BasicBlock(nn.Module):
+    """Two 3x3 convolutions with a shortcut (ResNet, He et al. 2016), torchvision's names."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        self.bn1 = nn.BatchNorm2d(outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
+        self.bn2 = nn.BatchNorm2d(outputs)
+        self.downsample: nn.Module | None = None
+        if stride != 1 or inputs != outputs:
+            self.downsample = nn.Sequential(
+                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
+            )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + shortcut)
+
+
+class ResNet18Encoder(Encoder):
+    """ResNet-18; parameter names as in torchvision, so its ImageNet weights fit."""
+
+    channels = (64, 64, 128, 256, 512)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(3, 64, 7, 2, 3, bias=False)
+        self.bn1 = nn.BatchNorm2d(64)
+        self.maxpool = nn.MaxPool2d(3, 2, 1)
+        widths = (64, 64, 128, 256, 512)
+        for index in range(1, 5):
+            stride = 1 if index == 1 else 2
+            block = nn.Sequential(
+                BasicBlock(widths[index - 1], widths[index], stride),
+                BasicBlock(widths[index], widths[index], 1),
+            )
+            self.add_module(f'layer{index}', block)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """See `Encoder.forward`."""
+        maps = [F.relu(self.bn1(self.conv1(image)))]
+        x = self.maxpool(maps[0])
+        for index in range(1, 5):
+            x = self.get_submodule(f'layer{index}')(x)
+            maps.append(x)
+        return maps
+
+
+class TransformersEncoder(Encoder):
+    """A Hugging Face backbone with feature maps at strides 4 to 32 (ResNet, ConvNeXt, Swin, ...).
+
+    `config` is the backbone's configuration as a dictionary (`model.config.to_dict()`), kept in
+    the checkpoint: nothing is fetched. The stride-2 map, which these backbones do not give, comes
+    from a 3x3 convolution of the image.
+    """
+
+    def __init__(self, config: Mapping[str, Any]) -> None:
+        super().__init__()
+        try:
+            from transformers import AutoBackbone, AutoConfig
+        except ImportError as error:
+            raise SettingsError(
+                'the encoder "transformers" needs the optional extra: '
+                'pip install "psd_depth_ros[transformers]"'
+            ) from error
+        values = {k: v for k, v in config.items() if k not in ('model_type', 'out_indices')}
+        settings = AutoConfig.for_model(config['model_type'], **values, out_indices=[1, 2, 3, 4])
+        self.backbone = AutoBackbone.from_config(settings)
+        self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ELU())
+        found = tuple(self.backbone.channels)
+        if len(found) != 4:
+            raise SettingsError(f'the backbone gives {len(found)} maps, expected strides 4 to 32')
+        self.channels = (32, *found)
+
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """See `Encoder.forward`."""
+        return [self.stem(image), *self.backbone(image).feature_maps]
+
+
+BUILT_IN: Mapping[str, Callable[..., Encoder]] = {
+    'mobilenet_v2': MobileNetV2Encoder,
+    'resnet18': ResNet18Encoder,
+    'transformers': TransformersEncoder,
+}
+
+
+def build_encoder(name: str, options: Mapping[str, Any] | None = None) -> Encoder:
+    """Make an encoder by name with random weights.
+
+    Raises SettingsError for an unknown name (listing the known ones) or options that do not fit.
+    """
+    plugins = {point.name: point for point in entry_points(group=PLUGIN_GROUP)}
+    factory = BUILT_IN.get(name)
+    if factory is None and name in plugins:
+        factory = plugins[name].load()
+    if factory is None:
+        known = ', '.join([*BUILT_IN, *plugins])
+        raise SettingsError(
+            f'unknown encoder {name!r}, expected one of {known}; other packages add theirs '
+            f'with an entry point in the group {PLUGIN_GROUP!r}'
+        )
+    try:
+        return factory(**(options or {}))
+    except (TypeError, KeyError) as error:
+        raise SettingsError(f'encoder {name!r} does not accept {options!r}: {error}') from error
+
+
+def load_folded(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Start a MobileNetV2 from ImageNet weights whose batch norm is folded into the convolutions.
+
+    `tensors` has torchvision's names (`features.3.conv.1.0.weight`, ...). A folded bias goes into
+    the batch norm, whose scale becomes one and whose running statistics become mean 0, variance 1:
+    in `eval` mode the network is exactly the folded one. Keep it so while training
+    (`freeze_norm`). Raises SettingsError where a tensor is missing or has another shape.
+    """
+    for name, module in encoder.named_modules():
+        if not isinstance(module, nn.Conv2d):
+            continue
+        norm = encoder.get_submodule(_next_name(name))
+        weight, bias = tensors.get(name + '.weight'), tensors.get(name + '.bias')
+        if weight is None or bias is None or weight.shape != module.weight.shape:
+            raise SettingsError(f'the ImageNet weights have no fitting {name}.weight and .bias')
+        assert isinstance(norm, nn.BatchNorm2d)
+        with torch.no_grad():
+            module.weight.copy_(weight)
+            norm.reset_running_stats()
+            norm.weight.fill_((1.0 + norm.eps) ** 0.5)
+            norm.bias.copy_(bias)
+
+
+def _next_name(name: str) -> str:
+    """The batch norm that follows a convolution inside its `nn.Sequential`."""
+    parent, _, index = name.rpartition('.')
+    return f'{parent}.{int(index) + 1}'
+
+
+def freeze_norm(module: nn.Module) -> None:
+    """Put every batch norm into `eval` mode: its statistics stay as they are while training."""
+    for child in module.modules():
+        if isinstance(child, nn.BatchNorm2d):
+            child.eval()
