@@ -1,0 +1,175 @@
+"""From the network's small maps to metric depth and confidence at the size of the image.
+
+The network gives u' (log depth for the canonical focal length), sigma_u and the probability of
+"far" at its own stride; here they become depth with the invalid values of REP 117. The network
+itself is run by `engine`, points are made by `cloud`, the scale is estimated by `scale`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+import math
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.config import setting
+from psd_depth_ros.errors import SettingsError
+
+Map = NDArray[np.float32]
+Mask = NDArray[np.bool_]
+
+LN_DELTA1 = math.log(1.25)
+
+
+@dataclass(frozen=True)
+class DepthSettings:
+    """Which depths are published as numbers."""
+
+    min_depth_m: float = setting(
+        0.3, 'nearer than this is -Inf', 'm', minimum=0.001, maximum=1000.0
+    )
+    max_depth_m: float = setting(
+        80.0, 'farther than this is +Inf', 'm', minimum=0.01, maximum=10000.0
+    )
+    min_confidence: float = setting(
+        0.3, 'less trusted than this is NaN; 0 keeps everything', '', minimum=0.0, maximum=1.0
+    )
+    sky: bool = setting(True, 'sky, where the network says so, is +Inf')
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range."""
+        if not self.min_depth_m < self.max_depth_m:
+            raise SettingsError(
+                f'min_depth_m is {self.min_depth_m:g} and max_depth_m is {self.max_depth_m:g}, '
+                'expected a minimum below the maximum; set both in one call'
+            )
+
+
+@dataclass(frozen=True)
+class ConfidenceModel:
+    """How sigma_u becomes a probability: sigma^2 = alpha^2 sigma_u^2 + beta^2, fitted offline."""
+
+    alpha: float = 1.0
+    beta: float = 0.0
+
+
+def confidence_from_sigma(
+    sigma: Tensor, model: ConfidenceModel, scale_variance: float = 0.0
+) -> Tensor:
+    """Probability that the depth is within 25 %, P(|d ln Z| < ln 1.25), any shape.
+
+    c = erf(ln 1.25 / (s sqrt 2)) with s^2 = alpha^2 sigma_u^2 + scale_variance + beta^2, for a
+    normal error of ln Z. `scale_variance` is that of ln s.
+    """
+    variance = (model.alpha * sigma).square() + (model.beta**2 + scale_variance)
+    return torch.erf(LN_DELTA1 / math.sqrt(2.0) * variance.clamp(min=1e-12).rsqrt())
+
+
+def finish_depth(
+    log_depth: Tensor,
+    sigma: Tensor,
+    far: Tensor,
+    *,
+    gain: Sequence[float] | Tensor,
+    size: tuple[int, int],
+    settings: DepthSettings,
+    confidence_model: ConfidenceModel,
+    scale_variance: float = 0.0,
+    mask: Tensor | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Metric depth and confidence, both (B, H, W) float32 of `size`, on the maps' device.
+
+    `log_depth`, `sigma`, `far` are (B, h, w): u', sigma_u and the probability of "far". `gain` (B)
+    is fx / f_c times the metric scale s, so ln Z = u' + ln gain. Maps are enlarged bilinearly in
+    ln Z, `align_corners=False`. `mask` (H, W), true where the camera saw the rectified view.
+
+    Depth holds, strongest first: NaN outside the mask (confidence 0), +Inf for sky (far > 1/2),
+    NaN below `min_confidence`, +Inf beyond `max_depth_m`, -Inf nearer than `min_depth_m`.
+
+    On the CPU OpenCV does the work: 0.8 ms for 640x480 against 5 ms with torch, one thread.
+    """
+    if not isinstance(gain, Tensor):
+        gain = torch.tensor(tuple(gain), dtype=torch.float32)
+    log_gain = gain.to(log_depth.device, torch.float32).log()
+    u = log_depth.float() + log_gain[:, None, None]
+    confidence = confidence_from_sigma(sigma.float(), confidence_model, scale_variance)
+    finish = _finish_with_opencv if u.device.type == 'cpu' else _finish_with_torch
+    return finish((u, confidence, far.float()), size, settings, mask)
+
+
+def _finish_with_torch(
+    maps: tuple[Tensor, ...], size: tuple[int, int], settings: DepthSettings, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Any device: enlarge (u, confidence, far), each (B, h, w), and mark what is invalid."""
+    stacked = torch.stack(maps, dim=1)  # (B, 3, h, w)
+    if stacked.shape[-2:] != size:
+        stacked = F.interpolate(stacked, size, mode='bilinear', align_corners=False)
+    u, confidence, far = stacked.unbind(dim=1)  # (B, H, W) each
+    depth = u.exp()
+    too_near, too_far = depth < settings.min_depth_m, depth > settings.max_depth_m
+    depth.masked_fill_(too_near, -math.inf).masked_fill_(too_far, math.inf)
+    depth.masked_fill_(~(confidence >= settings.min_confidence), math.nan)
+    if settings.sky:
+        depth.masked_fill_(far > 0.5, math.inf)
+    if mask is not None:
+        depth.masked_fill_(~mask, math.nan)
+        confidence = confidence * mask
+    return depth, confidence.contiguous()
+
+
+def _finish_with_opencv(
+    maps: tuple[Tensor, ...], size: tuple[int, int], settings: DepthSettings, mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """On the CPU, the same."""
+    u, confidence, far = (one.numpy() for one in maps)
+    outside = None if mask is None else ~mask.numpy()
+    pairs = [
+        _finish_one(u[i], confidence[i], far[i], size, settings, outside) for i in range(len(u))
+    ]
+    if len(pairs) == 1:  # no copy for the usual case
+        return torch.from_numpy(pairs[0][0])[None], torch.from_numpy(pairs[0][1])[None]
+    depth, confidence = (np.stack(images) for images in zip(*pairs, strict=True))
+    return torch.from_numpy(depth), torch.from_numpy(confidence)
+
+
+def _finish_one(
+    u: Map,
+    confidence: Map,
+    far: Map,
+    size: tuple[int, int],
+    settings: DepthSettings,
+    outside: Mask | None,
+) -> tuple[Map, Map]:
+    """Depth and confidence (H, W) of one image from its maps (h, w)."""
+    depth: Map = cv2.exp(_enlarge(u, size))
+    confidence = _enlarge(confidence, size)
+    too_near, too_far = depth < settings.min_depth_m, depth > settings.max_depth_m
+    _fill(depth, too_near, -math.inf)
+    _fill(depth, too_far, math.inf)
+    _fill(depth, ~(confidence >= settings.min_confidence), math.nan)
+    if settings.sky:
+        _fill(depth, _enlarge(far, size) > 0.5, math.inf)
+    if outside is not None:
+        _fill(depth, outside, math.nan)
+        _fill(confidence, outside, 0.0)
+    return depth, confidence
+
+
+def _enlarge(values: Map, size: tuple[int, int]) -> Map:
+    """Bilinear, pixel centres moving by s (c + 0.5) - 0.5; always a new array."""
+    if values.shape == size:
+        return values.copy()
+    enlarged: Map = cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
+    return enlarged
+
+
+def _fill(values: Map, where: Mask, value: float) -> None:
+    """Overwrite in place; most frames have nothing to overwrite for most of the rules."""
+    if where.any():
+        values[where] = value
