@@ -1,0 +1,224 @@
+"""Things that stand in streets: cars, people, cyclists, trees, posts, houses.
+
+Each maker returns primitive rows about its own origin, on the ground, facing +x. Where things
+stand is left to the layouts.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from psd_depth_ros.synth.primitives import (
+    Material,
+    Rows,
+    join_rows,
+    make_ball,
+    make_box,
+    make_post,
+    make_rod,
+)
+from psd_depth_ros.synth.textures import Palette
+
+Colour = tuple[float, float, float]
+_PAINTS: list[Colour] = [
+    (0.75, 0.76, 0.78), (0.35, 0.36, 0.38), (0.03, 0.03, 0.035), (0.02, 0.03, 0.06),
+    (0.45, 0.03, 0.03), (0.05, 0.1, 0.35), (0.06, 0.06, 0.07), (0.5, 0.5, 0.5),
+    (0.1, 0.16, 0.1), (0.55, 0.4, 0.1), (0.2, 0.2, 0.22),
+]  # fmt: skip
+_CLOTHES: list[Colour] = [
+    (0.03, 0.04, 0.1), (0.05, 0.05, 0.05), (0.6, 0.6, 0.6), (0.4, 0.08, 0.06), (0.1, 0.2, 0.4),
+    (0.3, 0.25, 0.15), (0.6, 0.3, 0.05), (0.15, 0.3, 0.15),
+]  # fmt: skip
+
+
+def _choose(rng: np.random.Generator, colours: list[Colour]) -> Colour:
+    base = np.asarray(colours[rng.integers(len(colours))]) * rng.uniform(0.7, 1.3, 3)
+    return (float(base[0]), float(base[1]), float(base[2]))
+
+
+def make_car(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
+    """Build a saloon, estate or van: body, dark glass cabin, roof, wheels, lights, plates."""
+    plain = palette.layers['plain'][0]
+    length, width = rng.uniform(3.6, 4.9), rng.uniform(1.62, 1.9)
+    height = rng.uniform(1.36, 1.62)
+    van = rng.random() < 0.15
+    if van:
+        height, length = rng.uniform(1.8, 2.5), rng.uniform(4.3, 6.0)
+    paint = Material(plain, tint=_choose(rng, _PAINTS), gloss=0.7)
+    glass = Material(plain, tint=(0.02, 0.024, 0.028), gloss=1.0)
+    black = Material(plain, tint=(0.02, 0.02, 0.02))
+    belt = rng.uniform(0.78, 0.95)
+    cabin = length * (0.85 if van else rng.uniform(0.52, 0.72))
+    back = -length / 2 + cabin / 2 + rng.uniform(0.02, 0.5) * (not van) * (length - cabin)
+    rise = height - belt
+    lean = (0.9 * rise / cabin, (0.15 if van else rng.uniform(0.25, 1.1)) * rise / cabin)
+    roof_length = cabin * (1 - lean[0] - lean[1])
+    roof_x = back + cabin * (lean[1] - lean[0]) / 2
+    body_lean = (0.06, 0.04, 0.05)
+    lower, upper = (0.18, 0.55), (0.55, belt)
+    parts = [
+        make_box((0, 0, sum(lower) / 2), (length * 0.985, width * 0.97, 0.37), paint),
+        make_box((0, 0, sum(upper) / 2), (length, width, belt - 0.55), paint, body_lean),
+        make_box((back, 0, belt + rise / 2), (cabin, width * 0.94, rise), glass,
+                 (2 * lean[0], 2 * lean[1], 0.22)),
+        make_box((roof_x, 0, height), (roof_length + 0.06, width * 0.76, 0.06), paint),
+        make_box((roof_x - 0.1, 0, belt + rise / 2), (0.09, width * 0.95, rise), paint,
+                 (0, 0, 0.2)),
+    ]  # fmt: skip
+    if van:
+        cargo = (cabin * 0.68, width * 0.955, rise + 0.04)
+        parts.append(make_box((-length / 2 + cabin * 0.36, 0, belt + rise / 2), cargo, paint))
+    wheel = Material(plain, tint=(0.025, 0.025, 0.025))
+    rim = Material(plain, tint=(0.35, 0.35, 0.36), gloss=0.4)
+    for x in (-0.31 * length, 0.31 * length):
+        for side in (-1.0, 1.0):
+            y = side * (width / 2 - 0.1)
+            parts.append(make_rod((x, y - 0.11, 0.31), (x, y + 0.11, 0.31), 0.31, wheel))
+            outer = y + side * 0.115
+            parts.append(make_rod((x, outer - 0.005, 0.31), (x, outer + 0.005, 0.31), 0.2, rim))
+    glow = 1.5 if night else 0.0
+    for side in (-1.0, 1.0):
+        y = side * (width / 2 - 0.2)
+        red = Material(plain, tint=(0.5, 0.02, 0.02), gloss=0.5, lamp=glow)
+        white = Material(plain, tint=(0.75, 0.75, 0.7), gloss=0.8, lamp=2.5 * glow)
+        parts.append(make_box((-length / 2, y, 0.75), (0.06, 0.3, 0.16), red))
+        parts.append(make_box((length / 2, y, 0.66), (0.06, 0.34, 0.14), white))
+    plate = Material(plain, tint=(0.75, 0.75, 0.7))
+    parts.append(make_box((-length / 2, 0, 0.5), (0.04, 0.5, 0.11), plate))
+    parts.append(make_box((length / 2, 0, 0.42), (0.04, 0.5, 0.11), plate))
+    parts.append(make_box((0, 0, 0.2), (length * 0.99, width * 0.985, 0.07), black))
+    return join_rows(parts)
+
+
+def make_lorry(rng: np.random.Generator, palette: Palette) -> Rows:
+    """Build a lorry or a bus: cab, long box, wheels."""
+    plain = palette.layers['plain'][0]
+    length, height = rng.uniform(6.5, 12), rng.uniform(2.8, 3.8)
+    side = palette.pick(rng, 'poster') if rng.random() < 0.4 else plain
+    load = Material(side, top=plain, tint=_choose(rng, _PAINTS[:2]), tile=(3.0, 2.5))
+    paint = Material(plain, tint=_choose(rng, _PAINTS), gloss=0.5)
+    glass = Material(plain, tint=(0.02, 0.024, 0.028), gloss=1.0)
+    black = Material(plain, tint=(0.02, 0.02, 0.02))
+    parts = [
+        make_box((-1.0, 0, 0.75 + height / 2), (length - 2.2, 2.45, height - 0.75), load),
+        make_box((length / 2 - 1.0, 0, 1.55), (2.0, 2.3, 2.2), paint),
+        make_box((length / 2 - 0.6, 0, 2.05), (1.25, 2.34, 0.7), glass),
+        make_box((0, 0, 0.7), (length - 0.6, 2.0, 0.35), black),
+    ]
+    for x in (-0.4 * length, -0.28 * length, 0.36 * length):
+        for y in (-1.05, 1.05):
+            parts.append(make_rod((x, y - 0.15, 0.48), (x, y + 0.15, 0.48), 0.48, black))
+    return join_rows(parts)
+
+
+def make_person(rng: np.random.Generator, palette: Palette, stride: float = 0.0) -> Rows:
+    """Build a walking person; `stride` (radians) swings legs and arms."""
+    plain, cloth = palette.layers['plain'][0], palette.layers['mottle'][0]
+    tall = rng.uniform(0.92, 1.08)
+    top = Material(cloth, tint=tuple(3 * c for c in _choose(rng, _CLOTHES)))
+    trousers = Material(plain, tint=_choose(rng, _CLOTHES[:3]))
+    skin = Material(plain, tint=(0.5, 0.32, 0.24))
+    hair = Material(plain, tint=(0.05, 0.035, 0.03))
+    swing = 0.35 * float(np.sin(stride))
+    parts = [
+        make_ball((0, 0, 1.18 * tall), (0.15, 0.23, 0.34 * tall), top),
+        make_ball((0, 0, 0.92 * tall), (0.15, 0.19, 0.18), trousers),
+        make_ball((0.01, 0, 1.62 * tall), (0.1, 0.085, 0.125), skin),
+        make_ball((-0.02, 0, 1.66 * tall), (0.1, 0.095, 0.11), hair),
+    ]
+    for side in (-1.0, 1.0):
+        foot = (side * swing, side * 0.1, 0.03)
+        parts.append(make_rod(foot, (0, side * 0.09, 0.9 * tall), 0.075, trousers))
+        hand = (-side * 0.7 * swing + 0.05, side * 0.28, 0.85 * tall)
+        parts.append(make_rod(hand, (0, side * 0.22, 1.4 * tall), 0.05, top))
+    return join_rows(parts)
+
+
+def make_cyclist(rng: np.random.Generator, palette: Palette, stride: float = 0.0) -> Rows:
+    """Build a person on a bicycle."""
+    plain = palette.layers['plain'][0]
+    tube = Material(plain, tint=_choose(rng, _PAINTS), gloss=0.4)
+    black = Material(plain, tint=(0.03, 0.03, 0.03))
+    rider = make_person(rng, palette, stride)
+    rider[:, 2] += 0.25
+    parts = [rider]
+    for x in (-0.52, 0.52):
+        parts.append(make_rod((x, -0.02, 0.34), (x, 0.02, 0.34), 0.34, black))
+    for start, end in (
+        ((-0.5, 0, 0.35), (-0.1, 0, 0.85)), ((-0.1, 0, 0.8), (0.4, 0, 0.85)),
+        ((0.0, 0, 0.35), (0.4, 0, 0.8)), ((0.52, 0, 0.35), (0.38, 0, 1.0)),
+    ):  # fmt: skip
+        parts.append(make_rod(start, end, 0.025, tube))
+    parts.append(make_rod((0.38, -0.28, 1.0), (0.38, 0.28, 1.0), 0.02, black))
+    return join_rows(parts)
+
+
+def make_tree(rng: np.random.Generator, palette: Palette) -> Rows:
+    """Build a tree: trunk, a few boughs, torn balls of leaves."""
+    bark = Material(palette.pick(rng, 'bark'), tile=(0.6, 1.2))
+    tall = rng.uniform(4, 13)
+    trunk = rng.uniform(0.3, 0.5) * tall
+    radius = rng.uniform(0.015, 0.03) * tall
+    leaves = Material(palette.pick(rng, 'leaves'), tile=(2.2, 2.2))
+    parts = [make_rod((0, 0, -0.1), (0.1, 0.05, trunk * 1.3), radius, bark)]
+    crown = rng.uniform(0.22, 0.4) * tall
+    for _ in range(int(rng.integers(4, 9))):
+        x, y = rng.normal(0, 0.45 * crown, 2)
+        z = trunk + crown * rng.uniform(0.2, 1.5)
+        size = crown * rng.uniform(0.4, 0.75)
+        half = (size * rng.uniform(0.8, 1.2), size * rng.uniform(0.8, 1.2), size * 0.8)
+        parts.append(make_ball((x, y, z), half, leaves, foliage=True))
+        if rng.random() < 0.5:
+            parts.append(make_rod((0, 0, trunk * 0.8), (x, y, z), radius * 0.35, bark))
+    return join_rows(parts)
+
+
+def make_bush(rng: np.random.Generator, palette: Palette) -> Rows:
+    """Build a low bush."""
+    leaves = Material(palette.pick(rng, 'leaves'), tile=(1.4, 1.4))
+    size = rng.uniform(0.4, 1.3)
+    parts = []
+    for _ in range(int(rng.integers(1, 4))):
+        x, y = rng.normal(0, 0.5 * size, 2)
+        parts.append(make_ball((x, y, size * 0.6), (size, size, size * 0.8), leaves, True))
+    return join_rows(parts)
+
+
+def make_lamp_post(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
+    """Build a street lamp with an arm towards +y, or a bare pole."""
+    metal = Material(palette.layers['plain'][0], tint=_choose(rng, _PAINTS[1:3]), gloss=0.2)
+    tall, radius = rng.uniform(4, 9), rng.uniform(0.05, 0.15)
+    parts = [make_post(0, 0, 0, tall, radius, metal)]
+    if rng.random() < 0.6:
+        reach = rng.uniform(0.5, 2.0)
+        parts.append(make_rod((0, 0, tall), (0, reach, tall + 0.3), 0.05, metal))
+        glow = Material(metal.side, tint=(1.0, 0.8, 0.5), lamp=3.0 if night else 0.0)
+        parts.append(make_box((0, reach, tall + 0.25), (0.25, 0.6, 0.12), glow))
+    return join_rows(parts)
+
+
+def make_sign(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
+    """Build a traffic sign, a traffic light or a direction board, facing -x."""
+    plain = palette.layers['plain'][0]
+    metal = Material(plain, tint=(0.35, 0.35, 0.35), gloss=0.2)
+    tall = rng.uniform(2.1, 3.2)
+    parts = [make_post(0, 0, 0, tall, rng.uniform(0.03, 0.06), metal)]
+    kind = rng.random()
+    if kind < 0.45:
+        rim = Material(plain, tint=_choose(rng, [(0.6, 0.02, 0.02), (0.03, 0.1, 0.5)]))
+        face = Material(plain, tint=(0.8, 0.8, 0.8))
+        parts.append(make_rod((-0.05, 0, tall), (-0.07, 0, tall), 0.32, rim))
+        parts.append(make_rod((-0.07, 0, tall), (-0.08, 0, tall), 0.23, face))
+    elif kind < 0.7:
+        board = Material(palette.pick(rng, 'poster'), tile=(0.9, 0.7))
+        size = (0.04, rng.uniform(0.5, 1.6), rng.uniform(0.4, 0.9))
+        parts.append(make_box((-0.08, 0, tall), size, board))
+    else:
+        black = Material(plain, tint=(0.02, 0.02, 0.02))
+        parts.append(make_box((-0.1, 0, tall + 0.4), (0.2, 0.28, 0.85), black))
+        lit = int(rng.integers(3))
+        for i, colour in enumerate(((0.9, 0.05, 0.03), (0.9, 0.5, 0.03), (0.05, 0.8, 0.3))):
+            lens = Material(plain, tint=colour if i == lit else (0.03, 0.03, 0.03), lamp=0.8)
+            z = tall + 0.66 - 0.26 * i
+            parts.append(make_rod((-0.2, 0, z), (-0.22, 0, z), 0.1, lens))
+    return join_rows(parts)

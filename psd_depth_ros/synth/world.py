@@ -1,0 +1,249 @@
+"""A procedural world with a camera that drives or walks through it.
+
+`World(seed, settings).render(index)` gives image, exact depth, pose and motion mask of one frame;
+the same arguments give the same frame. Layouts, rendering and camera response have files of
+their own; this one draws the world's character and moves the ego.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from psd_depth_ros import config
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.synth import conditions
+from psd_depth_ros.synth.layout_room import Room
+from psd_depth_ros.synth.layout_street import Street
+from psd_depth_ros.synth.raycast import View
+from psd_depth_ros.synth.render import Ground, Stage, render
+from psd_depth_ros.synth.settings import WorldSettings
+from psd_depth_ros.synth.shading import Atlas, Light
+from psd_depth_ros.synth.textures import ROOM_TILES, STREET_TILES, Palette
+
+_OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+
+@dataclass(frozen=True)
+class SynthFrame:
+    """One rendered frame.
+
+    rgb (H, W, 3) uint8; depth_m (H, W) float32 metres along Z at pixel centres, +inf for sky;
+    moving (H, W) bool; T_world_camera (4, 4) float64, world z up, camera axes x right, y down,
+    z forward; linear_mps (3,) camera velocity in the world; yaw_rate_radps about the vertical.
+    """
+
+    rgb: torch.Tensor
+    depth_m: torch.Tensor
+    moving: torch.Tensor
+    T_world_camera: npt.NDArray[np.float64]
+    stamp_ns: int
+    linear_mps: npt.NDArray[np.float64]
+    yaw_rate_radps: float
+
+
+class World:
+    """One seeded world: a street or a room, its light, and a camera on its way through it."""
+
+    def __init__(self, seed: int, settings: WorldSettings | None = None) -> None:
+        """Draw the world; raises SettingsError for settings out of range."""
+        self.settings = settings if settings is not None else WorldSettings()
+        config.validate(self.settings)
+        self.seed = int(seed)
+        rng = np.random.default_rng([self.seed, 1])
+        self.kind = self._draw_kind(rng)
+        self.condition = self._draw_condition(rng)
+        self._draw_camera(np.random.default_rng([self.seed, 2]))
+        tiles = STREET_TILES if self.kind == 'street' else ROOM_TILES
+        self._palette = Palette(np.random.default_rng([self.seed, 3]), tiles)
+        self._stages: dict[str, Stage] = {}
+        night = self.condition == 'night'
+        movers = self.settings.moving_objects
+        self._street = self._room = None
+        if self.kind == 'street':
+            self._street = Street(self.seed, self._palette, night, movers)
+        else:
+            self._room = Room(self.seed, self._palette, self.camera_height_m, movers)
+        size = self._room.size if self._room is not None else None
+        self._light = _draw_light(np.random.default_rng([self.seed, 4]), size, self.condition)
+        rng = np.random.default_rng([self.seed, 5])
+        self._response = conditions.draw_response(rng, self.condition)
+
+    def _draw_kind(self, rng: np.random.Generator) -> str:
+        drawn = 'room' if rng.random() < 1 / 3 else 'street'
+        return drawn if self.settings.kind == 'mixed' else self.settings.kind
+
+    def _draw_condition(self, rng: np.random.Generator) -> str:
+        drawn = str(
+            rng.choice(['clear', 'fog', 'rain', 'night', 'blur'], p=[0.4, 0.15, 0.15, 0.15, 0.15])
+        )
+        return drawn if self.settings.condition == 'any' else self.settings.condition
+
+    def _draw_camera(self, rng: np.random.Generator) -> None:
+        wanted = self.settings
+        width, height = wanted.width, wanted.height
+        street = self.kind == 'street'
+        base = max(width, height)
+        focal = base * float(np.exp(rng.uniform(math.log(0.45), math.log(1.6 if street else 1.1))))
+        focal = wanted.focal_px or focal
+        shift = rng.normal(0, 0.02, 2)
+        self.camera = Camera(
+            width, height, focal, focal,
+            (width - 1) / 2 + float(shift[0]) * width, (height - 1) / 2 + float(shift[1]) * height,
+        )  # fmt: skip
+        tall = rng.uniform(0.3, 2.2) if rng.random() < 0.4 else rng.uniform(1.2, 1.9)
+        tall = tall if street else rng.uniform(0.4, 1.8)
+        self.camera_height_m = float(wanted.camera_height_m or tall)
+        pitch = rng.normal(0, 2.0) if street else rng.uniform(-12, 22)
+        roll = rng.normal(0, 0.8) if street else rng.normal(0, 4)
+        if wanted.vary_pitch:
+            self._pitch, self._roll = math.radians(np.clip(pitch, -20, 25)), math.radians(roll)
+        else:
+            self._pitch, self._roll = math.radians(wanted.camera_pitch_deg), 0.0
+        drawn = float(rng.uniform(2, 15)) if street else float(rng.uniform(0.2, 0.9))
+        self.speed_mps = wanted.speed_mps or drawn
+        self._sway = rng.uniform(0, 6.28, 6)
+
+    def pose(self, time: float) -> npt.NDArray[np.float64]:
+        """Camera pose T_world_camera (4, 4) at `time` seconds."""
+        travelled = self.speed_mps * time
+        shake = 0.004 if self.settings.vary_pitch else 0.0
+        wave = [math.sin((2.1 + 0.9 * i) * time + p) * shake for i, p in enumerate(self._sway)]
+        if self._street is not None:
+            y, yaw = self._street.profile.bend(travelled)
+            x, z = travelled, self.camera_height_m
+        else:
+            assert self._room is not None
+            x, y, yaw = self._room.walk(travelled)
+            z = self.camera_height_m
+        rotation = _rotate(yaw + wave[0], self._pitch + wave[1], self._roll + wave[2])
+        pose = np.eye(4)
+        pose[:3, :3] = rotation @ _OPTICAL
+        pose[:3, 3] = (x, y, z + 2 * wave[3] * min(1.0, z))
+        return pose
+
+    def render(self, index: int, device: str | torch.device = 'cpu') -> SynthFrame:
+        """Render frame `index` (>= 0) on a device."""
+        time = index / self.settings.frame_rate_hz
+        pose = self.pose(time)
+        camera = self.camera
+        view = View(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy, pose)
+        stage = self._stage(torch.device(device))
+        with torch.no_grad():
+            picture = render(self._collect(time, pose), view, stage)
+            rgb = conditions.expose(picture, self._response, (self.seed, index))
+        step = 1e-3
+        linear = (self.pose(time + step)[:3, 3] - self.pose(time - step)[:3, 3]) / (2 * step)
+        rate = (self._yaw(time + step) - self._yaw(time - step)) / (2 * step)
+        stamp = round(index * 1_000_000_000 / self.settings.frame_rate_hz)
+        return SynthFrame(rgb, picture.depth, picture.moving, pose, stamp, linear, rate)
+
+    def _collect(self, time: float, pose: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+        if self._street is not None:
+            travelled = self.speed_mps * time
+            return self._street.collect(travelled, travelled, time)
+        assert self._room is not None
+        return self._room.collect(time)
+
+    def _yaw(self, time: float) -> float:
+        forward = self.pose(time)[:3, 2]
+        return math.atan2(forward[1], forward[0])
+
+    def _stage(self, device: torch.device) -> Stage:
+        key = str(device)
+        if key not in self._stages:
+            palette = self._palette
+            background = self._ground() if self._street is not None else self._room.shell  # type: ignore[union-attr]
+            cutout = torch.tensor(palette.cutout, device=device)
+            clouds = torch.tensor(palette.clouds, device=device)
+            atlas = Atlas(palette.atlas, device)
+            self._stages[key] = Stage(atlas, cutout, clouds, self._light, background)
+        return self._stages[key]
+
+    def _ground(self) -> Ground:
+        assert self._street is not None
+        street = self._street.profile
+        rng = np.random.default_rng([self.seed, 6])
+        lines = []
+        if rng.random() < 0.75:
+            lines.append((street.lane / 2, 0.07, 3.0, float(rng.choice([0.0, 6.0, 9.0]))))
+        if rng.random() < 0.5:
+            lines.append((street.left_edge - 0.3, 0.07, 3.0, 0.0))
+            lines.append((street.right_edge + 0.3, 0.07, 3.0, 0.0))
+        if street.left_edge > 2.4 * street.lane:
+            lines.append((1.5 * street.lane, 0.07, 3.0, 9.0))
+        kind = 'grass' if street.way != 'dense' else 'paving'
+        return Ground(
+            self._palette.pick(rng, 'asphalt'), self._palette.pick(rng, kind),
+            tile_m=float(rng.uniform(2.5, 6)), tint=float(rng.uniform(0.6, 1.9)),
+            left_edge=street.left_edge, right_edge=street.right_edge, lines=tuple(lines),
+            line_value=float(rng.uniform(0.5, 1.0)), bends=street.bends,
+        )  # fmt: skip
+
+
+def _rotate(yaw: float, pitch: float, roll: float) -> npt.NDArray[np.float64]:
+    """Rotation of a body (x forward, y left, z up): yaw, then pitch (nose down), then roll."""
+    cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (math.cos, math.sin))
+    about_z = np.array([[cy, -sy, 0], [sy, cy, 0], [0, 0, 1]])
+    about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
+    about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
+    return about_z @ about_y @ about_x
+
+
+def _draw_light(
+    rng: np.random.Generator, room: npt.NDArray[np.float64] | None, condition: str
+) -> Light:
+    azimuth, height = rng.uniform(0, 6.28), math.radians(rng.uniform(12, 65))
+    sun = np.array(
+        [
+            math.cos(azimuth) * math.cos(height),
+            math.sin(azimuth) * math.cos(height),
+            math.sin(height),
+        ]
+    )
+    warm = np.array([1.0, 0.93, 0.82]) if rng.random() < 0.6 else np.array([1.0, 0.97, 0.93])
+    cloud = (
+        float(rng.uniform(0, 0.75))
+        if condition in ('clear', 'blur')
+        else float(rng.uniform(0.8, 1))
+    )
+    overcast = cloud > 0.6
+    strength = (rng.uniform(0.0, 0.4) if overcast else rng.uniform(1.0, 2.2)) * warm
+    ambient = np.array([0.5, 0.54, 0.6]) * (
+        rng.uniform(0.7, 1.2) if overcast else rng.uniform(0.35, 0.7)
+    )
+    horizon = np.array([0.85, 0.9, 0.95]) * rng.uniform(0.8, 1.4)
+    zenith = np.array([0.2, 0.36, 0.68]) * rng.uniform(0.8, 1.3) if not overcast else horizon * 0.8
+    haze, headlight, lamp_colour, lamps = (
+        float(10 ** rng.uniform(-4, -2.7)),
+        0.0,
+        np.zeros(3),
+        np.zeros((0, 3)),
+    )
+    if condition == 'fog':
+        haze, strength = float(10 ** rng.uniform(-1.9, -1.3)), strength * 0.2
+    if condition == 'night':
+        dim = rng.uniform(0.02, 0.08)
+        strength, ambient = strength * 0.0, ambient * dim
+        horizon, zenith, headlight = horizon * 0.02, zenith * 0.01, float(rng.uniform(0.6, 1.6))
+    if room is not None:
+        count = int(rng.integers(1, 4))
+        lamps = rng.uniform(-0.45, 0.45, (count, 3)) * room
+        lamps[:, 2] = rng.uniform(0.6, 0.97, count) * room[2]
+        lamp_colour = (
+            np.array([1.0, 0.92, 0.8]) * rng.uniform(1.5, 3.5) / count * room[:2].max() / 4
+        )
+        strength, haze = strength * 0.0, 0.0
+        ambient = (
+            np.array([0.66, 0.65, 0.64])
+            * rng.uniform(0.5, 1.1)
+            * (0.15 if condition == 'night' else 1)
+        )
+        headlight = 0.0
+    return Light(
+        sun, strength, ambient, zenith, horizon, cloud, haze, lamps, lamp_colour, headlight
+    )
