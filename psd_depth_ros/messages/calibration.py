@@ -33,9 +33,10 @@ def camera_from_info(message: Any, image_is_rectified: bool = False) -> Camera:
     """
     K = _field(message, 'k', 9).reshape(3, 3)
     camera = Camera.from_K(K, int(message.width), int(message.height), _distortion(message))
-    camera = replace(
-        camera, rectification=_rectification(message), rectified_intrinsics=_projection(message)
-    )
+    view = _projection(message)
+    if view == (camera.fx, camera.fy, camera.cx, camera.cy):
+        view = None
+    camera = replace(camera, rectification=_rectification(message), rectified_intrinsics=view)
     camera = _binned(_region(camera, message), message)
     return camera.rectified() if image_is_rectified else camera
 
