@@ -1,0 +1,219 @@
+"""One camera of the depth node: what comes in, what is known of it, what goes out.
+
+Callbacks run in the executor and only hand frames over; `prepare` and the publishing run in the
+worker. Frames that give no result are counted by reason and said once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+import threading
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from rclpy.node import Node
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from psd_depth_ros.errors import CalibrationError, MessageError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import check_sizes, decode, stamp_ns
+from psd_depth_ros.ros.calibration import CalibrationMonitor, CalibrationState
+from psd_depth_ros.ros.counters import FrameCounters
+from psd_depth_ros.ros.input_subscription import InputSubscription
+from psd_depth_ros.ros.publishers import OutputPublishers
+from psd_depth_ros.ros.settings import DepthNodeSettings
+from psd_depth_ros.ros.speaker import Speaker
+
+REPEAT_S = 30.0
+
+
+@dataclass(frozen=True)
+class ArrivedFrame:
+    """An image message as it came, its stamp and its arrival on the steady clock."""
+
+    message: Any
+    stamp_ns: int
+    received_ns: int
+
+
+@dataclass(frozen=True)
+class PreparedFrame:
+    """A frame ready for the engine; `metric` is false where the camera is uncalibrated."""
+
+    arrived: ArrivedFrame
+    rgb: npt.NDArray[np.uint8]
+    camera: Camera
+    calibrated: bool
+
+
+class CameraChannel:
+    """Inputs, calibration, counters and outputs of the camera in `namespace` ('' for the node's).
+
+    `hand_over` receives every frame that somebody wants the depth of.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        namespace: str,
+        settings: Callable[[], DepthNodeSettings],
+        hand_over: Callable[[CameraChannel, ArrivedFrame], bool],
+    ) -> None:
+        self._node = node
+        self._prefix = f'{namespace}/' if namespace else ''
+        self._settings = settings
+        self._hand_over = hand_over
+        self._speaker = Speaker(node.get_logger())
+        self._early: ArrivedFrame | None = None
+        self._inputs: list[InputSubscription] = []
+        self._monitor = CalibrationMonitor(settings().image_is_rectified)
+        self.name = namespace or 'camera'
+        self.counters = FrameCounters()
+        self.problem = ''
+        self.outputs: OutputPublishers | None = None
+        self.outputs_lock = threading.Lock()
+        self.reset_due = threading.Event()
+        self.frame_size: tuple[int, int] | None = None
+
+    @property
+    def calibration(self) -> CalibrationMonitor:
+        """What is known of the lens."""
+        return self._monitor
+
+    @property
+    def image_topic(self) -> str:
+        """Where images come from, '' while inactive."""
+        return self._inputs[0].topic if self._inputs else ''
+
+    def open(self) -> None:
+        """Create the outputs, then subscribe."""
+        settings = self._settings()
+        self._monitor = CalibrationMonitor(settings.image_is_rectified)
+        self._speaker = Speaker(self._node.get_logger())
+        self.problem = ''
+        self._renew_outputs()
+        compressed = settings.image_transport == 'compressed'
+        image = ('image/compressed', CompressedImage) if compressed else ('image', Image)
+        self._inputs = [
+            self._subscribe(image[1], image[0], self._on_image),
+            self._subscribe(CameraInfo, 'camera_info', self._on_camera_info),
+        ]
+
+    def close(self) -> None:
+        """Unsubscribe and take the outputs down."""
+        for one in self._inputs:
+            one.destroy()
+        self._inputs = []
+        self._early = None
+        with self.outputs_lock:
+            if self.outputs is not None:
+                self.outputs.destroy()
+            self.outputs = None
+
+    def refresh(self) -> None:
+        """Look again at the publishers, and warn of a calibration that does not come."""
+        for one in self._inputs:
+            one.refresh()
+        timeout_s = self._settings().camera_info_timeout_s
+        waited_s = self.counters.waited_s()
+        waiting = self._monitor.calibration.state is CalibrationState.WAITING
+        if self._inputs and waiting and waited_s > timeout_s:
+            self.problem = (
+                f'images come on {self._inputs[0].topic} since {waited_s:.0f} s, but no '
+                f'camera_info on {self._inputs[1].topic} '
+                f'({self._inputs[1].publisher_count} publishers); remap camera_info'
+            )
+            self._speaker.warn('no camera_info', self.problem, REPEAT_S)
+
+    def prepare(self, frame: ArrivedFrame) -> PreparedFrame | None:
+        """Decode a frame and find its camera; None where it is dropped, counted and said."""
+        calibration = self._monitor.calibration
+        if calibration.state is CalibrationState.REFUSED:
+            self.counters.drop('camera_info_refused')
+            return None
+        try:
+            rgb = decode(frame.message)
+        except MessageError as error:
+            encoding = getattr(frame.message, 'encoding', '')
+            # A stream with a broken image now and then says so once; a wrong encoding repeats.
+            every_s = REPEAT_S if encoding else float('inf')
+            self._refuse('undecodable', str(error), encoding, every_s)
+            return None
+        height, width = rgb.shape[:2]
+        camera = calibration.camera_for(width, height)
+        try:
+            check_sizes(camera, width, height)
+        except CalibrationError as error:
+            self._refuse('size_mismatch', str(error), (width, height), REPEAT_S)
+            return None
+        self.frame_size = (width, height)
+        calibrated = calibration.state is CalibrationState.CALIBRATED
+        if calibrated:
+            self.problem = ''
+        return PreparedFrame(frame, rgb, camera, calibrated)
+
+    def reset(self) -> None:
+        """Forget what was learned over time; done by the worker before the next frame."""
+        self.reset_due.set()
+
+    def _subscribe(
+        self, message_type: type[Any], topic: str, callback: Callable[[Any], None]
+    ) -> InputSubscription:
+        return InputSubscription(
+            self._node,
+            message_type,
+            f'{self._prefix}{topic}',
+            callback,
+            lambda: self._settings().image_reliability,
+        )
+
+    def _on_image(self, message: Any) -> None:
+        frame = ArrivedFrame(message, stamp_ns(message.header), self.counters.receive())
+        if self.outputs is None or not self.outputs.wanted():
+            self.counters.drop('no_subscribers')
+        elif self._monitor.calibration.state is CalibrationState.WAITING:
+            # The image often comes just before its camera_info: keep the newest for it.
+            if self._early is not None:
+                self.counters.drop('no_camera_info')
+            self._early = frame
+        elif self._hand_over(self, frame):
+            self.counters.drop('newer_frame')
+
+    def _on_camera_info(self, message: Any) -> None:
+        if not self._monitor.receive(message):
+            return
+        self._announce_calibration()
+        if self.outputs is not None and self.outputs.relative != self._is_relative():
+            self._renew_outputs()
+        early, self._early = self._early, None
+        if early is not None and self._hand_over(self, early):
+            self.counters.drop('newer_frame')
+
+    def _announce_calibration(self) -> None:
+        calibration = self._monitor.calibration
+        self.problem = calibration.reason
+        if calibration.state is CalibrationState.UNCALIBRATED:
+            self._speaker.error(
+                'uncalibrated',
+                f'{self.name}: {calibration.reason}. Until then depth is known up to a factor '
+                'only: it goes out as depth_relative/..., without a point cloud',
+            )
+        elif calibration.state is CalibrationState.REFUSED:
+            self._speaker.error(calibration.reason, f'{self.name}: {calibration.reason}')
+
+    def _is_relative(self) -> bool:
+        uncalibrated = self._monitor.calibration.state is CalibrationState.UNCALIBRATED
+        return uncalibrated or self._settings().scale.mode == 'relative'
+
+    def _renew_outputs(self) -> None:
+        with self.outputs_lock:
+            if self.outputs is not None:
+                self.outputs.destroy()
+            self.outputs = OutputPublishers(self._node, self._prefix, self._is_relative())
+
+    def _refuse(self, reason: str, text: str, kind: Any, every_s: float) -> None:
+        self.counters.drop(reason)
+        self.problem = text
+        self._speaker.error((reason, kind), f'{self.name}: {text}', every_s)

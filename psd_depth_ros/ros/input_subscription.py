@@ -1,0 +1,112 @@
+"""A subscription whose reliability follows the publishers of its topic.
+
+With `auto` the publishers are looked up again whenever they come or go. A publisher that cannot
+be heard is said once, with both sides named.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.node import Node
+from rclpy.qos import ReliabilityPolicy
+from rclpy.qos_overriding_options import QoSOverridingOptions
+from rclpy.subscription import Subscription
+
+from psd_depth_ros.ros.qos import (
+    choose_reliability,
+    explain_incompatible_publishers,
+    INPUT_OVERRIDES,
+    input_profile,
+    offered_reliabilities,
+    RELIABILITIES,
+)
+
+
+class InputSubscription:
+    """Subscribes to `topic`; `wanted` is read again at every `refresh`."""
+
+    def __init__(
+        self,
+        node: Node,
+        message_type: type[Any],
+        topic: str,
+        callback: Callable[[Any], None],
+        wanted: Callable[[], str],
+        depth: int = 1,
+    ) -> None:
+        self._node = node
+        self._type = message_type
+        self.topic = node.resolve_topic_name(topic)
+        self._callback = callback
+        self._override = _reliability_override(node, self.topic)
+        self._wanted = wanted
+        self._depth = depth
+        self._said = ''
+        self._subscription = self._subscribe(self._choose())
+
+    @property
+    def publisher_count(self) -> int:
+        """How many publishers the topic has."""
+        return self._node.count_publishers(self.topic)
+
+    @property
+    def reliability(self) -> str:
+        """What is asked for now."""
+        return self._subscription.qos_profile.reliability.name.lower()
+
+    def refresh(self) -> None:
+        """Look the publishers up again; subscribe anew where reliability must change."""
+        reliability = self._choose()
+        if reliability != self._subscription.qos_profile.reliability:
+            self._node.destroy_subscription(self._subscription)
+            self._subscription = self._subscribe(reliability)
+            self._node.get_logger().info(
+                f'{self.topic}: subscribed {self.reliability}, as its publishers offer'
+            )
+        self._say_incompatible()
+
+    def destroy(self) -> None:
+        """End the subscription."""
+        self._node.destroy_subscription(self._subscription)
+
+    def _choose(self) -> ReliabilityPolicy:
+        wanted = self._wanted() if self._override == 'auto' else self._override
+        return choose_reliability(wanted, offered_reliabilities(self._node, self.topic))
+
+    def _subscribe(self, reliability: ReliabilityPolicy) -> Subscription:
+        return self._node.create_subscription(
+            self._type,
+            self.topic,
+            self._callback,
+            input_profile(reliability, self._depth),
+            qos_overriding_options=QoSOverridingOptions(INPUT_OVERRIDES),
+            event_callbacks=SubscriptionEventCallbacks(
+                incompatible_qos=lambda _event: self.refresh(),
+                matched=lambda _event: self.refresh(),
+            ),
+        )
+
+    def _say_incompatible(self) -> None:
+        text = explain_incompatible_publishers(
+            self._node, self.topic, self._subscription.qos_profile
+        )
+        if text and text != self._said:
+            self._node.get_logger().warning(
+                f'{text}; nothing will be received from there. Set image_reliability to auto or '
+                'change the publisher'
+            )
+        self._said = text or self._said
+
+
+def _reliability_override(node: Node, topic: str) -> str:
+    """Read the standard override parameter, which here also knows `auto`."""
+    name = f'qos_overrides.{topic}.subscription.reliability'
+    if not node.has_parameter(name):
+        text = f'reliability for subscription `{topic}` ({" | ".join(RELIABILITIES)})'
+        descriptor = ParameterDescriptor(description=text, read_only=True)
+        node.declare_parameter(name, 'auto', descriptor)
+    return str(node.get_parameter(name).value)

@@ -1,0 +1,132 @@
+"""Records topics as they arrive into one .mcap file, serialised messages untouched.
+
+    python -m psd_depth_ros.ros.recorder --ros-args -p output:=out.mcap \
+        -p 'topics:=["/depth/image_rect sensor_msgs/msg/Image", "/points"]'
+
+Every message is stored with the time of its arrival (system clock), so that latencies can be
+read from the recording. A topic given with its type is subscribed to at once, one without as soon
+as somebody publishes it. The file appears under its name when the recorder ends (SIGINT or
+SIGTERM). A topic whose message class is not installed is said once and left out.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+import time
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from psd_depth_ros.config import setting
+from psd_depth_ros.data.bags import BagWriter
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.ros.message_classes import find_message_class
+from psd_depth_ros.ros.parameters import NodeParameters
+from psd_depth_ros.ros.qos import choose_reliability, offered_reliabilities
+from psd_depth_ros.ros.running import run_node
+from psd_depth_ros.ros.speaker import Speaker
+
+POLL_S = 0.2
+
+
+@dataclass(frozen=True)
+class RecorderSettings:
+    """Parameters of the recorder."""
+
+    topics: tuple[str, ...] = setting(
+        (), 'topics to record, each a name or "name type"', read_only=True
+    )
+    output: str = setting('', 'the .mcap file to write', read_only=True)
+    depth: int = setting(
+        20,
+        'messages of each topic kept while the disk is busy',
+        minimum=1,
+        maximum=10000,
+        read_only=True,
+    )
+
+
+class Recorder(Node):
+    """Subscribes, and writes what comes."""
+
+    def __init__(self) -> None:
+        super().__init__('recorder')
+        parameters = NodeParameters(self, RecorderSettings, lambda *_: '', lambda *_: None)
+        self._settings = parameters.settings
+        if not self._settings.topics or not self._settings.output:
+            raise SettingsError(
+                f'recorder needs topics and an output, found topics={list(self._settings.topics)} '
+                f'and output={self._settings.output!r}; give both as parameters'
+            )
+        self._counts: Counter[str] = Counter()
+        self._speaker = Speaker(self.get_logger())
+        self._waiting = dict(_split(one) for one in self._settings.topics)
+        self._files = ExitStack()
+        self._writer = self._files.enter_context(BagWriter(self._settings.output))
+        self._look()
+        self.create_timer(POLL_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._files.close()
+        total = ', '.join(f'{topic} {count}' for topic, count in sorted(self._counts.items()))
+        self.get_logger().info(f'wrote {self._settings.output}: {total or "nothing"}')
+
+    def _look(self) -> None:
+        """Subscribe to the topics whose type is known by now."""
+        if not self._waiting:
+            return
+        types = dict(self.get_topic_names_and_types())
+        for name, msgtype in list(self._waiting.items()):
+            topic = self.resolve_topic_name(name)
+            offered = [msgtype] if msgtype else types.get(topic, [])
+            if offered:
+                self._subscribe(topic, offered[0])
+                del self._waiting[name]
+
+    def _subscribe(self, topic: str, msgtype: str) -> None:
+        message_class = find_message_class(msgtype)
+        if message_class is None:
+            self._speaker.warn(topic, f'{topic}: {msgtype} is not installed, so not recorded')
+            return
+
+        def write(data: bytes) -> None:
+            self._writer.write_raw(topic, msgtype, data, time.time_ns())
+            self._counts[topic] += 1
+
+        self.create_subscription(message_class, topic, write, self._profile(topic), raw=True)
+        self.get_logger().info(f'recording {topic} ({msgtype})')
+
+    def _profile(self, topic: str) -> QoSProfile:
+        """Ask for what the publishers offer; what was latched before us is wanted too."""
+        infos = self.get_publishers_info_by_topic(topic)
+        latched = bool(infos) and all(
+            info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in infos
+        )
+        reliability: ReliabilityPolicy = choose_reliability(
+            'auto', offered_reliabilities(self, topic)
+        )
+        return QoSProfile(
+            history=HistoryPolicy.KEEP_LAST,
+            depth=self._settings.depth,
+            reliability=reliability,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
+        )
+
+
+def _split(text: str) -> tuple[str, str]:
+    name, _, msgtype = text.partition(' ')
+    return name, msgtype.strip()
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Record until told to stop; returns the exit code."""
+    return run_node(Recorder, arguments)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

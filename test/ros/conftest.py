@@ -1,0 +1,297 @@
+"""Real nodes in their own processes, and a bench in this one that talks to them over DDS."""
+
+from __future__ import annotations
+
+import array
+from collections.abc import Callable, Iterator
+import itertools
+import os
+from pathlib import Path
+import signal
+import subprocess
+import sys
+import time
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from lifecycle_msgs.srv import ChangeState, GetState
+import numpy as np
+import pytest
+from rcl_interfaces.msg import Parameter as ParameterMessage
+from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
+import rclpy
+from rclpy.context import Context
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter, parameter_value_to_python
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+FAKE_NODE = Path(__file__).with_name('fake_depth_node.py')
+PATIENCE_S = 30.0
+_domains = itertools.count(os.getpid() * 7)
+
+
+class NodeProcess:
+    """A node started as a person starts it; everything it says goes to a file."""
+
+    def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
+        self.log = log
+        with log.open('wb') as file:
+            self._process = subprocess.Popen(
+                command, stdout=file, stderr=subprocess.STDOUT, env=environment
+            )
+
+    @property
+    def output(self) -> str:
+        return self.log.read_text(errors='replace')
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.poll() is None
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    def signal(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        return self._process.wait(timeout_s)
+
+    def stop(self) -> int:
+        if self.is_running:
+            self.signal(signal.SIGINT)
+        try:
+            return self.wait(15.0)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+
+class Bench:
+    """A node of this process: publishes cameras, listens, calls services."""
+
+    def __init__(self, domain: int) -> None:
+        self.domain = domain
+        self.context = Context()
+        rclpy.init(context=self.context, domain_id=domain)
+        self.node = Node('bench', context=self.context)
+        self._executor = SingleThreadedExecutor(context=self.context)
+        self._executor.add_node(self.node)
+        self.diagnostics: list[Any] = []
+        self.node.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self.node.destroy_node()
+        rclpy.shutdown(context=self.context)
+
+    def spin_for(self, seconds: float) -> None:
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            self._executor.spin_once(timeout_sec=0.02)
+
+    def spin_until(
+        self, done: Callable[[], Any], what: str = 'it', timeout_s: float = PATIENCE_S
+    ) -> Any:
+        end = time.monotonic() + timeout_s
+        while not (result := done()):
+            assert time.monotonic() < end, f'waited {timeout_s:g} s for {what}'
+            self._executor.spin_once(timeout_sec=0.02)
+        return result
+
+    def call(self, kind: Any, name: str, request: Any) -> Any:
+        client = self.node.create_client(kind, name)
+        self.spin_until(client.service_is_ready, f'service {name}')
+        future = client.call_async(request)
+        self.spin_until(future.done, f'an answer of {name}')
+        self.node.destroy_client(client)
+        return future.result()
+
+    def state(self, node: str = '/depth_node') -> str:
+        answer = self.call(GetState, f'{node}/get_state', GetState.Request())
+        return str(answer.current_state.label)
+
+    def change_state(self, label: str, node: str = '/depth_node') -> bool:
+        request = ChangeState.Request()
+        request.transition.label = label
+        return bool(self.call(ChangeState, f'{node}/change_state', request).success)
+
+    def wait_for_state(self, label: str, node: str = '/depth_node') -> None:
+        self.spin_until(lambda: self.state(node) == label, f'{node} to be {label}')
+
+    def set_parameter(self, name: str, value: Any, node: str = '/depth_node') -> tuple[bool, str]:
+        message: ParameterMessage = Parameter(name, value=value).to_parameter_msg()
+        request = SetParameters.Request(parameters=[message])
+        result = self.call(SetParameters, f'{node}/set_parameters', request).results[0]
+        return bool(result.successful), str(result.reason)
+
+    def get_parameter(self, name: str, node: str = '/depth_node') -> Any:
+        request = GetParameters.Request(names=[name])
+        answer = self.call(GetParameters, f'{node}/get_parameters', request)
+        return parameter_value_to_python(answer.values[0])
+
+    def describe_parameter(self, name: str, node: str = '/depth_node') -> Any:
+        request = DescribeParameters.Request(names=[name])
+        return self.call(DescribeParameters, f'{node}/describe_parameters', request).descriptors[0]
+
+    def listen(
+        self, kind: Any, topic: str, *, reliable: bool = True, depth: int = 50
+    ) -> list[Any]:
+        received: list[Any] = []
+        self.node.create_subscription(kind, topic, received.append, _profile(reliable, depth))
+        return received
+
+    def camera(self, namespace: str = '', **options: Any) -> Camera:
+        return Camera(self, namespace, **options)
+
+    def status(self, name: str) -> Any:
+        """The newest diagnostic status whose name ends so, None before the first."""
+        for message in reversed(self.diagnostics):
+            for status in message.status:
+                if status.name.endswith(name):
+                    return status
+        return None
+
+    def value(self, name: str, key: str) -> str:
+        status = self.status(name)
+        pairs = {} if status is None else {pair.key: pair.value for pair in status.values}
+        return str(pairs.get(key, ''))
+
+    def _on_diagnostics(self, message: Any) -> None:
+        self.diagnostics.append(message)
+
+
+class Camera:
+    """A camera driver: rgb8 images and their CameraInfo."""
+
+    def __init__(
+        self,
+        bench: Bench,
+        namespace: str = '',
+        *,
+        size: tuple[int, int] = (64, 48),
+        reliable: bool = True,
+        durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+        compressed: bool = False,
+    ) -> None:
+        self._bench = bench
+        self.size = size
+        self.stamp_ns = 1_000_000_000
+        kind, topic = (CompressedImage, 'image/compressed') if compressed else (Image, 'image')
+        profile = _profile(reliable, 5)
+        profile.durability = durability
+        self.images = bench.node.create_publisher(kind, f'{namespace}/{topic}', profile)
+        self.infos = bench.node.create_publisher(
+            CameraInfo, f'{namespace}/camera_info', _profile(reliable, 5)
+        )
+
+    def wait_for_reader(self) -> None:
+        self._bench.spin_until(
+            lambda: self.images.get_subscription_count() and self.infos.get_subscription_count(),
+            'the node to subscribe',
+        )
+
+    def info(self, focal_px: float = 50.0) -> CameraInfo:
+        width, height = self.size
+        message = CameraInfo(width=width, height=height, distortion_model='plumb_bob')
+        message.d = [0.0] * 5
+        cx, cy = (width - 1) / 2, (height - 1) / 2
+        message.k = [focal_px, 0.0, cx, 0.0, focal_px, cy, 0.0, 0.0, 1.0]
+        message.r = [1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0]
+        message.p = [focal_px, 0.0, cx, 0.0, 0.0, focal_px, cy, 0.0, 0.0, 0.0, 1.0, 0.0]
+        return message
+
+    def image(self) -> Image:
+        width, height = self.size
+        pixels = np.arange(width * height * 3, dtype=np.uint8)
+        message = Image(width=width, height=height, encoding='rgb8', step=3 * width)
+        message.data = array.array('B', pixels.tobytes())
+        return message
+
+    def send(self, image: Any = None, info: Any = None) -> int:
+        """Publish one frame and its calibration; returns the stamp in nanoseconds."""
+        image = self.image() if image is None else image
+        info = self.info() if info is None else info
+        self.stamp_ns += 100_000_000
+        for message in (image, info):
+            message.header.frame_id = 'camera_optical'
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(self.stamp_ns, 10**9)
+        self.infos.publish(info)
+        self.images.publish(image)
+        return self.stamp_ns
+
+    def send_until(self, done: Callable[[], Any], what: str, **messages: Any) -> Any:
+        """Publish at about 20 Hz until something happens."""
+
+        def step() -> Any:
+            self.send(**messages)
+            self._bench.spin_for(0.05)
+            return done()
+
+        return self._bench.spin_until(step, what)
+
+
+def _profile(reliable: bool, depth: int) -> QoSProfile:
+    policy = ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT
+    return QoSProfile(depth=depth, reliability=policy)
+
+
+@pytest.fixture
+def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
+    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+    made = Bench(1 + next(_domains) % 100)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def start(bench: Bench, tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
+    """Start processes in the bench's domain: `start(module or file, parameter=value, ...)`."""
+    processes: list[NodeProcess] = []
+
+    def run(what: str | Path, *arguments: str, **parameters: Any) -> NodeProcess:
+        program = [str(what)] if str(what).endswith('.py') else ['-m', str(what)]
+        given = [
+            f'{name.replace("__", ".")}:={_yaml(value)}' for name, value in parameters.items()
+        ]
+        flags = [word for one in given for word in ('-p', one)]
+        command = [sys.executable, *program, '--ros-args', *flags, *arguments]
+        environment = {
+            **os.environ,
+            'ROS_DOMAIN_ID': str(bench.domain),
+            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+            'OMP_NUM_THREADS': '1',
+            'PYTHONPATH': os.pathsep.join(
+                [str(FAKE_NODE.parents[2]), os.environ.get('PYTHONPATH', '')]
+            ),
+        }
+        process = NodeProcess(command, tmp_path / f'node{len(processes)}.log', environment)
+        processes.append(process)
+        return process
+
+    yield run
+    for process in processes:
+        process.stop()
+    for process in processes:
+        sys.stdout.write(process.output)
+
+
+@pytest.fixture
+def depth_node(start: Callable[..., NodeProcess]) -> Callable[..., NodeProcess]:
+    """Start the depth node with the fake engine."""
+
+    def run(*arguments: str, **parameters: Any) -> NodeProcess:
+        return start(FAKE_NODE, *arguments, **{'diagnostics_period_s': 0.2, **parameters})
+
+    return run
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, (list, tuple)):
+        return '[' + ', '.join(_yaml(one) for one in value) + ']'
+    return f'"{value}"' if isinstance(value, str) else str(value)

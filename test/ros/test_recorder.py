@@ -1,0 +1,44 @@
+from collections.abc import Callable
+from pathlib import Path
+import signal
+import time
+from typing import Any
+
+from psd_depth_ros.data.bags import BagReader
+
+
+def test_records_what_arrives_untouched_and_closes_on_sigint(
+    bench: Any, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    output = tmp_path / 'out.mcap'
+    recorder = start(
+        'psd_depth_ros.ros.recorder',
+        topics=['/camera_info sensor_msgs/msg/CameraInfo', '/image'],
+        output=str(output),
+    )
+    camera = bench.camera()
+    camera.wait_for_reader()
+    before_ns = time.time_ns()
+    stamps = [camera.send() for _ in range(3)]
+    bench.spin_for(0.3)
+    recorder.signal(signal.SIGINT)
+    assert recorder.wait() == 0, recorder.output
+    with BagReader(output) as bag:
+        images = list(bag.messages(['/image']))
+        found = [one.message.header.stamp for one in images]
+        assert [one.sec * 10**9 + one.nanosec for one in found] == stamps
+        assert bytes(images[0].message.data) == bytes(camera.image().data)
+        assert before_ns < images[0].timestamp_ns < time.time_ns()
+        assert bag.topics['/camera_info'].count == 3
+
+
+def test_without_output_it_says_what_it_needs(start: Callable[..., Any]) -> None:
+    recorder = start('psd_depth_ros.ros.recorder', topics=['/image'])
+    assert recorder.wait() == 1
+    assert "output=''" in recorder.output
+
+
+def test_a_mistyped_parameter_is_refused_with_the_nearest_name(start: Callable[..., Any]) -> None:
+    recorder = start('psd_depth_ros.ros.recorder', topic=['/image'], output='out.mcap')
+    assert recorder.wait() == 1
+    assert "no parameter 'topic'; did you mean 'topics'?" in recorder.output
