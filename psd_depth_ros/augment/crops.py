@@ -1,0 +1,75 @@
+"""Random windows of an image, resized to the network's input, with the camera that follows.
+
+A window of another size than the input is a zoom: it changes the focal length in pixels, which is
+how the network learns to see through canonical depth instead of through one camera.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from psd_depth_ros.geometry import Camera
+
+
+@dataclass(frozen=True)
+class Window:
+    """A window (x, y, width, height) of an image, its output size and whether it is mirrored."""
+
+    x: int
+    y: int
+    width: int
+    height: int
+    output_width: int
+    output_height: int
+    mirrored: bool
+
+    def camera(self, camera: Camera) -> Camera:
+        """The camera of the output, for a rectified `camera` of the whole image."""
+        cropped = camera.crop(self.x, self.y, self.width, self.height)
+        resized = cropped.resize(self.output_width, self.output_height)
+        return resized.flip() if self.mirrored else resized
+
+    def image(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The output image (h, w, 3), area-averaged where it shrinks."""
+        method = cv2.INTER_AREA if self.width > self.output_width else cv2.INTER_LINEAR
+        return self._take(rgb, method)
+
+    def depth(self, depth_m: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The output depth (h, w): the nearest pixel, never a mean across an edge."""
+        return self._take(depth_m, cv2.INTER_NEAREST_EXACT)
+
+    def _take(self, image: NDArray, method: int) -> NDArray:
+        part = image[self.y : self.y + self.height, self.x : self.x + self.width]
+        output = cv2.resize(part, (self.output_width, self.output_height), interpolation=method)
+        return np.ascontiguousarray(output[:, ::-1]) if self.mirrored else output
+
+
+def draw_window(
+    rng: np.random.Generator, size: tuple[int, int], output: tuple[int, int], smallest: float
+) -> Window:
+    """Draw a window of an image of `size` (height, width) for an `output` (height, width).
+
+    It has the output's aspect ratio (to a pixel), covers from `smallest` to all of what fits, and
+    is mirrored half of the time.
+    """
+    height, width = size
+    w, h = _extent(size, output, rng.uniform(smallest, 1.0))
+    x, y = int(rng.integers(0, width - w + 1)), int(rng.integers(0, height - h + 1))
+    return Window(x, y, w, h, output[1], output[0], bool(rng.random() < 0.5))
+
+
+def centred_window(size: tuple[int, int], output: tuple[int, int]) -> Window:
+    """The largest window in the middle of an image of `size`, not mirrored."""
+    w, h = _extent(size, output, 1.0)
+    return Window((size[1] - w) // 2, (size[0] - h) // 2, w, h, output[1], output[0], False)
+
+
+def _extent(size: tuple[int, int], output: tuple[int, int], share: float) -> tuple[int, int]:
+    """Width and height of a window of the output's aspect ratio."""
+    height, width = size
+    scale = min(width / output[1], height / output[0]) * share
+    return min(width, round(output[1] * scale)), min(height, round(output[0] * scale))

@@ -1,0 +1,54 @@
+"""What a step makes small: every term by name, weighted by the recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.losses.supervised import (
+    bin_cross_entropy,
+    bin_uniformity,
+    edge_error,
+    log_depth_error,
+)
+from psd_depth_ros.networks import DepthModel, expectation
+from psd_depth_ros.training.batches import Batch
+from psd_depth_ros.training.recipe import LossSettings
+
+MEAN = STD = 0.5  # of the MobileNetV2 ImageNet weights: RGB in -1 .. 1
+
+
+def supervised_losses(
+    model: DepthModel, batch: Batch, settings: LossSettings
+) -> dict[str, Tensor]:
+    """Every weighted term for a batch with known depth; their sum is the loss.
+
+    The network may run in half precision under autocast; bins, depth and losses are float32.
+    """
+    bins = model.predict_bins((batch.image - MEAN) / STD, batch.intrinsics)
+    with torch.autocast(batch.image.device.type, enabled=False):
+        output = expectation(bins)
+        size = batch.target.shape[-2:]
+        log_depth = F.interpolate(output.log_depth, size, mode='bilinear', align_corners=False)
+        return {
+            'log_depth': settings.log_depth * log_depth_error(log_depth, batch.target),
+            'edges': settings.edges * edge_error(log_depth, batch.target),
+            'bins': settings.bins * bin_cross_entropy(bins, nearest_of_four(batch.target)),
+            'uniformity': settings.uniformity * bin_uniformity(bins),
+        }
+
+
+def nearest_of_four(target: Tensor) -> Tensor:
+    """The smallest of each 2x2 block (B, 1, H, W) -> (B, 1, H/2, W/2): thin things stay whole."""
+    known = torch.where(torch.isnan(target), torch.inf, target)
+    smallest = -F.max_pool2d(-known, 2)
+    unknown = F.max_pool2d(torch.isnan(target).float(), 2) > 0
+    return torch.where(unknown, torch.nan, smallest)
+
+
+def total(losses: Mapping[str, Tensor]) -> Tensor:
+    """The sum of all terms."""
+    return torch.stack(list(losses.values())).sum()

@@ -1,0 +1,138 @@
+"""Rendered worlds on disk: made once by several processes, then read as fast as memory.
+
+Every shape of input (a wide street camera, a 4:3 indoor one, ...) has its own shards; a shard is
+one world kind's frames in one safetensors file. Which windows of them a batch shows is left to
+`batches`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import as_completed, ProcessPoolExecutor
+from dataclasses import dataclass, replace
+import json
+import multiprocessing
+import os
+from pathlib import Path
+
+import numpy as np
+from safetensors.torch import load_file, save_file
+import torch
+from torch import Tensor
+
+from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.training.recipe import Recipe
+
+VALIDATION_SEED = 1_000_000
+WORLDS_PER_SHARD = 24
+FRAME_STEP = 9  # frames of one world are taken this far apart, so that they differ
+
+# Aspect ratio (width / height), share of the frames, share of rooms among them.
+SHAPES = ((3.25, 0.4, 0.1), (2.0, 0.25, 0.35), (1.333, 0.35, 0.6))
+CONDITIONS = ('fog', 'rain', 'night', 'blur')
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Frames of some worlds: what to render, or where it lies."""
+
+    path: Path
+    shape: tuple[int, int]  # height, width of the pictures
+    seeds: tuple[int, ...]
+    kinds: tuple[str, ...]
+    conditions: tuple[str, ...]
+    frames_per_world: int
+
+
+@dataclass(frozen=True)
+class Frames:
+    """A loaded shard: rgb (N, H, W, 3) uint8, depth (N, H, W) float16, intrinsics (N, 4)."""
+
+    rgb: Tensor
+    depth: Tensor
+    intrinsics: Tensor
+
+
+def plan_shards(recipe: Recipe, folder: Path, *, validation: bool) -> list[Shard]:
+    """List the shards of a recipe; the same recipe always gives the same list."""
+    worlds = recipe.worlds
+    frames = worlds.validation_frames if validation else worlds.frames
+    seed = VALIDATION_SEED if validation else worlds.first_seed
+    shards: list[Shard] = []
+    for aspect, share, rooms in SHAPES:
+        shape = picture_size(recipe, aspect)
+        count = max(1, round(frames * share / worlds.frames_per_world))
+        for start in range(0, count, WORLDS_PER_SHARD):
+            seeds = tuple(range(seed + start, seed + min(count, start + WORLDS_PER_SHARD)))
+            name = f'{"val" if validation else "train"}_{shape[1]}x{shape[0]}_{seeds[0]}'
+            draws = [_draw(s, rooms, worlds.clear_share) for s in seeds]
+            kinds, conditions = zip(*draws, strict=True)
+            path = folder / f'{name}_{len(seeds)}x{worlds.frames_per_world}.safetensors'
+            shards.append(Shard(path, shape, seeds, kinds, conditions, worlds.frames_per_world))
+        seed += count
+    return shards
+
+
+def picture_size(recipe: Recipe, aspect: float) -> tuple[int, int]:
+    """Height and width of the rendered pictures of an aspect ratio."""
+    height = (recipe.pixel_budget / aspect) ** 0.5 * recipe.worlds.oversize
+    return round(height / 8) * 8, round(height * aspect / 8) * 8
+
+
+def render_shards(shards: list[Shard], processes: int, report: Callable[[int, int], None]) -> None:
+    """Render the shards that are not on disk yet; `report(done, of)` after each."""
+    missing = [shard for shard in shards if not shard.path.exists()]
+    report(len(shards) - len(missing), len(shards))
+    if not missing:
+        return
+    missing[0].path.parent.mkdir(parents=True, exist_ok=True)
+    context = multiprocessing.get_context('spawn')
+    with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
+        jobs = [pool.submit(_render, shard) for shard in missing]
+        for done, job in enumerate(as_completed(jobs), start=len(shards) - len(missing) + 1):
+            job.result()
+            report(done, len(shards))
+
+
+def load_shard(shard: Shard) -> Frames:
+    """Read one shard."""
+    tensors = load_file(shard.path)
+    return Frames(tensors['rgb'], tensors['depth'], tensors['intrinsics'])
+
+
+def _draw(seed: int, rooms: float, clear: float) -> tuple[str, str]:
+    """The kind and the weather of a world."""
+    rng = np.random.default_rng((seed, 77))
+    kind = 'room' if rng.random() < rooms else 'street'
+    condition = 'clear' if rng.random() < clear else str(rng.choice(CONDITIONS))
+    if kind == 'room' and condition in ('fog', 'rain'):
+        condition = 'clear'
+    return kind, condition
+
+
+def _one_thread() -> None:
+    torch.set_num_threads(1)
+    os.nice(5)
+
+
+def _render(shard: Shard) -> None:
+    rgb, depth, intrinsics = [], [], []
+    height, width = shard.shape
+    base = WorldSettings(width=width, height=height)
+    for seed, kind, condition in zip(shard.seeds, shard.kinds, shard.conditions, strict=True):
+        world = World(seed, replace(base, kind=kind, condition=condition))
+        camera = world.camera
+        for index in range(shard.frames_per_world):
+            frame = world.render(index * FRAME_STEP)
+            rgb.append(frame.rgb)
+            depth.append(frame.depth_m.half())
+            intrinsics.append(torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy]))
+    tensors = {
+        'rgb': torch.stack(rgb),
+        'depth': torch.stack(depth),
+        'intrinsics': torch.stack(intrinsics).float(),
+    }
+    temporary = shard.path.with_suffix(f'.{os.getpid()}.part')
+    metadata = {'seeds': json.dumps(shard.seeds), 'kinds': json.dumps(shard.kinds)}
+    save_file(tensors, temporary, metadata=metadata)
+    os.replace(temporary, shard.path)
