@@ -24,6 +24,7 @@ class Response:
     motion_px: float
     rain: float
     grey: bool
+    darkest: float  # mean below which the exposure does not follow
 
 
 def draw_response(rng: np.random.Generator, condition: str) -> Response:
@@ -31,7 +32,7 @@ def draw_response(rng: np.random.Generator, condition: str) -> Response:
     night, blur = condition == 'night', condition == 'blur'
     soft = bool(rng.random() < 0.5)
     return Response(
-        exposure=float(np.exp(rng.normal(0.1, 0.28))) * (1.6 if night else 1.0),
+        exposure=float(np.exp(rng.normal(0.05, 0.25))),
         white=tuple(np.exp(rng.normal(0, 0.05, 3))),
         contrast=float(rng.uniform(0.85, 1.25)),
         saturation=float(rng.uniform(0.6, 1.3)),
@@ -41,6 +42,7 @@ def draw_response(rng: np.random.Generator, condition: str) -> Response:
         motion_px=float(rng.uniform(4, 14) if blur and not soft else 0.0),
         rain=float(rng.uniform(0.4, 1.0) if condition == 'rain' else 0.0),
         grey=bool(rng.random() < 0.06),
+        darkest=float(rng.uniform(0.04, 0.12) if night else 0.03),
     )
 
 
@@ -53,6 +55,9 @@ def expose(picture: Picture, response: Response, seed: tuple[int, int]) -> torch
         image = _add_rain(image, response.rain, generator)
     image = _blur(image.clamp(0, 4.0), response)
     height, width = image.shape[-2:]
+    # Meters like a camera: highlights count little, so streets in shade are not drowned by sky.
+    mean = image.clamp(max=1.0).mean().clamp(min=response.darkest)
+    image = image * ((0.24 / mean) ** 0.85)
     image = image * (response.exposure * torch.tensor(response.white, device=device)).view(3, 1, 1)
     y = torch.linspace(-1, 1, height, device=device).unsqueeze(1)
     x = torch.linspace(-1, 1, width, device=device)

@@ -92,11 +92,16 @@ class Street:
         last = math.floor((x + AHEAD_M) / CHUNK_M)
         for gone in [k for k in self._chunks if not first - 1 <= k <= last + 1]:
             del self._chunks[gone]
-        parts = [self._chunk(k) for k in range(first, last + 1)]
-        parts += [mover.rows(self.profile, x, travelled, time) for mover in self._movers]
+        parts = [self.chunk(k) for k in range(first, last + 1)]
+        parts += self.collect_movers(x, travelled, time)
         return join_rows(parts)
 
-    def _chunk(self, k: int) -> Rows:
+    def collect_movers(self, x: float, travelled: float, time: float) -> list[Rows]:
+        """Rows of each moving object at `time` seconds."""
+        return [mover.rows(self.profile, x, travelled, time) for mover in self._movers]
+
+    def chunk(self, k: int) -> Rows:
+        """Fixed primitives of the chunk that starts at k CHUNK_M."""
         if k not in self._chunks:
             rng = np.random.default_rng([self._seed, 12, k + 100000])
             self._chunks[k] = self._build_chunk(rng, k * CHUNK_M)

@@ -161,11 +161,11 @@ def make_tree(rng: np.random.Generator, palette: Palette) -> Rows:
     radius = rng.uniform(0.015, 0.03) * tall
     leaves = Material(palette.pick(rng, 'leaves'), tile=(2.2, 2.2))
     parts = [make_rod((0, 0, -0.1), (0.1, 0.05, trunk * 1.3), radius, bark)]
-    crown = rng.uniform(0.22, 0.4) * tall
-    for _ in range(int(rng.integers(4, 9))):
-        x, y = rng.normal(0, 0.45 * crown, 2)
-        z = trunk + crown * rng.uniform(0.2, 1.5)
-        size = crown * rng.uniform(0.4, 0.75)
+    crown = rng.uniform(0.24, 0.42) * tall
+    for _ in range(int(rng.integers(7, 14))):
+        x, y = rng.normal(0, 0.5 * crown, 2)
+        z = trunk + crown * rng.uniform(0.1, 1.7)
+        size = crown * rng.uniform(0.35, 0.65)
         half = (size * rng.uniform(0.8, 1.2), size * rng.uniform(0.8, 1.2), size * 0.8)
         parts.append(make_ball((x, y, z), half, leaves, foliage=True))
         if rng.random() < 0.5:

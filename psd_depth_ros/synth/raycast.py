@@ -234,13 +234,16 @@ def _hit_ellipsoid(lanes: _Lanes, cutout: torch.Tensor) -> torch.Tensor:
 
 def _hit_foliage(lanes: _Lanes, cutout: torch.Tensor) -> torch.Tensor:
     near, far, meets = _quadratic(lanes, (0, 1, 2))
-    front = meets & (near > NEAR_M) & _is_leaf(lanes, near, cutout, 0.0)
-    back = meets & (far > NEAR_M) & _is_leaf(lanes, far, cutout, 0.37)
+    speed = torch.sqrt(sum(d * d for d in lanes.direction))
+    # Half the chord: 1 through the middle, 0 at the rim, where leaves thin out.
+    thick = 0.5 * (far - near) * speed
+    front = meets & (near > NEAR_M) & _is_leaf(lanes, near, thick, cutout, 0.0)
+    back = meets & (far > NEAR_M) & _is_leaf(lanes, far, thick, cutout, 0.37)
     return torch.where(front, near, torch.where(back, far, torch.inf))
 
 
 def _is_leaf(
-    lanes: _Lanes, depth: torch.Tensor, cutout: torch.Tensor, shift: float
+    lanes: _Lanes, depth: torch.Tensor, thick: torch.Tensor, cutout: torch.Tensor, shift: float
 ) -> torch.Tensor:
     x, y, z = (lanes.origin[i] + depth * lanes.direction[i] for i in range(3))
     phase = lanes.primitive * 0.381966
@@ -249,7 +252,7 @@ def _is_leaf(
     v = (z + 0.7 * y - phase + shift) * (0.32 * size)
     column = u.floor().to(torch.int32) & (size - 1)
     row = v.floor().to(torch.int32) & (size - 1)
-    return cutout.view(-1)[row * size + column] > 0
+    return cutout.view(-1)[row * size + column] + 2.2 * thick > 0.8
 
 
 _INTERSECT = (_hit_box, _hit_wedge, _hit_cylinder, _hit_ellipsoid, _hit_foliage)

@@ -264,8 +264,3 @@ def _look_at_shell(shell: Shell, ray: torch.Tensor, eye: torch.Tensor, view: Vie
     return Surface(
         depth, position, normal, tint, layer, u / tile, v / tile, size, zero.clone(), zero.clone()
     )
-
-
-def _length(vectors: Tensor) -> Tensor:
-    """Length along the first of few dimensions, several times as fast as `Tensor.norm`."""
-    return vectors.square().sum(dim=0).sqrt()

@@ -117,15 +117,16 @@ def shade(
     surface: Surface,
     texel: torch.Tensor,
     ray: torch.Tensor,
-    shadow: torch.Tensor,
+    shadow: tuple[torch.Tensor, torch.Tensor],
     light: Light,
     clouds: torch.Tensor,
 ) -> torch.Tensor:
-    """Light the surfaces: (N, 3) linear RGB. `ray` (3, N) unit; `shadow` (N,), 1 in full sun."""
+    """Light the surfaces: (N, 3) linear RGB. `ray` (3, N) unit; `shadow`: shares (N,) of the
+    sun's light and of the sky's."""
     device = ray.device
     normal = surface.normal
-    facing = (normal * _column(light.sun, device)).sum(0).clamp(min=0.0) * shadow
-    open_sky = 0.6 + 0.4 * normal[2]
+    facing = (normal * _column(light.sun, device)).sum(0).clamp(min=0.0) * shadow[0]
+    open_sky = (0.6 + 0.4 * normal[2]) * shadow[1]
     energy = facing.unsqueeze(1) * _row(light.sun_colour, device)
     energy = energy + open_sky.unsqueeze(1) * _row(light.ambient, device)
     if light.headlight > 0:
@@ -154,6 +155,12 @@ def _lamp_energy(surface: Surface, light: Light) -> torch.Tensor:
         facing = (offset * surface.normal).sum(0) * torch.rsqrt(square)
         energy = energy + (0.25 + facing.clamp(min=0.0)) / square
     return energy.unsqueeze(1) * _row(light.lamp_colour, surface.depth.device)
+
+
+def measure(vectors: torch.Tensor) -> torch.Tensor:
+    """Lengths (N,) of vectors (3, N); several times faster here than a norm over dim 0."""
+    x, y, z = vectors
+    return torch.sqrt(x * x + y * y + z * z)
 
 
 def _row(vector: npt.NDArray[np.float64], device: torch.device) -> torch.Tensor:

@@ -284,7 +284,7 @@ class Palette:
         stack = np.stack(tiles)
         stack[..., :3] = np.sqrt(stack[..., :3])
         self.atlas = (stack * 255 + 0.5).astype(np.uint8)
-        self.cutout = np.ascontiguousarray(make_noise(rng, 0.7)[::4, ::4]) + 0.35
+        self.cutout = np.ascontiguousarray(make_noise(rng, 0.7)[::4, ::4])
         self.clouds = make_noise(rng, 1.6)
 
     def pick(self, rng: Generator, kind: str) -> int:

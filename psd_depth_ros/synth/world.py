@@ -18,11 +18,13 @@ from psd_depth_ros import config
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.synth import conditions
 from psd_depth_ros.synth.layout_room import Room
-from psd_depth_ros.synth.layout_street import Street
+from psd_depth_ros.synth.layout_street import CHUNK_M, Street
+from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, Rows, join_rows
 from psd_depth_ros.synth.raycast import View
-from psd_depth_ros.synth.render import Ground, Stage, render
+from psd_depth_ros.synth.render import Ground, Occlusion, Stage, render
 from psd_depth_ros.synth.settings import WorldSettings
 from psd_depth_ros.synth.shading import Atlas, Light
+from psd_depth_ros.synth.shadows import Blob, ShadowMaps, cast_shadow, look_along
 from psd_depth_ros.synth.textures import ROOM_TILES, STREET_TILES, Palette
 
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -61,6 +63,7 @@ class World:
         tiles = STREET_TILES if self.kind == 'street' else ROOM_TILES
         self._palette = Palette(np.random.default_rng([self.seed, 3]), tiles)
         self._stages: dict[str, Stage] = {}
+        self._shadows: dict[str, dict[int, tuple[torch.Tensor, View]]] = {}
         night = self.condition == 'night'
         movers = self.settings.moving_objects
         self._street = self._room = None
@@ -134,7 +137,7 @@ class World:
         view = View(camera.width, camera.height, camera.fx, camera.fy, camera.cx, camera.cy, pose)
         stage = self._stage(torch.device(device))
         with torch.no_grad():
-            picture = render(self._collect(time, pose), view, stage)
+            picture = render(self._collect(time), view, stage, self._occlude(time, stage))
             rgb = conditions.expose(picture, self._response, (self.seed, index))
         step = 1e-3
         linear = (self.pose(time + step)[:3, 3] - self.pose(time - step)[:3, 3]) / (2 * step)
@@ -142,12 +145,41 @@ class World:
         stamp = round(index * 1_000_000_000 / self.settings.frame_rate_hz)
         return SynthFrame(rgb, picture.depth, picture.moving, pose, stamp, linear, rate)
 
-    def _collect(self, time: float, pose: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    def _collect(self, time: float) -> npt.NDArray[np.float64]:
         if self._street is not None:
             travelled = self.speed_mps * time
             return self._street.collect(travelled, travelled, time)
         assert self._room is not None
         return self._room.collect(time)
+
+    def _occlude(self, time: float, stage: Stage) -> Occlusion:
+        travelled = self.speed_mps * time
+        if self._street is None:
+            return Occlusion()
+        movers = self._street.collect_movers(travelled, travelled, time)
+        blobs = tuple(_blob_under(rows) for rows in movers)
+        if self._light.sun_colour.max() < 0.05:
+            return Occlusion(blobs=blobs)
+        first = math.floor((travelled - 5) / CHUNK_M)
+        places = range(first, first + 5)
+        cache = self._shadows.setdefault(str(stage.cutout.device), {})
+        for k in [k for k in cache if k not in places]:
+            del cache[k]
+        for k in places:
+            if k not in cache:
+                cache[k] = self._cast_chunk(k, stage.cutout)
+        depth = torch.stack([cache[k][0] for k in places])
+        views = tuple(cache[k][1] for k in places)
+        return Occlusion(ShadowMaps(depth, views, first, CHUNK_M), blobs)
+
+    def _cast_chunk(self, k: int, cutout: torch.Tensor) -> tuple[torch.Tensor, View]:
+        assert self._street is not None
+        middle = (k + 0.5) * CHUNK_M
+        centre = np.array([middle, self._street.profile.bend(middle)[0], 5.0])
+        half = np.array([CHUNK_M / 2, 20.0, 5.0])
+        view = look_along(self._light.sun, centre, half, 288)
+        rows = join_rows([self._street.chunk(k + step) for step in (-1, 0, 1)])
+        return cast_shadow(rows, view, cutout), view
 
     def _yaw(self, time: float) -> float:
         forward = self.pose(time)[:3, 2]
@@ -185,6 +217,15 @@ class World:
         )  # fmt: skip
 
 
+def _blob_under(rows: Rows) -> Blob:
+    low, high = rows[:, CENTRE].min(0), rows[:, CENTRE].max(0)
+    centre = (low + high) / 2
+    longest = int(np.argmax(rows[:, HALF].prod(1)))
+    axis, half = rows[longest, BASIS][:3], rows[longest, HALF]
+    yaw = math.atan2(axis[1], axis[0])
+    return Blob(float(centre[0]), float(centre[1]), yaw, float(half[0]), float(half[1]))
+
+
 def _rotate(yaw: float, pitch: float, roll: float) -> npt.NDArray[np.float64]:
     """Rotation of a body (x forward, y left, z up): yaw, then pitch (nose down), then roll."""
     cy, sy, cp, sp, cr, sr = (f(a) for a in (yaw, pitch, roll) for f in (math.cos, math.sin))
@@ -212,7 +253,7 @@ def _draw_light(
         else float(rng.uniform(0.8, 1))
     )
     overcast = cloud > 0.6
-    strength = (rng.uniform(0.0, 0.4) if overcast else rng.uniform(1.0, 2.2)) * warm
+    strength = (rng.uniform(0.0, 0.4) if overcast else rng.uniform(1.2, 3.2)) * warm
     ambient = np.array([0.5, 0.54, 0.6]) * (
         rng.uniform(0.7, 1.2) if overcast else rng.uniform(0.35, 0.7)
     )

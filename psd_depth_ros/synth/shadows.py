@@ -1,0 +1,115 @@
+"""Shadow maps: what the sun, a lamp or the open sky can see of the fixed things of a world.
+
+A map is a depth image cast from the light with the same machinery as the camera's image. Streets
+have one map per chunk and light, made when the chunk first comes into view. Moving objects cast
+soft blobs instead, since a map per frame would cost as much as the frame.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from psd_depth_ros.synth import primitives as P
+from psd_depth_ros.synth.raycast import View, cast
+
+SUN_DISTANCE_M = 800.0
+_BIAS_M = 0.12
+
+
+@dataclass(frozen=True)
+class Blob:
+    """Soft dark ellipse on the ground under something that moves."""
+
+    x: float
+    y: float
+    yaw: float
+    half_length: float
+    half_width: float
+
+
+@dataclass(frozen=True)
+class ShadowMaps:
+    """Depth maps (K, S, S) of one light over K neighbouring places of equal length along x."""
+
+    depth: torch.Tensor
+    views: tuple[View, ...]
+    first: int
+    length: float  # metres of x per map; inf for a single map
+
+    def light(self, position: torch.Tensor) -> torch.Tensor:
+        """Share of the light (N,) that reaches points (3, N); 1 outside the maps."""
+        device, size = position.device, self.depth.shape[-1]
+        count = self.depth.shape[0]
+        place = torch.zeros_like(position[0], dtype=torch.int64)
+        if math.isfinite(self.length):
+            place = torch.floor(position[0] / self.length).to(torch.int64) - self.first
+        known = (place >= 0) & (place < count)
+        place = place.clamp(0, count - 1)
+        view = self.views[0]
+        turn = torch.tensor(view.pose[:3, :3].T, dtype=torch.float32, device=device)
+        eyes = torch.tensor(
+            np.stack([v.pose[:3, :3].T @ v.pose[:3, 3] for v in self.views]).T,
+            dtype=torch.float32, device=device,
+        )  # fmt: skip
+        x, y, z = turn @ position - eyes.index_select(1, place)
+        inverse = view.fx / z.clamp(min=0.05)
+        u, v = x * inverse + view.cx, y * inverse + view.cy
+        known &= (u > 0) & (v > 0) & (u < size - 1) & (v < size - 1) & (z > 0.05)
+        u, v = u.clamp(0, size - 1.01), v.clamp(0, size - 1.01)
+        left, top = u.to(torch.int64), v.to(torch.int64)
+        across, down = u - left, v - top
+        base = (place * size + top) * size + left
+        limit = z - _BIAS_M - 2.0 * z / view.fx
+        seen = [
+            (self.depth.view(-1)[base + step] > limit).to(torch.float32)
+            for step in (0, 1, size, size + 1)
+        ]
+        upper, lower = torch.lerp(seen[0], seen[1], across), torch.lerp(seen[2], seen[3], across)
+        return torch.where(known, torch.lerp(upper, lower, down), 1.0)
+
+
+def look_along(
+    toward_light: npt.NDArray[np.float64],
+    centre: npt.NDArray[np.float64],
+    half: npt.NDArray[np.float64],
+    size: int,
+    distance: float = SUN_DISTANCE_M,
+) -> View:
+    """View from a far light onto a box of half extents `half`, just wide enough."""
+    forward = -toward_light / np.linalg.norm(toward_light)
+    other = np.array([1.0, 0, 0]) if abs(forward[0]) < 0.9 else np.array([0, 1.0, 0])
+    right = np.cross(other, forward)
+    right /= np.linalg.norm(right)
+    pose = np.eye(4)
+    pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
+    pose[:3, 3] = centre - distance * forward
+    signs = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)])
+    corners = (centre + signs * half - pose[:3, 3]) @ pose[:3, :3]
+    reach = np.abs(corners[:, :2] / corners[:, 2:]).max()
+    focal = (size / 2 - 1) / float(reach)
+    middle = (size - 1) / 2
+    return View(size, size, focal, focal, middle, middle, pose)
+
+
+def cast_shadow(rows: P.Rows, view: View, cutout: torch.Tensor) -> torch.Tensor:
+    """Depth map (S, S) of fixed things as the light sees them."""
+    return cast(rows, view, cutout).depth.view(view.height, view.width)
+
+
+def dim_under(blobs: list[Blob], position: torch.Tensor) -> torch.Tensor:
+    """Share of light (N,) left near the ground at points (3, N) around moving objects."""
+    share = torch.ones_like(position[0])
+    for blob in blobs:
+        c, s = math.cos(blob.yaw), math.sin(blob.yaw)
+        x, y = position[0] - blob.x, position[1] - blob.y
+        along = (c * x + s * y) / (blob.half_length + 0.1)
+        across = (c * y - s * x) / (blob.half_width + 0.1)
+        inside = torch.exp(-((along * along) ** 3 + (across * across) ** 3))
+        share = share * (1 - 0.75 * inside)
+    low = torch.exp(-12 * position[2].clamp(min=0) ** 2)
+    return 1 - low * (1 - share)
