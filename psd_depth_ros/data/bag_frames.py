@@ -1,0 +1,200 @@
+"""Camera images of a bag, each with the CameraInfo and the odometry of its stamp.
+
+Images are held until the next one comes, so a CameraInfo or odometry recorded just after its
+image still finds it.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from psd_depth_ros.data.bags import BagReader
+from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.data.topics import pick_odometry_topic
+from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import exponential, invert, logarithm
+from psd_depth_ros.messages import camera_from_info, check_sizes, decode, odometry_pose, stamp_ns
+
+_MAX_HELD = 100
+_MAX_POSE_GAP_NS = 500_000_000
+
+
+@dataclass(frozen=True)
+class _Held:
+    """An image that waits for what was recorded with it."""
+
+    index: int
+    stamp_ns: int
+    message: Any
+
+
+class BagFrames(FrameSource):
+    """The frames of one camera of a bag; see `sources.open_frames`."""
+
+    def __init__(
+        self,
+        path: Path,
+        lens: LensChoice,
+        image_topic: str | None = None,
+        camera_info_topic: str | None = None,
+    ) -> None:
+        super().__init__(path, lens)
+        self._reader = BagReader(path).__enter__()
+        try:
+            self.image_topic = self._reader.pick_image_topic(image_topic)
+            self.camera_info_topic = None
+            if not lens.is_given:
+                self.camera_info_topic = self._reader.pick_camera_info_topic(
+                    self.image_topic, camera_info_topic
+                )
+            self.odometry_topic = pick_odometry_topic(self._reader)
+            self._count = self._reader.topics[self.image_topic].count
+        except PsdDepthError:
+            self._reader.close()
+            raise
+
+    @property
+    def count(self) -> int:
+        """Number of images on the topic."""
+        return self._count
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._reader.close()
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Decode the images in the order of recording.
+
+        Raises BagError where no CameraInfo comes with the first 100 images, or the bag is damaged.
+        """
+        self._begin()
+        cameras = _CameraTrack(self._lens)
+        poses = _PoseTrack()
+        held: deque[_Held] = deque()
+        error: PsdDepthError | None = None
+        for image in self._images(cameras, poses):
+            if image is not None:
+                held.append(image)
+            last = image is None
+            while held and (last or (len(held) > 1 and not cameras.is_empty)):
+                frame = held.popleft()
+                try:
+                    yield self._use(self._frame(frame, cameras, poses))
+                except (MessageError, CalibrationError) as problem:
+                    error = problem
+                    reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
+                    self._skip(frame.index, frame.stamp_ns, reason, problem)
+            if len(held) > _MAX_HELD:
+                raise self._no_camera_info(len(held))
+        self._finish(error)
+
+    def _images(self, cameras: _CameraTrack, poses: _PoseTrack) -> Iterator[_Held | None]:
+        """Sort messages into the tracks; yield the images, and None after the last."""
+        index = 0
+        names = (self.image_topic, self.camera_info_topic, self.odometry_topic)
+        topics = {name for name in names if name is not None}
+        for item in self._reader.messages(topics):
+            try:
+                message = item.message
+                if item.topic == self.camera_info_topic:
+                    cameras.add(message)
+                elif item.topic == self.odometry_topic:
+                    poses.add(stamp_ns(message.header), odometry_pose(message))
+                else:
+                    yield _Held(index, stamp_ns(message.header), message)
+            except MessageError as error:
+                if item.topic == self.image_topic:
+                    self._skip(index, item.timestamp_ns, 'image', error)
+            index += item.topic == self.image_topic
+        if cameras.is_empty:
+            raise self._no_camera_info(index)
+        yield None
+
+    def _frame(self, held: _Held, cameras: _CameraTrack, poses: _PoseTrack) -> TimedFrame:
+        rgb = decode(held.message)
+        height, width = rgb.shape[:2]
+        camera = cameras.at(held.stamp_ns, width, height)
+        check_sizes(camera, width, height)
+        frame_id = str(held.message.header.frame_id)
+        pose = poses.at(held.stamp_ns)
+        return TimedFrame(held.index, held.stamp_ns, frame_id, rgb, camera, pose)
+
+    def _no_camera_info(self, count: int) -> BagError:
+        return BagError(
+            f'no CameraInfo came on {self.camera_info_topic} with the {count} images on '
+            f'{self.image_topic} of bag {self.path}; choose another with --camera-info-topic, or '
+            'give the calibration with --camera camera.yaml'
+        )
+
+
+class _CameraTrack:
+    """The newest CameraInfo messages; equal ones share one `Camera`."""
+
+    def __init__(self, lens: LensChoice) -> None:
+        self._lens = lens
+        self._recent: deque[tuple[int, Any]] = deque(maxlen=8)
+        self._known: tuple[Any, Camera] | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no camera can be given yet."""
+        return not self._recent and not self._lens.is_given
+
+    def add(self, message: Any) -> None:
+        """Take a CameraInfo."""
+        self._recent.append((stamp_ns(message.header), message))
+
+    def at(self, time_ns: int, width: int, height: int) -> Camera:
+        """Give the camera of the same stamp, else the newest before it, else the oldest.
+
+        What the caller said of the lens goes first. Raises CalibrationError.
+        """
+        given = self._lens.camera_for(width, height)
+        if given is not None:
+            return given
+        earlier = [message for stamp, message in self._recent if stamp <= time_ns]
+        message = earlier[-1] if earlier else self._recent[0][1]
+        content = _content(message)
+        if self._known is None or self._known[0] != content:
+            camera = camera_from_info(message, self._lens.image_is_rectified)
+            self._known = content, camera
+        return self._known[1]
+
+
+class _PoseTrack:
+    """The newest odometry poses, interpolated in between."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque(maxlen=200)
+
+    def add(self, time_ns: int, pose: npt.NDArray[np.float64]) -> None:
+        """Take a pose."""
+        self._recent.append((time_ns, pose))
+
+    def at(self, time_ns: int) -> npt.NDArray[np.float64] | None:
+        """Give the pose at a time, None where the recording has a gap there."""
+        before = [item for item in self._recent if item[0] <= time_ns]
+        after = [item for item in self._recent if item[0] >= time_ns]
+        if not before or not after:
+            return None
+        (start_ns, start), (end_ns, end) = before[-1], after[0]
+        if end_ns - start_ns > _MAX_POSE_GAP_NS:
+            return None
+        if end_ns == start_ns:
+            return end
+        share = (time_ns - start_ns) / (end_ns - start_ns)
+        return start @ exponential(share * logarithm(invert(start) @ end))
+
+
+def _content(message: Any) -> tuple[Any, ...]:
+    """Everything but the header, in a form that compares exactly (NaN included)."""
+    parts = [value for name, value in sorted(vars(message).items()) if name != 'header']
+    return tuple(part.tobytes() if isinstance(part, np.ndarray) else repr(part) for part in parts)

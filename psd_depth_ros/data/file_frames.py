@@ -1,0 +1,200 @@
+"""Frames of video files and of image folders, with the calibration from a camera.yaml.
+
+A folder may say more in a frames.csv or poses.csv: which files in which order, nominal times and
+camera poses.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+import csv
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+
+from psd_depth_ros.data.calibration_file import load_camera
+from psd_depth_ros.data.sources import FrameSource, IMAGE_SUFFIXES, LensChoice, TimedFrame
+from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import check_sizes
+
+FRAME_ID = 'camera_optical'
+_TABLES = ('frames.csv', 'poses.csv')
+_DEFAULT_RATE_HZ = 10.0
+_POSE_COLUMNS = [f'T{row}{column}' for row in range(3) for column in range(4)]
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One image of a folder."""
+
+    path: Path
+    stamp_ns: int
+    pose: npt.NDArray[np.float64] | None = None
+
+
+class VideoFrames(FrameSource):
+    """The frames of a video file, stamped from 0 by its frame rate."""
+
+    def __init__(self, path: Path, lens: LensChoice) -> None:
+        super().__init__(path, _complete(lens, path, path.with_suffix('.yaml')))
+        self._capture = cv2.VideoCapture(str(path))
+        self._rate_hz = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self._count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
+        if not self._capture.isOpened() or not self._rate_hz > 0:
+            self._capture.release()
+            raise BagError(
+                f'video {path} cannot be opened: it is empty, damaged or of a codec that OpenCV '
+                'does not have; convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`'
+            )
+
+    @property
+    def count(self) -> int:
+        """Number of frames the video says it has."""
+        return self._count
+
+    def close(self) -> None:
+        """Close the video."""
+        self._capture.release()
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Decode the frames from the first on. Raises CalibrationError for another size."""
+        self._begin()
+        self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        index = 0
+        while True:
+            done, bgr = self._capture.read()
+            if not done:
+                break
+            rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+            camera = _camera_of(rgb, self._lens)
+            stamp_ns = round(index * 1e9 / self._rate_hz)
+            yield self._use(TimedFrame(index, stamp_ns, FRAME_ID, rgb, camera))
+            index += 1
+        if not index:
+            raise BagError(f'video {self.path} holds no frames that can be decoded')
+
+
+class FolderFrames(FrameSource):
+    """The images of a folder, in the order of its table or of their names."""
+
+    def __init__(self, path: Path, lens: LensChoice) -> None:
+        self._entries = _list_images(path)
+        super().__init__(path, _complete(lens, path, path / 'camera.yaml'))
+
+    @property
+    def count(self) -> int:
+        """Number of images."""
+        return len(self._entries)
+
+    def close(self) -> None:
+        """Nothing stays open."""
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Decode the images."""
+        self._begin()
+        error: PsdDepthError | None = None
+        for index, entry in enumerate(self._entries):
+            try:
+                rgb = _read_image(entry.path)
+                camera = _camera_of(rgb, self._lens)
+            except (MessageError, CalibrationError) as problem:
+                error = problem
+                reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
+                self._skip(index, entry.stamp_ns, reason, problem)
+                continue
+            yield self._use(TimedFrame(index, entry.stamp_ns, FRAME_ID, rgb, camera, entry.pose))
+        self._finish(error)
+
+
+def _complete(lens: LensChoice, path: Path, own: Path) -> LensChoice:
+    """Fill in the calibration that lies beside the frames, where the caller gave none."""
+    if lens.is_given:
+        return lens
+    candidates = [own, path.parent / 'camera.yaml']
+    for candidate in candidates:
+        if candidate.exists():
+            camera = load_camera(candidate, lens.image_is_rectified)
+            return replace(lens, camera=camera)
+    raise CalibrationError(
+        f'{path} comes without a calibration (looked for '
+        f'{" and ".join(str(candidate) for candidate in candidates)}); give it with --camera '
+        'camera.yaml (fx fy cx cy width height), or with --fov DEGREES if only the horizontal '
+        'field of view is known'
+    )
+
+
+def _camera_of(rgb: npt.NDArray[np.uint8], lens: LensChoice) -> Camera:
+    height, width = rgb.shape[:2]
+    camera = lens.camera_for(width, height)
+    assert camera is not None, 'sources complete the lens when they open'
+    check_sizes(camera, width, height)
+    return camera
+
+
+def _read_image(path: Path) -> npt.NDArray[np.uint8]:
+    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
+    if image is None:
+        raise MessageError(f'image {path} is missing, damaged or of an unknown format')
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _list_images(folder: Path) -> list[_Entry]:
+    """Read the folder's table where there is one, else take the images by name.
+
+    Without a table images of the folder are taken, or those of its only sub-folder with images.
+    """
+    for name in _TABLES:
+        if (folder / name).exists():
+            return _read_table(folder / name)
+    files = _images_in(folder)
+    if not files:
+        nested = [found for child in sorted(folder.iterdir()) if (found := _images_in(child))]
+        if len(nested) != 1:
+            raise BagError(
+                f'folder {folder} has no images, and {len(nested)} sub-folders that do; name the '
+                f'folder with the images ({" ".join(IMAGE_SUFFIXES)}), or a bag or video file'
+            )
+        files = nested[0]
+    return [_Entry(path, _nominal_stamp(index)) for index, path in enumerate(files)]
+
+
+def _images_in(folder: Path) -> list[Path]:
+    if not folder.is_dir():
+        return []
+    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+
+
+def _read_table(path: Path) -> list[_Entry]:
+    """Read `file`, and where they are there `t_nominal_s` and T00..T23 (camera to world)."""
+    with path.open(newline='', encoding='utf-8') as stream:
+        rows = list(csv.DictReader(stream))
+    if not rows or 'file' not in rows[0]:
+        raise BagError(f'table {path} has no rows with a column named file')
+    entries = []
+    for index, row in enumerate(rows):
+        try:
+            time_s = row.get('t_nominal_s') or ''
+            stamp_ns = round(float(time_s) * 1e9) if time_s else _nominal_stamp(index)
+            entries.append(_Entry(path.parent / row['file'], stamp_ns, _read_pose(row)))
+        except (TypeError, ValueError) as error:
+            raise BagError(
+                f'table {path} has a wrong value in line {index + 2}: {error}'
+            ) from error
+    return entries
+
+
+def _read_pose(row: dict[str, str]) -> npt.NDArray[np.float64] | None:
+    if any(column not in row for column in _POSE_COLUMNS):
+        return None
+    pose = np.eye(4)
+    pose[:3] = np.array([float(row[column]) for column in _POSE_COLUMNS]).reshape(3, 4)
+    return pose
+
+
+def _nominal_stamp(index: int) -> int:
+    """Stamp images without times at 10 Hz."""
+    return round(index * 1e9 / _DEFAULT_RATE_HZ)

@@ -1,0 +1,313 @@
+"""Frames of bags, videos and folders: the same faces, stamps, cameras and failures."""
+
+from dataclasses import replace
+from itertools import pairwise
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from psd_depth_ros.data.bags import BagWriter
+from psd_depth_ros.data.sources import kind_of, open_frames
+from psd_depth_ros.errors import BagError, CalibrationError, MessageError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import make_pose
+from psd_depth_ros.messages import (
+    camera_info_fields,
+    compressed_fields,
+    image_fields,
+    odometry_fields,
+)
+
+CAMERA = Camera(16, 12, 20, 20, 7.5, 5.5)
+YAML = 'fx: 20\nfy: 20\ncx: 7.5\ncy: 5.5\nwidth: 16\nheight: 12\n'
+STEP_NS = 100_000_000
+SHARED = Path(__file__).parents[3] / 'shared' / 'data'
+
+
+def make_rgb(index):
+    return np.full((12, 16, 3), 10 * (index % 25), np.uint8)
+
+
+def write_image(writer, index, fields=None):
+    fields = image_fields(make_rgb(index), 'rgb8') if fields is None else fields
+    compressed = 'format' in fields
+    msgtype = f'sensor_msgs/msg/{"CompressedImage" if compressed else "Image"}'
+    writer.write('/cam/image', msgtype, fields, index * STEP_NS, 'optical')
+
+
+def write_info(writer, index, camera=CAMERA):
+    fields = camera_info_fields(camera) if isinstance(camera, Camera) else camera
+    writer.write(
+        '/cam/camera_info', 'sensor_msgs/msg/CameraInfo', fields, index * STEP_NS, 'optical'
+    )
+
+
+@pytest.fixture
+def bag(tmp_path):
+    return BagWriter(tmp_path / 'drive.mcap')
+
+
+def read(path, **options):
+    with open_frames(path, **options) as source:
+        return list(source.frames()), source
+
+
+def test_bag_frames_carry_stamp_frame_and_camera(bag):
+    with bag:
+        for index in range(3):
+            write_image(bag, index)
+            write_info(bag, index)
+    frames, source = read(bag.path)
+    assert source.count == 3
+    assert [frame.index for frame in frames] == [0, 1, 2]
+    assert [frame.stamp_ns for frame in frames] == [0, STEP_NS, 2 * STEP_NS]
+    assert all(frame.frame_id == 'optical' and frame.camera == CAMERA for frame in frames)
+    assert np.array_equal(frames[2].rgb, make_rgb(2))
+    assert frames[0].pose is None
+    assert not source.skipped
+
+
+def test_a_zoom_goes_with_the_image_of_its_stamp(bag):
+    wide, near = CAMERA, replace(CAMERA, fx=40.0, fy=40.0)
+    with bag:
+        write_image(bag, 0)
+        write_info(bag, 0, wide)
+        write_info(bag, 1, near)
+        write_image(bag, 1)
+        write_image(bag, 2)
+    frames, _ = read(bag.path)
+    assert [frame.camera.fx for frame in frames] == [20, 40, 40]
+
+
+def test_a_camera_info_that_comes_late_serves_the_images_before_it(bag):
+    with bag:
+        for index in range(5):
+            write_image(bag, index)
+        write_info(bag, 4)
+    frames, _ = read(bag.path)
+    assert len(frames) == 5
+
+
+def test_a_camera_info_that_never_comes(bag):
+    with bag:
+        for index in range(120):
+            write_image(bag, index)
+        write_info(bag, 500)
+    with pytest.raises(BagError, match=r'no CameraInfo came on /cam/camera_info with the 101'):
+        read(bag.path)
+
+
+def test_the_camera_of_the_caller_goes_first(bag):
+    with bag:
+        write_image(bag, 0)
+    with pytest.raises(BagError, match='no CameraInfo topic'):
+        read(bag.path)
+    mine = replace(CAMERA, fx=99.0)
+    assert read(bag.path, camera=mine)[0][0].camera == mine
+    assert read(bag.path, horizontal_fov_deg=90)[0][0].camera.fx == pytest.approx(8)
+
+
+def test_a_size_that_differs_shows_both(bag):
+    with bag:
+        write_image(bag, 0)
+        write_info(bag, 0, Camera(32, 24, 20, 20, 15, 11))
+    with pytest.raises(CalibrationError, match=r'32x24 .* image is 16x12'):
+        read(bag.path)
+
+
+def test_an_uncalibrated_bag_says_so(bag):
+    with bag:
+        write_image(bag, 0)
+        write_info(bag, 0, camera_info_fields(CAMERA) | {'k': np.zeros(9)})
+    with pytest.raises(CalibrationError, match='uncalibrated'):
+        read(bag.path)
+
+
+def test_a_damaged_jpeg_in_mid_stream_is_skipped_and_counted(bag):
+    with bag:
+        for index in range(5):
+            fields = compressed_fields(make_rgb(index))
+            if index == 2:
+                fields['data'] = fields['data'][:40]
+            write_image(bag, index, fields)
+            write_info(bag, index)
+    frames, source = read(bag.path)
+    assert [frame.index for frame in frames] == [0, 1, 3, 4]
+    assert source.skipped_by_reason == {'image': 1}
+    assert (source.skipped[0].index, source.skipped[0].stamp_ns) == (2, 2 * STEP_NS)
+    assert 'damaged' in source.skipped[0].detail
+
+
+def test_a_message_of_noise_is_skipped_and_counted(bag):
+    with bag:
+        for index in range(3):
+            write_info(bag, index)
+            write_image(bag, index)
+        noise = b'\x00\x01\x00\x00' + b'\xff' * 30
+        bag.write_raw('/cam/image', 'sensor_msgs/msg/Image', noise, 3 * STEP_NS)
+    frames, source = read(bag.path)
+    assert len(frames) == 3
+    assert source.skipped_by_reason == {'image': 1}
+
+
+def test_a_hopeless_recording_raises_before_its_end(bag):
+    with bag:
+        for index in range(150):
+            write_info(bag, index)
+            write_image(bag, index, image_fields(make_rgb(0), 'rgb8') | {'encoding': 'odd'})
+    with open_frames(bag.path) as source:
+        with pytest.raises(MessageError, match="'odd'"):
+            list(source.frames())
+        assert len(source.skipped) == 100
+
+
+def test_odometry_is_interpolated_to_the_image(bag):
+    with bag:
+        for index in range(3):
+            write_info(bag, index)
+            write_image(bag, index)
+            for half in (0, 1):
+                stamp = index * STEP_NS + half * STEP_NS // 2 + STEP_NS // 4
+                pose = make_pose(np.eye(3), [stamp / 1e9, 0, 0])
+                fields = odometry_fields(pose, 'base_link')
+                bag.write('/odom', 'nav_msgs/msg/Odometry', fields, stamp, 'odom')
+    frames, _ = read(bag.path)
+    assert frames[0].pose is None
+    assert frames[1].pose[:3, 3] == pytest.approx([0.1, 0, 0])
+    assert frames[2].pose[:3, 3] == pytest.approx([0.2, 0, 0])
+
+
+def write_folder(folder, count=3, table=None, yaml=YAML):
+    (folder / 'images').mkdir(parents=True)
+    for index in range(count):
+        cv2.imwrite(str(folder / 'images' / f'{index:03}.png'), make_rgb(index))
+    if yaml:
+        (folder / 'camera.yaml').write_text(yaml)
+    if table:
+        (folder / 'frames.csv').write_text(table)
+    return folder
+
+
+def test_folder_in_the_order_of_its_table(tmp_path):
+    pose = '1,0,0,5,0,1,0,6,0,0,1,7'
+    names = ','.join(f'T{row}{column}' for row in range(3) for column in range(4))
+    table = f'frame,file,t_nominal_s,{names}\n0,images/002.png,0.5,{pose}\n'
+    frames, source = read(write_folder(tmp_path / 'a', table=table))
+    assert source.count == 1
+    assert frames[0].stamp_ns == 500_000_000
+    assert frames[0].pose[:3, 3].tolist() == [5, 6, 7]
+    assert np.array_equal(frames[0].rgb, make_rgb(2))
+
+
+def test_folder_by_names_at_10_hz(tmp_path):
+    frames, _ = read(write_folder(tmp_path / 'a'))
+    assert [frame.stamp_ns for frame in frames] == [0, STEP_NS, 2 * STEP_NS]
+    inner, _ = read(tmp_path / 'a' / 'images')
+    assert [frame.rgb[0, 0, 0] for frame in inner] == [0, 10, 20]
+
+
+def test_folder_with_a_file_missing_or_damaged(tmp_path):
+    folder = write_folder(tmp_path / 'a')
+    (folder / 'images' / '001.png').write_bytes(b'no picture')
+    frames, source = read(folder)
+    assert [frame.index for frame in frames] == [0, 2]
+    assert source.skipped_by_reason == {'image': 1}
+
+
+@pytest.mark.parametrize(
+    ('table', 'message'),
+    [
+        ('frame,name\n0,images/000.png\n', 'no rows with a column named file'),
+        ('frame,file,t_nominal_s\n0,images/000.png,soon\n', 'wrong value in line 2'),
+    ],
+)
+def test_tables_that_are_wrong(tmp_path, table, message):
+    with pytest.raises(BagError, match=rf'frames\.csv .*{message}'):
+        read(write_folder(tmp_path / 'a', table=table))
+
+
+def test_a_folder_of_nothing(tmp_path):
+    with pytest.raises(BagError, match='has no images, and 0 sub-folders'):
+        read(tmp_path)
+
+
+def test_no_calibration_asks_for_one(tmp_path):
+    with pytest.raises(CalibrationError, match=r'without a calibration .*--camera .*--fov'):
+        read(write_folder(tmp_path / 'a', yaml=None))
+
+
+def write_video(path, count=8):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 25.0, (16, 12))
+    for index in range(count):
+        writer.write(make_rgb(index))
+    writer.release()
+    return path
+
+
+def test_video_frames_are_stamped_by_their_rate(tmp_path):
+    path = write_video(tmp_path / 'drive.avi')
+    path.with_suffix('.yaml').write_text(YAML)
+    frames, source = read(path)
+    assert source.count == len(frames) == 8
+    assert [frame.stamp_ns for frame in frames[:3]] == [0, 40_000_000, 80_000_000]
+    assert frames[0].camera == CAMERA
+    assert abs(int(frames[7].rgb.mean()) - 70) < 5
+
+
+def test_video_without_calibration_or_of_another_size(tmp_path):
+    path = write_video(tmp_path / 'drive.avi')
+    with pytest.raises(CalibrationError, match=r'drive\.avi comes without a calibration'):
+        read(path)
+    with pytest.raises(CalibrationError, match=r'640x480 .* image is 16x12'):
+        read(path, camera=Camera(640, 480, 500, 500, 320, 240))
+
+
+def test_files_that_are_no_video(tmp_path):
+    (tmp_path / 'a.mp4').write_bytes(b'nothing of the kind')
+    with pytest.raises(BagError, match=r'a\.mp4 cannot be opened'):
+        read(tmp_path / 'a.mp4', camera=CAMERA)
+
+
+def test_topics_are_for_bags(tmp_path):
+    with pytest.raises(BagError, match=r'is a folder and has no topics; leave out /image'):
+        open_frames(write_folder(tmp_path / 'a'), image_topic='/image')
+
+
+def test_kinds_are_told_by_name(tmp_path):
+    with pytest.raises(BagError, match='is not there; expected a bag, a video file or a folder'):
+        kind_of(tmp_path / 'gone')
+    (tmp_path / 'notes.txt').write_text('')
+    with pytest.raises(BagError, match=r'notes\.txt is not a bag'):
+        open_frames(tmp_path / 'notes.txt')
+
+
+RECORDINGS = [
+    ('bags/kitti_avenue_40', 40, (375, 1242), 721.5377, False),
+    ('kitti_raw_avenue', 91, (375, 1242), 721.5377, False),
+    ('rgbd_kitchen', 300, (480, 640), 585.0, True),
+    ('kitti_odometry_grey_a', 51, (370, 1226), 707.0912, True),
+]
+
+
+@pytest.mark.parametrize(('name', 'count', 'size', 'focal', 'has_pose'), RECORDINGS)
+def test_real_recordings(name, count, size, focal, has_pose):
+    if not (SHARED / name).exists():
+        pytest.skip(f'needs the recording {name}')
+    with open_frames(SHARED / name) as source:
+        assert source.count == count
+        frames = [frame for _, frame in zip(range(5), source.frames(), strict=False)]
+    assert all(frame.rgb.shape[:2] == size and frame.camera.fx == focal for frame in frames)
+    assert all((frame.pose is not None) == has_pose for frame in frames)
+    assert all(a.stamp_ns < b.stamp_ns for a, b in pairwise(frames))
+
+
+def test_a_real_video():
+    path = SHARED / 'highway_dashcam' / 'solidWhiteRight.mp4'
+    if not path.exists():
+        pytest.skip('needs the recording highway_dashcam')
+    with open_frames(path, horizontal_fov_deg=60) as source:
+        assert source.count == 221
+        frame = next(source.frames())
+    assert frame.rgb.shape == (540, 960, 3)
