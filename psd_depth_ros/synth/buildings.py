@@ -8,11 +8,11 @@ from __future__ import annotations
 import numpy as np
 
 from psd_depth_ros.synth.primitives import (
-    Material,
-    Rows,
     join_rows,
     make_box,
     make_post,
+    Material,
+    Rows,
 )
 from psd_depth_ros.synth.textures import Palette
 

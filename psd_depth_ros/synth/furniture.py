@@ -9,14 +9,14 @@ from __future__ import annotations
 import numpy as np
 
 from psd_depth_ros.synth.primitives import (
-    Material,
-    Rows,
     join_rows,
     make_ball,
     make_box,
     make_post,
     make_rod,
+    Material,
     place,
+    Rows,
 )
 from psd_depth_ros.synth.textures import Palette
 
@@ -166,8 +166,8 @@ def make_sofa(rng: Rng, palette: Palette) -> Rows:
         make_box((0, -deep / 2, 0.22), (wide, deep, 0.42), cloth),
         make_box((0, -0.12, 0.6), (wide, 0.24, rng.uniform(0.4, 0.7)), cloth),
     ]
-    for x in (-1, 1):
-        parts.append(make_box((x * wide / 2, -deep / 2, 0.32), (0.2, deep, 0.62), cloth))
+    for side in (-1, 1):
+        parts.append(make_box((side * wide / 2, -deep / 2, 0.32), (0.2, deep, 0.62), cloth))
     cushion = draw_material(rng, palette, 'weave', 'mottle', 'plain', tile=0.4)
     for _ in range(int(rng.integers(0, 4))):
         x = rng.uniform(-0.4, 0.4) * wide

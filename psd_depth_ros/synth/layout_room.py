@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from psd_depth_ros.synth import furniture, objects
-from psd_depth_ros.synth.primitives import Material, Rows, join_rows, make_box, mark_moving, place
+from psd_depth_ros.synth.primitives import join_rows, make_box, mark_moving, Material, place, Rows
 from psd_depth_ros.synth.render import Shell
 from psd_depth_ros.synth.textures import Palette
 

@@ -6,13 +6,13 @@ offset from that line (left positive), so the way ahead is always free.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+import math
 
 import numpy as np
 
 from psd_depth_ros.synth import buildings, objects
-from psd_depth_ros.synth.primitives import Material, Rows, join_rows, make_box, mark_moving, place
+from psd_depth_ros.synth.primitives import join_rows, make_box, mark_moving, Material, place, Rows
 from psd_depth_ros.synth.textures import Palette
 
 CHUNK_M = 40.0

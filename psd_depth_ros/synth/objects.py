@@ -9,13 +9,13 @@ from __future__ import annotations
 import numpy as np
 
 from psd_depth_ros.synth.primitives import (
-    Material,
-    Rows,
     join_rows,
     make_ball,
     make_box,
     make_post,
     make_rod,
+    Material,
+    Rows,
 )
 from psd_depth_ros.synth.textures import Palette
 
@@ -115,7 +115,8 @@ def make_person(rng: np.random.Generator, palette: Palette, stride: float = 0.0)
     """Build a walking person; `stride` (radians) swings legs and arms."""
     plain, cloth = palette.layers['plain'][0], palette.layers['mottle'][0]
     tall = rng.uniform(0.92, 1.08)
-    top = Material(cloth, tint=tuple(3 * c for c in _choose(rng, _CLOTHES)))
+    red, green, blue = _choose(rng, _CLOTHES)
+    top = Material(cloth, tint=(3 * red, 3 * green, 3 * blue))
     trousers = Material(plain, tint=_choose(rng, _CLOTHES[:3]))
     skin = Material(plain, tint=(0.5, 0.32, 0.24))
     hair = Material(plain, tint=(0.05, 0.035, 0.03))

@@ -9,8 +9,8 @@ World axes: x forward along the street, y left, z up (REP 103), metres.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+import math
 
 import numpy as np
 import numpy.typing as npt

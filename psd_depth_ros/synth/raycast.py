@@ -18,6 +18,8 @@ from psd_depth_ros.synth import primitives as P
 
 NEAR_M = 0.05
 NO_HIT = torch.iinfo(torch.int64).max
+# Added to ray directions: an exact zero would make 0 * inf; any other value is not changed.
+_TINY = 1e-20
 _CORNERS = np.array([[x, y, z] for x in (-1, 1) for y in (-1, 1) for z in (-1, 1)], float)
 _EDGES = np.array(
     [(a, b) for a in range(8) for b in range(a + 1, 8) if bin(a ^ b).count('1') == 1]
@@ -182,7 +184,7 @@ def _entry(near: torch.Tensor, far: torch.Tensor) -> torch.Tensor:
 
 
 def _slab(origin: torch.Tensor, direction: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    inverse = 1.0 / direction
+    inverse = 1.0 / (direction + _TINY)
     middle, reach = -origin * inverse, inverse.abs()
     return middle - reach, middle + reach
 
@@ -200,7 +202,7 @@ def _hit_wedge(lanes: _Lanes, cutout: torch.Tensor) -> torch.Tensor:
     front, rear, side = (0.5 * taper for taper in lanes.taper)
     planes = ((0, 1.0, front), (0, -1.0, rear), (1, 1.0, side), (1, -1.0, side))
     for axis, sign, lean in planes:
-        rise = sign * lanes.direction[axis] + lean * lanes.direction[2]
+        rise = sign * lanes.direction[axis] + lean * lanes.direction[2] + _TINY
         gap = 1.0 - lean - (sign * lanes.origin[axis] + lean * lanes.origin[2])
         reach = gap / rise
         near = torch.where(rise < 0, torch.maximum(near, reach), near)
@@ -208,14 +210,21 @@ def _hit_wedge(lanes: _Lanes, cutout: torch.Tensor) -> torch.Tensor:
     return _entry(near, far)
 
 
+def _add(terms: list[torch.Tensor]) -> torch.Tensor:
+    total = terms[0]
+    for term in terms[1:]:
+        total = total + term
+    return total
+
+
 def _quadratic(
     lanes: _Lanes, axes: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    a = sum(lanes.direction[i] ** 2 for i in axes)
-    b = sum(lanes.direction[i] * lanes.origin[i] for i in axes)
+    a = _add([lanes.direction[i] ** 2 for i in axes]) + _TINY
+    b = _add([lanes.direction[i] * lanes.origin[i] for i in axes])
     # |o + d (-b/a)|^2 instead of c - b^2/a: far away, float32 loses the difference.
     closest = -b / a
-    miss = sum((lanes.origin[i] + closest * lanes.direction[i]) ** 2 for i in axes)
+    miss = _add([(lanes.origin[i] + closest * lanes.direction[i]) ** 2 for i in axes])
     reach = torch.sqrt(torch.clamp(1.0 - miss, min=0.0) / a)
     return closest - reach, closest + reach, miss <= 1.0
 
@@ -234,7 +243,7 @@ def _hit_ellipsoid(lanes: _Lanes, cutout: torch.Tensor) -> torch.Tensor:
 
 def _hit_foliage(lanes: _Lanes, cutout: torch.Tensor) -> torch.Tensor:
     near, far, meets = _quadratic(lanes, (0, 1, 2))
-    speed = torch.sqrt(sum(d * d for d in lanes.direction))
+    speed = torch.sqrt(_add([d * d for d in lanes.direction]))
     # Half the chord: 1 through the middle, 0 at the rim, where leaves thin out.
     thick = 0.5 * (far - near) * speed
     front = meets & (near > NEAR_M) & _is_leaf(lanes, near, thick, cutout, 0.0)

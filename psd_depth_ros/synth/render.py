@@ -13,9 +13,9 @@ import numpy.typing as npt
 import torch
 
 from psd_depth_ros.synth import primitives as P
-from psd_depth_ros.synth.raycast import View, cast
-from psd_depth_ros.synth.shading import Atlas, Light, Surface, measure, paint_sky, shade
-from psd_depth_ros.synth.shadows import Blob, ShadowMaps, dim_under
+from psd_depth_ros.synth.raycast import cast, View
+from psd_depth_ros.synth.shading import Atlas, Light, measure, paint_sky, shade, Surface
+from psd_depth_ros.synth.shadows import Blob, dim_under, ShadowMaps
 
 
 @dataclass(frozen=True)

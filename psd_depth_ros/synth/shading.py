@@ -122,7 +122,8 @@ def shade(
     clouds: torch.Tensor,
 ) -> torch.Tensor:
     """Light the surfaces: (N, 3) linear RGB. `ray` (3, N) unit; `shadow`: shares (N,) of the
-    sun's light and of the sky's."""
+    sun's light and of the sky's.
+    """
     device = ray.device
     normal = surface.normal
     facing = (normal * _column(light.sun, device)).sum(0).clamp(min=0.0) * shadow[0]

@@ -7,15 +7,15 @@ soft blobs instead, since a map per frame would cost as much as the frame.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+import math
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from psd_depth_ros.synth import primitives as P
-from psd_depth_ros.synth.raycast import View, cast
+from psd_depth_ros.synth.raycast import cast, View
 
 SUN_DISTANCE_M = 800.0
 _BIAS_M = 0.12

@@ -7,12 +7,13 @@ surface wears which tile is decided by the layouts; sampling is left to ``shadin
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 SIZE = 256
-Tile = npt.NDArray[np.float32]
+Tile = npt.NDArray[np.floating[Any]]
 Generator = np.random.Generator
 _V, _U = np.meshgrid(*[(np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE] * 2, indexing='ij')
 

@@ -7,8 +7,8 @@ their own; this one draws the world's character and moves the ego.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
+import math
 
 import numpy as np
 import numpy.typing as npt
@@ -19,13 +19,13 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.synth import conditions
 from psd_depth_ros.synth.layout_room import Room
 from psd_depth_ros.synth.layout_street import CHUNK_M, Street
-from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, Rows, join_rows
+from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, join_rows, Rows
 from psd_depth_ros.synth.raycast import View
-from psd_depth_ros.synth.render import Ground, Occlusion, Stage, render
+from psd_depth_ros.synth.render import Ground, Occlusion, render, Stage
 from psd_depth_ros.synth.settings import WorldSettings
 from psd_depth_ros.synth.shading import Atlas, Light
-from psd_depth_ros.synth.shadows import Blob, ShadowMaps, cast_shadow, look_along
-from psd_depth_ros.synth.textures import ROOM_TILES, STREET_TILES, Palette
+from psd_depth_ros.synth.shadows import Blob, cast_shadow, look_along, ShadowMaps
+from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
