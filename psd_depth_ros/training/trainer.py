@@ -54,7 +54,8 @@ def train(
     with its confidence calibrated on the validation frames.
     """
     torch.manual_seed(recipe.seed)
-    model = start_model(recipe, imagenet).to(device, memory_format=torch.channels_last)
+    model = start_model(recipe, imagenet).to(device)
+    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(model).eval()
     optimiser = make_optimiser(model, recipe)
     clock = _Clock(recipe)

@@ -1,0 +1,286 @@
+"""The libraries that can run a depth network, behind one call.
+
+A backend takes the normalised image and the intrinsics and gives the three maps of the network;
+it compiles itself anew for each input shape, which `DepthEngine.warm_up` does ahead of time. What
+happens before and after is left to `preprocess` and `postprocess`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import contextlib
+import importlib.util
+import io
+import logging
+from typing import Any, Protocol
+import warnings
+
+import torch
+from torch import nn, Tensor
+
+from psd_depth_ros.errors import DeviceError
+from psd_depth_ros.networks import DepthModel
+
+BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
+
+
+class Backend(Protocol):
+    """Runs one network on one device."""
+
+    name: str
+
+    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """(B, 3, H, W) and (B, 4) float32 to (B, 3, h, w): u', sigma, far, float32."""
+
+    def close(self) -> None:
+        """Give memory back."""
+
+
+class MapsModel(nn.Module):
+    """A depth network whose three maps are one tensor, so that one download takes them all."""
+
+    def __init__(self, model: DepthModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """See `Backend.run`."""
+        return torch.cat(self.model(image, intrinsics), dim=1)
+
+
+class TorchBackend:
+    """PyTorch itself: bfloat16 on a CPU that has it, float16 and CUDA graphs on a GPU.
+
+    Weights and activations are channels-last. `half` off keeps float32 everywhere.
+    """
+
+    name = 'torch'
+
+    def __init__(self, model: DepthModel, device: torch.device, half: bool = True) -> None:
+        self._device = device
+        maps = MapsModel(model).to(device)
+        self._model = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._half = half and (device.type == 'cuda' or _has_bfloat16())
+        self._type = torch.float16 if device.type == 'cuda' else torch.bfloat16
+        self._graphs: dict[tuple[int, ...], _CudaGraph] = {}
+
+    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """See `Backend.run`."""
+        if self._device.type != 'cuda':
+            return self._forward(image, intrinsics)
+        shape = tuple(image.shape)
+        if shape not in self._graphs:
+            self._graphs[shape] = _CudaGraph(self._forward, image, intrinsics)
+        return self._graphs[shape].replay(image, intrinsics)
+
+    def close(self) -> None:
+        """Drop the graphs and the weights."""
+        self._graphs.clear()
+        self._model = MapsModel(self._model.model).to('meta')
+        if self._device.type == 'cuda':
+            torch.cuda.empty_cache()
+
+    @torch.inference_mode()
+    def _forward(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        image = image.contiguous(memory_format=torch.channels_last)
+        # Cached casts of the weights would be kept by a graph's memory pool: take them anew.
+        with torch.autocast(
+            self._device.type, self._type, enabled=self._half, cache_enabled=False
+        ):
+            maps: Tensor = self._model(image, intrinsics)
+        return maps.float()
+
+
+class _CudaGraph:
+    """A forward pass recorded once and replayed: no launch cost for a hundred small kernels."""
+
+    def __init__(
+        self, forward: Callable[[Tensor, Tensor], Tensor], image: Tensor, intrinsics: Tensor
+    ) -> None:
+        self._image, self._intrinsics = image.clone(), intrinsics.clone()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(3):
+                forward(self._image, self._intrinsics)
+        torch.cuda.current_stream().wait_stream(side)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph):
+            self._output = forward(self._image, self._intrinsics)
+
+    def replay(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """Run on new input; the result is overwritten by the next call."""
+        self._image.copy_(image)
+        self._intrinsics.copy_(intrinsics)
+        self._graph.replay()
+        return self._output
+
+
+class OpenVinoBackend:
+    """OpenVINO on the CPU: bfloat16 where the CPU has it, measured fastest of the three."""
+
+    name = 'openvino'
+
+    def __init__(self, model: DepthModel, half: bool = True) -> None:
+        import openvino
+
+        self._core = openvino.Core()
+        self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
+        capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
+        self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
+        self._model: MapsModel | None = MapsModel(model).eval()
+        self._requests: dict[tuple[int, ...], Any] = {}
+
+    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """See `Backend.run`."""
+        shape = tuple(image.shape)
+        if shape not in self._requests:
+            self._requests[shape] = self._compile(shape)
+        # Inputs and outputs are shared, not copied: the result is overwritten by the next call.
+        results = self._requests[shape].infer(
+            [image.contiguous().numpy(), intrinsics.numpy()], share_inputs=True,
+            share_outputs=True,
+        )  # fmt: skip
+        return torch.from_numpy(results[0])
+
+    def close(self) -> None:
+        """Drop the compiled networks and the weights."""
+        self._requests.clear()
+        self._model = None
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        import openvino
+
+        example = _example(shape)
+        assert self._model is not None, 'the engine was closed'
+        with _quiet():
+            converted = openvino.convert_model(
+                self._model, example_input=example, input=[tuple(t.shape) for t in example]
+            )
+        compiled = self._core.compile_model(
+            converted, 'CPU', {'INFERENCE_PRECISION_HINT': self._precision}
+        )
+        return compiled.create_infer_request()
+
+
+class OnnxBackend:
+    """ONNX Runtime on the CPU in float32, for processors OpenVINO does not know."""
+
+    name = 'onnxruntime'
+
+    def __init__(self, model: DepthModel) -> None:
+        self._model: MapsModel | None = MapsModel(model).eval()
+        self._sessions: dict[tuple[int, ...], Any] = {}
+
+    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """See `Backend.run`."""
+        shape = tuple(image.shape)
+        if shape not in self._sessions:
+            self._sessions[shape] = self._compile(shape)
+        feed = {'image': image.contiguous().numpy(), 'intrinsics': intrinsics.numpy()}
+        return torch.from_numpy(self._sessions[shape].run(None, feed)[0])
+
+    def close(self) -> None:
+        """Drop the sessions and the weights."""
+        self._sessions.clear()
+        self._model = None
+
+    def _compile(self, shape: tuple[int, ...]) -> Any:
+        import onnxruntime
+
+        assert self._model is not None, 'the engine was closed'
+        content = export_onnx(self._model, shape)
+        return onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
+
+
+def export_onnx(model: MapsModel, shape: tuple[int, ...]) -> bytes:
+    """The network as ONNX for a fixed input shape: inputs image, intrinsics; output maps."""
+    with _quiet():
+        program = torch.onnx.export(
+            model, _example(shape), dynamo=True, input_names=['image', 'intrinsics'],
+            output_names=['maps'], verbose=False,
+        )  # fmt: skip
+    assert program is not None
+    content: bytes = program.model_proto.SerializeToString()
+    return content
+
+
+def choose_device(wanted: str) -> torch.device:
+    """The device named `auto`, `cpu`, `cuda` or `cuda:N`.
+
+    `auto` takes a GPU where there is one. Raises DeviceError where the one asked for is not there:
+    nothing else is taken in its place.
+    """
+    if wanted == 'auto':
+        return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+    try:
+        device = torch.device(wanted)
+    except RuntimeError as error:
+        raise DeviceError(
+            f'unknown device {wanted!r}, expected auto, cpu, cuda or cuda:N'
+        ) from error
+    if device.type == 'cuda' and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceError(
+            f'device {wanted!r} is not there: torch {torch.__version__} sees '
+            f'{torch.cuda.device_count()} CUDA devices; install a CUDA build of torch and the '
+            'driver, or choose device auto or cpu'
+        )
+    if device.type not in ('cpu', 'cuda'):
+        raise DeviceError(f'device {wanted!r} is not supported, expected auto, cpu or cuda')
+    return device
+
+
+def make_backend(name: str, model: DepthModel, device: torch.device) -> Backend:
+    """The backend called `name`; `auto` takes OpenVINO on a CPU where it is installed.
+
+    Raises DeviceError for an unknown one, one that is not installed, or one that cannot run on the
+    device.
+    """
+    if name not in BACKENDS:
+        raise DeviceError(f'unknown backend {name!r}, expected one of {", ".join(BACKENDS)}')
+    if name == 'auto':
+        on_cpu = device.type == 'cpu' and _is_installed('openvino')
+        name = 'openvino' if on_cpu else 'torch'
+    if name == 'torch':
+        return TorchBackend(model, device)
+    if device.type != 'cpu':
+        raise DeviceError(f'backend {name!r} runs on the CPU only; use torch on {device}')
+    needed = ('openvino',) if name == 'openvino' else ('onnxruntime', 'onnx', 'onnxscript')
+    missing = [package for package in needed if not _is_installed(package)]
+    if missing:
+        raise DeviceError(
+            f'backend {name!r} needs {", ".join(missing)}: '
+            f'pip install "psd_depth_ros[{name}]", or choose backend auto'
+        )
+    return OpenVinoBackend(model) if name == 'openvino' else OnnxBackend(model)
+
+
+def _example(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+    batch, _, height, width = shape
+    intrinsics = torch.tensor([[width, width, 0.5 * width, 0.5 * height]]).repeat(batch, 1)
+    return torch.zeros(shape), intrinsics
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _has_bfloat16() -> bool:
+    """Whether the CPU multiplies bfloat16 in hardware; emulated it is slower than float32."""
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+@contextlib.contextmanager
+def _quiet() -> Any:
+    """Keep the exporters' chatter from the user's terminal; their errors still come as such."""
+    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'torch.export')]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter('ignore')
+        try:
+            for logger in loggers:
+                logger.setLevel(logging.ERROR)
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

@@ -1,0 +1,237 @@
+"""The depth engine: image and camera in, metric depth and confidence out.
+
+One engine owns one network on one device and serves any number of cameras. It is plain Python:
+nodes, the command line and tests call the same `infer_batch`. It is not safe for several threads
+at once. Where the metric scale comes from is left to `scale`.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+import os
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from psd_depth_ros.checkpoint import Checkpoint, load_checkpoint
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
+from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
+from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
+from psd_depth_ros.networks.depth_model import load_model
+from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier, view_mask
+
+Image = NDArray[np.uint8]
+Map = NDArray[np.float32]
+Request = tuple[Image, Camera]
+
+_MOST_CAMERAS = 16
+
+
+class Scale(NamedTuple):
+    """A factor on the network's depth, and the variance of its logarithm."""
+
+    factor: float = 1.0
+    variance: float = 0.0
+
+
+@dataclass(frozen=True)
+class DepthFrame:
+    """Depth of one image, in its rectified geometry.
+
+    `depth_m` (H, W) float32 metres along Z: NaN untrusted or not seen, +Inf sky or beyond range,
+    -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1]. `camera` is the camera
+    of the depth image. `maps` are both on the engine's device.
+    """
+
+    depth_m: Map
+    confidence: Map
+    camera: Camera
+    image: Image = field(repr=False)
+    rectifier: Rectifier = field(repr=False)
+    maps: tuple[Tensor, Tensor] = field(repr=False)
+
+    @cached_property
+    def rgb(self) -> Image:
+        """The image that belongs to the depth: rectified, of its size, uint8 (H, W, 3)."""
+        rgb = self.rectifier.rectify(self.image)
+        if rgb.shape[:2] == self.camera.size:
+            return rgb
+        pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
+        small = torch.nn.functional.interpolate(
+            pixels, self.camera.size, mode='bilinear', antialias=True, align_corners=False
+        )
+        return small[0].permute(1, 2, 0).contiguous().numpy()
+
+    def cloud(self, settings: CloudSettings | None = None) -> PackedCloud:
+        """The point cloud in the optical frame, built where the maps are."""
+        settings = settings or CloudSettings()
+        on_cpu = self.maps[0].device.type == 'cpu'
+        depth, confidence = (self.depth_m, self.confidence) if on_cpu else self.maps
+        rgb = self.rgb if settings.colour else None
+        return build_cloud(depth, confidence, rgb, self.camera, settings)
+
+
+class _View:
+    """Everything about one camera that does not change from frame to frame."""
+
+    def __init__(self, camera: Camera, checkpoint: Checkpoint, device: torch.device) -> None:
+        info = checkpoint.info
+        size = choose_input_size(camera.width, camera.height, info.input.pixel_budget)
+        self.preprocess = Preprocessor(camera, size, info.input.mean, info.input.std, device)
+        self.rectifier = Rectifier(camera)
+        self.masks: dict[bool, Tensor | None] = {True: None, False: None}
+        seen = self.preprocess.camera
+        if not camera.is_rectified:
+            assert self.rectifier.mask is not None
+            self.masks[True] = torch.from_numpy(self.rectifier.mask).to(device)
+            self.masks[False] = torch.from_numpy(view_mask(camera, seen)).to(device)
+        values = [seen.fx, seen.fy, seen.cx, seen.cy]
+        self.intrinsics = torch.tensor([values], dtype=torch.float32, device=device)
+        self.gain = seen.canonical_ratio(info.output.canonical_focal_px)
+
+
+class DepthEngine:
+    """A checkpoint on a device. Make it with `from_checkpoint`."""
+
+    def __init__(self, checkpoint: Checkpoint, backend: Backend, device: torch.device) -> None:
+        self.checkpoint = checkpoint
+        self._backend = backend
+        self._device = device
+        self._views: OrderedDict[Camera, _View] = OrderedDict()
+        output = checkpoint.info.output
+        self._confidence = ConfidenceModel(output.sigma_gain, output.sigma_floor)
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        device: str = 'auto',
+        backend: str = 'auto',
+    ) -> DepthEngine:
+        """Load a checkpoint; None means the one that comes with the package.
+
+        Raises CheckpointError for an unusable file and DeviceError where the device or backend
+        asked for is not there.
+        """
+        chosen = choose_device(device)
+        checkpoint = load_checkpoint(path)
+        return cls(checkpoint, make_backend(backend, load_model(checkpoint), chosen), chosen)
+
+    @property
+    def device(self) -> str:
+        """The device in words: `cpu`, or the GPU's index and name."""
+        if self._device.type != 'cuda':
+            return str(self._device)
+        return f'{self._device} ({torch.cuda.get_device_name(self._device)})'
+
+    @property
+    def backend(self) -> str:
+        """The library that runs the network."""
+        return self._backend.name
+
+    @property
+    def memory_bytes(self) -> int:
+        """Memory taken on the GPU; 0 on a CPU, whose memory is the process's."""
+        return torch.cuda.memory_reserved(self._device) if self._device.type == 'cuda' else 0
+
+    def infer(self, rgb: Image, camera: Camera, scale: Scale | None = None) -> DepthFrame:
+        """Depth of one image (H, W, 3) uint8 RGB; see `infer_batch`."""
+        return self.infer_batch([(rgb, camera)], scales=[scale])[0]
+
+    @torch.inference_mode()
+    def infer_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        scales: Sequence[Scale | None] | None = None,
+        settings: DepthSettings | None = None,
+        full_size: bool = True,
+    ) -> list[DepthFrame]:
+        """Depth of several images in one pass, one DepthFrame for each.
+
+        `scales` multiply the depth; None keeps what the checkpoint says, with its own uncertainty.
+        `full_size` off gives depth at the network's input size. Raises MessageError where an image
+        is not uint8 RGB of its camera's size.
+        """
+        scales = scales or [None] * len(requests)
+        settings = settings or DepthSettings()
+        views = [self._view(camera) for _, camera in requests]
+        groups: dict[tuple[int, int], list[int]] = {}
+        for index, view in enumerate(views):
+            groups.setdefault(view.preprocess.size, []).append(index)
+        frames: dict[int, DepthFrame] = {}
+        for indices in groups.values():
+            images = [views[i].preprocess(requests[i][0]) for i in indices]
+            intrinsics = [views[i].intrinsics for i in indices]
+            maps = self._backend.run(_stack(images), _stack(intrinsics))
+            for row, i in enumerate(indices):
+                frames[i] = self._finish(
+                    maps[row : row + 1], views[i], requests[i], scales[i], settings, full_size
+                )
+        return [frames[i] for i in range(len(requests))]
+
+    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
+        """Compile for images of these (width, height), so that the first frame is not late."""
+        for width, height in sizes:
+            camera = Camera(width, height, width, width, 0.5 * width, 0.5 * height)
+            blank = np.zeros((height, width, 3), dtype=np.uint8)
+            for _ in range(2):
+                self.infer(blank, camera)
+
+    def close(self) -> None:
+        """Give the network's memory back; the engine is of no use afterwards."""
+        self._backend.close()
+        self._views.clear()
+
+    def _view(self, camera: Camera) -> _View:
+        view = self._views.pop(camera, None) or _View(camera, self.checkpoint, self._device)
+        self._views[camera] = view
+        if len(self._views) > _MOST_CAMERAS:
+            self._views.popitem(last=False)
+        return view
+
+    def _finish(
+        self,
+        maps: Tensor,
+        view: _View,
+        request: Request,
+        scale: Scale | None,
+        settings: DepthSettings,
+        full_size: bool,
+    ) -> DepthFrame:
+        """Maps (1, 3, h, w) of one image to its frame."""
+        camera = view.rectifier.camera if full_size else view.preprocess.camera
+        if scale is None:
+            output = self.checkpoint.info.output
+            scale = Scale(1.0, output.scale_sigma**2 if output.metric else 0.0)
+        finished = finish_depth(
+            *maps.unbind(1),
+            gain=[view.gain * scale.factor],
+            size=camera.size,
+            settings=settings,
+            confidence_model=self._confidence,
+            scale_variance=scale.variance,
+            mask=view.masks[full_size],
+        )
+        depth, confidence = (one[0] for one in finished)
+        arrays = _download(depth, confidence)
+        return DepthFrame(*arrays, camera, request[0], view.rectifier, (depth, confidence))
+
+
+def _stack(tensors: list[Tensor]) -> Tensor:
+    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
+
+
+def _download(depth: Tensor, confidence: Tensor) -> tuple[Map, Map]:
+    """Both maps (H, W) as arrays: shared on a CPU, one copy from a GPU."""
+    if depth.device.type == 'cpu':
+        return depth.numpy(), confidence.numpy()
+    both = torch.stack([depth, confidence]).cpu().numpy()
+    return both[0], both[1]
