@@ -38,7 +38,7 @@ def draw_response(rng: np.random.Generator, condition: str) -> Response:
         saturation=float(rng.uniform(0.6, 1.3)),
         vignette=float(rng.uniform(0, 0.35)),
         noise=float(rng.uniform(0.03, 0.08) if night else rng.uniform(0.002, 0.018)),
-        blur_px=float(rng.uniform(1.2, 2.8) if blur and soft else rng.uniform(0.25, 0.6)),
+        blur_px=float(rng.uniform(1.2, 2.8) if blur and soft else rng.uniform(0.35, 0.75)),
         motion_px=float(rng.uniform(4, 14) if blur and not soft else 0.0),
         rain=float(rng.uniform(0.4, 1.0) if condition == 'rain' else 0.0),
         grey=bool(rng.random() < 0.06),

@@ -36,7 +36,7 @@ class Room:
         self._phase = rng.uniform(0, 6.28, 3)
         parts = self._line_walls(rng)
         parts += self._fill_floor(rng)
-        self._static = join_rows(parts)
+        self.fixed = join_rows(parts)
         self._people = self._draw_people(rng, movers)
 
     def walk(self, travelled: float) -> tuple[float, float, float]:
@@ -53,7 +53,7 @@ class Room:
             place(shapes[int(time * 8) % len(shapes)], x + reach * math.sin(0.5 * time), y, 0, yaw)
             for shapes, x, y, reach, yaw in self._people
         ]
-        return join_rows([self._static, *moved])
+        return join_rows([self.fixed, *moved])
 
     def _draw_shell(self, rng: np.random.Generator) -> Shell:
         palette = self._palette

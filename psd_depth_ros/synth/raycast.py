@@ -78,7 +78,7 @@ def _clip_rectangles(
     low, high = np.where(used, 0.0, np.inf), np.where(used, 0.0, -np.inf)
     left, right = (u + low).min(1), (u + high).max(1)
     top, bottom = (v + low).min(1), (v + high).max(1)
-    visible = used.any(1)
+    visible: npt.NDArray[np.bool_] = np.any(used, axis=1)
     edges = np.stack(
         [
             np.clip(np.ceil(left - 1e-3), 0, view.width),

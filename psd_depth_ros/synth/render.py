@@ -15,7 +15,7 @@ import torch
 from psd_depth_ros.synth import primitives as P
 from psd_depth_ros.synth.raycast import cast, View
 from psd_depth_ros.synth.shading import Atlas, Light, measure, paint_sky, shade, Surface
-from psd_depth_ros.synth.shadows import Blob, dim_under, ShadowMaps
+from psd_depth_ros.synth.shadows import Blob, dim_near_ground, dim_under, LightMaps
 
 
 @dataclass(frozen=True)
@@ -66,10 +66,19 @@ class Picture:
 
 @dataclass(frozen=True)
 class Occlusion:
-    """What keeps light away: maps seen from the sun or lamp, maps from above, moving blobs."""
+    """What keeps light away: maps seen from the sun or lamp and from above, moving blobs."""
 
-    sun: ShadowMaps | None = None
+    main: LightMaps | None = None
+    sky: LightMaps | None = None
     blobs: tuple[Blob, ...] = ()
+
+    def shares(self, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Shares (N,) of the main light and of the sky's that reach points (3, N)."""
+        blob = dim_under(self.blobs, position)
+        ground = blob if self.sky is None else blob * self.sky.share(position)
+        sky = dim_near_ground(ground, position)
+        main = dim_near_ground(blob, position)
+        return (main if self.main is None else main * self.main.share(position)), sky
 
 
 def render(rows: P.Rows, view: View, stage: Stage, occlusion: Occlusion) -> Picture:
@@ -103,9 +112,8 @@ def render(rows: P.Rows, view: View, stage: Stage, occlusion: Occlusion) -> Pict
         texel = torch.cat(
             [torch.lerp(texel[:, :3], value * wear.expand(-1, 3), cover), texel[:, 3:]], 1
         )
-    contact = dim_under(list(occlusion.blobs), lit.position)
-    shadow = contact if occlusion.sun is None else contact * occlusion.sun.light(lit.position)
-    colour = shade(lit, texel, unit, (shadow, contact), stage.light, stage.clouds)
+    shares = occlusion.shares(lit.position)
+    colour = shade(lit, texel, unit, shares, stage.light, stage.clouds)
     heaven = paint_sky(unit, stage.light, stage.clouds)
     colour = torch.where(sky.unsqueeze(1), heaven, colour)
     moving = torch.zeros_like(sky)

@@ -71,7 +71,7 @@ class Atlas:
     def sample(
         self, layer: torch.Tensor, u: torch.Tensor, v: torch.Tensor, footprint: torch.Tensor
     ) -> torch.Tensor:
-        """Sample tiles bilinearly in the mip level of the footprint: (N, 4), linear RGB + glass."""
+        """Sample tiles in the mip level of the footprint: (N, 4), linear RGB and glass."""
         level = torch.log2(torch.clamp(footprint * SIZE, min=1.0))
         level = torch.clamp((level + 0.3).to(torch.int64), 0, LEVELS - 1)
         size = SIZE >> level
@@ -117,24 +117,26 @@ def shade(
     surface: Surface,
     texel: torch.Tensor,
     ray: torch.Tensor,
-    shadow: tuple[torch.Tensor, torch.Tensor],
+    shares: tuple[torch.Tensor, torch.Tensor],
     light: Light,
     clouds: torch.Tensor,
 ) -> torch.Tensor:
-    """Light the surfaces: (N, 3) linear RGB. `ray` (3, N) unit; `shadow`: shares (N,) of the
-    sun's light and of the sky's.
+    """Light the surfaces: (N, 3) linear RGB.
+
+    `ray` (3, N) is of unit length; `shares` (N,) are those of the sun or first lamp and of the
+    sky that reach the surface.
     """
     device = ray.device
     normal = surface.normal
-    facing = (normal * _column(light.sun, device)).sum(0).clamp(min=0.0) * shadow[0]
-    open_sky = (0.6 + 0.4 * normal[2]) * shadow[1]
+    facing = (normal * _column(light.sun, device)).sum(0).clamp(min=0.0) * shares[0]
+    open_sky = (0.6 + 0.4 * normal[2]) * shares[1]
     energy = facing.unsqueeze(1) * _row(light.sun_colour, device)
     energy = energy + open_sky.unsqueeze(1) * _row(light.ambient, device)
     if light.headlight > 0:
         beam = light.headlight / (1 + (surface.depth * 0.12) ** 2)
         toward = (-(normal * ray)).sum(0).clamp(min=0.0)
         energy = energy + (beam * (0.2 + toward)).unsqueeze(1)
-    energy = energy + _lamp_energy(surface, light)
+    energy = energy + _lamp_energy(surface, light, shares[0])
     albedo = texel[:, :3] * surface.tint.T
     colour = albedo * energy
     gloss = torch.maximum(surface.gloss, 0.7 * texel[:, 3])
@@ -148,13 +150,14 @@ def shade(
     return torch.lerp(_row(light.horizon, device), colour, veil)
 
 
-def _lamp_energy(surface: Surface, light: Light) -> torch.Tensor:
+def _lamp_energy(surface: Surface, light: Light, first: torch.Tensor) -> torch.Tensor:
     energy = torch.zeros_like(surface.depth)
-    for lamp in light.lamps[:8]:
+    for i, lamp in enumerate(light.lamps):
         offset = _column(lamp, surface.depth.device) - surface.position
         square = (offset * offset).sum(0) + 0.2
         facing = (offset * surface.normal).sum(0) * torch.rsqrt(square)
-        energy = energy + (0.25 + facing.clamp(min=0.0)) / square
+        direct = facing.clamp(min=0.0) * (first if i == 0 else 1.0)
+        energy = energy + (0.25 + direct) / square
     return energy.unsqueeze(1) * _row(light.lamp_colour, surface.depth.device)
 
 

@@ -33,44 +33,49 @@ class Blob:
 
 
 @dataclass(frozen=True)
-class ShadowMaps:
-    """Depth maps (K, S, S) of one light over K neighbouring places of equal length along x."""
+class LightMaps:
+    """Maps (K, S, S) of one light over K neighbouring places of equal length along x.
 
-    depth: torch.Tensor
+    With `soft` false a map holds depth from the light, else the share of open sky at ground level.
+    """
+
+    maps: torch.Tensor
     views: tuple[View, ...]
-    first: int
-    length: float  # metres of x per map; inf for a single map
+    first: int = 0
+    length: float = math.inf  # metres of x per map; inf for a single map
+    soft: bool = False
 
-    def light(self, position: torch.Tensor) -> torch.Tensor:
+    def share(self, position: torch.Tensor) -> torch.Tensor:
         """Share of the light (N,) that reaches points (3, N); 1 outside the maps."""
-        device, size = position.device, self.depth.shape[-1]
-        count = self.depth.shape[0]
-        place = torch.zeros_like(position[0], dtype=torch.int64)
-        if math.isfinite(self.length):
-            place = torch.floor(position[0] / self.length).to(torch.int64) - self.first
-        known = (place >= 0) & (place < count)
-        place = place.clamp(0, count - 1)
-        view = self.views[0]
-        turn = torch.tensor(view.pose[:3, :3].T, dtype=torch.float32, device=device)
-        eyes = torch.tensor(
-            np.stack([v.pose[:3, :3].T @ v.pose[:3, 3] for v in self.views]).T,
-            dtype=torch.float32, device=device,
-        )  # fmt: skip
-        x, y, z = turn @ position - eyes.index_select(1, place)
+        size, view = self.maps.shape[-1], self.views[0]
+        place, known = self._find_place(position)
+        turn = torch.tensor(view.pose[:3, :3].T, dtype=torch.float32, device=position.device)
+        x, y, z = turn @ position - self._eyes(position.device).index_select(1, place)
         inverse = view.fx / z.clamp(min=0.05)
         u, v = x * inverse + view.cx, y * inverse + view.cy
         known &= (u > 0) & (v > 0) & (u < size - 1) & (v < size - 1) & (z > 0.05)
         u, v = u.clamp(0, size - 1.01), v.clamp(0, size - 1.01)
         left, top = u.to(torch.int64), v.to(torch.int64)
-        across, down = u - left, v - top
         base = (place * size + top) * size + left
-        limit = z - _BIAS_M - 2.0 * z / view.fx
-        seen = [
-            (self.depth.view(-1)[base + step] > limit).to(torch.float32)
-            for step in (0, 1, size, size + 1)
-        ]
-        upper, lower = torch.lerp(seen[0], seen[1], across), torch.lerp(seen[2], seen[3], across)
-        return torch.where(known, torch.lerp(upper, lower, down), 1.0)
+        seen = [self.maps.view(-1)[base + step] for step in (0, 1, size, size + 1)]
+        if not self.soft:
+            limit = z - _BIAS_M * min(1.0, view.fx / 50) - 2.0 * z / view.fx
+            seen = [(depth > limit).to(torch.float32) for depth in seen]
+        upper = torch.lerp(seen[0], seen[1], u - left)
+        lower = torch.lerp(seen[2], seen[3], u - left)
+        return torch.where(known, torch.lerp(upper, lower, v - top), 1.0)
+
+    def _find_place(self, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        place = torch.zeros_like(position[0], dtype=torch.int64)
+        if math.isfinite(self.length):
+            place = torch.floor(position[0] / self.length).to(torch.int64) - self.first
+        count = self.maps.shape[0]
+        return place.clamp(0, count - 1), (place >= 0) & (place < count)
+
+    def _eyes(self, device: torch.device) -> torch.Tensor:
+        """Where each map is seen from, in the axes of the light: (3, K)."""
+        eyes = np.stack([v.pose[:3, :3].T @ v.pose[:3, 3] for v in self.views]).T
+        return torch.tensor(eyes, dtype=torch.float32, device=device)
 
 
 def look_along(
@@ -96,12 +101,33 @@ def look_along(
     return View(size, size, focal, focal, middle, middle, pose)
 
 
-def cast_shadow(rows: P.Rows, view: View, cutout: torch.Tensor) -> torch.Tensor:
+def look_down(position: npt.NDArray[np.float64], size: int) -> View:
+    """Wide view of a lamp onto what is below it."""
+    pose = np.eye(4)
+    pose[:3, :3] = np.array([[0.0, -1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, -1.0]])
+    pose[:3, 3] = position
+    middle = (size - 1) / 2
+    return View(size, size, 0.2 * size, 0.2 * size, middle, middle, pose)
+
+
+def cast_depth_map(rows: P.Rows, view: View, cutout: torch.Tensor) -> torch.Tensor:
     """Depth map (S, S) of fixed things as the light sees them."""
     return cast(rows, view, cutout).depth.view(view.height, view.width)
 
 
-def dim_under(blobs: list[Blob], position: torch.Tensor) -> torch.Tensor:
+def cast_open_map(rows: P.Rows, view: View, cutout: torch.Tensor) -> torch.Tensor:
+    """Share of sky (S, S) that the ground sees, from a view from far above; 1 in the open."""
+    height = view.pose[2, 3] - cast_depth_map(rows, view, cutout)
+    covered = ((height > 0.25).to(torch.float32) * (height / 1.2).clamp(0.4, 1.0))[None, None]
+    reach = max(1, round(0.5 * view.fx / view.pose[2, 3]))
+    for _ in range(2):
+        covered = torch.nn.functional.avg_pool2d(
+            covered, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False
+        )
+    return 1 - 0.75 * covered[0, 0]
+
+
+def dim_under(blobs: tuple[Blob, ...], position: torch.Tensor) -> torch.Tensor:
     """Share of light (N,) left near the ground at points (3, N) around moving objects."""
     share = torch.ones_like(position[0])
     for blob in blobs:
@@ -111,5 +137,9 @@ def dim_under(blobs: list[Blob], position: torch.Tensor) -> torch.Tensor:
         across = (c * y - s * x) / (blob.half_width + 0.1)
         inside = torch.exp(-((along * along) ** 3 + (across * across) ** 3))
         share = share * (1 - 0.75 * inside)
-    low = torch.exp(-12 * position[2].clamp(min=0) ** 2)
-    return 1 - low * (1 - share)
+    return share
+
+
+def dim_near_ground(share: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
+    """Fade a share of light known at ground level (N,) out with height of the points (3, N)."""
+    return 1 - torch.exp(-6 * position[2].clamp(min=0)) * (1 - share)

@@ -24,9 +24,18 @@ from psd_depth_ros.synth.raycast import View
 from psd_depth_ros.synth.render import Ground, Occlusion, render, Stage
 from psd_depth_ros.synth.settings import WorldSettings
 from psd_depth_ros.synth.shading import Atlas, Light
-from psd_depth_ros.synth.shadows import Blob, cast_shadow, look_along, ShadowMaps
+from psd_depth_ros.synth.shadows import (
+    Blob,
+    cast_depth_map,
+    cast_open_map,
+    LightMaps,
+    look_along,
+    look_down,
+)
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
+_Map = tuple[torch.Tensor, View]
+_Maps = tuple[_Map, _Map]
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
 
 
@@ -63,7 +72,7 @@ class World:
         tiles = STREET_TILES if self.kind == 'street' else ROOM_TILES
         self._palette = Palette(np.random.default_rng([self.seed, 3]), tiles)
         self._stages: dict[str, Stage] = {}
-        self._shadows: dict[str, dict[int, tuple[torch.Tensor, View]]] = {}
+        self._maps: dict[str, dict[int, _Maps]] = {}
         night = self.condition == 'night'
         movers = self.settings.moving_objects
         self._street = self._room = None
@@ -153,33 +162,58 @@ class World:
         return self._room.collect(time)
 
     def _occlude(self, time: float, stage: Stage) -> Occlusion:
+        """Light maps about the ego; those of places left behind are dropped."""
+        cache = self._maps.setdefault(str(stage.cutout.device), {})
+        if self._room is not None:
+            if 0 not in cache:
+                cache[0] = self._cast_room(stage.cutout)
+            (main, view), (sky, above) = cache[0]
+            return Occlusion(
+                LightMaps(main[None], (view,)), LightMaps(sky[None], (above,), soft=True)
+            )
+        assert self._street is not None
         travelled = self.speed_mps * time
-        if self._street is None:
-            return Occlusion()
-        movers = self._street.collect_movers(travelled, travelled, time)
-        blobs = tuple(_blob_under(rows) for rows in movers)
-        if self._light.sun_colour.max() < 0.05:
-            return Occlusion(blobs=blobs)
         first = math.floor((travelled - 5) / CHUNK_M)
         places = range(first, first + 5)
-        cache = self._shadows.setdefault(str(stage.cutout.device), {})
         for k in [k for k in cache if k not in places]:
             del cache[k]
         for k in places:
             if k not in cache:
                 cache[k] = self._cast_chunk(k, stage.cutout)
-        depth = torch.stack([cache[k][0] for k in places])
-        views = tuple(cache[k][1] for k in places)
-        return Occlusion(ShadowMaps(depth, views, first, CHUNK_M), blobs)
+        sun, above_all = (
+            LightMaps(
+                torch.stack([cache[k][i][0] for k in places]),
+                tuple(cache[k][i][1] for k in places), first, CHUNK_M, soft=i == 1,
+            )
+            for i in (0, 1)
+        )  # fmt: skip
+        movers = self._street.collect_movers(travelled, travelled, time)
+        return Occlusion(sun, above_all, tuple(_blob_under(rows) for rows in movers))
 
-    def _cast_chunk(self, k: int, cutout: torch.Tensor) -> tuple[torch.Tensor, View]:
+    def _cast_chunk(self, k: int, cutout: torch.Tensor) -> _Maps:
         assert self._street is not None
         middle = (k + 0.5) * CHUNK_M
-        centre = np.array([middle, self._street.profile.bend(middle)[0], 5.0])
-        half = np.array([CHUNK_M / 2, 20.0, 5.0])
-        view = look_along(self._light.sun, centre, half, 288)
+        lateral = self._street.profile.bend(middle)[0]
         rows = join_rows([self._street.chunk(k + step) for step in (-1, 0, 1)])
-        return cast_shadow(rows, view, cutout), view
+        half = np.array([CHUNK_M / 2, 20.0, 5.0])
+        view = look_along(self._light.sun, np.array([middle, lateral, 5.0]), half, 288)
+        half[2] = 0.1
+        above = look_along(np.array([0, 0, 1.0]), np.array([middle, lateral, 0.0]), half, 192)
+        return (cast_depth_map(rows, view, cutout), view), (
+            cast_open_map(rows, above, cutout),
+            above,
+        )
+
+    def _cast_room(self, cutout: torch.Tensor) -> _Maps:
+        assert self._room is not None
+        rows, size = self._room.fixed, self._room.size
+        view = look_down(self._light.lamps[0], 320)
+        half = np.array([size[0] / 2, size[1] / 2, 0.1])
+        above = look_along(np.array([0, 0, 1.0]), np.zeros(3), half, 192)
+        return (cast_depth_map(rows, view, cutout), view), (
+            cast_open_map(rows, above, cutout),
+            above,
+        )
 
     def _yaw(self, time: float) -> float:
         forward = self.pose(time)[:3, 2]
