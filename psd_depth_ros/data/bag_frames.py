@@ -66,6 +66,11 @@ class BagFrames(FrameSource):
         """Number of images on the topic."""
         return self._count
 
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """When the first and the last message were recorded."""
+        return self._reader.start_ns, self._reader.end_ns
+
     def close(self) -> None:
         """Close the bag."""
         self._reader.close()
@@ -77,7 +82,7 @@ class BagFrames(FrameSource):
         """
         self._begin()
         cameras = _CameraTrack(self._lens)
-        poses = _PoseTrack()
+        poses = PoseTrack()
         held: deque[_Held] = deque()
         error: PsdDepthError | None = None
         for image in self._images(cameras, poses):
@@ -96,7 +101,7 @@ class BagFrames(FrameSource):
                 raise self._no_camera_info(len(held))
         self._finish(error)
 
-    def _images(self, cameras: _CameraTrack, poses: _PoseTrack) -> Iterator[_Held | None]:
+    def _images(self, cameras: _CameraTrack, poses: PoseTrack) -> Iterator[_Held | None]:
         """Sort messages into the tracks; yield the images, and None after the last."""
         index = 0
         names = (self.image_topic, self.camera_info_topic, self.odometry_topic)
@@ -118,7 +123,7 @@ class BagFrames(FrameSource):
             raise self._no_camera_info(index)
         yield None
 
-    def _frame(self, held: _Held, cameras: _CameraTrack, poses: _PoseTrack) -> TimedFrame:
+    def _frame(self, held: _Held, cameras: _CameraTrack, poses: PoseTrack) -> TimedFrame:
         rgb = decode(held.message)
         height, width = rgb.shape[:2]
         camera = cameras.at(held.stamp_ns, width, height)
@@ -169,7 +174,7 @@ class _CameraTrack:
         return self._known[1]
 
 
-class _PoseTrack:
+class PoseTrack:
     """The newest odometry poses, interpolated in between."""
 
     def __init__(self) -> None:

@@ -56,6 +56,11 @@ class VideoFrames(FrameSource):
         """Number of frames the video says it has."""
         return self._count
 
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """First and last stamp by frame rate and count."""
+        return 0, round(max(0, self._count - 1) * 1e9 / self._rate_hz)
+
     def close(self) -> None:
         """Close the video."""
         self._capture.release()
@@ -89,6 +94,11 @@ class FolderFrames(FrameSource):
     def count(self) -> int:
         """Number of images."""
         return len(self._entries)
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """First and last stamp."""
+        return self._entries[0].stamp_ns, self._entries[-1].stamp_ns
 
     def close(self) -> None:
         """Nothing stays open."""

@@ -91,6 +91,11 @@ class FrameSource(ABC):
     def count(self) -> int:
         """Number of images in the recording, as far as it says."""
 
+    @property
+    @abstractmethod
+    def span_ns(self) -> tuple[int, int]:
+        """First and last stamp, as far as the recording says."""
+
     @abstractmethod
     def frames(self) -> Iterator[TimedFrame]:
         """Decode the frames one by one."""

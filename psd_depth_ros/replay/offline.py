@@ -1,0 +1,164 @@
+"""A recording through the engine into a bag: every frame, no topics, the same bytes every time.
+
+Topics and rules are those of the depth node; dropping late frames belongs to the node alone.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+import time
+
+from psd_depth_ros.config import section
+from psd_depth_ros.data.bags import BagWriter
+from psd_depth_ros.data.sources import FrameSource, TimedFrame
+from psd_depth_ros.data.topics import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
+from psd_depth_ros.errors import CalibrationError, SettingsError
+from psd_depth_ros.inference.cloud import CloudSettings
+from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale
+from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
+from psd_depth_ros.messages import camera_info_fields, image_fields
+from psd_depth_ros.replay.read_ahead import ReadAhead
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What is written of a frame; the same settings as the depth node has."""
+
+    depth: DepthSettings = section(DepthSettings)
+    points: CloudSettings = section(CloudSettings)
+    scale: ScaleSettings = section(ScaleSettings)
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What became of the frames: in = out + dropped. `reasons` has one message per reason."""
+
+    frames_in: int
+    frames_out: int
+    dropped: dict[str, int]
+    reasons: dict[str, str]
+    seconds: float
+
+    @property
+    def frames_per_second(self) -> float:
+        """Frames written per second of running."""
+        return self.frames_out / self.seconds if self.seconds > 0 else 0.0
+
+
+@dataclass
+class _Drops:
+    counts: Counter[str] = field(default_factory=Counter)
+    reasons: dict[str, str] = field(default_factory=dict)
+
+    def add(self, reason: str, detail: str) -> None:
+        self.counts[reason] += 1
+        self.reasons.setdefault(reason, detail)
+
+
+def run_bag(
+    source: FrameSource,
+    engine: DepthEngine,
+    output: str | Path,
+    settings: RunSettings | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> RunReport:
+    """Write depth, camera, confidence and points of every frame to the .mcap file `output`.
+
+    Topics are /depth/image_rect (32FC1 metres), /depth/camera_info, /depth/confidence (32FC1) and
+    /points, stamped and framed like their image; with scale.mode relative they are under
+    /depth_relative. `progress` gets the images done and the number of all. Raises what the source
+    raises where no frame at all can be used, SettingsError where nothing makes depth metric, and
+    BagError where the bag cannot be written. After an error no file is left.
+    """
+    started = time.perf_counter()
+    settings = RunSettings() if settings is None else settings
+    pipeline = _Pipeline(engine, settings)
+    drops = _Drops()
+    written = 0
+    with BagWriter(output) as writer, ReadAhead(source.frames()) as frames:
+        for frame in frames:
+            try:
+                result = pipeline.infer(frame)
+            except CalibrationError as error:
+                if not written:
+                    raise
+                drops.add('camera_info', str(error))
+                continue
+            if result is None:
+                drops.add('scale', f'scale.mode {settings.scale.mode} has measured nothing yet')
+                continue
+            _write(writer, frame, result, settings)
+            written += 1
+            if progress is not None:
+                progress(frame.index + 1, source.count)
+    for skipped in source.skipped:
+        drops.add(skipped.reason, skipped.detail)
+    dropped = dict(sorted(drops.counts.items()))
+    frames_in = written + sum(dropped.values())
+    seconds = time.perf_counter() - started
+    return RunReport(frames_in, written, dropped, drops.reasons, seconds)
+
+
+class _Pipeline:
+    """The engine and the scale that is learned on the way."""
+
+    def __init__(self, engine: DepthEngine, settings: RunSettings) -> None:
+        output = engine.checkpoint.info.output
+        self._engine = engine
+        self._settings = settings
+        self._tracker = ScaleTracker(settings.scale, output.scale_sigma if output.metric else None)
+        self._stamp_ns: int | None = None
+        if settings.scale.needs_metric_checkpoint and not output.metric:
+            raise SettingsError(
+                'the checkpoint does not know metres, and scale.mode is fixed without a factor; '
+                'set scale.factor, another scale.mode, or scale.mode relative for depth up to an '
+                'unknown factor'
+            )
+        if settings.scale.mode == 'lidar':
+            raise SettingsError(
+                'scale.mode lidar needs live points; for a recording choose fixed, odometry, '
+                'camera_height or relative'
+            )
+
+    def infer(self, frame: TimedFrame) -> DepthFrame | None:
+        """Depth of a frame; None while its scale is not known."""
+        tracker = self._tracker
+        if self._stamp_ns is not None and frame.stamp_ns < self._stamp_ns:
+            tracker.reset()
+        self._stamp_ns = frame.stamp_ns
+        scale = Scale(tracker.scale, tracker.variance)
+        is_known = tracker.is_known or self._settings.scale.mode == 'relative'
+        result = self._engine.infer_batch(
+            [(frame.rgb, frame.camera)], scales=[scale], settings=self._settings.depth
+        )[0]
+        if self._settings.scale.mode in ('odometry', 'camera_height'):
+            tracker.observe(
+                frame.stamp_ns,
+                result.rgb,
+                result.depth_m,
+                result.camera,
+                applied_scale=scale.factor,
+                odometry=frame.pose,
+            )
+        return result if is_known else None
+
+
+def _write(
+    writer: BagWriter, frame: TimedFrame, result: DepthFrame, settings: RunSettings
+) -> None:
+    """Write the messages of one frame."""
+    relative = settings.scale.mode == 'relative'
+    group = '/depth_relative' if relative else '/depth'
+    points = f'{group}/points' if relative else '/points'
+    image, cloud = IMAGE_TYPES[0], result.cloud(settings.points)
+    for topic, msgtype, fields in (
+        (f'{group}/image_rect', image, image_fields(result.depth_m, '32FC1')),
+        (f'{group}/camera_info', CAMERA_INFO_TYPE, camera_info_fields(result.camera)),
+        (f'{group}/confidence', image, image_fields(result.confidence, '32FC1')),
+        (points, CLOUD_TYPE, cloud.message_fields()),
+    ):
+        writer.write(topic, msgtype, fields, frame.stamp_ns, frame.frame_id)

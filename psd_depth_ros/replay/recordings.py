@@ -1,0 +1,205 @@
+"""A bag, video or image folder as a stream of serialised messages, ready to be published.
+
+Messages of a bag go out as they were recorded, byte for byte; videos and folders become Image and
+CameraInfo. When each is due is decided in `schedule`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+
+from psd_depth_ros.data.bags import BagMessage, BagReader
+from psd_depth_ros.data.message_types import MessageTypes
+from psd_depth_ros.data.sources import FrameSource, kind_of, open_frames
+from psd_depth_ros.data.topics import (
+    camera_info_beside,
+    CAMERA_INFO_TYPE,
+    CLOUD_TYPE,
+    IMAGE_TYPES,
+    list_topics,
+    ODOMETRY_TYPE,
+)
+from psd_depth_ros.errors import BagError, MessageError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import camera_info_fields, header_fields, image_fields, stamp_ns
+
+TF_TYPE = 'tf2_msgs/msg/TFMessage'
+PLAYED_TYPES = (*IMAGE_TYPES, CAMERA_INFO_TYPE, ODOMETRY_TYPE, CLOUD_TYPE, TF_TYPE)
+
+IMAGE_TOPIC = '/camera/image'
+CAMERA_INFO_TOPIC = '/camera/camera_info'
+
+# Files have no date. A clock at 0 would mean to ROS that time has not started yet.
+_FILE_EPOCH_NS = 1_000_000_000
+
+
+@dataclass(frozen=True)
+class RecordedMessage:
+    """A message to publish: its topic and type, when it was recorded, and its CDR bytes."""
+
+    topic: str
+    msgtype: str
+    time_ns: int
+    cdr: bytes | memoryview
+
+
+class Recording(ABC):
+    """What can be played, as a context manager; played from the start as often as wanted."""
+
+    topics: dict[str, str]
+    start_ns: int
+    end_ns: int
+
+    @abstractmethod
+    def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
+        """Messages recorded in [start_ns, stop_ns], in order."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the files."""
+
+    def __enter__(self) -> Recording:
+        """Hand out the opened recording."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close the files."""
+        self.close()
+
+
+class BagRecording(Recording):
+    """Topics of a bag under their own names, or those that `renamed` gives them.
+
+    `topics` lists the published name and type of each. With `camera` its CameraInfo goes out with
+    every image of the bag's camera, in place of the recorded one.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        only: tuple[str, ...] = (),
+        renamed: Mapping[str, str] | None = None,
+        camera: Camera | None = None,
+    ) -> None:
+        self._reader = BagReader(path).__enter__()
+        try:
+            self._names = self._choose(only, renamed or {})
+            self._calibrated: dict[str, str] = {}
+            if camera is not None:
+                self._replace_camera_info(camera)
+        except Exception:
+            self._reader.close()
+            raise
+        known = self._reader.topics
+        self.topics = {new: known[old].msgtype for old, new in self._names.items()}
+        self.topics |= dict.fromkeys(self._calibrated.values(), CAMERA_INFO_TYPE)
+        self.start_ns, self.end_ns = self._reader.start_ns, self._reader.end_ns
+        self.unreadable = 0
+
+    def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
+        """Messages of the chosen topics; those that cannot be converted are counted, not given."""
+        for item in self._reader.messages(set(self._names), start_ns, stop_ns + 1):
+            try:
+                cdr = item.cdr
+                info = self._camera_info(item)
+            except MessageError:
+                self.unreadable += 1
+                continue
+            if info is not None:
+                yield info
+            yield RecordedMessage(self._names[item.topic], item.msgtype, item.timestamp_ns, cdr)
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._reader.close()
+
+    def _choose(self, only: tuple[str, ...], renamed: Mapping[str, str]) -> dict[str, str]:
+        """Map recorded names to published ones."""
+        for topic in (*only, *renamed):
+            self._reader.check_topic(topic)
+        topics = self._reader.topics
+        chosen = only or [name for name, info in topics.items() if info.msgtype in PLAYED_TYPES]
+        if not chosen:
+            raise BagError(
+                f'bag {self._reader.path} has nothing to play (camera, odometry, TF, clouds); '
+                f'its topics are:{list_topics(topics)}'
+            )
+        return {name: renamed.get(name, name) for name in chosen}
+
+    def _replace_camera_info(self, camera: Camera) -> None:
+        image = self._reader.pick_image_topic()
+        beside = camera_info_beside(image)
+        self._names.pop(beside, None)
+        self._calibrated[image] = camera_info_beside(self._names.get(image, image))
+        self._types = MessageTypes()
+        self._info_fields = camera_info_fields(camera)
+
+    def _camera_info(self, item: BagMessage) -> RecordedMessage | None:
+        topic = self._calibrated.get(item.topic)
+        if topic is None:
+            return None
+        header = item.message.header
+        fields = {'header': header_fields(stamp_ns(header), header.frame_id), **self._info_fields}
+        cdr = self._types.serialize(CAMERA_INFO_TYPE, fields)
+        return RecordedMessage(topic, CAMERA_INFO_TYPE, item.timestamp_ns, cdr)
+
+
+class FileRecording(Recording):
+    """The frames of a video or folder as rgb8 Image and CameraInfo, stamped from `epoch_ns`."""
+
+    def __init__(self, source: FrameSource, epoch_ns: int = _FILE_EPOCH_NS) -> None:
+        self._source = source
+        self._types = MessageTypes()
+        self._epoch_ns = epoch_ns
+        self.topics = {IMAGE_TOPIC: IMAGE_TYPES[0], CAMERA_INFO_TOPIC: CAMERA_INFO_TYPE}
+        self.start_ns, last_ns = source.span_ns
+        self.start_ns += epoch_ns
+        self.end_ns = last_ns + epoch_ns
+
+    def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
+        """CameraInfo, then Image of every frame."""
+        for frame in self._source.frames():
+            time_ns = frame.stamp_ns + self._epoch_ns
+            if time_ns < start_ns:
+                continue
+            if time_ns > stop_ns:
+                return
+            header = {'header': header_fields(time_ns, frame.frame_id)}
+            for topic, fields in (
+                (CAMERA_INFO_TOPIC, camera_info_fields(frame.camera)),
+                (IMAGE_TOPIC, image_fields(frame.rgb, 'rgb8')),
+            ):
+                cdr = self._types.serialize(self.topics[topic], {**header, **fields})
+                yield RecordedMessage(topic, self.topics[topic], time_ns, cdr)
+
+    def close(self) -> None:
+        """Close the files."""
+        self._source.close()
+
+
+def open_recording(
+    path: str | Path,
+    only: tuple[str, ...] = (),
+    renamed: Mapping[str, str] | None = None,
+    camera: Camera | None = None,
+    horizontal_fov_deg: float | None = None,
+) -> Recording:
+    """Open a bag, video or image folder for playing.
+
+    `only` chooses topics of a bag (all of the `PLAYED_TYPES` by default) and `renamed` maps
+    recorded names to published ones. Raises BagError and CalibrationError as `open_frames` does.
+    """
+    path = Path(path).expanduser()
+    if kind_of(path) == 'bag':
+        return BagRecording(path, only, renamed, camera)
+    source = open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg)
+    return FileRecording(source)
