@@ -1,0 +1,80 @@
+"""The network alone: milliseconds per image for each preset, backend and precision.
+
+Weights are random, which changes nothing about the time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import gc
+from typing import Any
+
+from timing import measure
+import torch
+
+from psd_depth_ros.inference.backends import (
+    Backend,
+    OnnxBackend,
+    OpenVinoBackend,
+    TorchBackend,
+)
+from psd_depth_ros.networks import DepthModel, preset
+from psd_depth_ros.networks.depth_model import measure_complexity
+
+HEIGHT, WIDTH = 192, 640
+PRESETS = ('lite', 'base')
+Maker = Callable[[DepthModel], Backend]
+
+
+def measure_networks(quick: bool) -> list[dict[str, Any]]:
+    """Rows of preset, backend, precision and times."""
+    rows = []
+    for name in PRESETS[:1] if quick else PRESETS:
+        complexity = measure_complexity(_build(name), HEIGHT, WIDTH)
+        for (backend, precision), make in _makers().items():
+            row = {
+                'preset': name,
+                'input': f'{WIDTH}x{HEIGHT}',
+                'parameters_m': round(complexity.parameters / 1e6, 2),
+                'gmac': round(complexity.macs / 1e9, 2),
+                'backend': backend,
+                'precision': precision,
+            }
+            rows.append(_measure(make, name, row, 1.0 if quick else 5.0))
+    return rows
+
+
+def _makers() -> dict[tuple[str, str], Maker]:
+    """Every backend and precision that this machine may have."""
+    cpu = torch.device('cpu')
+    makers: dict[tuple[str, str], Maker] = {
+        ('torch', 'f32'): lambda model: TorchBackend(model, cpu, half=False),
+        ('torch', 'bf16 where in hardware'): lambda model: TorchBackend(model, cpu),
+        ('openvino', 'f32'): lambda model: OpenVinoBackend(model, half=False),
+        ('openvino', 'bf16 where in hardware'): lambda model: OpenVinoBackend(model),
+        ('onnxruntime', 'f32'): lambda model: OnnxBackend(model),
+    }
+    if torch.cuda.is_available():
+        gpu = torch.device('cuda')
+        makers[('torch cuda', 'f16')] = lambda model: TorchBackend(model, gpu)
+    return makers
+
+
+def _measure(make: Maker, name: str, row: dict[str, Any], seconds: float) -> dict[str, Any]:
+    """Time one backend; a library that is not installed gives a row that says so."""
+    try:
+        backend = make(_build(name))
+    except ImportError as error:
+        return {**row, 'median_ms': None, 'note': str(error)}
+    device = 'cuda' if 'cuda' in row['backend'] else 'cpu'
+    image = torch.randn(1, 3, HEIGHT, WIDTH).to(device)
+    intrinsics = torch.tensor([[370.0, 370.0, 320.0, 96.0]]).to(device)
+    with torch.inference_mode():
+        timing = measure(lambda: backend.run(image, intrinsics).cpu(), seconds)
+    backend.close()
+    gc.collect()
+    return {**timing.row(**row), 'note': ''}
+
+
+def _build(name: str) -> DepthModel:
+    return DepthModel(preset(name)).eval()

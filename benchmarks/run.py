@@ -1,0 +1,86 @@
+"""Measures this machine and writes bench_out/bench.json: network, steps of a frame, end to end.
+
+    python benchmarks/run.py [--quick] [--only network pipeline end_to_end] [--output bench_out]
+
+Nothing is asserted: figures are compared with the targets of the project, which are for two cores
+without a GPU. Measure on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from end_to_end import measure_end_to_end
+from network import measure_networks
+from pipeline import measure_pipeline
+from timing import describe_machine, print_table
+
+PARTS = ('network', 'pipeline', 'end_to_end')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('--quick', action='store_true', help='a minute, rough figures')
+    parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--output', type=Path, default=Path('bench_out'))
+    chosen = parser.parse_args()
+    chosen.output.mkdir(parents=True, exist_ok=True)
+    results: dict[str, Any] = {'machine': describe_machine(), 'quick': chosen.quick}
+    print_table('machine', [{'what': k, 'found': v} for k, v in results['machine'].items()])
+    if 'network' in chosen.only:
+        results['network'] = measure_networks(chosen.quick)
+        print_table('network, ms', results['network'])
+    if 'pipeline' in chosen.only:
+        results['pipeline'] = measure_pipeline(chosen.quick)
+        print_table('one 640x480 frame without the network, ms', results['pipeline'])
+    if 'end_to_end' in chosen.only:
+        results['end_to_end'] = measure_end_to_end(chosen.quick, chosen.output)
+        print_table('camera process -> depth_node -> subscriber process', results['end_to_end'])
+    results['targets'] = list(_targets(results))
+    print_table('targets, for two cores', results['targets'])
+    path = chosen.output / 'bench.json'
+    path.write_text(json.dumps(results, indent=2) + '\n')
+    print(f'\nwritten to {path}')
+
+
+def _targets(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Compare what was measured with what is wanted."""
+    rows = []
+    lite = [row for row in results.get('network', ()) if row['preset'] == 'lite']
+    times = [row['median_ms'] for row in lite if row['median_ms'] is not None]
+    if times:
+        rows.append(_target('lite network, best backend', min(times), 'at most', 30.0, 'ms'))
+    if 'pipeline' in results:
+        total = results['pipeline'][-1]['median_ms']
+        rows.append(_target('everything but the network', total, 'at most', 12.0, 'ms'))
+    runs = results.get('end_to_end', ())
+    if runs:
+        best = max(row['depth_hz'] for row in runs)
+        rows.append(_target('depth and cloud, end to end', best, 'at least', 22.0, 'Hz'))
+        flood = runs[-1]
+        limit = 3 * flood['inference_ms_p50']
+        rows.append(
+            _target('flooded, p95 of depth', flood['depth_ms_p95'], 'at most', limit, 'ms')
+        )
+        growth = runs[0]['growth_mb_per_1000']
+        rows.append(_target('memory growth in 1000 frames', growth, 'at most', 2.0, 'MB'))
+    return rows
+
+
+def _target(what: str, found: float, sense: str, wanted: float, unit: str) -> dict[str, Any]:
+    met = found <= wanted if sense == 'at most' else found >= wanted
+    return {
+        'target': what,
+        'found': round(found, 2),
+        'wanted': f'{sense} {wanted:g} {unit}',
+        'met': 'yes' if met else 'NO',
+    }
+
+
+if __name__ == '__main__':
+    main()
