@@ -62,11 +62,12 @@ def expose(picture: Picture, response: Response, seed: tuple[int, int]) -> torch
     y = torch.linspace(-1, 1, height, device=device).unsqueeze(1)
     x = torch.linspace(-1, 1, width, device=device)
     image = image * (1 - response.vignette * 0.5 * (x * x + y * y))
-    grey = image.mean(1, keepdim=True)
+    grey = (image[:, 0:1] + image[:, 1:2] + image[:, 2:3]) / 3
     image = grey + (image - grey) * (0.0 if response.grey else response.saturation)
     # A shoulder keeps highlights from clipping at once; then the display's gamma.
     image = image.clamp(min=0)
-    image = torch.where(image > 0.8, 0.8 + 0.2 * torch.tanh((image - 0.8) / 0.4), image)
+    over = (image - 0.8).clamp(min=0)
+    image = image.clamp(max=0.8) + 0.2 * over / (over + 0.2)
     image = image.clamp(1e-5, 1) ** (response.contrast / 2.2)
     noise = torch.randn((1, 3, height, width), generator=generator).to(device)
     image = image + noise * response.noise * (1.2 - image)

@@ -220,11 +220,12 @@ def _add(terms: list[torch.Tensor]) -> torch.Tensor:
 def _quadratic(
     lanes: _Lanes, axes: tuple[int, ...]
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    a = _add([lanes.direction[i] ** 2 for i in axes]) + _TINY
+    a = _add([lanes.direction[i] * lanes.direction[i] for i in axes]) + _TINY
     b = _add([lanes.direction[i] * lanes.origin[i] for i in axes])
     # |o + d (-b/a)|^2 instead of c - b^2/a: far away, float32 loses the difference.
     closest = -b / a
-    miss = _add([(lanes.origin[i] + closest * lanes.direction[i]) ** 2 for i in axes])
+    offsets = [lanes.origin[i] + closest * lanes.direction[i] for i in axes]
+    miss = _add([offset * offset for offset in offsets])
     reach = torch.sqrt(torch.clamp(1.0 - miss, min=0.0) / a)
     return closest - reach, closest + reach, miss <= 1.0
 
@@ -261,7 +262,7 @@ def _is_leaf(
     v = (z + 0.7 * y - phase + shift) * (0.32 * size)
     column = u.floor().to(torch.int32) & (size - 1)
     row = v.floor().to(torch.int32) & (size - 1)
-    return cutout.view(-1)[row * size + column] + 2.2 * thick > 0.8
+    return cutout.view(-1).index_select(0, row * size + column) + 2.2 * thick > 0.8
 
 
 _INTERSECT = (_hit_box, _hit_wedge, _hit_cylinder, _hit_ellipsoid, _hit_foliage)

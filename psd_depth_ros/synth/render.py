@@ -15,7 +15,7 @@ import torch
 from psd_depth_ros.synth import primitives as P
 from psd_depth_ros.synth.raycast import cast, View
 from psd_depth_ros.synth.shading import Atlas, Light, measure, paint_sky, shade, Surface
-from psd_depth_ros.synth.shadows import Blob, dim_near_ground, dim_under, LightMaps
+from psd_depth_ros.synth.shadows import Blob, dim_under, fade_upward, LightMaps
 
 
 @dataclass(frozen=True)
@@ -76,8 +76,8 @@ class Occlusion:
         """Shares (N,) of the main light and of the sky's that reach points (3, N)."""
         blob = dim_under(self.blobs, position)
         ground = blob if self.sky is None else blob * self.sky.share(position)
-        sky = dim_near_ground(ground, position)
-        main = dim_near_ground(blob, position)
+        low = fade_upward(position)
+        sky, main = 1 - low * (1 - ground), 1 - low * (1 - blob)
         return (main if self.main is None else main * self.main.share(position)), sky
 
 
@@ -114,8 +114,8 @@ def render(rows: P.Rows, view: View, stage: Stage, occlusion: Occlusion) -> Pict
         )
     shares = occlusion.shares(lit.position)
     colour = shade(lit, texel, unit, shares, stage.light, stage.clouds)
-    heaven = paint_sky(unit, stage.light, stage.clouds)
-    colour = torch.where(sky.unsqueeze(1), heaven, colour)
+    above = torch.nonzero(sky).squeeze(1)
+    colour[above] = paint_sky(unit.index_select(1, above), stage.light, stage.clouds)
     moving = torch.zeros_like(sky)
     if solid.numel():
         moving[solid] = table[hits.index[solid], P.MOVING] > 0

