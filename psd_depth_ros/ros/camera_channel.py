@@ -19,7 +19,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import check_sizes, decode, stamp_ns
-from psd_depth_ros.ros.calibration import CalibrationMonitor, CalibrationState
+from psd_depth_ros.ros.calibration import Calibration, CalibrationMonitor, CalibrationState
 from psd_depth_ros.ros.counters import FrameCounters
 from psd_depth_ros.ros.input_subscription import InputSubscription
 from psd_depth_ros.ros.publishers import OutputPublishers
@@ -40,7 +40,7 @@ class ArrivedFrame:
 
 @dataclass(frozen=True)
 class PreparedFrame:
-    """A frame ready for the engine; `metric` is false where the camera is uncalibrated."""
+    """A frame ready for the engine; an uncalibrated camera has a nominal lens."""
 
     arrived: ArrivedFrame
     rgb: npt.NDArray[np.uint8]
@@ -75,17 +75,29 @@ class CameraChannel:
         self.outputs: OutputPublishers | None = None
         self.outputs_lock = threading.Lock()
         self.reset_due = threading.Event()
+        self.stamp_age_ns = 0
+        self._last_stamp_ns = 0
         self.frame_size: tuple[int, int] | None = None
 
     @property
-    def calibration(self) -> CalibrationMonitor:
+    def calibration(self) -> Calibration:
         """What is known of the lens."""
-        return self._monitor
+        return self._monitor.calibration
+
+    @property
+    def reliability(self) -> str:
+        """What is asked of the camera, '' while inactive."""
+        return self._inputs[0].reliability if self._inputs else ''
 
     @property
     def image_topic(self) -> str:
         """Where images come from, '' while inactive."""
         return self._inputs[0].topic if self._inputs else ''
+
+    @property
+    def output_topic(self) -> str:
+        """Where depth goes, '' while inactive."""
+        return '' if self.outputs is None else self.outputs.depth_topic
 
     def open(self) -> None:
         """Create the outputs, then subscribe."""
@@ -116,6 +128,8 @@ class CameraChannel:
         """Look again at the publishers, and warn of a calibration that does not come."""
         for one in self._inputs:
             one.refresh()
+        if self.outputs is not None:
+            self.outputs.refresh()
         timeout_s = self._settings().camera_info_timeout_s
         waited_s = self.counters.waited_s()
         waiting = self._monitor.calibration.state is CalibrationState.WAITING
@@ -149,6 +163,9 @@ class CameraChannel:
             self._refuse('size_mismatch', str(error), (width, height), REPEAT_S)
             return None
         self.frame_size = (width, height)
+        if frame.stamp_ns < self._last_stamp_ns:
+            self.reset_due.set()
+        self._last_stamp_ns = frame.stamp_ns
         calibrated = calibration.state is CalibrationState.CALIBRATED
         if calibrated:
             self.problem = ''

@@ -7,7 +7,8 @@ nothing. What makes an engine is a factory; loading itself is left to `inference
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 import threading
 import time
 from typing import Any, Protocol
@@ -36,7 +37,14 @@ class Engine(Protocol):
     def backend(self) -> str:
         """The library that runs it."""
 
-    def infer_batch(self, requests: Sequence[Request]) -> list[Any]:
+    def infer_batch(
+        self,
+        requests: Sequence[Request],
+        *,
+        scales: Sequence[Any] | None = None,
+        settings: Any = None,
+        full_size: bool = True,
+    ) -> list[Any]:
         """One DepthFrame per image."""
 
     def warm_up(self, sizes: Sequence[Size]) -> None:
@@ -107,13 +115,13 @@ class EngineSlot:
         self._loader = threading.Thread(target=work, name='checkpoint_loader', daemon=True)
         self._loader.start()
 
-    def infer(self, requests: Sequence[Request]) -> list[Any]:
-        """Run one batch; a swap waits until it is over."""
+    @contextmanager
+    def hold(self) -> Iterator[Engine]:
+        """Use the engine for one batch; a swap waits until it is over."""
         with self._lock:
             start_ns = time.monotonic_ns()
-            frames = self.engine.infer_batch(requests)
+            yield self.engine
             self.inference.add_ns(time.monotonic_ns() - start_ns)
-            return frames
 
     def close(self) -> None:
         """Wait for a loader and give the engine's memory back."""

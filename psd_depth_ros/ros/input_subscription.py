@@ -18,9 +18,9 @@ from rclpy.subscription import Subscription
 
 from psd_depth_ros.ros.qos import (
     choose_reliability,
-    explain_incompatible_publishers,
     INPUT_OVERRIDES,
     input_profile,
+    MismatchSpeaker,
     offered_reliabilities,
     RELIABILITIES,
 )
@@ -45,7 +45,12 @@ class InputSubscription:
         self._override = _reliability_override(node, self.topic)
         self._wanted = wanted
         self._depth = depth
-        self._said = ''
+        self._mismatch = MismatchSpeaker(
+            node,
+            self.topic,
+            'nothing will be received from there: set image_reliability to auto or change the '
+            'publisher',
+        )
         self._subscription = self._subscribe(self._choose())
 
     @property
@@ -59,7 +64,12 @@ class InputSubscription:
         return self._subscription.qos_profile.reliability.name.lower()
 
     def refresh(self) -> None:
-        """Look the publishers up again; subscribe anew where reliability must change."""
+        """Look the publishers up again, and say which of them cannot be heard."""
+        self._follow()
+        self._mismatch.check_publishers(self._subscription.qos_profile)
+
+    def _follow(self) -> None:
+        """Subscribe anew where reliability must change."""
         reliability = self._choose()
         if reliability != self._subscription.qos_profile.reliability:
             self._node.destroy_subscription(self._subscription)
@@ -67,7 +77,6 @@ class InputSubscription:
             self._node.get_logger().info(
                 f'{self.topic}: subscribed {self.reliability}, as its publishers offer'
             )
-        self._say_incompatible()
 
     def destroy(self) -> None:
         """End the subscription."""
@@ -85,21 +94,10 @@ class InputSubscription:
             input_profile(reliability, self._depth),
             qos_overriding_options=QoSOverridingOptions(INPUT_OVERRIDES),
             event_callbacks=SubscriptionEventCallbacks(
-                incompatible_qos=lambda _event: self.refresh(),
-                matched=lambda _event: self.refresh(),
+                incompatible_qos=lambda _event: self._follow(),
+                matched=lambda _event: self._follow(),
             ),
         )
-
-    def _say_incompatible(self) -> None:
-        text = explain_incompatible_publishers(
-            self._node, self.topic, self._subscription.qos_profile
-        )
-        if text and text != self._said:
-            self._node.get_logger().warning(
-                f'{text}; nothing will be received from there. Set image_reliability to auto or '
-                'change the publisher'
-            )
-        self._said = text or self._said
 
 
 def _reliability_override(node: Node, topic: str) -> str:

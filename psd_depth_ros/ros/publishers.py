@@ -13,16 +13,13 @@ from typing import Any
 from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.node import Node
 from rclpy.publisher import Publisher
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
 from psd_depth_ros.ros.conversions import camera_info_message, cloud_message, image_message
-from psd_depth_ros.ros.qos import (
-    explain_incompatible_subscriptions,
-    OUTPUT_OVERRIDES,
-    output_profile,
-)
+from psd_depth_ros.ros.qos import MismatchSpeaker, OUTPUT_OVERRIDES, output_profile
 
 Fields = Mapping[str, Any]
 
@@ -51,13 +48,18 @@ class OutputPublishers:
         self.relative = relative
         root = f'{namespace}depth_relative' if relative else f'{namespace}depth'
         points = f'{namespace}depth_relative/points' if relative else f'{namespace}points'
-        self._said: set[str] = set()
+        self._mismatches: list[tuple[MismatchSpeaker, QoSProfile]] = []
         self._depth = self._create(Image, f'{root}/image_rect')
         self._camera_info = self._create(CameraInfo, f'{root}/camera_info')
         self._confidence = self._create(Image, f'{root}/confidence')
         self._coloured = self._create(Image, f'{root}/colored')
         self._points = self._create(PointCloud2, points)
         self._clearing = self._create(PointCloud2, f'{points}_clearing')
+
+    @property
+    def depth_topic(self) -> str:
+        """Full name of the topic of the depth image."""
+        return str(self._depth.topic_name)
 
     def wanted(self) -> Wanted:
         """Ask the middleware who listens."""
@@ -94,6 +96,11 @@ class OutputPublishers:
         """Publish the far points that let a costmap clear its free space."""
         self._clearing.publish(cloud_message(header, fields))
 
+    def refresh(self) -> None:
+        """Say who listens in vain."""
+        for speaker, profile in self._mismatches:
+            speaker.check_subscriptions(profile)
+
     def destroy(self) -> None:
         """Take the topics down."""
         for publisher in self._all():
@@ -110,23 +117,19 @@ class OutputPublishers:
         )
 
     def _create(self, message_type: type[Any], topic: str) -> Publisher:
-        name = self._node.resolve_topic_name(topic)
         profile = output_profile()
-        return self._node.create_publisher(
+        publisher = self._node.create_publisher(
             message_type,
             topic,
             profile,
             qos_overriding_options=QoSOverridingOptions(OUTPUT_OVERRIDES),
-            event_callbacks=PublisherEventCallbacks(
-                incompatible_qos=lambda _event: self._say_incompatible(name, profile)
-            ),
+            # Said by `refresh`, with names, instead of by the default callback.
+            event_callbacks=PublisherEventCallbacks(use_default_callbacks=False),
         )
-
-    def _say_incompatible(self, topic: str, profile: Any) -> None:
-        text = explain_incompatible_subscriptions(self._node, topic, profile)
-        if text and text not in self._said:
-            self._said.add(text)
-            self._node.get_logger().warning(f'{text}; it will receive nothing')
+        name = self._node.resolve_topic_name(topic)
+        speaker = MismatchSpeaker(self._node, name, 'it will receive nothing')
+        self._mismatches.append((speaker, profile))
+        return publisher
 
 
 def _heard(publisher: Publisher) -> bool:

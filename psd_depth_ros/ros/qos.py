@@ -22,6 +22,7 @@ from rclpy.qos import (
 
 RELIABILITIES = ('auto', 'reliable', 'best_effort')
 OUTPUT_OVERRIDES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY)
+_UNKNOWN = '_NODE_NAME_UNKNOWN_'
 INPUT_OVERRIDES = OUTPUT_OVERRIDES[:2]  # reliability is overridden in `input_subscription`
 
 
@@ -70,30 +71,50 @@ def describe(profile: QoSProfile) -> str:
     return f'{profile.reliability.name.lower()}, {profile.durability.name.lower()}'
 
 
-def explain_incompatible_publishers(node: Node, topic: str, asked: QoSProfile) -> str:
-    """Name both sides of every publisher that a subscription cannot hear; empty where none."""
-    return '; '.join(
-        f'{_who(info)} offers [{describe(info.qos_profile)}], this node asks for '
-        f'[{describe(asked)}] on {topic}'
-        for info in node.get_publishers_info_by_topic(topic)
-        if _incompatible(info.qos_profile, asked)
-    )
+class MismatchSpeaker:
+    """Says once who cannot hear whom on a topic, both sides named.
 
+    The middleware tells of a mismatch before it knows the name of the other node, so `check` is
+    called again and again, and waits a few times for the name.
+    """
 
-def explain_incompatible_subscriptions(node: Node, topic: str, offered: QoSProfile) -> str:
-    """Name both sides of every subscription that cannot hear a publisher; empty where none."""
-    return '; '.join(
-        f'{_who(info)} asks for [{describe(info.qos_profile)}], this node offers '
-        f'[{describe(offered)}] on {topic}'
-        for info in node.get_subscriptions_info_by_topic(topic)
-        if _incompatible(offered, info.qos_profile)
-    )
+    def __init__(self, node: Node, topic: str, advice: str) -> None:
+        self._node = node
+        self._topic = topic
+        self._advice = advice
+        self._patience = 4
+        self._said: set[str] = set()
+
+    def check_publishers(self, asked: QoSProfile) -> None:
+        """Look for publishers that a subscription of ours cannot hear."""
+        for info in self._node.get_publishers_info_by_topic(self._topic):
+            if _incompatible(info.qos_profile, asked):
+                self._say(
+                    info,
+                    f'offers [{describe(info.qos_profile)}], this node asks for '
+                    f'[{describe(asked)}] on {self._topic}; {self._advice}',
+                )
+
+    def check_subscriptions(self, offered: QoSProfile) -> None:
+        """Look for subscriptions that cannot hear a publisher of ours."""
+        for info in self._node.get_subscriptions_info_by_topic(self._topic):
+            if _incompatible(offered, info.qos_profile):
+                self._say(
+                    info,
+                    f'asks for [{describe(info.qos_profile)}], this node offers '
+                    f'[{describe(offered)}] on {self._topic}; {self._advice}',
+                )
+
+    def _say(self, info: Any, text: str) -> None:
+        if info.node_name == _UNKNOWN and self._patience:
+            self._patience -= 1
+            return
+        text = f'{info.node_namespace.rstrip("/")}/{info.node_name} {text}'
+        if text not in self._said:
+            self._said.add(text)
+            self._node.get_logger().warning(text)
 
 
 def _incompatible(publisher: QoSProfile, subscription: QoSProfile) -> bool:
     compatibility, _ = qos_check_compatible(publisher, subscription)
     return compatibility == QoSCompatibility.ERROR
-
-
-def _who(info: Any) -> str:
-    return f'{info.node_namespace.rstrip("/")}/{info.node_name}'

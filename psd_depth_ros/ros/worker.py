@@ -11,30 +11,27 @@ import threading
 from typing import Any
 
 from psd_depth_ros.errors import PsdDepthError
-from psd_depth_ros.ros.camera_channel import ArrivedFrame, CameraChannel, PreparedFrame
-from psd_depth_ros.ros.engine_slot import EngineSlot
+from psd_depth_ros.ros.camera_channel import ArrivedFrame, CameraChannel
 from psd_depth_ros.ros.latest_frame import LatestFrames
+from psd_depth_ros.ros.pipeline import DepthPipeline
 from psd_depth_ros.ros.speaker import Speaker
 
 REPEAT_S = 30.0
 STOP_TIMEOUT_S = 20.0
-Publish = Callable[[CameraChannel, PreparedFrame, Any], None]
 
 
 class DepthWorker:
-    """Runs until `stop`; `publish` takes each result in this thread."""
+    """Runs until `stop`; waits for up to `cameras` frames, `patience_s()` after the first."""
 
     def __init__(
         self,
-        slot: EngineSlot,
-        publish: Publish,
+        pipeline: DepthPipeline,
         speaker: Speaker,
         cameras: int,
         patience_s: Callable[[], float],
         is_alive: Callable[[], bool],
     ) -> None:
-        self._slot = slot
-        self._publish = publish
+        self._pipeline = pipeline
         self._speaker = speaker
         self._cameras = cameras
         self._patience_s = patience_s
@@ -72,17 +69,17 @@ class DepthWorker:
         if not prepared:
             return
         try:
-            results = self._slot.infer([(ready.rgb, ready.camera) for _, ready in prepared])
+            results = self._pipeline.infer(prepared)
         except Exception as error:  # noqa: BLE001 - the node must survive any frame
             for channel, _ in prepared:
                 self._fail(channel, error)
             return
-        for (channel, ready), result in zip(prepared, results, strict=True):
-            self._guard(channel, self._publish, channel, ready, result)
+        for result in results:
+            self._guard(result.channel, self._pipeline.publish, result)
 
-    def _guard(self, channel: CameraChannel, step: Callable[..., Any], *arguments: Any) -> Any:
+    def _guard(self, channel: CameraChannel, step: Callable[[Any], Any], argument: Any) -> Any:
         try:
-            return step(*arguments)
+            return step(argument)
         except Exception as error:  # noqa: BLE001 - the node must survive any frame
             self._fail(channel, error)
             return None
@@ -93,4 +90,5 @@ class DepthWorker:
         channel.counters.drop('failed')
         channel.problem = str(error)
         kind = '' if isinstance(error, PsdDepthError) else f'{type(error).__name__}: '
-        self._speaker.error(type(error).__name__, f'{channel.name}: {kind}{error}', REPEAT_S)
+        key = type(error).__name__
+        self._speaker.error(key, f'{channel.name}: {kind}{error}', REPEAT_S)

@@ -155,6 +155,11 @@ class Bench:
                     return status
         return None
 
+    def level(self, name: str) -> int:
+        """0 OK, 1 WARN, 2 ERROR, 3 STALE; -1 before the first."""
+        status = self.status(name)
+        return -1 if status is None else int(status.level[0])
+
     def value(self, name: str, key: str) -> str:
         status = self.status(name)
         pairs = {} if status is None else {pair.key: pair.value for pair in status.values}

@@ -1,0 +1,100 @@
+"""Every parameter of the depth node: one home for defaults, ranges, units and descriptions.
+
+`parameters` declares them, the README lists them from here. What belongs to a checkpoint (input
+size, normalisation, focal length, units) is in the checkpoint and not here. No ROS is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psd_depth_ros.config import section, setting
+from psd_depth_ros.inference.cloud import CloudSettings
+from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.scale import ScaleSettings
+
+
+@dataclass(frozen=True)
+class DepthImageSettings(DepthSettings):
+    """Which depths are published as numbers, and in which form."""
+
+    encoding: str = setting(
+        '32FC1',
+        'metres as floats, or millimetres with 0 for invalid',
+        choices=('32FC1', '16UC1'),
+    )
+    size: str = setting(
+        'native',
+        'pixels of the camera, or of the network (smaller, faster)',
+        choices=('native', 'network'),
+    )
+
+
+@dataclass(frozen=True)
+class PointsSettings(CloudSettings):
+    """Which points are published, and how often."""
+
+    rate_hz: float = setting(
+        0.0, 'clouds per second at most; 0 is one for every frame', 'Hz', minimum=0.0, maximum=1e3
+    )
+
+
+@dataclass(frozen=True)
+class DepthNodeSettings:
+    """Parameters of the depth node."""
+
+    checkpoint: str = setting(
+        '',
+        'checkpoint file; empty is the one that comes with the package; may change while active',
+    )
+    device: str = setting('auto', 'auto, cpu, cuda or cuda:N', read_only=True)
+    backend: str = setting('auto', 'library that runs the network', read_only=True)
+    autostart: bool = setting(
+        True, 'configure and activate at start, without a lifecycle manager', read_only=True
+    )
+    cameras: tuple[str, ...] = setting(
+        ('',),
+        "namespaces of the cameras, one batch for all; '' is the namespace of the node",
+        read_only=True,
+    )
+    image_width: int = setting(
+        640,
+        'size of images to get ready for before the first one comes',
+        'px',
+        minimum=16,
+        maximum=16384,
+        read_only=True,
+    )
+    image_height: int = setting(
+        480, 'the same, height', 'px', minimum=16, maximum=16384, read_only=True
+    )
+    image_transport: str = setting(
+        'raw',
+        'listen to image (Image) or to image/compressed (CompressedImage)',
+        choices=('raw', 'compressed'),
+        read_only=True,
+    )
+    image_is_rectified: bool = setting(
+        False, 'images are rectified already (image_rect): use P of camera_info', read_only=True
+    )
+    image_reliability: str = setting(
+        'auto',
+        'QoS asked of cameras; auto is reliable where every publisher offers it',
+        choices=('auto', 'reliable', 'best_effort'),
+    )
+    camera_info_timeout_s: float = setting(
+        5.0, 'warn where images come this long without camera_info', 's', minimum=0.1, maximum=3600
+    )
+    batch_wait_s: float = setting(
+        0.01,
+        'with several cameras, wait this long for the others to join a batch',
+        's',
+        minimum=0.0,
+        maximum=1.0,
+    )
+    diagnostics_period_s: float = setting(
+        1.0, 'time between two diagnostics', 's', minimum=0.1, maximum=60.0, read_only=True
+    )
+    depth: DepthImageSettings = section(DepthImageSettings)
+    points: PointsSettings = section(PointsSettings)
+    scale: ScaleSettings = section(ScaleSettings)

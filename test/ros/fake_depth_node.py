@@ -1,0 +1,90 @@
+"""The depth node with an engine that needs no weights: a wall 5 m away, fully trusted.
+
+The parameter `checkpoint` names a text file of `key=value` words: `id`, `metric`, `depth`, `ms`
+(time of one batch) and `load_ms`; '' gives the defaults.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+import sys
+import time
+from types import SimpleNamespace
+
+import numpy as np
+
+from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.inference.cloud import build_cloud
+from psd_depth_ros.ros.depth_node import main
+
+DEFAULTS = {'id': 'wall', 'metric': 'yes', 'ms': '0', 'depth': '5', 'load_ms': '0'}
+
+
+def say(*words):
+    sys.stdout.write(' '.join(str(word) for word in words) + '\n')
+    sys.stdout.flush()
+
+
+def read(path):
+    if not path:
+        return dict(DEFAULTS)
+    if not Path(path).is_file():
+        raise CheckpointError(f'{path}: no such checkpoint file')
+    text = Path(path).read_text()
+    if not text.startswith('wall'):
+        raise CheckpointError(f'{path}: is not a whole safetensors file')
+    return {**DEFAULTS, **dict(word.split('=') for word in text.split()[1:])}
+
+
+@dataclass
+class FakeFrame:
+    depth_m: np.ndarray
+    confidence: np.ndarray
+    camera: object
+    rgb: np.ndarray
+
+    def cloud(self, settings):
+        return build_cloud(self.depth_m, self.confidence, self.rgb, self.camera, settings)
+
+
+class FakeEngine:
+    device = 'cpu'
+    backend = 'fake'
+
+    def __init__(self, path):
+        self.options = read(path)
+        time.sleep(float(self.options['load_ms']) / 1e3)
+        if self.options['id'] == 'broken':
+            raise CheckpointError(f'{path}: tensor head.weight is missing')
+        output = SimpleNamespace(metric=self.options['metric'] == 'yes', scale_sigma=0.15)
+        info = SimpleNamespace(name='wall', output=output)
+        self.checkpoint = SimpleNamespace(info=info, id=self.options['id'], path=path)
+
+    def warm_up(self, sizes):
+        self.infer_batch([])
+
+    def infer_batch(self, requests, *, scales=None, settings=None, full_size=True):
+        say('batch of', len(requests))
+        time.sleep(float(self.options['ms']) / 1e3)
+        return [
+            self._frame(*one, scale.factor)
+            for one, scale in zip(requests, scales or [], strict=True)
+        ]
+
+    def close(self):
+        say('engine closed')
+
+    def _frame(self, rgb, camera, factor):
+        depth = np.full(rgb.shape[:2], factor * float(self.options['depth']), np.float32)
+        return FakeFrame(depth, np.ones_like(depth), camera.rectified(), rgb)
+
+
+class FakeFactory:
+    def load(self, path, device, backend):
+        return FakeEngine(path)
+
+    def check(self, path):
+        read(path)
+
+
+if __name__ == '__main__':
+    sys.exit(main(factory=FakeFactory()))
