@@ -1,0 +1,126 @@
+"""Documents made from the code: config/depth_node.yaml and the tables of README.md.
+
+    python -m psd_depth_ros.ros.documents
+
+rewrites both where they differ; a test fails until somebody does. What a parameter means is said
+in `settings`, what a diagnostic means in `diagnostics`, and nowhere else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+import re
+import textwrap
+from typing import Any
+
+from psd_depth_ros.config import SettingSpec, specs
+from psd_depth_ros.ros.diagnostics import CAMERA_KEYS, ENGINE_KEYS
+from psd_depth_ros.ros.settings import DepthNodeSettings
+
+ROOT = Path(__file__).resolve().parents[2]
+WIDTH = 99
+HEADER = """\
+# Every parameter of depth_node with its default: copy this file, keep the lines you change.
+#
+#   ros2 launch psd_depth_ros depth.launch.py params_file:=mine.yaml
+#   depth_node --ros-args --params-file mine.yaml -r image:=/camera/image_raw
+#
+# [read-only] is fixed once the node runs; every other one may be changed by `ros2 param set`.
+# History, depth and reliability of any topic: qos_overrides./topic.publisher.depth: 5 and so on.
+# Made from psd_depth_ros/ros/settings.py by `python -m psd_depth_ros.ros.documents`.
+/**:
+  ros__parameters:
+"""
+
+
+def parameters_yaml(cls: type[Any]) -> str:
+    """Write the parameter file: every default below a comment of what it is."""
+    lines: list[str] = []
+    opened: tuple[str, ...] = ()
+    for spec in specs(cls):
+        *sections, name = spec.name.split('.')
+        for depth, section in enumerate(sections):
+            if opened[: depth + 1] != tuple(sections[: depth + 1]):
+                lines += ['', f'{_indent(depth)}{section}:']
+        opened = tuple(sections)
+        indent = _indent(len(sections))
+        mark = f'{indent}# '
+        lines += textwrap.wrap(
+            _comment(spec),
+            WIDTH,
+            initial_indent=mark,
+            subsequent_indent=mark,
+            break_on_hyphens=False,
+        )
+        lines.append(f'{indent}{name}: {yaml_value(spec.default)}')
+    return HEADER + '\n'.join(lines) + '\n'
+
+
+def parameters_table(cls: type[Any]) -> str:
+    """Write the parameters as a Markdown table."""
+    rows = ['| parameter | default | range | what it is |', '|---|---|---|---|']
+    for spec in specs(cls):
+        accepted = ', '.join(part for part in (spec.range_text, spec.unit) if part)
+        fixed = ' *(read-only)*' if spec.read_only else ''
+        cells = (f'`{spec.name}`', f'`{yaml_value(spec.default)}`', accepted, spec.description)
+        rows.append('| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + fixed + ' |')
+    return '\n'.join(rows) + '\n'
+
+
+def keys_table(keys: Mapping[str, str]) -> str:
+    """Write diagnostic keys and what they mean as a Markdown table."""
+    rows = [f'| `{key}` | {meaning} |' for key, meaning in keys.items()]
+    return '\n'.join(['| key | what it is |', '|---|---|', *rows]) + '\n'
+
+
+def replace_table(text: str, name: str, table: str) -> str:
+    """Put a table between `<!-- name -->` and `<!-- /name -->`. Raises ValueError without them."""
+    pattern = rf'(<!-- {name} -->\n).*?(<!-- /{name} -->)'
+    if not re.search(pattern, text, re.DOTALL):
+        raise ValueError(f'the text has no <!-- {name} --> ... <!-- /{name} -->')
+    return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
+
+
+def yaml_value(value: Any) -> str:
+    """Write a default the way rcl reads it: a float keeps its point, text its quotes."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"'{value}'"
+    if isinstance(value, tuple):
+        return f'[{", ".join(yaml_value(one) for one in value)}]'
+    return repr(value)
+
+
+def documents() -> Iterable[tuple[Path, str]]:
+    """Every document made from the code, with the text it must have."""
+    yield ROOT / 'config' / 'depth_node.yaml', parameters_yaml(DepthNodeSettings)
+    readme = ROOT / 'README.md'
+    text = readme.read_text(encoding='utf-8')
+    text = replace_table(text, 'parameters', parameters_table(DepthNodeSettings))
+    text = replace_table(text, 'diagnostics of the network', keys_table(ENGINE_KEYS))
+    text = replace_table(text, 'diagnostics of a camera', keys_table(CAMERA_KEYS))
+    yield readme, text
+
+
+def main() -> int:
+    """Rewrite the documents that differ; returns the exit code."""
+    for path, text in documents():
+        if not path.is_file() or path.read_text(encoding='utf-8') != text:
+            path.write_text(text, encoding='utf-8')
+    return 0
+
+
+def _indent(depth: int) -> str:
+    return '    ' + '  ' * depth
+
+
+def _comment(spec: SettingSpec) -> str:
+    facts = [part for part in (spec.range_text, spec.unit) if part]
+    facts += ['read-only'] if spec.read_only else []
+    return spec.description + ''.join(f' [{fact}]' for fact in facts)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

@@ -1,0 +1,162 @@
+"""setup.py, package.xml and the executables say the same as the code."""
+
+import ast
+from pathlib import Path
+import re
+import runpy
+import stat
+import sys
+import sysconfig
+import xml.etree.ElementTree as ElementTree
+
+import pytest
+import setuptools
+
+import psd_depth_ros
+
+ROOT = Path(__file__).parent.parent
+NAME = 'psd_depth_ros'
+# What is imported -> the rosdep key, and the requirement of setup.py.
+LIBRARIES = {
+    'cv2': ('python3-opencv', 'opencv-python-headless'),
+    'numpy': ('python3-numpy', 'numpy'),
+    'rich': ('python3-rich', 'rich'),
+    'rosbags': ('python3-rosbags-pip', 'rosbags'),
+    'ruamel': ('python3-ruamel.yaml', 'ruamel.yaml'),
+    'safetensors': (None, 'safetensors'),
+    'scipy': ('python3-scipy', 'scipy'),
+    'torch': ('python3-pytorch-pip', 'torch'),
+    'tqdm': ('python3-tqdm', 'tqdm'),
+    'yaml': ('python3-yaml', 'PyYAML'),
+}
+OPTIONAL = {
+    'onnx': 'onnxruntime',
+    'onnxruntime': 'onnxruntime',
+    'onnxscript': 'onnxruntime',
+    'openvino': 'openvino',
+    'rerun': 'rerun',
+    'transformers': 'transformers',
+}
+ROS_GUARDED = {'cv_bridge', 'sensor_msgs_py', 'tf_transformations'}
+
+
+@pytest.fixture(scope='module')
+def setup_arguments():
+    kept = {}
+    patch = pytest.MonkeyPatch()
+    patch.setattr(setuptools, 'setup', lambda **arguments: kept.update(arguments))
+    patch.chdir(ROOT)
+    runpy.run_path(str(ROOT / 'setup.py'))
+    patch.undo()
+    return kept
+
+
+@pytest.fixture(scope='module')
+def manifest():
+    return ElementTree.parse(ROOT / 'package.xml').getroot()
+
+
+@pytest.fixture(scope='module')
+def imported():
+    """Every library imported by the package and its launch files."""
+    files = [*(ROOT / NAME).rglob('*.py'), *(ROOT / 'launch').glob('*.py')]
+    names = set()
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding='utf-8'))):
+            if isinstance(node, ast.Import):
+                names |= {alias.name.split('.')[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and not node.level:
+                names.add(node.module.split('.')[0])
+    return names - set(sys.stdlib_module_names) - {NAME, '__future__'}
+
+
+def requirement_names(requirements):
+    return {re.match(r'[A-Za-z0-9_.-]+', one).group() for one in requirements}
+
+
+def depends(manifest):
+    return {element.text for element in manifest.findall('exec_depend')}
+
+
+def test_manifest_is_one_that_colcon_takes_for_ament_python(manifest):
+    assert manifest.tag == 'package'
+    assert manifest.get('format') == '3'
+    assert manifest.findtext('export/build_type') == 'ament_python'
+    assert manifest.findtext('name') == NAME
+    assert manifest.findtext('license') == 'Apache-2.0'
+    assert 'Apache License' in (ROOT / manifest.find('license').get('file')).read_text()
+    keys = [element.text for element in manifest if element.tag.endswith('_depend')]
+    assert len(keys) == len(set(keys)), 'a dependency is named twice'
+
+
+def test_one_version_everywhere(manifest, setup_arguments):
+    assert manifest.findtext('version') == psd_depth_ros.__version__ == setup_arguments['version']
+
+
+def test_manifest_names_every_ros_package_and_library_imported(manifest, imported):
+    libraries = {LIBRARIES[name][0] for name in imported & set(LIBRARIES)} - {None}
+    ros = imported - set(LIBRARIES) - set(OPTIONAL)
+    missing = (libraries | ros) - depends(manifest)
+    assert not missing, f'package.xml lacks {sorted(missing)}'
+    keys = {key for key, _ in LIBRARIES.values()} & depends(manifest)
+    unused = keys - libraries
+    assert not unused, f'package.xml has {sorted(unused)}, which nothing imports'
+
+
+def test_setup_requires_what_is_imported_and_nothing_of_ros(setup_arguments, imported):
+    required = requirement_names(setup_arguments['install_requires'])
+    assert required == {LIBRARIES[name][1] for name in imported & set(LIBRARIES)}
+    extras = {OPTIONAL[name] for name in imported & set(OPTIONAL)}
+    assert extras <= set(setup_arguments['extras_require'])
+    assert not required & ({'launch', 'rclpy'} | ROS_GUARDED)
+    assert 'pytest' in setup_arguments['extras_require']['test'], 'colcon test looks for it'
+
+
+def test_constraints_pin_every_requirement_of_make(setup_arguments):
+    lines = (ROOT / 'constraints.txt').read_text().splitlines()
+    pinned = {line.split('==')[0] for line in lines if '==' in line}
+    extras = re.search(r'^extras\s*:=\s*(\S+)', (ROOT / 'Makefile').read_text(), re.M).group(1)
+    wanted = list(setup_arguments['install_requires'])
+    for extra in extras.split(','):
+        wanted += setup_arguments['extras_require'][extra]
+    assert requirement_names(wanted) <= pinned
+
+
+def test_what_is_installed_for_ros_exists(setup_arguments):
+    installed = dict(setup_arguments['data_files'])
+    for folder in ('launch', 'config', 'weights'):
+        assert installed[f'share/{NAME}/{folder}'], f'nothing for {folder}/'
+    for files in installed.values():
+        assert all((ROOT / file).is_file() for file in files)
+    marker = installed['share/ament_index/resource_index/packages']
+    assert marker == [f'resource/{NAME}']
+
+
+def test_executables_run_a_module_that_is_there(setup_arguments):
+    scripts = dict(setup_arguments['data_files'])[f'lib/{NAME}']
+    commands = setup_arguments['entry_points']['console_scripts']
+    assert {Path(one).name for one in scripts} >= {'depth_node', 'replay_node'}
+    for script in map(Path, scripts):
+        text = (ROOT / script).read_text(encoding='utf-8')
+        assert text.startswith('#!/usr/bin/env python3\n')
+        assert (ROOT / script).stat().st_mode & stat.S_IXUSR, f'{script} is not executable'
+        assert not any(one.startswith(f'{script.name} ') for one in commands)
+        module = re.search(rf'from {NAME}\.([\w.]+) import main', text).group(1)
+        path = ROOT / NAME / Path(*module.split('.')).with_suffix('.py')
+        assert 'def main(' in path.read_text(encoding='utf-8')
+
+
+def test_no_editable_table_hides_the_entry_points():
+    assert not re.search(r'^\[project', (ROOT / 'pyproject.toml').read_text(), re.M)
+
+
+def test_installed_prefix_is_what_ros_looks_for(setup_arguments):
+    """Where `pip install .` has been: share/ and lib/ are complete, and executable."""
+    prefix = Path(sysconfig.get_path('data'))
+    if not (prefix / 'share' / NAME / 'package.xml').is_file():
+        pytest.skip('the package is not installed in this environment')
+    for folder, files in setup_arguments['data_files']:
+        for file in files:
+            assert (prefix / folder / Path(file).name).is_file(), f'{folder}/{file}'
+    for script in (prefix / 'lib' / NAME).iterdir():
+        assert script.stat().st_mode & stat.S_IXUSR
