@@ -44,6 +44,10 @@ class MessageTypes:
         message = self.build(msgtype, fields)
         return self._store.serialize_cdr(message, msgtype, little_endian=True)
 
+    def deserialize(self, msgtype: str, cdr: bytes | memoryview) -> Any:
+        """Read a message from its CDR bytes."""
+        return self._store.deserialize_cdr(cdr, msgtype)
+
     def definition(self, msgtype: str) -> tuple[str, str]:
         """Return the text of a type with the types it contains, and its RIHS01 hash."""
         self._fields(msgtype)

@@ -89,13 +89,14 @@ class BagRecording(Recording):
         only: tuple[str, ...] = (),
         renamed: Mapping[str, str] | None = None,
         camera: Camera | None = None,
+        image_topic: str | None = None,
     ) -> None:
         self._reader = BagReader(path).__enter__()
         try:
             self._names = self._choose(only, renamed or {})
             self._calibrated: dict[str, str] = {}
             if camera is not None:
-                self._replace_camera_info(camera)
+                self._replace_camera_info(camera, image_topic)
         except Exception:
             self._reader.close()
             raise
@@ -135,8 +136,8 @@ class BagRecording(Recording):
             )
         return {name: renamed.get(name, name) for name in chosen}
 
-    def _replace_camera_info(self, camera: Camera) -> None:
-        image = self._reader.pick_image_topic()
+    def _replace_camera_info(self, camera: Camera, image_topic: str | None) -> None:
+        image = self._reader.pick_image_topic(image_topic)
         beside = camera_info_beside(image)
         self._names.pop(beside, None)
         self._calibrated[image] = camera_info_beside(self._names.get(image, image))
@@ -192,14 +193,20 @@ def open_recording(
     renamed: Mapping[str, str] | None = None,
     camera: Camera | None = None,
     horizontal_fov_deg: float | None = None,
+    image_topic: str | None = None,
 ) -> Recording:
     """Open a bag, video or image folder for playing.
 
     `only` chooses topics of a bag (all of the `PLAYED_TYPES` by default) and `renamed` maps
-    recorded names to published ones. Raises BagError and CalibrationError as `open_frames` does.
+    recorded names to published ones. `camera`, or a pinhole of `horizontal_fov_deg`, goes out in
+    place of what the recording says of its camera; `image_topic` names that camera where a bag
+    has several. Raises BagError and CalibrationError as `open_frames` does.
     """
     path = Path(path).expanduser()
-    if kind_of(path) == 'bag':
-        return BagRecording(path, only, renamed, camera)
-    source = open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg)
-    return FileRecording(source)
+    if kind_of(path) != 'bag':
+        source = open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg)
+        return FileRecording(source)
+    if camera is None and horizontal_fov_deg is not None:
+        with open_frames(path, image_topic, horizontal_fov_deg=horizontal_fov_deg) as source:
+            camera = next(source.frames()).camera
+    return BagRecording(path, only, renamed, camera, image_topic)

@@ -1,0 +1,44 @@
+"""`psd-depth bench`: runs the benchmarks of the source tree, which are not installed."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import subprocess
+import sys
+from typing import Any
+
+from psd_depth_ros.errors import PsdDepthError
+
+PROGRAM = Path('benchmarks') / 'run.py'
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        'bench',
+        help='measure this machine',
+        description='Measure the network, the steps of a frame and the nodes end to end; write '
+        'bench.json. To be called in the source tree.',
+    )
+    parser.add_argument(
+        '--output', metavar='FOLDER', type=Path, default=Path('bench_out'), help='for bench.json'
+    )
+    parser.add_argument('--quick', action='store_true', help='rough figures in a minute')
+    parser.add_argument(
+        '--only', metavar='PART', nargs='+', default=[], help='network, pipeline, end_to_end'
+    )
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run the program in a process of its own; its exit code is ours."""
+    if not PROGRAM.is_file():
+        raise PsdDepthError(
+            f'{PROGRAM} is not in {Path.cwd()}; call `psd-depth bench` where the source of '
+            'psd_depth_ros is'
+        )
+    command = [sys.executable, str(PROGRAM), '--output', str(options.output)]
+    command += ['--quick'] if options.quick else []
+    command += ['--only', *options.only] if options.only else []
+    return subprocess.run(command, check=False).returncode

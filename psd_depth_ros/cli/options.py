@@ -1,0 +1,108 @@
+"""Options that several commands share, and how their values become objects."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TYPE_CHECKING, TypeVar
+
+from psd_depth_ros.errors import SettingsError
+
+if TYPE_CHECKING:
+    from psd_depth_ros.data.sources import FrameSource
+    from psd_depth_ros.geometry import Camera
+
+T = TypeVar('T')
+
+
+def add_camera_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which lens the pictures were taken with."""
+    group = parser.add_argument_group('camera')
+    group.add_argument(
+        '--camera',
+        metavar='YAML',
+        type=Path,
+        help='calibration: fx fy cx cy width height, or the output of camera_calibration '
+        '(default: CameraInfo of the bag, camera.yaml beside a video or in a folder)',
+    )
+    group.add_argument(
+        '--fov',
+        metavar='DEGREES',
+        type=float,
+        help='horizontal field of view, where there is no calibration',
+    )
+    group.add_argument(
+        '--rectified',
+        action='store_true',
+        help='the pictures are rectified already (image_rect): use P of the calibration',
+    )
+
+
+def add_recording_options(parser: argparse.ArgumentParser) -> None:
+    """Add the recording, its topics and its camera."""
+    parser.add_argument(
+        'recording', metavar='BAG', type=Path, help='bag, video file or folder of images'
+    )
+    parser.add_argument(
+        '--image-topic', metavar='TOPIC', help='camera of the bag (default: the only one)'
+    )
+    parser.add_argument(
+        '--camera-info-topic',
+        metavar='TOPIC',
+        help='its CameraInfo (default: camera_info beside the image topic)',
+    )
+    add_camera_options(parser)
+
+
+def add_setting_option(parser: argparse.ArgumentParser) -> None:
+    """Add --set for settings by their dotted names."""
+    parser.add_argument(
+        '--set',
+        metavar='NAME=VALUE',
+        dest='changes',
+        action='append',
+        default=[],
+        help='change a setting, such as points.decimation=2; may be given several times',
+    )
+
+
+def open_recording_frames(options: argparse.Namespace) -> FrameSource:
+    """Open the frames that `add_recording_options` names."""
+    from psd_depth_ros.data.sources import open_frames
+
+    return open_frames(
+        options.recording,
+        image_topic=options.image_topic,
+        camera_info_topic=options.camera_info_topic,
+        camera=load_camera_option(options),
+        horizontal_fov_deg=options.fov,
+        image_is_rectified=options.rectified,
+    )
+
+
+def load_camera_option(options: argparse.Namespace) -> Camera | None:
+    """Read the file of --camera."""
+    from psd_depth_ros.data.calibration_file import load_camera
+
+    if options.camera is not None and options.fov is not None:
+        raise SettingsError('--camera and --fov both say what the lens is; give one of them')
+    return None if options.camera is None else load_camera(options.camera, options.rectified)
+
+
+def build_settings(cls: type[T], changes: Sequence[str]) -> T:
+    """Build settings from NAME=VALUE texts; values are YAML. Raises SettingsError."""
+    import yaml
+
+    from psd_depth_ros.config import build
+
+    values: dict[str, Any] = {}
+    for change in changes:
+        name, separator, text = change.partition('=')
+        if not separator or not name:
+            raise SettingsError(f'--set {change}: expected NAME=VALUE')
+        try:
+            values[name.strip()] = yaml.safe_load(text)
+        except yaml.YAMLError as error:
+            raise SettingsError(f'--set {change}: {text!r} is no YAML value') from error
+    return build(cls, values, source='--set')

@@ -1,0 +1,84 @@
+"""`psd-depth run`: a recording in, a bag of depth, confidence and points out."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+import sys
+from typing import Any, TYPE_CHECKING
+
+from psd_depth_ros.cli.options import (
+    add_recording_options,
+    add_setting_option,
+    build_settings,
+    open_recording_frames,
+)
+from psd_depth_ros.cli.progress import progress_bar
+from psd_depth_ros.errors import BagError
+
+if TYPE_CHECKING:
+    from psd_depth_ros.replay.offline import RunReport
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        'run',
+        help='estimate depth for every frame of a recording',
+        description='Write depth, camera info, confidence and points of every frame of a '
+        'recording to an .mcap bag. The same input gives the same bytes.',
+    )
+    add_recording_options(parser)
+    parser.add_argument(
+        '-o', '--output', metavar='OUT.mcap', type=Path, required=True, help='bag to write'
+    )
+    parser.add_argument(
+        '--checkpoint', metavar='FILE', type=Path, help='network (default: that of the package)'
+    )
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--backend', default='auto', help='library that runs the network')
+    add_setting_option(parser)
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    parser.set_defaults(execute=execute)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Run the recording through the engine."""
+    from psd_depth_ros.inference.engine import DepthEngine
+    from psd_depth_ros.inference.process import settle_process
+    from psd_depth_ros.replay.offline import run_bag, RunSettings
+
+    settings = build_settings(RunSettings, options.changes)
+    _check_output(options.recording, options.output)
+    with open_recording_frames(options) as source:
+        engine = DepthEngine.from_checkpoint(options.checkpoint, options.device, options.backend)
+        settle_process(engine.backend)
+        try:
+            print(
+                f'{source.count} frames of {options.recording} on {engine.device} '
+                f'({engine.backend}), checkpoint {engine.checkpoint.id}',
+                file=sys.stderr,
+            )
+            with progress_bar('depth', options.quiet) as advance:
+                report = run_bag(source, engine, options.output, settings, advance)
+        finally:
+            engine.close()
+    _print_report(report, options.output)
+    return 0
+
+
+def _check_output(recording: Path, output: Path) -> None:
+    """Refuse to write over the input."""
+    same = output.exists() and recording.exists() and output.samefile(recording)
+    if same or (recording.is_dir() and recording in output.parents):
+        raise BagError(f'output {output} is the recording, or inside it; name another file')
+
+
+def _print_report(report: RunReport, output: Path) -> None:
+    print(
+        f'{report.frames_in} frames in, {report.frames_out} out, '
+        f'{sum(report.dropped.values())} dropped; {report.frames_per_second:.1f} frames/s '
+        f'after {report.first_s:.1f} s for the first; written to {output}'
+    )
+    for reason, count in report.dropped.items():
+        print(f'  dropped {count} ({reason}), the first: {report.reasons[reason]}')

@@ -1,0 +1,177 @@
+"""Commands as a person calls them: what they print, write and return."""
+
+from dataclasses import asdict
+from pathlib import Path
+import re
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
+from psd_depth_ros.cli.main import COMMANDS, main, make_parser
+from psd_depth_ros.data.bags import BagReader
+from psd_depth_ros.networks.depth_model import DepthModel, preset
+
+BAG = Path(__file__).parents[3] / 'shared' / 'data' / 'bags' / 'kitti_avenue_40'
+
+
+@pytest.fixture(scope='module')
+def drive(tmp_path_factory):
+    path = tmp_path_factory.mktemp('cli') / 'drive.mcap'
+    assert main(['synth', str(path), '--frames', '3', '--size', '96x64', '--seed', '4']) == 0
+    return path
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    """Give a small network of random weights: what it says is nonsense, but the same each time."""
+    path = tmp_path_factory.mktemp('cli') / 'random.safetensors'
+    torch.manual_seed(0)
+    architecture = preset('lite')
+    info = CheckpointInfo(
+        'random',
+        asdict(architecture),
+        input=InputInfo(height=64, width=96),
+        output=OutputInfo(metric=True),
+    )
+    save_checkpoint(path, info, DepthModel(architecture).state_dict())
+    return path
+
+
+def run(recording, output, checkpoint, *more):
+    trusting = ('--set', 'points.min_confidence=0', '--set', 'depth.min_confidence=0')
+    options = ['--checkpoint', checkpoint, '--backend', 'torch', *trusting, *more]
+    return main(['run', *map(str, [recording, '--output', output, *options])])
+
+
+def test_synth_says_what_it_wrote(drive, capsys):
+    with BagReader(drive) as bag:
+        assert bag.topics['/camera/image'].count == 3
+    assert main(['synth', str(drive.with_name('b.mcap')), '--frames', '1', '--jpeg']) == 0
+    assert '1 frames of a street (clear), seed 0, 640x480' in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--size', '640'], '--size is 640, expected WIDTHxHEIGHT'),
+        (['--frames', '0'], '--frames is 0'),
+        (['--jpeg', '300'], '--jpeg is 300'),
+        (['--kind', 'moon'], "kind.*'moon'"),
+        (['--set', 'heigth=3'], "unknown setting 'heigth'"),
+        (['--set', 'height'], 'expected NAME=VALUE'),
+    ],
+)
+def test_synth_refuses(tmp_path, capsys, options, message):
+    assert main(['synth', str(tmp_path / 'a.mcap'), *options]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('psd-depth synth: error: ')
+    assert error.count('\n') == 1
+    assert re.search(message, error)
+    assert not list(tmp_path.iterdir())
+
+
+def test_inspect_lists_topics_and_camera(drive, capsys):
+    assert main(['inspect', str(drive)]) == 0
+    printed = capsys.readouterr().out
+    assert '/ground_truth/depth' in printed
+    assert 'camera info: /camera/camera_info' in printed
+    assert "96x64, frame_id 'camera_optical', with poses" in printed
+    assert 'distortion none' in printed
+
+
+def test_run_writes_every_frame_and_the_same_bytes(drive, checkpoint, tmp_path, capsys):
+    outputs = [tmp_path / 'first.mcap', tmp_path / 'second.mcap']
+    for output in outputs:
+        assert run(drive, output, checkpoint) == 0
+    assert '3 frames in, 3 out, 0 dropped' in capsys.readouterr().out
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    with BagReader(outputs[0]) as bag:
+        assert {info.count for info in bag.topics.values()} == {3}
+        assert '/points' in bag.topics
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--image-topic', '/nothing'], 'topic /nothing is not in bag'),
+        (['--camera', 'gone.yaml'], 'calibration gone.yaml cannot be read'),
+        (['--camera', 'gone.yaml', '--fov', '60'], 'give one of them'),
+        (['--set', 'points.decimation=0'], 'points.decimation'),
+        (['--checkpoint', 'gone.safetensors'], 'no such checkpoint file'),
+        (['--device', 'cuda:77'], 'cuda:77'),
+    ],
+)
+def test_run_refuses(drive, checkpoint, tmp_path, capsys, options, message):
+    assert run(drive, tmp_path / 'out.mcap', checkpoint, *options) == 2
+    error = capsys.readouterr().err
+    assert error.startswith('psd-depth run: error: ')
+    assert message in error
+    assert not list(tmp_path.iterdir())
+
+
+def test_run_does_not_write_over_its_input(drive, checkpoint, capsys):
+    before = drive.read_bytes()
+    assert run(drive, drive, checkpoint) == 2
+    assert 'is the recording' in capsys.readouterr().err
+    assert drive.read_bytes() == before
+
+
+@pytest.mark.skipif(not BAG.exists(), reason='needs the recording kitti_avenue_40')
+def test_run_on_a_real_recording(checkpoint, tmp_path):
+    outputs = [tmp_path / 'first.mcap', tmp_path / 'second.mcap']
+    for output in outputs:
+        assert run(BAG, output, checkpoint, '--set', 'points.decimation=4') == 0
+    assert outputs[0].read_bytes() == outputs[1].read_bytes()
+    with BagReader(BAG) as bag:
+        recorded = [item.message.header for item in bag.messages([bag.pick_image_topic()])]
+    with BagReader(outputs[0]) as bag:
+        for topic in ('/depth/image_rect', '/depth/camera_info', '/points'):
+            written = [item.message.header for item in bag.messages([topic])]
+            assert len(written) == 40
+            assert [(h.stamp.sec, h.stamp.nanosec, h.frame_id) for h in written] == [
+                (h.stamp.sec, h.stamp.nanosec, h.frame_id) for h in recorded
+            ]
+
+
+def test_a_missing_recording(capsys):
+    assert main(['inspect', 'gone.mcap']) == 2
+    assert 'recording gone.mcap is not there' in capsys.readouterr().err
+
+
+def test_ctrl_c_is_130(monkeypatch, capsys):
+    def interrupt(_options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr('psd_depth_ros.cli.inspect.execute', interrupt)
+    assert main(['inspect', 'x']) == 130
+    assert 'stopped' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize('command', COMMANDS)
+def test_every_command_explains_itself(command, capsys):
+    with pytest.raises(SystemExit) as caught:
+        make_parser().parse_args([command, '--help'])
+    assert caught.value.code == 0
+    assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+def test_help_is_light():
+    """The parser loads none of the big libraries, so `psd-depth --help` answers at once."""
+    code = (
+        'import sys; from psd_depth_ros.cli.main import make_parser; make_parser(); '
+        'print([name for name in ("torch", "cv2", "rosbags", "rclpy", "yaml") '
+        'if name in sys.modules])'
+    )
+    found = subprocess.run(
+        [sys.executable, '-c', code], capture_output=True, text=True, check=True
+    )
+    assert found.stdout.strip() == '[]'
+
+
+def test_bench_needs_the_source_tree(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(['bench']) == 2
+    assert 'where the source of psd_depth_ros is' in capsys.readouterr().err
