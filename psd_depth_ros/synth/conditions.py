@@ -18,6 +18,7 @@ class Response:
     white: tuple[float, float, float]
     contrast: float
     saturation: float
+    knee: float  # where highlights begin to be held back; 1 clips them
     vignette: float
     noise: float
     blur_px: float
@@ -34,11 +35,12 @@ def draw_response(rng: np.random.Generator, condition: str) -> Response:
     return Response(
         exposure=float(np.exp(rng.normal(0.05, 0.25))),
         white=tuple(np.exp(rng.normal(0, 0.05, 3))),
-        contrast=float(rng.uniform(0.85, 1.25)),
-        saturation=float(rng.uniform(0.6, 1.3)),
+        contrast=float(rng.uniform(1.0, 1.9)),
+        saturation=float(rng.uniform(0.6, 1.4)),
+        knee=float(rng.uniform(0.7, 1.0)),
         vignette=float(rng.uniform(0, 0.35)),
         noise=float(rng.uniform(0.03, 0.08) if night else rng.uniform(0.002, 0.018)),
-        blur_px=float(rng.uniform(1.2, 2.8) if blur and soft else rng.uniform(0.35, 0.75)),
+        blur_px=float(rng.uniform(1.2, 2.8) if blur and soft else rng.uniform(0.25, 0.6)),
         motion_px=float(rng.uniform(4, 14) if blur and not soft else 0.0),
         rain=float(rng.uniform(0.4, 1.0) if condition == 'rain' else 0.0),
         grey=bool(rng.random() < 0.06),
@@ -57,17 +59,17 @@ def expose(picture: Picture, response: Response, seed: tuple[int, int]) -> torch
     height, width = image.shape[-2:]
     # Meters like a camera: highlights count little, so streets in shade are not drowned by sky.
     mean = image.clamp(max=1.0).mean().clamp(min=response.darkest)
-    image = image * ((0.24 / mean) ** 0.85)
+    image = image * ((0.4 ** (2.2 / response.contrast) / mean) ** 0.85)
     image = image * (response.exposure * torch.tensor(response.white, device=device)).view(3, 1, 1)
     y = torch.linspace(-1, 1, height, device=device).unsqueeze(1)
     x = torch.linspace(-1, 1, width, device=device)
     image = image * (1 - response.vignette * 0.5 * (x * x + y * y))
     grey = (image[:, 0:1] + image[:, 1:2] + image[:, 2:3]) / 3
     image = grey + (image - grey) * (0.0 if response.grey else response.saturation)
-    # A shoulder keeps highlights from clipping at once; then the display's gamma.
+    # A shoulder may keep highlights from clipping at once; then the display's gamma.
     image = image.clamp(min=0)
-    over = (image - 0.8).clamp(min=0)
-    image = image.clamp(max=0.8) + 0.2 * over / (over + 0.2)
+    over, room = (image - response.knee).clamp(min=0), 1.001 - response.knee
+    image = image.clamp(max=response.knee) + room * over / (over + room)
     image = image.clamp(1e-5, 1) ** (response.contrast / 2.2)
     noise = torch.randn((1, 3, height, width), generator=generator).to(device)
     image = image + noise * response.noise * (1.2 - image)

@@ -82,7 +82,7 @@ def make_table(rng: Rng, palette: Palette) -> Rows:
     else:
         parts.append(make_post(0, 0, 0, tall - 0.04, 0.06, leg))
         parts.append(make_post(0, 0, 0, 0.04, 0.3, leg))
-    things = make_clutter(rng, palette, int(rng.integers(1, 9)), (long * 0.9, deep * 0.8))
+    things = make_clutter(rng, palette, int(rng.integers(1, 14)), (long * 0.9, deep * 0.8))
     return join_rows([*parts, place(things, 0, 0, tall)])
 
 
@@ -117,6 +117,7 @@ def make_cupboards(rng: Rng, palette: Palette, length: float) -> Rows:
     ]
     tiled = draw_material(rng, palette, 'tiles', 'tiles', 'plaster', tile=0.8)
     parts.append(make_box((0, -0.005, 1.2), (length, 0.02, 0.62), tiled))
+    parts += _pin_papers(rng, palette, length)
     units = max(1, round(length / rng.uniform(0.45, 0.8)))
     wide = length / units
     hung, drawers = rng.random() < 0.8, rng.random(units) < 0.3
@@ -131,8 +132,18 @@ def make_cupboards(rng: Rng, palette: Palette, length: float) -> Rows:
             parts.append(make_box((x, -0.17, 1.85), (wide, 0.32, 0.7), dark))
             parts.append(make_box((x, -0.335, 1.85), (wide - 0.012, 0.02, 0.7), front))
             parts.append(make_box((x, -0.355, 1.55), (wide * 0.4, 0.02, 0.015), steel))
-    things = make_clutter(rng, palette, int(3 + 4 * length * rng.random()), (length * 0.95, 0.4))
+    things = make_clutter(rng, palette, int(3 + 6 * length * rng.random()), (length * 0.95, 0.4))
     return join_rows([*parts, place(things, 0, -0.3, 0.9)])
+
+
+def _pin_papers(rng: Rng, palette: Palette, length: float) -> list[Rows]:
+    parts = []
+    for _ in range(rng.poisson(0.8 * length)):
+        size = (rng.uniform(0.1, 0.35), 0.01, rng.uniform(0.15, 0.35))
+        paper = Material(palette.pick(rng, 'poster'), tile=(size[0], size[2]), shift=(0.5, 0.5))
+        x, z = rng.uniform(-0.45, 0.45) * length, rng.uniform(1.05, 1.35)
+        parts.append(make_box((x, -0.02, z), size, paper))
+    return parts
 
 
 def make_shelf(rng: Rng, palette: Palette) -> Rows:

@@ -23,7 +23,7 @@ class Room:
 
     def __init__(self, seed: int, palette: Palette, camera_height_m: float, movers: int) -> None:
         rng = np.random.default_rng([seed, 21])
-        self._palette, self._rng = palette, rng
+        self._palette, self._eye_m = palette, camera_height_m
         self.size = rng.uniform((3.0, 2.8, 2.3), (9.0, 7.0, 3.3))
         self.size[2] = max(self.size[2], camera_height_m + 0.3)
         self._radius = float(rng.uniform(0.25, min(0.9, 0.2 * self.size[:2].min())))
@@ -66,14 +66,17 @@ class Room:
             tints.append(finish.tint)
             tiles.append(1.5 * finish.tile[0])
         ceiling = rng.uniform(0.6, 0.95)
-        floor = furniture.draw_material(rng, palette, 'wood', 'wood', 'tiles', 'weave', tile=1.5)
+        floor = furniture.draw_material(rng, palette, 'wood', 'wood', 'tiles', 'weave', tile=1.1)
         layers += [palette.layers['plain'][0], floor.side]
         tints += [(ceiling, ceiling, ceiling), floor.tint]
         tiles += [2.0, floor.tile[0]]
         half = self.size / 2
         return Shell(np.array([0, 0, half[2]]), half, tuple(layers), np.array(tints), tuple(tiles))  # type: ignore[arg-type]
 
-    def _is_free(self, x: float, y: float, reach: float) -> bool:
+    def _is_free(self, x: float, y: float, reach: float, top: float = 9.0) -> bool:
+        """Whether the camera passes beside or well above something `top` metres high."""
+        if top < self._eye_m - 0.3:
+            return True
         distance = math.hypot(x - self._spot[0], y - self._spot[1])
         return distance > self._radius + reach + _CLEAR_M * 0.6
 
@@ -147,24 +150,35 @@ class Room:
         return [place(p, 0, 0, 0, yaw) for p in parts]
 
     def _fill_floor(self, rng: np.random.Generator) -> list[Rows]:
-        parts = []
-        for _ in range(int(rng.integers(1, 4))):
-            x, y = rng.uniform(-0.5, 0.5, 2) * (self.size[:2] - 1.6)
+        parts, inside = [], self.size[:2] / 2 - 0.7
+        ahead = np.array([math.cos(self._yaw), math.sin(self._yaw)])
+        for i in range(int(rng.integers(1, 4))):
+            spot = rng.uniform(-1, 1, 2) * inside
+            if i == 0:
+                spot = self._spot + ahead * rng.uniform(0.9, 2.5) + rng.normal(0, 0.3, 2)
+            x, y = np.clip(spot, -inside, inside)
             yaw = rng.uniform(0, 6.28) if rng.random() < 0.4 else rng.integers(4) * math.pi / 2
-            if self._is_free(x, y, 1.05):
+            if self._is_free(x, y, 1.05, 1.2):
                 parts.append(place(furniture.make_table(rng, self._palette), x, y, 0, yaw))
-        chair = int(rng.integers(1 << 31))
-        for _ in range(int(rng.integers(1, 8))):
-            x, y = rng.uniform(-0.5, 0.5, 2) * (self.size[:2] - 0.8)
-            if self._is_free(x, y, 0.35):
-                rows = furniture.make_chair(np.random.default_rng(chair), self._palette)
-                parts.append(place(rows, x, y, 0, rng.uniform(0, 6.28)))
+                parts += self._surround(rng, x, y)
         for _ in range(int(rng.integers(0, 6))):
             x, y = rng.uniform(-0.5, 0.5, 2) * (self.size[:2] - 0.8)
-            if self._is_free(x, y, 0.6):
+            if self._is_free(x, y, 0.6, 0.6):
                 rows = furniture.make_clutter(rng, self._palette, 2, (0.6, 0.6))
                 rows[:, 12:15] *= 1.5
                 parts.append(place(rows, x, y, 0.0))
+        return parts
+
+    def _surround(self, rng: np.random.Generator, x: float, y: float) -> list[Rows]:
+        """Chairs about a table, most of them turned towards it."""
+        parts, seed = [], int(rng.integers(1 << 31))
+        for _ in range(int(rng.integers(0, 6))):
+            angle, far = rng.uniform(0, 6.28), rng.uniform(0.6, 1.3)
+            at = (x + far * math.cos(angle), y + far * math.sin(angle))
+            inside = bool((np.abs(at) < self.size[:2] / 2 - 0.35).all())
+            if inside and self._is_free(*at, 0.35, 1.05):
+                chair = furniture.make_chair(np.random.default_rng(seed), self._palette)
+                parts.append(place(chair, *at, 0.0, angle - math.pi / 2 + rng.normal(0, 0.4)))
         return parts
 
     def _draw_people(

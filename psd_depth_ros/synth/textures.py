@@ -70,6 +70,14 @@ def _inside(u0: float, u1: float, v0: float, v1: float) -> Tile:
     return mask.astype(np.float32)
 
 
+def _stretch(noise: Tile, axis: int) -> Tile:
+    """Smear noise along an axis, wrapping round, and restore its deviation."""
+    smooth = noise
+    for step in (1, 2, 4, 8, 16):
+        smooth = (smooth + np.roll(smooth, step, axis)) / 2
+    return (smooth / smooth.std()).astype(np.float32)
+
+
 def draw_plain(brush: Brush) -> Tile:
     """White with a trace of dirt: paint and metal, tinted by the object."""
     return _paint(np.ones(3, np.float32), 0.93 + 0.03 * brush.noise('soft'))
@@ -77,7 +85,8 @@ def draw_plain(brush: Brush) -> Tile:
 
 def draw_plaster(brush: Brush) -> Tile:
     """Render or concrete: low contrast, stains."""
-    shade = 1 + 0.05 * brush.noise('rough') + brush.uniform(0.03, 0.12) * brush.noise('smooth')
+    shade = 1 + brush.uniform(0.03, 0.12) * brush.noise('rough')
+    shade += brush.uniform(0.03, 0.15) * brush.noise('smooth')
     return _paint(brush.colour(0.5), shade)
 
 
@@ -92,7 +101,7 @@ def draw_asphalt(brush: Brush) -> Tile:
 
 def draw_grass(brush: Brush) -> Tile:
     """Blades, clumps and dry spots."""
-    shade = 1 + 0.4 * brush.noise('fine') + 0.25 * brush.noise('rough')
+    shade = np.exp(0.45 * brush.noise('fine') + 0.35 * brush.noise('rough'))
     green = np.array([0.16, 0.22, 0.06], np.float32) * brush.uniform(0.6, 1.3)
     dry = np.array([0.3, 0.25, 0.12], np.float32)
     mask = np.clip(0.25 + 0.3 * brush.noise('soft'), 0, 1)
@@ -101,8 +110,8 @@ def draw_grass(brush: Brush) -> Tile:
 
 def draw_leaves(brush: Brush) -> Tile:
     """Foliage: dark gaps, bright leaves; autumn colours now and then."""
-    clumps = 0.6 * brush.noise('rough') + 0.5 * brush.noise('fine')
-    shade = np.exp(0.75 * clumps)
+    clumps = 0.7 * brush.noise('rough') + 0.6 * brush.noise('fine')
+    shade = np.exp(0.9 * clumps)
     hues = [(0.10, 0.15, 0.03), (0.07, 0.11, 0.035), (0.28, 0.15, 0.03), (0.16, 0.17, 0.03)]
     hue = np.array(hues[brush.rng.choice(4, p=[0.4, 0.3, 0.12, 0.18])], np.float32)
     return _paint(hue * brush.uniform(0.6, 1.3), shade)
@@ -110,7 +119,7 @@ def draw_leaves(brush: Brush) -> Tile:
 
 def draw_bark(brush: Brush) -> Tile:
     """Vertical grooves."""
-    grooves = np.repeat(brush.noise('rough')[::4], 4, axis=0)
+    grooves = _stretch(brush.noise('rough'), 0)
     shade = 1 + 0.35 * grooves + 0.2 * brush.noise('fine')
     return _paint(brush.colour(0.16, 0.08), shade)
 
@@ -148,7 +157,7 @@ def draw_wood(brush: Brush) -> Tile:
     rng = brush.rng
     boards = int(rng.choice([1, 3, 4, 6, 10]))
     row = (_V * boards).astype(int)
-    grain = np.repeat(brush.noise('rough')[:, ::16], 16, axis=1)
+    grain = _stretch(brush.noise('rough'), 1)
     shade = (1 + brush.uniform(0, 0.2) * rng.standard_normal(boards))[row] * (1 + 0.1 * grain)
     shade = shade * (1 - 0.5 * ((_V * boards) % 1 < 0.012 * boards))
     browns = np.array([0.45, 0.27, 0.13], np.float32) * brush.uniform(0.3, 1.5)

@@ -109,12 +109,13 @@ class World:
             (width - 1) / 2 + float(shift[0]) * width, (height - 1) / 2 + float(shift[1]) * height,
         )  # fmt: skip
         tall = rng.uniform(0.3, 2.2) if rng.random() < 0.4 else rng.uniform(1.2, 1.9)
-        tall = tall if street else rng.uniform(0.4, 1.8)
+        if not street:
+            tall = rng.uniform(1.1, 1.85) if rng.random() < 0.7 else rng.uniform(0.3, 1.1)
         self.camera_height_m = float(wanted.camera_height_m or tall)
-        pitch = rng.normal(0, 2.0) if street else rng.uniform(-12, 22)
+        pitch = rng.normal(0, 2.0) if street else rng.uniform(-8, 32)
         roll = rng.normal(0, 0.8) if street else rng.normal(0, 4)
         if wanted.vary_pitch:
-            self._pitch, self._roll = math.radians(np.clip(pitch, -20, 25)), math.radians(roll)
+            self._pitch, self._roll = math.radians(np.clip(pitch, -20, 35)), math.radians(roll)
         else:
             self._pitch, self._roll = math.radians(wanted.camera_pitch_deg), 0.0
         drawn = float(rng.uniform(2, 15)) if street else float(rng.uniform(0.2, 0.9))
@@ -292,9 +293,9 @@ def _draw_light(
     overcast = cloud > 0.6
     strength = (rng.uniform(0.0, 0.4) if overcast else rng.uniform(1.2, 3.2)) * warm
     ambient = np.array([0.5, 0.54, 0.6]) * (
-        rng.uniform(0.7, 1.2) if overcast else rng.uniform(0.35, 0.7)
+        rng.uniform(0.7, 1.2) if overcast else rng.uniform(0.22, 0.5)
     )
-    horizon = np.array([0.85, 0.9, 0.95]) * rng.uniform(0.8, 1.4)
+    horizon = np.array([0.87, 0.91, 0.95]) * rng.uniform(0.9, 2.8)
     zenith = np.array([0.2, 0.36, 0.68]) * rng.uniform(0.8, 1.3) if not overcast else horizon * 0.8
     haze, headlight, lamp_colour, lamps = (
         float(10 ** rng.uniform(-4, -2.7)),
