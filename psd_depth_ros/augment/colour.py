@@ -32,7 +32,9 @@ def degrade(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uint
         rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
     if rng.random() < 0.25:
         quality = [cv2.IMWRITE_JPEG_QUALITY, int(rng.integers(30, 95))]
-        rgb = cv2.imdecode(cv2.imencode('.jpg', rgb, quality)[1], cv2.IMREAD_COLOR)
+        decoded = cv2.imdecode(cv2.imencode('.jpg', rgb, quality)[1], cv2.IMREAD_COLOR)
+        assert decoded is not None, 'it was encoded a moment ago'
+        rgb = decoded
     return rgb
 
 

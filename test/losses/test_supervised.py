@@ -1,0 +1,55 @@
+import math
+
+import pytest
+import torch
+
+from psd_depth_ros.losses.supervised import (
+    bin_cross_entropy,
+    bin_uniformity,
+    edge_error,
+    log_depth_error,
+)
+from psd_depth_ros.networks.bin_head import BinPrediction
+
+
+def image(rows):
+    return torch.tensor(rows)[None, None]
+
+
+def test_log_depth_error_counts_finite_pixels_only():
+    target = image([[1.0, 2.0], [math.nan, math.inf]])
+    assert log_depth_error(image([[1.5, 2.0], [9.0, 9.0]]), target).item() == pytest.approx(0.25)
+    assert log_depth_error(image([[1.0]]), image([[math.nan]])).item() == 0.0
+
+
+def test_edge_error_ignores_a_constant_offset_and_sees_a_missing_edge():
+    target = image([[0.0, 0.0, 1.0, 1.0]] * 4)
+    assert edge_error(target + 3.0, target, scales=1).item() == pytest.approx(0.0)
+    # Of 3 horizontal and 3 vertical neighbours a row, one per row is off by 1: 4 of 24.
+    assert edge_error(0 * target, target, scales=1).item() == pytest.approx(4 / 24)
+
+
+def bins_with(share, centres):
+    logits = torch.tensor(share).log().view(1, -1, 1, 1)
+    widths = torch.full((1, len(centres)), 1.0 / len(centres))
+    return BinPrediction(logits, torch.tensor([centres]), widths)
+
+
+def test_cross_entropy_shares_a_target_between_its_two_bins():
+    bins = bins_with([0.7, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0])
+    expected = -(0.75 * math.log(0.7) + 0.25 * math.log(0.1))
+    assert bin_cross_entropy(bins, image([[0.25]])).item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_cross_entropy_of_far_wants_the_last_two_bins_together():
+    bins = bins_with([0.4, 0.1, 0.2, 0.3], [0.0, 1.0, 2.0, 3.0])
+    loss = bin_cross_entropy(bins, image([[math.inf]]))
+    assert loss.item() == pytest.approx(-math.log(0.5), rel=1e-5)
+    assert bin_cross_entropy(bins, image([[math.nan]])).item() == 0.0
+
+
+def test_uniform_bins_cost_nothing():
+    assert bin_uniformity(bins_with([0.5, 0.5], [0.0, 1.0])).item() == pytest.approx(0.0)
+    skewed = BinPrediction(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2), torch.tensor([[0.9, 0.1]]))
+    expected = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
+    assert bin_uniformity(skewed).item() == pytest.approx(expected)

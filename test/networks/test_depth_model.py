@@ -1,0 +1,136 @@
+from dataclasses import replace
+
+import pytest
+import torch
+
+from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from psd_depth_ros.config import dump
+from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.networks import Architecture, build_encoder, DepthModel, load_model, preset
+from psd_depth_ros.networks.depth_model import measure_complexity
+from psd_depth_ros.networks.encoder import freeze_norm, load_folded
+
+TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, blocks=1)
+INTRINSICS = torch.tensor([[80.0, 80.0, 47.5, 31.5]])
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    return DepthModel(TINY).eval()
+
+
+@pytest.mark.parametrize('name', ['mobilenet_v2', 'resnet18'])
+def test_encoders_give_five_maps_at_strides_two_to_thirty_two(name):
+    encoder = build_encoder(name).eval()
+    maps = encoder(torch.zeros(1, 3, 64, 96))
+    assert tuple(m.shape[1] for m in maps) == encoder.channels
+    assert [tuple(m.shape[-2:]) for m in maps] == [(64 >> i, 96 >> i) for i in range(1, 6)]
+
+
+def test_maps_are_at_half_size_and_within_range(model):
+    output = model(torch.rand(1, 3, 64, 96), INTRINSICS)
+    assert [tuple(m.shape) for m in output] == [(1, 1, 32, 48)] * 3
+    depth = output.log_depth.exp()
+    assert depth.min() > TINY.min_canonical_depth_m
+    assert depth.max() < TINY.max_canonical_depth_m
+    assert (output.sigma > 0).all()
+    assert ((output.far >= 0) & (output.far <= 1)).all()
+
+
+def test_bins_are_ascending_and_share_the_range(model):
+    bins = model.predict_bins(torch.rand(2, 3, 64, 96), INTRINSICS.repeat(2, 1))
+    assert torch.allclose(bins.widths.sum(dim=1), torch.ones(2))
+    assert (bins.centres.diff(dim=1) > 0).all()
+
+
+def test_a_batch_is_the_same_as_one_by_one(model):
+    images = torch.rand(2, 3, 64, 96)
+    both = model(images, INTRINSICS.repeat(2, 1)).log_depth
+    single = model(images[1:], INTRINSICS).log_depth
+    assert torch.allclose(both[1:], single, atol=1e-5)
+
+
+def test_gradients_reach_every_parameter():
+    model = DepthModel(TINY)
+    output = model(torch.rand(1, 3, 64, 96), INTRINSICS)
+    # Through the scores and through the bin positions; the last layer of the widths starts at 0.
+    torch.nn.init.normal_(model.head.widths[2].weight)
+    output = model(torch.rand(1, 3, 64, 96), INTRINSICS)
+    (output.log_depth.sum() + output.sigma.sum()).backward()
+    without = [n for n, p in model.named_parameters() if p.grad is None or not p.grad.any()]
+    assert without == []
+
+
+def test_sides_that_are_no_multiple_of_32_are_refused(model):
+    with pytest.raises(ValueError, match='multiples of 32'):
+        model(torch.zeros(1, 3, 60, 96), INTRINSICS)
+
+
+def test_what_the_presets_cost():
+    lite = measure_complexity(DepthModel(preset('lite')), 192, 640)
+    base = measure_complexity(DepthModel(preset('base')), 192, 640)
+    assert 3.0e6 < lite.parameters < 4.0e6
+    assert 2.0e9 < lite.macs < 4.0e9
+    assert base.parameters > 3 * lite.parameters
+
+
+def test_unknown_names_are_refused_with_the_known_ones():
+    with pytest.raises(SettingsError, match='expected one of lite, base'):
+        preset('huge')
+    with pytest.raises(SettingsError, match=r'mobilenet_v2, resnet18.*psd_depth_ros\.encoders'):
+        build_encoder('vgg')
+    with pytest.raises(SettingsError, match="encoder 'resnet18' does not accept"):
+        build_encoder('resnet18', {'depth': 3})
+    with pytest.raises(SettingsError, match='multiple of heads'):
+        DepthModel(replace(TINY, heads=5))
+
+
+def test_a_folded_start_computes_what_the_folded_network_computes():
+    torch.manual_seed(0)
+    encoder = build_encoder('mobilenet_v2').eval()
+    tensors = {}
+    for name, module in encoder.named_modules():
+        if isinstance(module, torch.nn.Conv2d):
+            tensors[f'{name}.weight'] = torch.randn_like(module.weight)
+            tensors[f'{name}.bias'] = torch.randn(module.out_channels)
+    load_folded(encoder, tensors)
+    image = torch.rand(1, 3, 32, 32)
+    first = torch.nn.functional.conv2d(
+        torch.nn.functional.pad(image, (0, 1, 0, 1)),
+        tensors['features.0.0.weight'], tensors['features.0.0.bias'], stride=2,
+    ).clamp(0, 6)  # fmt: skip
+    assert torch.allclose(encoder.features[0](image), first, atol=1e-4)
+    encoder.train()
+    freeze_norm(encoder)
+    assert torch.allclose(encoder.features[0](image), first, atol=1e-4)
+    del tensors['features.3.conv.1.0.bias']
+    with pytest.raises(SettingsError, match=r'features\.3\.conv\.1\.0'):
+        load_folded(encoder, tensors)
+
+
+def test_a_saved_model_loads_and_computes_the_same(model, tmp_path):
+    path = tmp_path / 'model.safetensors'
+    save_checkpoint(path, CheckpointInfo('tiny', dump(TINY)), model.state_dict())
+    again = load_model(load_checkpoint(path))
+    image = torch.rand(1, 3, 64, 96)
+    assert torch.equal(again(image, INTRINSICS).log_depth, model(image, INTRINSICS).log_depth)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ({'encoder': 'vgg'}, "unknown encoder 'vgg'"),
+        ({'bins': 16}, 'tensors missing, 0 unknown, 4 of another shape; head.queries is'),
+        ({'bins': 10**9}, 'bins is 1000000000'),
+        ({'wings': 2}, "unknown setting 'wings'"),
+        ({'encoder': 'resnet18'}, 'not those of the architecture'),
+    ],
+)
+def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path, change, message):
+    path = tmp_path / 'model.safetensors'
+    info = CheckpointInfo('tiny', {**dump(TINY), **change})
+    save_checkpoint(path, info, model.state_dict())
+    with pytest.raises(CheckpointError, match='model.safetensors') as caught:
+        load_model(load_checkpoint(path))
+    assert message.split(';')[-1].strip() in str(caught.value)

@@ -1,0 +1,139 @@
+import json
+import os
+import struct
+
+import pytest
+from safetensors.torch import save_file
+import torch
+
+from psd_depth_ros.checkpoint import (
+    CheckpointInfo,
+    InputInfo,
+    load_checkpoint,
+    METADATA_KEY,
+    OutputInfo,
+    save_checkpoint,
+)
+from psd_depth_ros.errors import CheckpointError
+
+INFO = CheckpointInfo(
+    'test',
+    {'encoder': 'mobilenet_v2'},
+    input=InputInfo(64, 96, (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)),
+    output=OutputInfo(canonical_focal_px=321.0, metric=True),
+    training={'steps': 7},
+    data=({'name': 'worlds', 'licence': 'Apache-2.0'},),
+)
+TENSORS = {'a': torch.tensor([1.0, 2.5]), 'n': torch.tensor(3)}
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / 'c.safetensors'
+    save_checkpoint(path, INFO, TENSORS)
+    return path
+
+
+def describe(tmp_path, change):
+    """A checkpoint whose description went through `change`."""
+    path = tmp_path / 'd.safetensors'
+    save_checkpoint(path, INFO, TENSORS)
+    size = struct.unpack('<Q', path.read_bytes()[:8])[0]
+    header = json.loads(path.read_bytes()[8 : 8 + size])
+    values = json.loads(header['__metadata__'][METADATA_KEY])
+    changed = change(values)
+    text = changed if isinstance(changed, str) else json.dumps(changed)
+    save_file(TENSORS, path, metadata={METADATA_KEY: text})
+    return path
+
+
+def test_everything_comes_back(path):
+    loaded = load_checkpoint(path)
+    assert loaded.info == INFO
+    assert loaded.tensors['a'].tolist() == [1.0, 2.5]
+    assert loaded.tensors['n'].item() == 3
+    assert loaded.info.input.pixel_budget == 64 * 96
+
+
+def test_the_id_is_that_of_the_content(path, tmp_path):
+    other = tmp_path / 'other.safetensors'
+    first = save_checkpoint(other, INFO, TENSORS)
+    assert first == load_checkpoint(path).id == load_checkpoint(other).id
+    assert save_checkpoint(other, INFO, {'a': torch.zeros(1)}) != first
+
+
+def test_half_precision_is_float32_again_once_loaded(tmp_path):
+    path = tmp_path / 'half.safetensors'
+    save_checkpoint(path, INFO, {'a': torch.tensor([1 / 3])}, half=True)
+    loaded = load_checkpoint(path).tensors['a']
+    assert loaded.dtype == torch.float32
+    assert loaded.item() == pytest.approx(1 / 3, rel=1e-3)
+
+
+def test_a_write_that_fails_keeps_the_old_file(path, monkeypatch):
+    before = path.read_bytes()
+
+    def full(_):
+        raise OSError(28, 'No space left on device')
+
+    monkeypatch.setattr(os, 'fsync', full)
+    with pytest.raises(CheckpointError, match='No space left on device'):
+        save_checkpoint(path, INFO, {'a': torch.zeros(3)})
+    assert path.read_bytes() == before
+    assert [p.name for p in path.parent.iterdir()] == [path.name]
+
+
+def test_a_missing_file(tmp_path):
+    with pytest.raises(CheckpointError, match=r'nothing\.safetensors: no such checkpoint file'):
+        load_checkpoint(tmp_path / 'nothing.safetensors')
+
+
+@pytest.mark.parametrize('keep', [0, 4, 60, -1])
+def test_truncated_at_any_place(path, keep):
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(CheckpointError, match='not a whole safetensors file'):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    'content', [b'\x80\x04\x95hello', b'PK\x03\x04' + b'0' * 99, b'\xff' * 64, b'\0' * 64]
+)
+def test_pickles_zips_and_hostile_headers_are_not_opened(path, content):
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match='not a whole safetensors file'):
+        load_checkpoint(path)
+
+
+def test_safetensors_of_somebody_else(tmp_path):
+    path = tmp_path / 'foreign.safetensors'
+    save_file(TENSORS, path)
+    with pytest.raises(CheckpointError, match='without a psd_depth_ros description'):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (lambda v: {**v, 'format_version': 2}, 'has format version 2, this psd_depth_ros reads 1'),
+        (lambda v: '{', 'is not JSON'),
+        (lambda v: '[1]', 'has format version list'),
+        (lambda v: '[' * 100_000, 'is not JSON'),
+        (lambda v: {**v, 'wings': 2}, "unknown setting 'wings'"),
+        (lambda v: {**v, 'architecture': 3}, "lacks a proper 'architecture'"),
+        (lambda v: {**v, 'input': {**v['input'], 'height': 10**9}}, 'input.height is 1000000000'),
+        (lambda v: {**v, 'input': {**v['input'], 'std': [0.0] * 3}}, 'input.std'),
+        (lambda v: {**v, 'input': {**v['input'], 'mean': [0.5]}}, 'three numbers each'),
+        (lambda v: {**v, 'output': {'canonical_focal_px': 'x'}}, 'canonical_focal_px'),
+    ],
+)
+def test_a_wrong_description_is_refused(tmp_path, change, message):
+    with pytest.raises(CheckpointError, match='d.safetensors') as caught:
+        load_checkpoint(describe(tmp_path, change))
+    assert message in str(caught.value)
+
+
+def test_weights_that_are_not_finite(tmp_path):
+    path = tmp_path / 'nan.safetensors'
+    save_checkpoint(path, INFO, {'head.key': torch.tensor([float('nan')])})
+    with pytest.raises(CheckpointError, match='head.key holds NaN'):
+        load_checkpoint(path)
