@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_recording_options, open_recording_frames
+from psd_depth_ros.cli.options import add_frame_options, open_recording_frames
 from psd_depth_ros.errors import PsdDepthError
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def add_parser(subparsers: Any) -> None:
         help='list topics, sizes and the camera of a recording',
         description='Show what a recording holds and whether depth can be estimated from it.',
     )
-    add_recording_options(parser)
+    add_frame_options(parser)
     parser.set_defaults(execute=execute)
 
 

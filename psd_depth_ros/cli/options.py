@@ -16,31 +16,8 @@ if TYPE_CHECKING:
 T = TypeVar('T')
 
 
-def add_camera_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which lens the pictures were taken with."""
-    group = parser.add_argument_group('camera')
-    group.add_argument(
-        '--camera',
-        metavar='YAML',
-        type=Path,
-        help='calibration: fx fy cx cy width height, or the output of camera_calibration '
-        '(default: CameraInfo of the bag, camera.yaml beside a video or in a folder)',
-    )
-    group.add_argument(
-        '--fov',
-        metavar='DEGREES',
-        type=float,
-        help='horizontal field of view, where there is no calibration',
-    )
-    group.add_argument(
-        '--rectified',
-        action='store_true',
-        help='the pictures are rectified already (image_rect): use P of the calibration',
-    )
-
-
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
-    """Add the recording, its topics and its camera."""
+    """Add the recording and its topics."""
     parser.add_argument(
         'recording', metavar='BAG', type=Path, help='bag, video file or folder of images'
     )
@@ -52,7 +29,34 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
         metavar='TOPIC',
         help='its CameraInfo (default: camera_info beside the image topic)',
     )
-    add_camera_options(parser)
+
+
+def add_lens_options(parser: argparse.ArgumentParser) -> None:
+    """Add what says which lens the pictures were taken with."""
+    parser.add_argument(
+        '--camera',
+        metavar='YAML',
+        type=Path,
+        help='calibration: fx fy cx cy width height, or the output of camera_calibration '
+        '(default: CameraInfo of the bag, camera.yaml beside a video or in a folder)',
+    )
+    parser.add_argument(
+        '--fov',
+        metavar='DEGREES',
+        type=float,
+        help='horizontal field of view, where there is no calibration',
+    )
+
+
+def add_frame_options(parser: argparse.ArgumentParser) -> None:
+    """Add all that `open_recording_frames` reads."""
+    add_recording_options(parser)
+    add_lens_options(parser)
+    parser.add_argument(
+        '--rectified',
+        action='store_true',
+        help='the pictures are rectified already (image_rect): use P of the calibration',
+    )
 
 
 def add_setting_option(parser: argparse.ArgumentParser) -> None:
@@ -68,7 +72,7 @@ def add_setting_option(parser: argparse.ArgumentParser) -> None:
 
 
 def open_recording_frames(options: argparse.Namespace) -> FrameSource:
-    """Open the frames that `add_recording_options` names."""
+    """Open the frames that `add_frame_options` names."""
     from psd_depth_ros.data.sources import open_frames
 
     return open_frames(

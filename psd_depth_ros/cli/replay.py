@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
-from pathlib import Path
 import sys
-from typing import Any
+from typing import Any, NoReturn
 
-from psd_depth_ros.cli.options import add_camera_options
-from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.cli.options import add_lens_options, add_recording_options
+from psd_depth_ros.errors import PsdDepthError, SettingsError
 
 NODE = 'psd_depth_ros.ros.replay_node'
 
@@ -26,8 +26,10 @@ def add_parser(subparsers: Any) -> None:
         description='Publish camera, CameraInfo, odometry, TF and clouds of a recording with '
         '/clock. Listeners need use_sim_time. Needs ROS 2.',
     )
+    add_recording_options(parser)
+    add_lens_options(parser)
     parser.add_argument(
-        'recording', metavar='BAG', type=Path, help='bag, video file or folder of images'
+        '--topics', metavar='TOPIC', nargs='+', default=[], help='only these topics of the bag'
     )
     parser.add_argument('--rate', type=float, default=1.0, help='speed (default: %(default)s)')
     parser.add_argument('--loop', action='store_true', help='start again at the end')
@@ -36,26 +38,49 @@ def add_parser(subparsers: Any) -> None:
         '--duration', metavar='S', type=float, default=0.0, help='play this much (0: all)'
     )
     parser.add_argument(
-        '--topics', metavar='TOPIC', nargs='+', default=[], help='only these topics of the bag'
+        '--wait',
+        metavar='S',
+        type=float,
+        default=0.0,
+        help='wait this long for somebody to listen to the camera',
     )
-    add_camera_options(parser)
     parser.set_defaults(execute=execute)
 
 
-def execute(options: argparse.Namespace) -> int:
+def execute(options: argparse.Namespace) -> NoReturn:
     """Replace this process by the node."""
     if importlib.util.find_spec('rclpy') is None:
         raise PsdDepthError(
             'replay needs ROS 2 (rclpy), which this Python does not have; source '
             '/opt/ros/jazzy/setup.bash, or pip install "psd_depth_ros[ros]"'
         )
+    from psd_depth_ros.data.sources import kind_of
+
+    kind_of(options.recording)
+    if options.camera is not None and options.fov is not None:
+        raise SettingsError('--camera and --fov both say what the lens is; give one of them')
     environment = dict(os.environ)
+    # The wheels of rclpy leave it unset, a ROS distribution does not.
     environment.setdefault('AMENT_PREFIX_PATH', sys.prefix)
-    command = [sys.executable, '-m', NODE, *node_arguments(options)]
+    command = [sys.executable, '-m', NODE, '--ros-args', *node_arguments(options)]
     sys.stdout.flush()
     os.execve(sys.executable, command, environment)
 
 
 def node_arguments(options: argparse.Namespace) -> list[str]:
-    """Turn options into ROS parameters."""
-    return []
+    """Turn options into ROS parameters. JSON is YAML that ROS cannot take for something else."""
+    given = {
+        'recording': str(options.recording),
+        'image_topic': options.image_topic,
+        'camera_info_topic': options.camera_info_topic,
+        'camera': None if options.camera is None else str(options.camera),
+        'horizontal_fov_deg': options.fov,
+        'topics': options.topics or None,
+        'rate': options.rate,
+        'loop': options.loop,
+        'start_s': options.start,
+        'duration_s': options.duration,
+        'wait_for_subscribers_s': options.wait,
+    }
+    pairs = [f'{name}:={json.dumps(value)}' for name, value in given.items() if value is not None]
+    return [argument for pair in pairs for argument in ('-p', pair)]

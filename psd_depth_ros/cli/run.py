@@ -8,7 +8,7 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import (
-    add_recording_options,
+    add_frame_options,
     add_setting_option,
     build_settings,
     open_recording_frames,
@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
         description='Write depth, camera info, confidence and points of every frame of a '
         'recording to an .mcap bag. The same input gives the same bytes.',
     )
-    add_recording_options(parser)
+    add_frame_options(parser)
     parser.add_argument(
         '-o', '--output', metavar='OUT.mcap', type=Path, required=True, help='bag to write'
     )

@@ -1,6 +1,7 @@
 """Commands as a person calls them: what they print, write and return."""
 
 from dataclasses import asdict
+import os
 from pathlib import Path
 import re
 import subprocess
@@ -11,6 +12,7 @@ import torch
 
 from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
 from psd_depth_ros.cli.main import COMMANDS, main, make_parser
+from psd_depth_ros.cli.replay import node_arguments
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.networks.depth_model import DepthModel, preset
 
@@ -175,3 +177,44 @@ def test_bench_needs_the_source_tree(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     assert main(['bench']) == 2
     assert 'where the source of psd_depth_ros is' in capsys.readouterr().err
+
+
+def replay_options(*arguments):
+    return make_parser().parse_args(['replay', *map(str, arguments)])
+
+
+def test_replay_hands_its_options_to_the_node():
+    options = replay_options(
+        'my drive.mcap', '--rate', 2, '--loop', '--topics', '/y', '/n', '--fov', 60
+    )
+    arguments = node_arguments(options)
+    assert arguments[::2] == ['-p'] * (len(arguments) // 2)
+    given = dict(pair.split(':=') for pair in arguments[1::2])
+    assert given == {
+        'recording': '"my drive.mcap"',
+        'rate': '2.0',
+        'loop': 'true',
+        'topics': '["/y", "/n"]',
+        'horizontal_fov_deg': '60.0',
+        'start_s': '0.0',
+        'duration_s': '0.0',
+        'wait_for_subscribers_s': '0.0',
+    }
+
+
+def test_replay_refuses_before_ros_starts(capsys):
+    assert main(['replay', 'gone.mcap']) == 2
+    assert 'recording gone.mcap is not there' in capsys.readouterr().err
+
+
+def test_replay_plays_to_the_end(drive):
+    environment = os.environ | {
+        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    }
+    command = [sys.executable, '-m', 'psd_depth_ros.cli.main', 'replay', str(drive), '--rate', '4']
+    played = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert played.returncode == 0, played.stderr
+    assert 'published' in played.stdout + played.stderr
