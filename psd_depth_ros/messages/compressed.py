@@ -19,6 +19,8 @@ Bytes = npt.NDArray[np.uint8]
 
 _JPEG_START = b'\xff\xd8\xff'
 _JPEG_END = b'\xff\xd9'
+# SOF0 to SOF15 without the tables and extensions between them.
+_JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _PNG_START = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'IEND'
 
@@ -37,6 +39,7 @@ def decode_compressed(message: Any) -> Bytes:
     """
     payload = bytes(memoryview(message.data))
     _check_format(message.format, payload)
+    _check_size(message.format, payload)
     flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         image = cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
@@ -45,11 +48,6 @@ def decode_compressed(message: Any) -> Bytes:
     if image is None:
         raise MessageError(
             f'{_describe(message.format, payload)} is damaged and cannot be decoded'
-        )
-    if max(image.shape[:2]) > MAX_SIDE:
-        raise MessageError(
-            f'compressed image is {image.shape[1]}x{image.shape[0]}, expected sides of at most '
-            f'{MAX_SIDE} pixels'
         )
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
@@ -88,6 +86,41 @@ def _check_format(text: str, payload: bytes) -> None:
         raise MessageError(
             f'{_describe(text, payload)} is damaged: it was cut short (no end marker)'
         )
+
+
+def _check_size(text: str, payload: bytes) -> None:
+    """Read the size before memory of that size is taken."""
+    size = _png_size(payload) if payload.startswith(_PNG_START) else _jpeg_size(payload)
+    if size is None:
+        raise MessageError(f'{_describe(text, payload)} is damaged: its header has no size')
+    width, height = size
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise MessageError(
+            f'{_describe(text, payload)} is {width}x{height}, expected sides of 1 to {MAX_SIDE} '
+            'pixels'
+        )
+
+
+def _png_size(payload: bytes) -> tuple[int, int] | None:
+    """Width and height in the first chunk, IHDR (PNG specification, 11.2.2)."""
+    if payload[12:16] != b'IHDR' or len(payload) < 24:
+        return None
+    return int.from_bytes(payload[16:20], 'big'), int.from_bytes(payload[20:24], 'big')
+
+
+def _jpeg_size(payload: bytes) -> tuple[int, int] | None:
+    """Width and height in the start-of-frame segment (ITU-T T.81, B.2.2)."""
+    place = 2
+    while place + 9 <= len(payload) and payload[place] == 0xFF:
+        marker = payload[place + 1]
+        if marker == 0xFF:  # filling
+            place += 1
+            continue
+        if marker in _JPEG_FRAMES:
+            height = int.from_bytes(payload[place + 5 : place + 7], 'big')
+            return int.from_bytes(payload[place + 7 : place + 9], 'big'), height
+        place += 2 + int.from_bytes(payload[place + 2 : place + 4], 'big')
+    return None
 
 
 def _describe(text: str, payload: bytes) -> str:

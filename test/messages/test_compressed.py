@@ -57,6 +57,20 @@ def test_a_picture_with_a_ruined_header_is_refused(rgb):
         decode(message)
 
 
+@pytest.mark.parametrize('picture_format', ['jpeg', 'png'])
+def test_a_picture_that_says_it_is_huge_takes_no_memory(rgb, picture_format):
+    message = make_picture(rgb, picture_format)
+    data = bytearray(message.data)
+    if picture_format == 'jpeg':
+        place = data.index(b'\xff\xc0')
+        data[place + 5 : place + 9] = (32000).to_bytes(2, 'big') * 2
+    else:
+        data[16:24] = (32000).to_bytes(4, 'big') * 2
+    message.data = bytes(data)
+    with pytest.raises(MessageError, match='is 32000x32000, expected sides of 1 to 16384'):
+        decode(message)
+
+
 @pytest.mark.parametrize('data', [b'', b'not a picture at all'])
 def test_bytes_that_are_no_picture(data):
     with pytest.raises(MessageError, match=f'{len(data)} bytes.*neither jpeg nor png'):

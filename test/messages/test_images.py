@@ -61,7 +61,7 @@ def test_mono8_becomes_three_equal_channels(rgb, padding):
     assert np.array_equal(decoded, np.repeat(rgb[..., :1], 3, axis=2))
 
 
-@pytest.mark.parametrize('padding', [0, 4])
+@pytest.mark.parametrize('padding', [0, 3, 4])
 @pytest.mark.parametrize('big', [False, True])
 def test_mono16_scales_the_full_range_in_both_byte_orders(big, padding):
     values = np.array([[0, 257, 32896, 65535]], '>u2' if big else '<u2')
