@@ -57,6 +57,11 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='the pictures are rectified already (image_rect): use P of the calibration',
     )
+    parser.add_argument(
+        '--lidar-topic',
+        metavar='TOPIC',
+        help='points for scale.mode=lidar (default: the only cloud of the bag)',
+    )
 
 
 def add_setting_option(parser: argparse.ArgumentParser) -> None:
@@ -71,7 +76,7 @@ def add_setting_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_recording_frames(options: argparse.Namespace) -> FrameSource:
+def open_recording_frames(options: argparse.Namespace, with_lidar: bool = False) -> FrameSource:
     """Open the frames that `add_frame_options` names."""
     from psd_depth_ros.data.sources import open_frames
 
@@ -82,6 +87,8 @@ def open_recording_frames(options: argparse.Namespace) -> FrameSource:
         camera=load_camera_option(options),
         horizontal_fov_deg=options.fov,
         image_is_rectified=options.rectified,
+        with_lidar=with_lidar or options.lidar_topic is not None,
+        lidar_topic=options.lidar_topic,
     )
 
 

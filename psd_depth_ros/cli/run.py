@@ -50,7 +50,7 @@ def execute(options: argparse.Namespace) -> int:
 
     settings = build_settings(RunSettings, options.changes)
     _check_output(options.recording, options.output)
-    with open_recording_frames(options) as source:
+    with open_recording_frames(options, settings.scale.mode == 'lidar') as source:
         engine = DepthEngine.from_checkpoint(options.checkpoint, options.device, options.backend)
         settle_process(engine.backend)
         try:

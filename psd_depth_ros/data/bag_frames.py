@@ -17,14 +17,22 @@ import numpy.typing as npt
 
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
-from psd_depth_ros.data.topics import pick_odometry_topic
+from psd_depth_ros.data.topics import pick_cloud_topic, pick_odometry_topic
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import exponential, invert, logarithm
-from psd_depth_ros.messages import camera_from_info, check_sizes, decode, odometry_pose, stamp_ns
+from psd_depth_ros.messages import (
+    camera_from_info,
+    check_sizes,
+    decode,
+    decode_points,
+    odometry_pose,
+    stamp_ns,
+)
 
 _MAX_HELD = 100
 _MAX_POSE_GAP_NS = 500_000_000
+_MAX_CLOUD_GAP_NS = 100_000_000
 
 
 @dataclass(frozen=True)
@@ -56,7 +64,19 @@ class BagFrames(FrameSource):
                     self.image_topic, camera_info_topic
                 )
             self.odometry_topic = pick_odometry_topic(self._reader)
+            self.lidar_topic: str | None = None
             self._count = self._reader.topics[self.image_topic].count
+        except PsdDepthError:
+            self._reader.close()
+            raise
+
+    def add_lidar(self, topic: str | None = None) -> None:
+        """Let frames come with the points nearest in time; None is the only cloud of the bag.
+
+        Raises BagError and closes the bag where there is no such topic.
+        """
+        try:
+            self.lidar_topic = pick_cloud_topic(self._reader, topic)
         except PsdDepthError:
             self._reader.close()
             raise
@@ -81,18 +101,17 @@ class BagFrames(FrameSource):
         Raises BagError where no CameraInfo comes with the first 100 images, or the bag is damaged.
         """
         self._begin()
-        cameras = _CameraTrack(self._lens)
-        poses = PoseTrack()
+        tracks = _Tracks(_CameraTrack(self._lens), PoseTrack(), CloudTrack())
         held: deque[_Held] = deque()
         error: PsdDepthError | None = None
-        for image in self._images(cameras, poses):
+        for image in self._images(tracks):
             if image is not None:
                 held.append(image)
             last = image is None
-            while held and (last or (len(held) > 1 and not cameras.is_empty)):
+            while held and (last or (len(held) > 1 and not tracks.cameras.is_empty)):
                 frame = held.popleft()
                 try:
-                    yield self._use(self._frame(frame, cameras, poses))
+                    yield self._use(_make_frame(frame, tracks))
                 except (MessageError, CalibrationError) as problem:
                     error = problem
                     reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
@@ -101,36 +120,29 @@ class BagFrames(FrameSource):
                 raise self._no_camera_info(len(held))
         self._finish(error)
 
-    def _images(self, cameras: _CameraTrack, poses: PoseTrack) -> Iterator[_Held | None]:
+    def _images(self, tracks: _Tracks) -> Iterator[_Held | None]:
         """Sort messages into the tracks; yield the images, and None after the last."""
         index = 0
-        names = (self.image_topic, self.camera_info_topic, self.odometry_topic)
-        topics = {name for name in names if name is not None}
-        for item in self._reader.messages(topics):
+        names = (self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic)
+        for item in self._reader.messages({name for name in names if name is not None}):
             try:
                 message = item.message
-                if item.topic == self.camera_info_topic:
-                    cameras.add(message)
-                elif item.topic == self.odometry_topic:
-                    poses.add(stamp_ns(message.header), odometry_pose(message))
-                else:
+                if item.topic == self.image_topic:
                     yield _Held(index, stamp_ns(message.header), message)
+                elif item.topic == self.camera_info_topic:
+                    tracks.cameras.add(message)
+                elif item.topic == self.odometry_topic:
+                    tracks.poses.add(stamp_ns(message.header), odometry_pose(message))
+                else:
+                    tracks.clouds.add(message)
             except MessageError as error:
+                # Without a pose or points a frame still is one; without its image it is not.
                 if item.topic == self.image_topic:
                     self._skip(index, item.timestamp_ns, 'image', error)
             index += item.topic == self.image_topic
-        if cameras.is_empty:
+        if tracks.cameras.is_empty:
             raise self._no_camera_info(index)
         yield None
-
-    def _frame(self, held: _Held, cameras: _CameraTrack, poses: PoseTrack) -> TimedFrame:
-        rgb = decode(held.message)
-        height, width = rgb.shape[:2]
-        camera = cameras.at(held.stamp_ns, width, height)
-        check_sizes(camera, width, height)
-        frame_id = str(held.message.header.frame_id)
-        pose = poses.at(held.stamp_ns)
-        return TimedFrame(held.index, held.stamp_ns, frame_id, rgb, camera, pose)
 
     def _no_camera_info(self, count: int) -> BagError:
         return BagError(
@@ -138,6 +150,23 @@ class BagFrames(FrameSource):
             f'{self.image_topic} of bag {self.path}; choose another with --camera-info-topic, or '
             'give the calibration with --camera camera.yaml'
         )
+
+
+def _make_frame(held: _Held, tracks: _Tracks) -> TimedFrame:
+    """Decode an image and add what belongs to its stamp."""
+    rgb = decode(held.message)
+    height, width = rgb.shape[:2]
+    camera = tracks.cameras.at(held.stamp_ns, width, height)
+    check_sizes(camera, width, height)
+    return TimedFrame(
+        held.index,
+        held.stamp_ns,
+        str(held.message.header.frame_id),
+        rgb,
+        camera,
+        tracks.poses.at(held.stamp_ns),
+        tracks.clouds.at(held.stamp_ns),
+    )
 
 
 class _CameraTrack:
@@ -197,6 +226,36 @@ class PoseTrack:
             return end
         share = (time_ns - start_ns) / (end_ns - start_ns)
         return start @ exponential(share * logarithm(invert(start) @ end))
+
+
+class CloudTrack:
+    """The newest clouds; points are decoded when asked for."""
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, Any]] = deque(maxlen=8)
+
+    def add(self, message: Any) -> None:
+        """Take a PointCloud2."""
+        self._recent.append((stamp_ns(message.header), message))
+
+    def at(self, time_ns: int) -> npt.NDArray[np.float32] | None:
+        """Give the points nearest in time, None where none are within 0.1 s.
+
+        Raises MessageError where they cannot be read.
+        """
+        if not self._recent:
+            return None
+        stamp, message = min(self._recent, key=lambda item: abs(item[0] - time_ns))
+        return decode_points(message) if abs(stamp - time_ns) <= _MAX_CLOUD_GAP_NS else None
+
+
+@dataclass(frozen=True)
+class _Tracks:
+    """What was recorded beside the images."""
+
+    cameras: _CameraTrack
+    poses: PoseTrack
+    clouds: CloudTrack
 
 
 def _content(message: Any) -> tuple[Any, ...]:

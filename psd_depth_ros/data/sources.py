@@ -33,7 +33,8 @@ class TimedFrame:
 
     `index` counts the recording's images from 0, skipped ones included. `rgb` is (H, W, 3) uint8
     as recorded, not rectified. `pose` is 4x4 in metres, None where the recording has none: of a
-    bag T_odom_body of its odometry at the stamp, of a folder T_world_camera.
+    bag T_odom_body of its odometry at the stamp, of a folder T_world_camera. `lidar` (N, 3)
+    float32 metres are the points nearest in time, in their own frame, where they were asked for.
     """
 
     index: int
@@ -42,6 +43,7 @@ class TimedFrame:
     rgb: npt.NDArray[np.uint8]
     camera: Camera
     pose: npt.NDArray[np.float64] | None = None
+    lidar: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -149,12 +151,14 @@ def open_frames(
     camera: Camera | None = None,
     horizontal_fov_deg: float | None = None,
     image_is_rectified: bool = False,
+    with_lidar: bool = False,
+    lidar_topic: str | None = None,
 ) -> FrameSource:
     """Open a bag, a video or an image folder.
 
     `camera`, or a centred pinhole of `horizontal_fov_deg`, goes before what the recording says; a
     video or folder needs one of them, or a camera.yaml beside its frames (see
-    `calibration_file`). Topics are for bags only; for `image_is_rectified` see
+    `calibration_file`). Topics and lidar are for bags only; for `image_is_rectified` see
     `messages.camera_from_info`. Raises BagError where the recording cannot be read and
     CalibrationError where there is no usable camera.
     """
@@ -166,12 +170,15 @@ def open_frames(
     lens = LensChoice(camera, horizontal_fov_deg, image_is_rectified)
     kind = kind_of(path)
     if kind == 'bag':
-        return BagFrames(path, lens, image_topic, camera_info_topic)
-    given = [name for name in (image_topic, camera_info_topic) if name]
+        source = BagFrames(path, lens, image_topic, camera_info_topic)
+        if with_lidar:
+            source.add_lidar(lidar_topic)
+        return source
+    given = [name for name in (image_topic, camera_info_topic, lidar_topic) if name]
+    given += ['the lidar'] if with_lidar and not lidar_topic else []
     if given:
         raise BagError(f'{path} is a {kind} and has no topics; leave out {", ".join(given)}')
-    source = VideoFrames if kind == 'video' else FolderFrames
-    return source(path, lens)
+    return VideoFrames(path, lens) if kind == 'video' else FolderFrames(path, lens)
 
 
 def kind_of(path: Path) -> str:

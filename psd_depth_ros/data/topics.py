@@ -94,6 +94,20 @@ def pick_odometry_topic(reader: BagReader, wanted: str | None = None) -> str | N
     return found[0] if len(found) == 1 else None
 
 
+def pick_cloud_topic(reader: BagReader, wanted: str | None = None) -> str:
+    """Return the only point cloud topic of a bag, or check the one that is wanted.
+
+    Raises BagError where there is none, or several to choose from.
+    """
+    if wanted is not None:
+        return _check_type(reader, wanted, (CLOUD_TYPE,))
+    found = [name for name, info in reader.topics.items() if info.msgtype == CLOUD_TYPE]
+    if len(found) == 1:
+        return found[0]
+    what = f'several point clouds: {", ".join(found)}' if found else 'no point clouds'
+    raise BagError(f'bag {reader.path} has {what}; choose the lidar with --lidar-topic')
+
+
 def camera_info_beside(image_topic: str) -> str:
     """Return where image_transport puts the CameraInfo of an image topic."""
     parent, _, _ = base_topic(image_topic).rpartition('/')

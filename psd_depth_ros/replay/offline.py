@@ -126,11 +126,6 @@ class _Pipeline:
                 'set scale.factor, another scale.mode, or scale.mode relative for depth up to an '
                 'unknown factor'
             )
-        if settings.scale.mode == 'lidar':
-            raise SettingsError(
-                'scale.mode lidar needs live points; for a recording choose fixed, odometry, '
-                'camera_height or relative'
-            )
 
     def infer(self, frame: TimedFrame) -> DepthFrame | None:
         """Depth of a frame; None while its scale is not known."""
@@ -143,7 +138,7 @@ class _Pipeline:
         result = self._engine.infer_batch(
             [(frame.rgb, frame.camera)], scales=[scale], settings=self._settings.depth
         )[0]
-        if self._settings.scale.mode in ('odometry', 'camera_height'):
+        if self._settings.scale.mode not in ('fixed', 'relative'):
             tracker.observe(
                 frame.stamp_ns,
                 result.rgb,
@@ -151,6 +146,7 @@ class _Pipeline:
                 result.camera,
                 applied_scale=scale.factor,
                 odometry=frame.pose,
+                lidar=frame.lidar,
             )
         return result if is_known else None
 

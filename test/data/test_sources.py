@@ -18,6 +18,7 @@ from psd_depth_ros.messages import (
     compressed_fields,
     image_fields,
     odometry_fields,
+    pack_cloud,
 )
 
 CAMERA = Camera(16, 12, 20, 20, 7.5, 5.5)
@@ -179,6 +180,31 @@ def test_odometry_is_interpolated_to_the_image(bag):
     assert frames[2].pose[:3, 3] == pytest.approx([0.2, 0, 0])
 
 
+def test_lidar_points_nearest_in_time(bag):
+    with bag:
+        for index in range(4):
+            write_info(bag, index)
+            write_image(bag, index)
+            if index != 2:
+                stamp = index * STEP_NS + 20_000_000
+                points = pack_cloud({name: np.full(3, index, np.float32) for name in 'xyz'})
+                bag.write('/points', 'sensor_msgs/msg/PointCloud2', points, stamp, 'lidar')
+    frames, _ = read(bag.path)
+    assert frames[0].lidar is None
+    frames, _ = read(bag.path, with_lidar=True)
+    assert [frame.lidar[0].tolist() for frame in frames] == [[0] * 3, [1] * 3, [1] * 3, [3] * 3]
+    with pytest.raises(BagError, match=r'/cam/image of bag .* is sensor_msgs/msg/Image'):
+        open_frames(bag.path, with_lidar=True, lidar_topic='/cam/image')
+
+
+def test_a_bag_without_lidar_says_so(bag):
+    with bag:
+        write_info(bag, 0)
+        write_image(bag, 0)
+    with pytest.raises(BagError, match='has no point clouds; choose the lidar with --lidar-topic'):
+        open_frames(bag.path, with_lidar=True)
+
+
 def write_folder(folder, count=3, table=None, yaml=YAML):
     (folder / 'images').mkdir(parents=True)
     for index in range(count):
@@ -273,6 +299,8 @@ def test_files_that_are_no_video(tmp_path):
 def test_topics_are_for_bags(tmp_path):
     with pytest.raises(BagError, match=r'is a folder and has no topics; leave out /image'):
         open_frames(write_folder(tmp_path / 'a'), image_topic='/image')
+    with pytest.raises(BagError, match='leave out the lidar'):
+        open_frames(tmp_path / 'a', with_lidar=True)
 
 
 def test_kinds_are_told_by_name(tmp_path):

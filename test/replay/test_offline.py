@@ -18,6 +18,7 @@ from psd_depth_ros.messages import (
     decode_cloud,
     decode_depth,
     image_fields,
+    pack_cloud,
     stamp_ns,
 )
 from psd_depth_ros.replay.offline import run_bag, RunSettings
@@ -161,6 +162,30 @@ def test_the_height_of_the_camera_gives_metres(run):
     assert report.frames_out == 0
     assert report.dropped == {'scale': 4}
     assert 'measured nothing' in report.reasons['scale']
+
+
+def test_lidar_gives_metres(tmp_path):
+    """Points twice as far as the network says: from the second frame on depth is doubled."""
+    path = tmp_path / 'in.mcap'
+    x, y = (
+        axis.reshape(-1) for axis in np.meshgrid(np.linspace(-1, 1, 30), np.linspace(-1, 1, 20))
+    )
+    points = pack_cloud({'x': x, 'y': y, 'z': np.full_like(x, 10.0)})
+    with BagWriter(path) as writer:
+        for index in range(3):
+            stamp = START_NS + index * STEP_NS
+            writer.write('/lidar', 'sensor_msgs/msg/PointCloud2', points, stamp, 'lidar')
+            fields = image_fields(np.full((24, 32, 3), 5, np.uint8), 'rgb8')
+            writer.write('/cam/image', 'sensor_msgs/msg/Image', fields, stamp, 'optic')
+    settings = build(
+        RunSettings, {'scale': {'mode': 'lidar', 'lidar_pose': [0, 0, 0, 0, 0, 0, 1]}}
+    )
+    with open_frames(path, camera=CAMERA, with_lidar=True) as source:
+        report = run_bag(source, FlatWorld(metric=False), tmp_path / 'out.mcap', settings)
+    assert report.dropped == {'scale': 1}
+    with BagReader(tmp_path / 'out.mcap') as bag:
+        for item in bag.messages(['/depth/image_rect']):
+            assert decode_depth(item.message) == pytest.approx(10.0, rel=1e-3)
 
 
 def test_raw_images_take_the_same_path(tmp_path):
