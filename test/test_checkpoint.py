@@ -127,7 +127,7 @@ def test_safetensors_of_somebody_else(tmp_path):
     ],
 )
 def test_a_wrong_description_is_refused(tmp_path, change, message):
-    with pytest.raises(CheckpointError, match='d.safetensors') as caught:
+    with pytest.raises(CheckpointError, match=r'd\.safetensors') as caught:
         load_checkpoint(describe(tmp_path, change))
     assert message in str(caught.value)
 
@@ -135,5 +135,5 @@ def test_a_wrong_description_is_refused(tmp_path, change, message):
 def test_weights_that_are_not_finite(tmp_path):
     path = tmp_path / 'nan.safetensors'
     save_checkpoint(path, INFO, {'head.key': torch.tensor([float('nan')])})
-    with pytest.raises(CheckpointError, match='head.key holds NaN'):
+    with pytest.raises(CheckpointError, match=r'head\.key holds NaN'):
         load_checkpoint(path)

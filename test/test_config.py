@@ -68,7 +68,7 @@ def test_replacing_one_setting_checks_it():
     changed = config.replace_setting(Outer(), 'scale.factor', 2.0)
     assert changed.scale.factor == 2.0
     assert changed.steps == 5
-    with pytest.raises(SettingsError, match='scale.factor'):
+    with pytest.raises(SettingsError, match=r'scale\.factor'):
         config.replace_setting(Outer(), 'scale.factor', -1.0)
     with pytest.raises(SettingsError, match='steps is -4'):
         config.validate(Outer(steps=-4))

@@ -59,7 +59,7 @@ class TorchBackend:
     def __init__(self, model: DepthModel, device: torch.device, half: bool = True) -> None:
         self._device = device
         maps = MapsModel(model).to(device)
-        self._model = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self._model: MapsModel | None = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._half = half and (device.type == 'cuda' or _has_bfloat16())
         self._type = torch.float16 if device.type == 'cuda' else torch.bfloat16
         self._graphs: dict[tuple[int, ...], _CudaGraph] = {}
@@ -76,12 +76,13 @@ class TorchBackend:
     def close(self) -> None:
         """Drop the graphs and the weights."""
         self._graphs.clear()
-        self._model = MapsModel(self._model.model).to('meta')
+        self._model = None
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
 
     @torch.inference_mode()
     def _forward(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        assert self._model is not None, 'the engine was closed'
         image = image.contiguous(memory_format=torch.channels_last)
         # Cached casts of the weights would be kept by a graph's memory pool: take them anew.
         with torch.autocast(

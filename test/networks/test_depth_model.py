@@ -131,6 +131,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path, change
     path = tmp_path / 'model.safetensors'
     info = CheckpointInfo('tiny', {**dump(TINY), **change})
     save_checkpoint(path, info, model.state_dict())
-    with pytest.raises(CheckpointError, match='model.safetensors') as caught:
+    with pytest.raises(CheckpointError, match=r'model\.safetensors') as caught:
         load_model(load_checkpoint(path))
     assert message.split(';')[-1].strip() in str(caught.value)

@@ -1,0 +1,166 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
+from psd_depth_ros.errors import CheckpointError, DeviceError, MessageError
+from psd_depth_ros.geometry import Camera, Distortion
+from psd_depth_ros.inference import DepthEngine, Scale
+from psd_depth_ros.inference.backends import choose_device, make_backend
+from psd_depth_ros.inference.cloud import CloudSettings
+from psd_depth_ros.inference.postprocess import DepthSettings
+
+CAMERA = Camera(128, 96, 120.0, 120.0, 63.5, 47.5)
+
+
+class Wall:
+    """A backend that sees canonical depth 2 everywhere and remembers what it was given."""
+
+    name = 'wall'
+
+    def __init__(self, sigma=0.01, far=0.0):
+        self.values = (math.log(2.0), sigma, far)
+        self.seen = []
+
+    def run(self, image, intrinsics):
+        self.seen.append((image, intrinsics))
+        batch, _, height, width = image.shape
+        maps = torch.tensor(self.values).view(1, 3, 1, 1)
+        return maps.repeat(batch, 1, height // 2, width // 2)
+
+    def close(self):
+        self.values = None
+
+
+def engine(backend, *, metric=True, focal=60.0):
+    info = CheckpointInfo(
+        'wall', {}, input=InputInfo(96, 128),
+        output=OutputInfo(canonical_focal_px=focal, metric=metric, scale_sigma=0.0),
+    )  # fmt: skip
+    return DepthEngine(Checkpoint('wall', info, {}, 'id'), backend, torch.device('cpu'))
+
+
+def picture(camera=CAMERA):
+    rng = np.random.default_rng(0)
+    return rng.integers(0, 255, (camera.height, camera.width, 3), dtype=np.uint8)
+
+
+def test_metres_are_canonical_depth_times_focal_length_over_the_canonical_one():
+    frame = engine(Wall()).infer(picture(), CAMERA)
+    assert frame.depth_m.shape == (96, 128)
+    assert frame.depth_m.dtype == frame.confidence.dtype == np.float32
+    assert np.allclose(frame.depth_m, 2.0 * 120.0 / 60.0)
+
+
+def test_one_checkpoint_is_right_for_any_size_of_the_same_view():
+    # The same view in twice the pixels: the network sees it resized to the same input.
+    large = CAMERA.resize(256, 192)
+    frame = engine(Wall()).infer(picture(large), large)
+    assert frame.depth_m.shape == (192, 256)
+    assert np.allclose(frame.depth_m, 4.0)
+    # A lens of twice the focal length: what looks the same is twice as far.
+    tele = Camera(128, 96, 240.0, 240.0, 63.5, 47.5)
+    assert np.allclose(engine(Wall()).infer(picture(), tele).depth_m, 8.0)
+
+
+def test_the_network_is_told_the_intrinsics_of_its_own_input():
+    wall = Wall()
+    large = CAMERA.resize(256, 192)
+    engine(wall).infer(picture(large), large)
+    image, intrinsics = wall.seen[0]
+    assert image.shape == (1, 3, 96, 128)
+    assert intrinsics[0].tolist() == pytest.approx([120.0, 120.0, 63.5, 47.5])
+
+
+def test_scale_multiplies_and_its_variance_lowers_confidence():
+    sure = engine(Wall()).infer(picture(), CAMERA, Scale(1.5, 0.0))
+    unsure = engine(Wall()).infer(picture(), CAMERA, Scale(1.5, 0.04))
+    assert np.allclose(sure.depth_m, 6.0)
+    assert sure.confidence.min() > 0.99
+    expected = math.erf(0.2231 / math.sqrt(2 * (0.04 + 0.01**2 + 0.05**2)))
+    assert unsure.confidence.max() == pytest.approx(expected, abs=1e-3)
+
+
+def test_invalid_depth_follows_the_contract():
+    settings = DepthSettings(min_depth_m=0.5, max_depth_m=80.0, min_confidence=0.5)
+
+    def depth(backend, scale=1.0):
+        request = [(picture(), CAMERA)]
+        scales = [Scale(scale)]
+        return engine(backend).infer_batch(request, scales=scales, settings=settings)[0].depth_m
+
+    assert np.isposinf(depth(Wall(far=0.9))).all()
+    assert np.isposinf(depth(Wall(), scale=100.0)).all()
+    assert np.isneginf(depth(Wall(), scale=0.01)).all()
+    assert np.isnan(depth(Wall(sigma=2.0))).all()
+
+
+def test_cameras_of_one_size_share_a_batch_and_keep_their_own_focal_length():
+    wall = Wall()
+    tele = Camera(128, 96, 240.0, 240.0, 63.5, 47.5)
+    wide = Camera(192, 64, 120.0, 120.0, 95.5, 31.5)
+    requests = [(picture(c), c) for c in (CAMERA, wide, tele)]
+    frames = engine(wall).infer_batch(requests)
+    assert [frame.depth_m.shape for frame in frames] == [(96, 128), (64, 192), (96, 128)]
+    assert [float(frame.depth_m[0, 0]) for frame in frames] == pytest.approx([4.0, 4.0, 8.0])
+    assert sorted(image.shape[0] for image, _ in wall.seen) == [1, 2]
+
+
+def test_a_distorted_camera_gives_depth_of_the_rectified_view():
+    camera = Camera.from_K(CAMERA.K, 128, 96, Distortion('plumb_bob', (-0.4, 0.0, 0.0, 0.0, 0.0)))
+    frame = engine(Wall()).infer(picture(), camera)
+    assert frame.camera.is_rectified
+    assert frame.rgb.shape == (96, 128, 3)
+    assert np.isfinite(frame.depth_m[48, 64])
+    other = Camera.from_K(CAMERA.K, 128, 96, Distortion('plumb_bob', (0.4, 0.0, 0.0, 0.0, 0.0)))
+    corner = engine(Wall()).infer(picture(), other)
+    assert np.isnan(corner.depth_m[0, 0])  # pincushion: the corner was never seen
+    assert corner.confidence[0, 0] == 0.0
+
+
+def test_depth_at_network_size_comes_with_its_own_camera_and_colours():
+    large = CAMERA.resize(256, 192)
+    frames = engine(Wall()).infer_batch([(picture(large), large)], full_size=False)
+    assert frames[0].depth_m.shape == (96, 128)
+    assert frames[0].camera == CAMERA
+    assert frames[0].rgb.shape == (96, 128, 3)
+
+
+def test_the_cloud_of_a_wall_is_flat_and_as_wide_as_the_view():
+    frame = engine(Wall()).infer(picture(), CAMERA)
+    points = frame.cloud(CloudSettings(decimation=1)).xyz()
+    assert len(points) == 96 * 128
+    assert np.allclose(points[:, 2], 4.0)
+    assert points[:, 0].max() == pytest.approx(63.5 / 120.0 * 4.0, rel=1e-5)
+
+
+def test_an_image_of_another_size_is_refused_with_both_sizes():
+    with pytest.raises(MessageError, match=r'\(10, 20, 3\).*128x96'):
+        engine(Wall()).infer(np.zeros((10, 20, 3), np.uint8), CAMERA)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='needs a machine without a GPU')
+def test_a_device_that_is_not_there_is_refused():
+    assert choose_device('auto').type == 'cpu'
+    with pytest.raises(DeviceError, match=r"'cuda' is not there: torch .* sees 0 CUDA devices"):
+        choose_device('cuda')
+
+
+@pytest.mark.parametrize('name', ['gpu', 'cuda:x', 'meta'])
+def test_a_device_of_no_kind_we_know_is_refused(name):
+    with pytest.raises(DeviceError, match='expected auto, cpu'):
+        choose_device(name)
+
+
+def test_a_backend_of_no_kind_we_know_is_refused():
+    with pytest.raises(DeviceError, match='expected one of auto, torch, openvino'):
+        make_backend('tensorflow', None, torch.device('cpu'))
+    with pytest.raises(DeviceError, match='runs on the CPU only'):
+        make_backend('openvino', None, torch.device('cuda'))
+
+
+def test_a_missing_checkpoint_is_refused(tmp_path):
+    with pytest.raises(CheckpointError, match='no such checkpoint'):
+        DepthEngine.from_checkpoint(tmp_path / 'none.safetensors')
