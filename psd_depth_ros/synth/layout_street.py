@@ -1,78 +1,32 @@
-"""A street without end: what stands where along it, chunk by chunk, and what moves on it.
+"""A street without end: what stands where along it, chunk by chunk.
 
-The ego vehicle follows the line y = bend(x); everything is placed by arc position x and lateral
-offset from that line (left positive), so the way ahead is always free.
+The ego vehicle follows the line y = bend(x); everything is placed by position x along it and
+lateral offset from that line (left positive), so the way ahead is always free.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 import math
 
 import numpy as np
 
 from psd_depth_ros.synth import buildings, objects
-from psd_depth_ros.synth.primitives import join_rows, make_box, mark_moving, Material, place, Rows
+from psd_depth_ros.synth.primitives import (
+    join_rows,
+    make_ball,
+    make_box,
+    make_post,
+    Material,
+    place,
+    Rows,
+)
+from psd_depth_ros.synth.street_profile import draw_profile
 from psd_depth_ros.synth.textures import Palette
+from psd_depth_ros.synth.traffic import draw_movers
 
 CHUNK_M = 40.0
 AHEAD_M = 240.0
-_WAYS = ('dense', 'suburb', 'avenue', 'country', 'mixed')
-
-
-@dataclass(frozen=True)
-class Profile:
-    """Cross-section and character of one street; offsets in metres from the ego line."""
-
-    way: str
-    left_edge: float
-    right_edge: float  # negative
-    lane: float
-    oncoming: bool
-    parking_left: float  # share of the kerb that is parked on
-    parking_right: float
-    pavement: tuple[float, float]  # widths, left and right
-    kerb: float
-    verge: tuple[float, float]  # grass beyond the pavement before what lines the street
-    trees: float
-    posts: float
-    gaps: float  # share of plots without a house
-    bends: tuple[tuple[float, float, float], ...]  # amplitude m, 2 pi / length, phase
-
-    def bend(self, x: float) -> tuple[float, float]:
-        """Lateral position (m) and heading (rad) of the ego line at x."""
-        y = sum(a * math.sin(k * x + p) for a, k, p in self.bends)
-        slope = sum(a * k * math.cos(k * x + p) for a, k, p in self.bends)
-        return y, math.atan(slope)
-
-
-def draw_profile(rng: np.random.Generator) -> Profile:
-    """Draw a street's cross-section."""
-    way = str(rng.choice(_WAYS, p=[0.34, 0.2, 0.2, 0.08, 0.18]))
-    lane = rng.uniform(2.7, 3.7)
-    built = way in ('dense', 'suburb', 'mixed')
-    parking = rng.uniform(0.3, 1.0, 2) * (rng.random(2) < (0.75 if built else 0.35))
-    oncoming = bool(rng.random() < 0.75)
-    extra = int(rng.integers(0, 3)) if way in ('avenue', 'country') else 0
-    left = lane / 2 + lane * oncoming + 2.1 * (parking[0] > 0) + extra * lane
-    right = lane / 2 + 2.1 * (parking[1] > 0) + rng.uniform(0, 1.0)
-    scale = 0.0 if rng.random() < 0.35 else 1.0
-    bends = tuple(
-        (scale * rng.uniform(0.2, 1) * size, 2 * math.pi / length, rng.uniform(0, 6.28))
-        for size, length in ((9.0, rng.uniform(180, 400)), (2.0, rng.uniform(90, 160)))
-    )
-    wide = {'dense': (0, 1.5), 'suburb': (1, 7), 'avenue': (3, 14), 'country': (4, 30)}
-    return Profile(
-        way, left, -right, lane, oncoming, float(parking[0]), float(parking[1]),
-        pavement=(rng.uniform(0.8, 4.0), rng.uniform(0.8, 4.0)),
-        kerb=rng.uniform(0.02, 0.18) if way != 'country' else 0.01,
-        verge=tuple(rng.uniform(*wide.get(way, (0, 8)), 2)),
-        trees={'dense': 0.25, 'suburb': 0.5, 'avenue': 0.9, 'country': 0.6}.get(way, 0.5)
-        * rng.uniform(0.2, 1.2),
-        posts=rng.uniform(0.1, 0.9),
-        gaps={'dense': 0.05, 'suburb': 0.25, 'avenue': 0.6, 'country': 0.85}.get(way, 0.3),
-        bends=bends,
-    )  # fmt: skip
+Rng = np.random.Generator
 
 
 class Street:
@@ -83,22 +37,22 @@ class Street:
         self.profile = draw_profile(rng)
         self._seed, self._palette, self._night = seed, palette, night
         self._chunks: dict[int, Rows] = {}
-        self.paving = Material(palette.pick(rng, 'paving'), tile=(2.0, 2.0))
-        self._movers = _draw_movers(rng, palette, self.profile, night, movers)
+        self._paving = Material(palette.pick(rng, 'paving'), tile=(2.0, 2.0))
+        self._grass = Material(palette.pick(rng, 'grass'), tile=(3.0, 3.0))
+        self._movers = draw_movers(rng, palette, self.profile, night, movers)
 
-    def collect(self, x: float, travelled: float, time: float) -> Rows:
-        """All primitives in sight from arc position `x`, movers at `time` seconds."""
+    def collect(self, x: float, time: float) -> Rows:
+        """All primitives in sight from position `x`, movers at `time` seconds."""
         first = math.floor((x - 25) / CHUNK_M)
         last = math.floor((x + AHEAD_M) / CHUNK_M)
         for gone in [k for k in self._chunks if not first - 1 <= k <= last + 1]:
             del self._chunks[gone]
         parts = [self.chunk(k) for k in range(first, last + 1)]
-        parts += self.collect_movers(x, travelled, time)
-        return join_rows(parts)
+        return join_rows(parts + self.collect_movers(x, time))
 
-    def collect_movers(self, x: float, travelled: float, time: float) -> list[Rows]:
+    def collect_movers(self, x: float, time: float) -> list[Rows]:
         """Rows of each moving object at `time` seconds."""
-        return [mover.rows(self.profile, x, travelled, time) for mover in self._movers]
+        return [mover.rows(self.profile, x, time) for mover in self._movers]
 
     def chunk(self, k: int) -> Rows:
         """Fixed primitives of the chunk that starts at k CHUNK_M."""
@@ -112,190 +66,132 @@ class Street:
         along, across = -math.sin(heading) * offset, math.cos(heading) * offset
         return place(rows, x + along, y + across, z, heading + yaw)
 
-    def _build_chunk(self, rng: np.random.Generator, start: float) -> Rows:
-        street, parts = self.profile, []
+    def _build_chunk(self, rng: Rng, start: float) -> Rows:
+        parts = self._fill_median(rng, start)
         for side in (1, -1):
-            edge = street.left_edge if side > 0 else -street.right_edge
-            pavement = street.pavement[0 if side > 0 else 1]
-            verge = street.verge[0 if side > 0 else 1]
-            parts += self._line_kerb(start, side, edge, pavement)
-            parts += self._line_parking(rng, start, side, edge)
-            parts += self._line_furniture(rng, start, side, edge, pavement, verge)
-            parts += self._line_houses(rng, start, side, edge + pavement + verge)
-            parts += self._line_backdrop(rng, start, side, edge + pavement + verge)
+            parts += self._line_kerb(start, side)
+            parts += self._line_parking(rng, start, side)
+            parts += self._line_furniture(rng, start, side)
+            parts += self._line_houses(rng, start, side)
+            parts += self._line_backdrop(rng, start, side)
         return join_rows(parts)
 
-    def _line_kerb(self, start: float, side: int, edge: float, pavement: float) -> list[Rows]:
-        parts = []
-        for x in np.arange(start + 4, start + CHUNK_M, 8.0):
-            slab = make_box((0, 0, 0), (8.1, pavement, 2 * self.profile.kerb), self.paving)
-            parts.append(self._put(slab, float(x), side * (edge + pavement / 2)))
+    def _raise(self, start: float, offset: float, width: float, finish: Material) -> list[Rows]:
+        """A strip of kerb height, cut where side streets open."""
+        street, parts = self.profile, []
+        step = 2.0 if street.meets_junction(start, start + CHUNK_M) else 8.0
+        slab = make_box((0, 0, 0), (step + 0.1, width, 2 * street.kerb), finish)
+        for x in np.arange(start + step / 2, start + CHUNK_M, step):
+            if not street.meets_junction(x - step / 2, x + step / 2):
+                parts.append(self._put(slab, float(x), offset))
         return parts
 
-    def _line_parking(
-        self, rng: np.random.Generator, start: float, side: int, edge: float
-    ) -> list[Rows]:
-        share = self.profile.parking_left if side > 0 else self.profile.parking_right
+    def _line_kerb(self, start: float, side: int) -> list[Rows]:
+        edge, (strip, pavement, _) = self.profile.edge(side), self.profile.widths(side)
+        parts = self._raise(start, side * (edge + strip + pavement / 2), pavement, self._paving)
+        if strip > 0:
+            parts += self._raise(start, side * (edge + strip / 2), strip, self._grass)
+        return parts
+
+    def _fill_median(self, rng: Rng, start: float) -> list[Rows]:
+        street = self.profile
+        offset, width = street.median
+        if width <= 0:
+            return []
+        finish = self._grass if width > 1.5 else self._paving
+        parts = self._raise(start, offset + width / 2, width, finish)
+        if street.way == 'highway':
+            parts += self._set_rail(start, offset + width / 2)
+        for _ in range(rng.poisson(2.0 * street.trees) if width > 2 else 0):
+            x = start + rng.uniform(0, CHUNK_M)
+            make = objects.make_tree if rng.random() < 0.7 else objects.make_bush
+            parts.append(self._put(make(rng, self._palette), x, offset + width / 2, street.kerb))
+        return parts
+
+    def _set_rail(self, start: float, offset: float) -> list[Rows]:
+        steel = Material(self._palette.layers['plain'][0], tint=(0.4, 0.4, 0.42), gloss=0.3)
+        beam = make_box((0, 0, 0.62), (8.1, 0.08, 0.3), steel)
+        bars = [make_post(x, 0.08, 0, 0.75, 0.06, steel) for x in (-3.0, -1.0, 1.0, 3.0)]
+        rail = join_rows([beam, *bars])
+        return [
+            self._put(rail, float(x), offset) for x in np.arange(start + 4, start + CHUNK_M, 8.0)
+        ]
+
+    def _line_parking(self, rng: Rng, start: float, side: int) -> list[Rows]:
+        street = self.profile
+        share = street.parking[0 if side > 0 else 1]
         parts, x = [], start + rng.uniform(0, 3)
         while share > 0 and x < start + CHUNK_M - 3:
-            if rng.random() < share:
+            if rng.random() < share and not street.meets_junction(x - 4, x + 4):
                 car = objects.make_car(rng, self._palette)
                 yaw = rng.normal(0, 0.03) + (math.pi if (side > 0) != (rng.random() < 0.2) else 0)
-                parts.append(self._put(car, x, side * (edge - 1.0 + rng.normal(0, 0.08)), 0, yaw))
+                offset = side * (street.edge(side) - 1.0 + rng.normal(0, 0.08))
+                parts.append(self._put(car, x, offset, 0, yaw))
             x += rng.uniform(5.2, 7.0)
         return parts
 
-    def _line_furniture(
-        self,
-        rng: np.random.Generator,
-        start: float,
-        side: int,
-        edge: float,
-        pavement: float,
-        verge: float,
-    ) -> list[Rows]:
+    def _line_furniture(self, rng: Rng, start: float, side: int) -> list[Rows]:
         parts: list[Rows] = []
-        street, palette = self.profile, self._palette
-        kerb = street.kerb
+        street, palette, kerb = self.profile, self._palette, self.profile.kerb
+        edge, (strip, pavement, verge) = street.edge(side), street.widths(side)
+        outer = edge + strip + pavement
 
         def stand(rows: Rows, low: float, high: float, yaw: float = 0.0) -> None:
-            parts.append(
-                self._put(
-                    rows, start + rng.uniform(0, CHUNK_M), side * rng.uniform(low, high), kerb, yaw
-                )
-            )
+            x = start + rng.uniform(0, CHUNK_M)
+            if not street.meets_junction(x - 1, x + 1):
+                parts.append(self._put(rows, x, side * rng.uniform(low, high), kerb, yaw))
 
-        outer = edge + pavement
         for _ in range(rng.poisson(3.2 * street.trees)):
-            near = verge < 2 or rng.random() < 0.35
+            near = street.way != 'highway' and (verge < 2 or rng.random() < 0.4)
             low = edge + 0.5 if near else outer + 0.5
-            stand(objects.make_tree(rng, palette), low, low + (0.8 if near else verge))
+            stand(objects.make_tree(rng, palette), low, low + (max(0.8, strip) if near else verge))
         for _ in range(rng.poisson(2.0 * street.posts)):
             yaw = math.pi if side > 0 else 0.0
             stand(objects.make_lamp_post(rng, palette, self._night), edge + 0.3, edge + 0.8, yaw)
         for _ in range(rng.poisson(1.5 * street.posts)):
             stand(objects.make_sign(rng, palette), edge + 0.35, edge + 0.9, rng.normal(0, 0.3))
+        if street.way == 'highway':
+            return parts + self._set_rail(start, side * (outer + 0.5))
         for _ in range(rng.poisson(0.5)):
-            stand(objects.make_person(rng, palette), edge + 0.4, outer, rng.uniform(0, 6.3))
-        for _ in range(rng.poisson(0.3 * verge)):
+            low = edge + strip + 0.2
+            stand(objects.make_person(rng, palette), low, outer, rng.uniform(0, 6.3))
+        for _ in range(rng.poisson(0.25 * verge)):
             stand(objects.make_bush(rng, palette), outer + 0.6, outer + max(verge, 1.2))
-        if verge > 1 and rng.random() < 0.6:
-            length = rng.uniform(8, CHUNK_M)
-            wall = buildings.make_wall(rng, palette, length)
-            parts.append(self._put(wall, start + CHUNK_M / 2, side * (outer + 0.4), 0.0))
+        if verge > 1 and rng.random() < 0.6 and not street.meets_junction(start, start + CHUNK_M):
+            wall = buildings.make_wall(rng, palette, rng.uniform(8, CHUNK_M))
+            parts.append(self._put(wall, start + CHUNK_M / 2, side * (outer + 0.4)))
         return parts
 
-    def _line_houses(
-        self, rng: np.random.Generator, start: float, side: int, front: float
-    ) -> list[Rows]:
-        parts, x = [], start
+    def _line_houses(self, rng: Rng, start: float, side: int) -> list[Rows]:
+        street, parts, x = self.profile, [], start
+        front = street.edge(side) + sum(street.widths(side))
         while x < start + CHUNK_M - 4:
             width = min(rng.uniform(7, 22), start + CHUNK_M - x)
-            if rng.random() > self.profile.gaps:
+            open_plot = street.meets_junction(x - 1.5, x + width + 1.5)
+            if rng.random() > street.gaps and not open_plot:
                 house = buildings.make_house(rng, self._palette, width, rng.uniform(8, 14))
                 back = rng.uniform(0, 0.8) if rng.random() < 0.7 else rng.uniform(0, 5)
                 yaw = 0.0 if side > 0 else math.pi
                 parts.append(self._put(house, x + width / 2, side * (front + back + 0.3), 0, yaw))
-            x += width + (rng.uniform(2, 9) if rng.random() < 0.4 else 0)
+            x += 3.0 if open_plot else width
+            x += rng.uniform(2, 9) if rng.random() < 0.4 else 0
         return parts
 
-    def _line_backdrop(
-        self, rng: np.random.Generator, start: float, side: int, front: float
-    ) -> list[Rows]:
-        parts = []
+    def _line_backdrop(self, rng: Rng, start: float, side: int) -> list[Rows]:
+        street, parts = self.profile, []
+        front = street.edge(side) + sum(street.widths(side))
+        yaw = 0.0 if side > 0 else math.pi
         for _ in range(rng.poisson(1.2)):
-            rows = objects.make_tree(rng, self._palette)
-            parts.append(
-                self._put(
-                    rows, start + rng.uniform(0, CHUNK_M), side * (front + rng.uniform(16, 70))
-                )
-            )
+            x, y = start + rng.uniform(0, CHUNK_M), side * (front + rng.uniform(16, 70))
+            parts.append(self._put(objects.make_tree(rng, self._palette), x, y))
         if rng.random() < 0.35:
             house = buildings.make_house(rng, self._palette, rng.uniform(10, 40), 15)
-            yaw = 0.0 if side > 0 else math.pi
             x, y = start + rng.uniform(0, CHUNK_M), side * (front + rng.uniform(25, 80))
             parts.append(self._put(house, x, y, 0, yaw))
+        if street.gaps > 0.5 and rng.random() < 0.25:
+            half = (rng.uniform(60, 150), rng.uniform(40, 90), rng.uniform(8, 45))
+            kind = 'leaves' if rng.random() < 0.6 else 'grass'
+            cover = Material(self._palette.pick(rng, kind), tile=(14.0, 14.0))
+            hill = make_ball((0, 0, 0), half, cover)
+            parts.append(self._put(hill, start, side * (front + 80 + half[1]), -0.3 * half[2]))
         return parts
-
-
-@dataclass(frozen=True)
-class _Mover:
-    """Something that moves along or across the street, periodically and forever."""
-
-    shapes: tuple[Rows, ...]  # one per phase of the stride
-    start: float
-    speed: float  # along the street; relative to the ego for those it follows
-    offset: float
-    behaviour: str  # 'along', 'lead' or 'cross'
-
-    def rows(self, street: Profile, ego_x: float, travelled: float, time: float) -> Rows:
-        if self.behaviour == 'lead':
-            ahead, offset = self.start + 0.25 * self.start * math.sin(0.3 * time), self.offset
-            yaw = 0.0
-        elif self.behaviour == 'cross':
-            ahead = (self.start - travelled + 25) % 130.0 - 25
-            progress = min(max((45 - ahead) / 33, 0.0), 1.0)
-            span = street.left_edge + 1 - (street.right_edge - 1)
-            offset = street.right_edge - 1 + progress * span
-            yaw = math.pi / 2
-        else:
-            ahead = (self.start - travelled + self.speed * time + 30) % 250 - 30
-            offset, yaw = self.offset, 0.0 if self.speed > 0 else math.pi
-        stride = self.shapes[int(time * 8) % len(self.shapes)]
-        y, heading = street.bend(ego_x + ahead)
-        x = ego_x + ahead - math.sin(heading) * offset
-        kerb = street.kerb if not street.right_edge < offset < street.left_edge else 0.0
-        return place(stride, x, y + math.cos(heading) * offset, kerb, heading + yaw)
-
-
-def _draw_movers(
-    rng: np.random.Generator, palette: Palette, street: Profile, night: bool, count: int
-) -> list[_Mover]:
-    number = int(rng.integers(1, 8)) if count < 0 else count
-    movers: list[_Mover] = []
-    taken = 0
-    for _ in range(number):
-        kind, seed = rng.random(), int(rng.integers(1 << 31))
-        start = float(rng.uniform(8, 200))
-        if kind < 0.35 and street.oncoming:
-            taken += 1
-            make = objects.make_lorry if rng.random() < 0.15 else objects.make_car
-            rows = (
-                make(rng, palette)
-                if make is objects.make_lorry
-                else objects.make_car(rng, palette, night)
-            )
-            # One speed and even spacing, so that oncoming vehicles never meet each other.
-            movers.append(
-                _Mover((mark_moving(rows),), 250 * taken / 4.0 + 12, -9.0, street.lane, 'along')
-            )
-        elif kind < 0.5 and not any(m.behaviour == 'lead' for m in movers):
-            rows = mark_moving(objects.make_car(rng, palette, night))
-            movers.append(_Mover((rows,), float(rng.uniform(9, 60)), 0.0, 0.0, 'lead'))
-        elif kind < 0.65:
-            side = street.lane if street.oncoming else street.left_edge - 0.6
-            rows_list = _stride(objects.make_cyclist, seed, palette)
-            offset = side + 0.8 if street.oncoming else side + 0.3
-            movers.append(_Mover(rows_list, start, -4.5, offset, 'along'))
-        elif kind < 0.75:
-            movers.append(
-                _Mover(_stride(objects.make_person, seed, palette), start, 0.0, 0.0, 'cross')
-            )
-        else:
-            left = rng.random() < 0.5
-            wide = street.pavement[0 if left else 1]
-            base = street.left_edge if left else street.right_edge
-            offset = base + (1 if left else -1) * rng.uniform(0.3, 0.9) * wide
-            speed = float(rng.choice([-1.4, 1.4]))
-            movers.append(
-                _Mover(_stride(objects.make_person, seed, palette), start, speed, offset, 'along')
-            )
-    return movers
-
-
-def _stride(make: object, seed: int, palette: Palette) -> tuple[Rows, ...]:
-    phases = np.arange(8) * math.pi / 4
-    return tuple(
-        mark_moving(make(np.random.default_rng(seed), palette, float(p)))  # type: ignore[operator]
-        for p in phases
-    )

@@ -90,7 +90,7 @@ def make_car(rng: np.random.Generator, palette: Palette, night: bool = False) ->
     return join_rows(parts)
 
 
-def make_lorry(rng: np.random.Generator, palette: Palette) -> Rows:
+def make_lorry(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
     """Build a lorry or a bus: cab, long box, wheels."""
     plain = palette.layers['plain'][0]
     length, height = rng.uniform(6.5, 12), rng.uniform(2.8, 3.8)

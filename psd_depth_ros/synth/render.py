@@ -31,6 +31,8 @@ class Ground:
     lines: tuple[tuple[float, float, float, float], ...]  # offset, half width, dash m, period m
     line_value: float
     bends: tuple[tuple[float, float, float], ...]
+    junctions: tuple[float, float, float] = (0.0, 0.0, 0.0)  # period (0: none), phase, half width
+    zebra: bool = False
 
 
 @dataclass(frozen=True)
@@ -226,6 +228,7 @@ def _look_at_ground(
     bend = sum((a * torch.sin(k * x + p) for a, k, p in ground.bends), torch.zeros_like(x))
     across = y - bend
     road = (across < ground.left_edge) & (across > ground.right_edge)
+    road |= _beside_junction(ground, x) < 0
     normal = torch.zeros_like(ray)
     normal[2] = 1.0
     layer = torch.where(road, ground.road, ground.verge)
@@ -236,18 +239,46 @@ def _look_at_ground(
         depth, position, normal, tint, layer, x / ground.tile_m, across / ground.tile_m,
         size / ground.tile_m, zero.clone(), zero.clone(),
     )  # fmt: skip
-    side = reach / view.fx
-    stretch = reach * side / eye[2].clamp(min=0.05)
-    cover = zero
+    cover = _mark_road(ground, x, across, reach, eye[2], view)
+    return surface, (cover * 0.9, ground.line_value)
+
+
+def _mark_road(
+    ground: Ground,
+    x: torch.Tensor,
+    across: torch.Tensor,
+    reach: torch.Tensor,
+    height: torch.Tensor,
+    view: View,
+) -> torch.Tensor:
+    """Share of each pixel (N,) under road paint, smoothed over its footprint."""
+    side = (reach / view.fx).clamp(min=1e-3)
+    stretch = (reach * side / height.clamp(min=0.05)).clamp(min=1e-3)
+    beside = _beside_junction(ground, x)
+    cover = torch.zeros_like(x)
     for offset, half, dash, period in ground.lines:
-        line = ((half - (across - offset).abs()) / side.clamp(min=1e-3) + 0.5).clamp(0, 1)
-        line = line * (2 * half / side).clamp(max=1.0)
+        line = ((half - (across - offset).abs()) / side + 0.5).clamp(0, 1)
+        line = line * (2 * half / side).clamp(max=1.0) * (beside > 0.5)
         if period > 0:
             phase = torch.remainder(x, period)
-            gap = torch.minimum(phase, dash - phase) / stretch.clamp(min=1e-3) + 0.5
+            gap = torch.minimum(phase, dash - phase) / stretch + 0.5
             line = line * torch.where(stretch > period, dash / period, gap.clamp(0, 1))
         cover = torch.maximum(cover, line)
-    return surface, (cover * 0.9, ground.line_value)
+    if ground.zebra and ground.junctions[0] > 0:
+        stripe = (torch.remainder(across, 1.0) - 0.5).abs() - 0.25
+        stripe = torch.where(side > 0.5, 0.5, (stripe / side + 0.5).clamp(0, 1))
+        on_road = (across < ground.left_edge - 0.2) & (across > ground.right_edge + 0.2)
+        crossing = ((1.5 - (beside - 2.5).abs()) / stretch + 0.5).clamp(0, 1)
+        cover = torch.maximum(cover, stripe * crossing * on_road)
+    return cover
+
+
+def _beside_junction(ground: Ground, x: torch.Tensor) -> torch.Tensor:
+    """Distance (N,) from the nearest side street, negative in its mouth; large without any."""
+    period, phase, half = ground.junctions
+    if period <= 0:
+        return torch.full_like(x, 1e6)
+    return (torch.remainder(x - phase + period / 2, period) - period / 2).abs() - half
 
 
 def _look_at_shell(shell: Shell, ray: torch.Tensor, eye: torch.Tensor, view: View) -> Surface:

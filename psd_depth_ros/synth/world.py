@@ -19,11 +19,12 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.synth import conditions
 from psd_depth_ros.synth.layout_room import Room
 from psd_depth_ros.synth.layout_street import CHUNK_M, Street
+from psd_depth_ros.synth.light import draw_room_light, draw_street_light
 from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, join_rows, Rows
 from psd_depth_ros.synth.raycast import View
-from psd_depth_ros.synth.render import Ground, Occlusion, render, Stage
+from psd_depth_ros.synth.render import Ground, Occlusion, render, Shell, Stage
 from psd_depth_ros.synth.settings import WorldSettings
-from psd_depth_ros.synth.shading import Atlas, Light
+from psd_depth_ros.synth.shading import Atlas
 from psd_depth_ros.synth.shadows import (
     Blob,
     cast_depth_map,
@@ -32,6 +33,7 @@ from psd_depth_ros.synth.shadows import (
     look_along,
     look_down,
 )
+from psd_depth_ros.synth.street_profile import draw_ground
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
 BLOB_REACH_M = 80.0
@@ -81,8 +83,11 @@ class World:
             self._street = Street(self.seed, self._palette, night, movers)
         else:
             self._room = Room(self.seed, self._palette, self.camera_height_m, movers)
-        size = self._room.size if self._room is not None else None
-        self._light = _draw_light(np.random.default_rng([self.seed, 4]), size, self.condition)
+        rng = np.random.default_rng([self.seed, 4])
+        if self._room is not None:
+            self._light = draw_room_light(rng, self.condition, self._room.size)
+        else:
+            self._light = draw_street_light(rng, self.condition)
         rng = np.random.default_rng([self.seed, 5])
         self._response = conditions.draw_response(rng, self.condition)
 
@@ -159,7 +164,7 @@ class World:
     def _collect(self, time: float) -> npt.NDArray[np.float64]:
         if self._street is not None:
             travelled = self.speed_mps * time
-            return self._street.collect(travelled, travelled, time)
+            return self._street.collect(travelled, time)
         assert self._room is not None
         return self._room.collect(time)
 
@@ -189,7 +194,7 @@ class World:
             )
             for i in (0, 1)
         )  # fmt: skip
-        movers = self._street.collect_movers(travelled, travelled, time)
+        movers = self._street.collect_movers(travelled, time)
         blobs = (_blob_under(rows) for rows in movers)
         near = tuple(blob for blob in blobs if blob.x - travelled < BLOB_REACH_M)
         return Occlusion(sun, above_all, near)
@@ -203,10 +208,8 @@ class World:
         view = look_along(self._light.sun, np.array([middle, lateral, 5.0]), half, 288)
         half[2] = 0.1
         above = look_along(np.array([0, 0, 1.0]), np.array([middle, lateral, 0.0]), half, 192)
-        return (cast_depth_map(rows, view, cutout), view), (
-            cast_open_map(rows, above, cutout),
-            above,
-        )
+        main = cast_depth_map(rows, view, cutout)
+        return (main, view), (cast_open_map(rows, above, cutout), above)
 
     def _cast_room(self, cutout: torch.Tensor) -> _Maps:
         assert self._room is not None
@@ -214,45 +217,30 @@ class World:
         view = look_down(self._light.lamps[0], 320)
         half = np.array([size[0] / 2, size[1] / 2, 0.1])
         above = look_along(np.array([0, 0, 1.0]), np.zeros(3), half, 192)
-        return (cast_depth_map(rows, view, cutout), view), (
-            cast_open_map(rows, above, cutout),
-            above,
-        )
+        main = cast_depth_map(rows, view, cutout)
+        return (main, view), (cast_open_map(rows, above, cutout), above)
 
     def _yaw(self, time: float) -> float:
         forward = self.pose(time)[:3, 2]
         return math.atan2(forward[1], forward[0])
 
+    def _background(self) -> Ground | Shell:
+        if self._room is not None:
+            return self._room.shell
+        assert self._street is not None
+        rng = np.random.default_rng([self.seed, 6])
+        return draw_ground(rng, self._street.profile, self._palette)
+
     def _stage(self, device: torch.device) -> Stage:
         key = str(device)
         if key not in self._stages:
             palette = self._palette
-            background = self._ground() if self._street is not None else self._room.shell  # type: ignore[union-attr]
+            background = self._background()
             cutout = torch.tensor(palette.cutout, device=device)
             clouds = torch.tensor(palette.clouds, device=device)
             atlas = Atlas(palette.atlas, device)
             self._stages[key] = Stage(atlas, cutout, clouds, self._light, background)
         return self._stages[key]
-
-    def _ground(self) -> Ground:
-        assert self._street is not None
-        street = self._street.profile
-        rng = np.random.default_rng([self.seed, 6])
-        lines = []
-        if rng.random() < 0.75:
-            lines.append((street.lane / 2, 0.07, 3.0, float(rng.choice([0.0, 6.0, 9.0]))))
-        if rng.random() < 0.5:
-            lines.append((street.left_edge - 0.3, 0.07, 3.0, 0.0))
-            lines.append((street.right_edge + 0.3, 0.07, 3.0, 0.0))
-        if street.left_edge > 2.4 * street.lane:
-            lines.append((1.5 * street.lane, 0.07, 3.0, 9.0))
-        kind = 'grass' if street.way != 'dense' else 'paving'
-        return Ground(
-            self._palette.pick(rng, 'asphalt'), self._palette.pick(rng, kind),
-            tile_m=float(rng.uniform(2.5, 6)), tint=float(rng.uniform(0.6, 1.9)),
-            left_edge=street.left_edge, right_edge=street.right_edge, lines=tuple(lines),
-            line_value=float(rng.uniform(0.5, 1.0)), bends=street.bends,
-        )  # fmt: skip
 
 
 def _blob_under(rows: Rows) -> Blob:
@@ -271,58 +259,3 @@ def _rotate(yaw: float, pitch: float, roll: float) -> npt.NDArray[np.float64]:
     about_y = np.array([[cp, 0, sp], [0, 1, 0], [-sp, 0, cp]])
     about_x = np.array([[1, 0, 0], [0, cr, -sr], [0, sr, cr]])
     return about_z @ about_y @ about_x
-
-
-def _draw_light(
-    rng: np.random.Generator, room: npt.NDArray[np.float64] | None, condition: str
-) -> Light:
-    azimuth, height = rng.uniform(0, 6.28), math.radians(rng.uniform(12, 65))
-    sun = np.array(
-        [
-            math.cos(azimuth) * math.cos(height),
-            math.sin(azimuth) * math.cos(height),
-            math.sin(height),
-        ]
-    )
-    warm = np.array([1.0, 0.93, 0.82]) if rng.random() < 0.6 else np.array([1.0, 0.97, 0.93])
-    cloud = (
-        float(rng.uniform(0, 0.75))
-        if condition in ('clear', 'blur')
-        else float(rng.uniform(0.8, 1))
-    )
-    overcast = cloud > 0.6
-    strength = (rng.uniform(0.0, 0.4) if overcast else rng.uniform(1.2, 3.2)) * warm
-    ambient = np.array([0.5, 0.54, 0.6]) * (
-        rng.uniform(0.7, 1.2) if overcast else rng.uniform(0.22, 0.5)
-    )
-    horizon = np.array([0.87, 0.91, 0.95]) * rng.uniform(0.9, 2.8)
-    zenith = np.array([0.2, 0.36, 0.68]) * rng.uniform(0.8, 1.3) if not overcast else horizon * 0.8
-    haze, headlight, lamp_colour, lamps = (
-        float(10 ** rng.uniform(-4, -2.7)),
-        0.0,
-        np.zeros(3),
-        np.zeros((0, 3)),
-    )
-    if condition == 'fog':
-        haze, strength = float(10 ** rng.uniform(-1.9, -1.3)), strength * 0.2
-    if condition == 'night':
-        dim = rng.uniform(0.02, 0.08)
-        strength, ambient = strength * 0.0, ambient * dim
-        horizon, zenith, headlight = horizon * 0.02, zenith * 0.01, float(rng.uniform(0.6, 1.6))
-    if room is not None:
-        count = int(rng.integers(1, 4))
-        lamps = rng.uniform(-0.45, 0.45, (count, 3)) * room
-        lamps[:, 2] = rng.uniform(0.6, 0.97, count) * room[2]
-        lamp_colour = (
-            np.array([1.0, 0.92, 0.8]) * rng.uniform(1.5, 3.5) / count * room[:2].max() / 4
-        )
-        strength, haze = strength * 0.0, 0.0
-        ambient = (
-            np.array([0.66, 0.65, 0.64])
-            * rng.uniform(0.5, 1.1)
-            * (0.15 if condition == 'night' else 1)
-        )
-        headlight = 0.0
-    return Light(
-        sun, strength, ambient, zenith, horizon, cloud, haze, lamps, lamp_colour, headlight
-    )
