@@ -68,7 +68,7 @@ def _run(
         shared_memory,
     )
     try:
-        source.handle.wait(90 + count / rate * 3)
+        source.wait(100 + 3 * count / rate)
         sent = source.report()
         peak_mb = memory.peak_mb
         memory.close()
@@ -90,8 +90,10 @@ def _summarise(
     memory: MemoryWatch,
     peak_mb: float,
 ) -> dict[str, Any]:
-    depth = np.array(found['arrivals']['depth/image_rect'])[10:]
-    cloud = np.array(found['arrivals']['points'])[10:]
+    depth, cloud = (
+        np.array([one for one in found['arrivals'][topic] if one[0] >= sent['start_ns']])
+        for topic in ('depth/image_rect', 'points')
+    )
     if len(depth) < 2 or len(cloud) < 2:
         raise RuntimeError(f'{name}: only {len(depth)} depth images and {len(cloud)} clouds came')
     arrived_s = (depth[:, 0] + 1e6 * depth[:, 1]) / 1e9
@@ -100,7 +102,8 @@ def _summarise(
         'run': name,
         'camera_hz': sent['rate_hz'],
         'sent': sent['sent'],
-        'depth_hz': (len(depth) - 1) / (arrived_s[-1] - arrived_s[0]),
+        'depth_hz': float((len(depth) - 1) / (arrived_s[-1] - arrived_s[0])),
+        'depths': len(depth),
         'clouds': len(cloud),
         'depth_ms_p50': float(np.percentile(depth[:, 1], 50)),
         'depth_ms_p95': float(np.percentile(depth[:, 1], 95)),
@@ -113,14 +116,14 @@ def _summarise(
     }
 
 
-def _growth(memory: MemoryWatch, arrived_s: np.ndarray) -> float:
+def _growth(memory: MemoryWatch, arrived_s: np.ndarray) -> float | None:
     """Resident memory gained per 1,000 frames: a line through the samples after the start."""
     if len(arrived_s) <= 2 * SETTLED_AFTER:
-        return float('nan')
+        return None
     times, sizes = np.array(memory.samples_mb).T
     kept = (times > arrived_s[SETTLED_AFTER]) & (times < arrived_s[-1])
     if kept.sum() < 5:
-        return float('nan')
+        return None
     frames = np.interp(times[kept], arrived_s, np.arange(len(arrived_s)))
     return float(1000 * np.polyfit(frames, sizes[kept], 1)[0])
 

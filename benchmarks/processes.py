@@ -37,6 +37,13 @@ class Process:
                 return json.loads(line)
         raise RuntimeError(f'{self.name} ended with code {self.handle.returncode}, no report')
 
+    def wait(self, patience_s: float) -> None:
+        """Wait for it to end by itself."""
+        try:
+            self.output, _ = self.handle.communicate(timeout=patience_s)
+        except subprocess.TimeoutExpired:
+            raise RuntimeError(f'{self.name} did not end within {patience_s:g} s') from None
+
     def stop(self) -> None:
         """Interrupt it as Ctrl-C does, and wait; a second call does nothing."""
         if self.handle.stdout is None or self.handle.stdout.closed:
