@@ -11,8 +11,10 @@ class DepthEngineFactory:
     def load(self, path: str, device: str, backend: str) -> Engine:
         """Load a checkpoint, the shipped one for ''. Raises PsdDepthError."""
         from psd_depth_ros.inference import DepthEngine
+        from psd_depth_ros.inference.process import settle_process
 
         engine: Engine = DepthEngine.from_checkpoint(path or None, device=device, backend=backend)
+        settle_process(engine.backend)
         return engine
 
     def check(self, path: str) -> None:
