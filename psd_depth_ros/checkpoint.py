@@ -22,6 +22,7 @@ from torch import Tensor
 
 from psd_depth_ros.config import build, dump, section, setting
 from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.installed import find_installed
 
 FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'
@@ -167,10 +168,9 @@ def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
 
 def default_checkpoint() -> Path:
     """The checkpoint that comes with the package, in a source tree, pip or colcon install."""
-    for parent in Path(__file__).resolve().parents:
-        for folder in (parent / 'weights', parent / 'share' / 'psd_depth_ros' / 'weights'):
-            if (folder / DEFAULT_NAME).is_file():
-                return folder / DEFAULT_NAME
+    path = find_installed(f'weights/{DEFAULT_NAME}')
+    if path is not None:
+        return path
     raise CheckpointError(
         f'the starter checkpoint weights/{DEFAULT_NAME} is not where the package was installed; '
         'install the package again (pip install . or colcon build), or name a checkpoint'

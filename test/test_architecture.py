@@ -14,7 +14,7 @@ FLOORS = [
     {'evaluation', 'inference'},
     {'data', 'augment', 'losses', 'networks', 'synth'},
     {'checkpoint', 'messages', 'preprocess'},
-    {'geometry', 'config', 'errors'},
+    {'geometry', 'config', 'installed', 'errors'},
 ]
 # Doors on one floor: every room may raise our errors.
 SAME_FLOOR = {('geometry', 'errors'), ('config', 'errors')}

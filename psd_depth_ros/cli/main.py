@@ -14,7 +14,7 @@ import sys
 from psd_depth_ros import __version__
 from psd_depth_ros.errors import PsdDepthError
 
-COMMANDS = ('run', 'replay', 'synth', 'inspect', 'bench')
+COMMANDS = ('demo', 'run', 'replay', 'synth', 'inspect', 'train', 'bench')
 USER_ERROR = 2
 INTERRUPTED = 130
 

@@ -103,9 +103,21 @@ def load_camera_option(options: argparse.Namespace) -> Camera | None:
 
 def build_settings(cls: type[T], changes: Sequence[str]) -> T:
     """Build settings from NAME=VALUE texts; values are YAML. Raises SettingsError."""
-    import yaml
-
     from psd_depth_ros.config import build
+
+    return build(cls, parse_changes(changes), source='--set')
+
+
+def change_settings(settings: T, changes: Sequence[str]) -> T:
+    """Copy settings with the changes of NAME=VALUE texts made. Raises SettingsError."""
+    from psd_depth_ros.config import build, flatten
+
+    return build(type(settings), {**flatten(settings), **parse_changes(changes)}, source='--set')
+
+
+def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
+    """Values by dotted name from NAME=VALUE texts; values are YAML. Raises SettingsError."""
+    import yaml
 
     values: dict[str, Any] = {}
     for change in changes:
@@ -116,4 +128,4 @@ def build_settings(cls: type[T], changes: Sequence[str]) -> T:
             values[name.strip()] = yaml.safe_load(text)
         except yaml.YAMLError as error:
             raise SettingsError(f'--set {change}: {text!r} is no YAML value') from error
-    return build(cls, values, source='--set')
+    return values

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
+import yaml
 
 from psd_depth_ros.config import build, section, setting
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.installed import find_installed
 
 
 @dataclass(frozen=True)
@@ -82,13 +82,27 @@ class Recipe:
     losses: LossSettings = section(LossSettings)
 
 
+def find_recipe(name: str) -> Path:
+    """The file of a recipe: a path, or the name of one that comes with the package."""
+    path = Path(name).expanduser()
+    if path.suffix in ('.yaml', '.yml'):
+        return path
+    found = find_installed(f'config/recipes/{name}.yaml')
+    if found is None:
+        raise SettingsError(
+            f'no recipe {name!r} comes with the package; give a name such as starter, or a '
+            '.yaml file'
+        )
+    return found
+
+
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; SettingsError where it is missing, not YAML, or has a wrong setting."""
     try:
-        values: Any = YAML(typ='safe').load(path.read_text())
+        values: Any = yaml.safe_load(path.read_text())
     except OSError as error:
         raise SettingsError(f'{path}: recipe cannot be read ({error.strerror})') from error
-    except YAMLError as error:
+    except yaml.YAMLError as error:
         raise SettingsError(f'{path}: recipe is not YAML: {error}') from error
     if not isinstance(values, dict):
         raise SettingsError(f'{path}: recipe is empty, expected settings such as "steps: 6000"')

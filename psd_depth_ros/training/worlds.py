@@ -85,7 +85,8 @@ def render_shards(shards: list[Shard], processes: int, report: Callable[[int, in
     report(len(shards) - len(missing), len(shards))
     if not missing:
         return
-    missing[0].path.parent.mkdir(parents=True, exist_ok=True)
+    for shard in missing:
+        shard.path.parent.mkdir(parents=True, exist_ok=True)
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
         jobs = [pool.submit(_render, shard) for shard in missing]

@@ -1,0 +1,174 @@
+from dataclasses import replace
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.networks import Architecture, DepthModel, load_model
+from psd_depth_ros.training import trainer
+from psd_depth_ros.training.batches import (
+    canonical_target,
+    training_batches,
+    validation_batches,
+)
+from psd_depth_ros.training.objective import nearest_of_four
+from psd_depth_ros.training.recipe import (
+    find_recipe,
+    LossSettings,
+    read_recipe,
+    Recipe,
+    WorldsSettings,
+)
+from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.trainer import Progress, set_rate, train
+from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards
+
+RECIPE = Recipe(
+    name='tiny', steps=40, batch=4, pixel_budget=6144, rate=3e-3, encoder_rate=1e-3,
+    validate_every=100, average=0.5, smallest_window=0.9, losses=LossSettings(edges=0.1),
+    worlds=WorldsSettings(frames=6, frames_per_world=1, validation_frames=3),
+)  # fmt: skip
+TINY = Architecture(decoder_channels=(32, 16, 16, 16), bins=16, token_width=32, blocks=1)
+
+
+def stripes(count=4):
+    """Frames whose colour tells the depth: dark is 2 m, bright 20 m, blue is sky."""
+    depth = torch.full((count, 80, 120), 2.0)
+    depth[:, :, 60:] = 20.0
+    depth[:, :20] = math.inf
+    rgb = torch.zeros(count, 80, 120, 3, dtype=torch.uint8)
+    rgb[:, :, :60] = 40
+    rgb[:, :, 60:] = 220
+    rgb[:, :20] = torch.tensor([0, 0, 255], dtype=torch.uint8)
+    intrinsics = torch.tensor([[240.0, 240.0, 59.5, 39.5]]).repeat(count, 1)
+    return Frames(rgb, depth.half(), intrinsics)
+
+
+def test_the_canonical_target_is_the_same_for_two_lenses_that_see_the_same():
+    depth = torch.tensor([[[10.0, 500.0]]])
+    target = canonical_target(RECIPE, depth, fx=480.0)
+    assert target[0, 0, 0].exp().item() == pytest.approx(5.0)
+    assert math.isinf(target[0, 0, 1])
+    assert torch.equal(canonical_target(RECIPE, depth / 2, fx=240.0)[..., :1], target[..., :1])
+
+
+def test_thin_things_stay_whole_when_targets_shrink():
+    target = torch.tensor([[3.0, 1.0, math.inf, math.inf], [3.0, 3.0, math.inf, math.nan]])
+    small = nearest_of_four(target[None, None])
+    assert small[0, 0, 0, 0].item() == 1.0
+    assert math.isnan(small[0, 0, 0, 1])
+
+
+def test_a_zoomed_window_keeps_canonical_depth_consistent_with_its_focal_length():
+    batches = training_batches(replace(RECIPE, smallest_window=0.5), [stripes()])
+    batch = next(batches)
+    finite = torch.isfinite(batch.target)
+    ratio = (batch.intrinsics[:, 0] / RECIPE.canonical_focal_px).view(-1, 1, 1, 1)
+    metres = (batch.target.exp() * ratio)[finite]
+    assert set(metres.round(decimals=2).tolist()) <= {2.0, 20.0}
+    assert len(set(batch.intrinsics[:, 0].tolist())) > 1
+
+
+def test_batches_repeat_with_the_seed():
+    one, two = (next(training_batches(RECIPE, [stripes()])) for _ in range(2))
+    assert torch.equal(one.image, two.image)
+    assert torch.equal(one.intrinsics, two.intrinsics)
+
+
+def test_validation_gives_every_frame_once():
+    batches = list(validation_batches(RECIPE, [stripes(3), stripes(2)]))
+    assert sum(len(batch.image) for batch in batches) == 5
+    assert torch.equal(batches[0].image[0], batches[1].image[0])
+
+
+def test_it_learns_a_clip_by_heart(tmp_path, monkeypatch):
+    monkeypatch.setattr(trainer, 'start_model', lambda recipe, imagenet: DepthModel(TINY))
+    seen: list[Progress] = []
+    path = train(RECIPE, [stripes()], [stripes(2)], None, tmp_path, seen.append)
+    first, last = seen[0].losses, seen[-1].losses
+    assert sum(last.values()) < 0.4 * sum(first.values())
+    assert len(seen) == RECIPE.steps
+    assert seen[-1].scores is not None
+    assert seen[-1].scores.abs_rel_metric < 0.5
+    checkpoint = load_checkpoint(path)
+    assert checkpoint.info.training['steps'] == RECIPE.steps
+    assert checkpoint.info.output.metric
+    load_model(checkpoint)
+
+
+def test_the_rate_rises_then_falls():
+    optimiser = torch.optim.SGD([{'params': [torch.zeros(1)], 'base': 1.0}], lr=1.0)
+    rates = []
+    for share in np.linspace(0, 1, 101):
+        set_rate(optimiser, RECIPE, float(share))
+        rates.append(optimiser.param_groups[0]['lr'])
+    assert int(np.argmax(rates)) == round(100 * RECIPE.warmup)
+    assert rates[0] < 0.01
+    assert rates[-1] == pytest.approx(0.01)
+
+
+def test_worlds_are_rendered_once_and_never_overlap_with_validation(tmp_path):
+    recipe = replace(RECIPE, pixel_budget=1024)
+    training = plan_shards(recipe, tmp_path, validation=False)
+    held_out = plan_shards(recipe, tmp_path, validation=True)
+    seeds = [seed for shard in training for seed in shard.seeds]
+    assert len(seeds) == len(set(seeds)) == 6
+    assert min(seed for shard in held_out for seed in shard.seeds) >= 1_000_000 > max(seeds)
+    reports = []
+    render_shards(training[:1], 1, lambda done, total: reports.append((done, total)))
+    render_shards(training[:1], 1, lambda done, total: reports.append((done, total)))
+    assert reports == [(0, 1), (1, 1), (1, 1)]
+    frames = load_shard(training[0])
+    assert frames.rgb.shape[:3] == frames.depth.shape
+    assert (frames.depth > 0).all()
+
+
+def test_the_recipe_that_made_the_weights_is_read():
+    recipe = read_recipe(find_recipe('starter'))
+    assert recipe.preset == 'lite'
+    assert recipe.worlds.first_seed + recipe.worlds.frames < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ('text', 'message'),
+    [
+        ('stepz: 3', "r.yaml: unknown setting 'stepz'; did you mean 'steps'"),
+        ('steps: 0', 'steps is 0'),
+        ('worlds: {clear_share: 2.0}', 'worlds.clear_share is 2.0, expected 0 .. 1'),
+        ('', 'recipe is empty'),
+        ('[', 'recipe is not YAML'),
+    ],
+)
+def test_a_wrong_recipe_is_refused(tmp_path, text, message):
+    path = tmp_path / 'r.yaml'
+    path.write_text(text)
+    with pytest.raises(SettingsError) as caught:
+        read_recipe(path)
+    assert message in str(caught.value)
+
+
+def test_recipes_that_are_not_there():
+    with pytest.raises(SettingsError, match='no recipe'):
+        find_recipe('nothing')
+    with pytest.raises(SettingsError, match='cannot be read'):
+        read_recipe(Path('nothing.yaml'))
+
+
+def test_a_run_folder_in_use_is_refused(tmp_path):
+    (tmp_path / 'old').write_text('x')
+    with pytest.raises(SettingsError, match='is not empty'):
+        RunFolder(tmp_path, RECIPE)
+
+
+def test_a_run_folder_tells_how_it_went(tmp_path):
+    run = RunFolder(tmp_path / 'run', RECIPE)
+    for step in (1, 2):
+        run.write(Progress(step, 0.5, 1.0, 8.0, {'log_depth': 0.25}, None))
+    lines = (tmp_path / 'run' / 'log.csv').read_text().splitlines()
+    assert lines[0].startswith('step,seconds,images_per_second,log_depth')
+    assert lines[2].startswith('2,1.0,8.0,0.25')
+    assert '"steps": 40' in (tmp_path / 'run' / 'run.json').read_text()
