@@ -237,7 +237,13 @@ class ScaleTracker:
 
     @property
     def variance(self) -> float:
-        """Variance of ln s, for the confidence; 0 where the user fixed s or wants none."""
+        """Variance of ln s, for the confidence; 0 where the user fixed s or wants none.
+
+        It also is 0 until s is known: such depth is not called metric, but it must not be masked
+        for want of confidence either, for it is what s is measured from.
+        """
+        if not self.is_known:
+            return 0.0
         if self._source is not None:
             return self._filter.variance
         if self.settings.needs_metric_checkpoint and self._sigma is not None:

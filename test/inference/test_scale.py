@@ -242,6 +242,8 @@ def test_applied_scale_is_taken_out() -> None:
         (ScaleSettings(factor=3.0), None, 3.0, 0.0, True),
         (ScaleSettings(mode='relative'), 0.1, 1.0, 0.0, False),
         (ScaleSettings(mode='odometry'), 0.1, 1.0, 0.01, True),
+        # Not masked by its own uncertainty before there was anything to measure it from.
+        (ScaleSettings(mode='odometry'), None, 1.0, 0.0, False),
     ],
 )
 def test_scale_without_measurements(settings, sigma, scale, variance, known) -> None:  # type: ignore[no-untyped-def]
