@@ -99,6 +99,11 @@ class CameraChannel:
         """Where depth goes, '' while inactive."""
         return '' if self.outputs is None else self.outputs.depth_topic
 
+    @property
+    def subscribed(self) -> str:
+        """Names of the outputs that somebody listens to."""
+        return '' if self.outputs is None else str(self.outputs.wanted())
+
     def open(self) -> None:
         """Create the outputs, then subscribe."""
         settings = self._settings()

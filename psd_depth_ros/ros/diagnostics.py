@@ -52,6 +52,7 @@ CAMERA_KEYS = {
     'stamp_age_ms': "the node's clock minus the stamp of the last image published",
     'calibration': 'what is known of the lens',
     'output': 'the topic of the depth image',
+    'subscribed': 'outputs that somebody listens to; without any the network rests',
     'scale': 'factor that makes the depth of the checkpoint metric',
     'scale_variance': 'variance of ln scale',
     'scale_source': 'where the scale comes from',
@@ -115,6 +116,7 @@ def camera_status(
         'stamp_age_ms': _number(channel.stamp_age_ns / 1e6) if counters.processed else '',
         'calibration': channel.calibration.state.value,
         'output': channel.output_topic,
+        'subscribed': channel.subscribed,
         **extra,
         'problem': channel.problem,
     }

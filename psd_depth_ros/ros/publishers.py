@@ -35,6 +35,10 @@ class Wanted:
     points: bool
     clearing: bool
 
+    def __str__(self) -> str:
+        """Name the outputs."""
+        return ', '.join(name for name, heard in vars(self).items() if heard)
+
     def __bool__(self) -> bool:
         """Whether there is any reason to run the network."""
         return any(vars(self).values())

@@ -13,8 +13,6 @@ from rclpy.node import Node
 from rclpy.qos import (
     DurabilityPolicy,
     HistoryPolicy,
-    qos_check_compatible,
-    QoSCompatibility,
     QoSPolicyKind,
     QoSProfile,
     ReliabilityPolicy,
@@ -116,5 +114,17 @@ class MismatchSpeaker:
 
 
 def _incompatible(publisher: QoSProfile, subscription: QoSProfile) -> bool:
-    compatibility, _ = qos_check_compatible(publisher, subscription)
-    return compatibility == QoSCompatibility.ERROR
+    """Whether reliability or durability keeps them apart.
+
+    `rclpy.qos.qos_check_compatible` cannot be asked: it takes the unlimited deadlines that the
+    graph reports for deadlines that nobody offers.
+    """
+    unreliable = (
+        publisher.reliability == ReliabilityPolicy.BEST_EFFORT
+        and subscription.reliability == ReliabilityPolicy.RELIABLE
+    )
+    forgets = (
+        publisher.durability == DurabilityPolicy.VOLATILE
+        and subscription.durability == DurabilityPolicy.TRANSIENT_LOCAL
+    )
+    return unreliable or forgets

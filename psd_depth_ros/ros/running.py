@@ -17,9 +17,10 @@ from psd_depth_ros.errors import PsdDepthError
 def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None) -> int:
     """Spin a node until it is told to stop; returns the exit code.
 
-    The code is 0 after SIGINT, SIGTERM or `rclpy.shutdown`, 1 where the node cannot be made: the
-    reason is logged. Callbacks run in one thread (0.14 ms a callback; several threads take twice
-    that). A node with a `close` method is closed before the middleware shuts down.
+    The code is 0 after SIGINT, SIGTERM or `rclpy.shutdown`, unless the node has an `exit_code`,
+    and 1 where it cannot be made: the reason is logged. Callbacks run in one thread (0.14 ms a
+    callback; several threads take twice that). A node with a `close` method is closed before the
+    middleware shuts down.
     """
     node: Node | None = None
     try:
@@ -29,20 +30,20 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None) -
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         executor.spin()
-        return 0
     except (KeyboardInterrupt, ExternalShutdownException):
-        return 0
+        pass
     except PsdDepthError as error:
         get_logger(node.get_name() if node else 'psd_depth_ros').fatal(str(error))
         return 1
     except Exception:
-        if not rclpy.ok():  # a callback was caught by the shutdown of the middleware
-            return 0
-        raise
+        if rclpy.ok():
+            raise
+        # Else a callback was caught by the shutdown of the middleware.
     finally:
         if node is not None and hasattr(node, 'close'):
             node.close()
         rclpy.try_shutdown()
+    return int(getattr(node, 'exit_code', 0))
 
 
 def _interrupt_late() -> Callable[[int, Any], None]:

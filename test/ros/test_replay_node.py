@@ -1,0 +1,154 @@
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+import signal
+from typing import Any
+
+import cv2
+from nav_msgs.msg import Odometry
+import numpy as np
+import pytest
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import CameraInfo, Image
+
+from psd_depth_ros.data.bags import BagReader, BagWriter
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import camera_info_fields, image_fields, odometry_fields
+
+Start = Callable[..., Any]
+NODE = 'psd_depth_ros.ros.replay_node'
+FRAMES = 8
+START_NS = 50_000_000_000
+PERIOD_NS = 50_000_000
+
+
+def stamp_ns(message: Any) -> int:
+    return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
+
+
+@pytest.fixture
+def bag(tmp_path: Path) -> Path:
+    """Eight frames at 20 Hz, odometry, and a TF whose class the wheels do not have."""
+    path = tmp_path / 'drive.mcap'
+    camera = Camera(32, 24, 20.0, 20.0, 15.5, 11.5)
+    with BagWriter(path) as writer:
+        for index in range(FRAMES):
+            time_ns = START_NS + index * PERIOD_NS
+            rgb = np.full((24, 32, 3), index, np.uint8)
+            for topic, kind, fields in (
+                ('/front/camera_info', 'CameraInfo', camera_info_fields(camera)),
+                ('/front/image', 'Image', image_fields(rgb, 'rgb8')),
+            ):
+                writer.write(topic, f'sensor_msgs/msg/{kind}', fields, time_ns, 'front_optical')
+            pose = odometry_fields(np.eye(4), 'base_link')
+            writer.write('/odom', 'nav_msgs/msg/Odometry', pose, time_ns, 'odom')
+            writer.write('/tf', 'tf2_msgs/msg/TFMessage', {'transforms': []}, time_ns)
+    return path
+
+
+def test_everything_is_published_on_time_and_nothing_is_lost(
+    bench: Any, start: Start, bag: Path
+) -> None:
+    images = bench.listen(Image, '/front/image')
+    infos = bench.listen(CameraInfo, '/front/camera_info')
+    odometry = bench.listen(Odometry, '/odom')
+    clocks = bench.listen(Clock, '/clock')
+    node = start(NODE, recording=str(bag), wait_for_subscribers_s=20.0, rate=2.0)
+    bench.spin_until(lambda: not node.is_running, 'the end of the recording')
+    assert node.wait() == 0, node.output
+    bench.spin_for(0.2)
+    expected = [START_NS + index * PERIOD_NS for index in range(FRAMES)]
+    assert [stamp_ns(one) for one in images] == expected
+    assert [stamp_ns(one) for one in infos] == expected
+    assert [stamp_ns(one) for one in odometry] == expected
+    assert [one.data[0] for one in images] == list(range(FRAMES))
+    assert images[0].header.frame_id == 'front_optical'
+    times = [one.clock.sec * 10**9 + one.clock.nanosec for one in clocks]
+    assert times == sorted(times)
+    assert expected[-1] <= times[-1] <= expected[-1] + 100_000_000
+    assert node.output.count('tf2_msgs/msg/TFMessage is not installed') in (0, 1)
+
+
+def test_the_camera_can_have_other_names_and_time_be_held(
+    bench: Any, start: Start, bag: Path
+) -> None:
+    images = bench.listen(Image, '/image')
+    infos = bench.listen(CameraInfo, '/camera_info')
+    names = {'image_as': '/image', 'camera_info_as': '/camera_info'}
+    start(NODE, recording=str(bag), paused=True, loop=True, **names)
+    bench.spin_until(
+        lambda: bench.node.get_publishers_info_by_topic('/image'), 'the camera to appear'
+    )
+    bench.spin_for(0.3)
+    assert not images
+    accepted, reason = bench.set_parameter('rate', 3.0, '/replay_node')
+    assert not accepted
+    assert 'start anew' in reason
+    assert bench.set_parameter('paused', False, '/replay_node') == (True, '')
+    bench.spin_until(lambda: len(images) > FRAMES and len(infos) > FRAMES, 'a second round')
+    stamps = [stamp_ns(one) for one in images]
+    assert any(after < before for before, after in pairwise(stamps))
+
+
+def test_a_video_is_played_with_an_assumed_lens(bench: Any, start: Start, tmp_path: Path) -> None:
+    path = tmp_path / 'drive.avi'
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 20.0, (64, 48))
+    for index in range(5):
+        writer.write(np.full((48, 64, 3), 40 * index, np.uint8))
+    writer.release()
+    images = bench.listen(Image, '/camera/image')
+    infos = bench.listen(CameraInfo, '/camera/camera_info')
+    node = start(NODE, recording=str(path), horizontal_fov_deg=90.0, wait_for_subscribers_s=20.0)
+    bench.spin_until(lambda: len(images) == 5 and len(infos) == 5, 'five frames')
+    assert (images[0].width, images[0].height) == (64, 48)
+    assert infos[0].k[0] == pytest.approx(32.0)
+    assert node.wait() == 0
+
+
+@pytest.mark.parametrize(
+    ('parameters', 'text'),
+    [
+        ({}, 'the parameter recording is empty'),
+        ({'recording': 'missing.mcap'}, 'missing.mcap is not there'),
+        ({'recording': 'BAG', 'topics': ['/front/imag']}, 'did you mean /front/image'),
+        ({'recording': 'BAG', 'image_topic': '/odom'}, 'is nav_msgs/msg/Odometry, expected'),
+    ],
+)
+def test_what_cannot_be_played_is_said(
+    start: Start, bag: Path, parameters: dict[str, Any], text: str
+) -> None:
+    given = {key: str(bag) if value == 'BAG' else value for key, value in parameters.items()}
+    node = start(NODE, **given)
+    assert node.wait() == 1
+    assert text in node.output
+    assert 'Traceback' not in node.output
+
+
+def test_replay_depth_and_recording_lose_no_frame(
+    bench: Any, start: Start, depth_node: Start, bag: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / 'out.mcap'
+    depth_node('-r', 'image:=/front/image', '-r', 'camera_info:=/front/camera_info')
+    recorder = start(
+        'psd_depth_ros.ros.recorder',
+        topics=[f'/depth/{one} sensor_msgs/msg/Image' for one in ('image_rect', 'confidence')],
+        output=str(output),
+    )
+    bench.spin_until(
+        lambda: bench.value(': camera', 'subscribed') == 'depth, confidence', 'the recorder'
+    )
+    player = start(NODE, recording=str(bag), wait_for_subscribers_s=20.0)
+    assert player.wait() == 0, player.output
+    bench.spin_until(
+        lambda: bench.value(': camera', 'processed') == str(FRAMES), 'every frame to be processed'
+    )
+    bench.spin_for(0.3)
+    recorder.signal(signal.SIGTERM)
+    assert recorder.wait() == 0, recorder.output
+    with BagReader(output) as recorded:
+        depths = [one.message for one in recorded.messages(['/depth/image_rect'])]
+        assert [stamp_ns(one) for one in depths] == [
+            START_NS + index * PERIOD_NS for index in range(FRAMES)
+        ]
+        assert {one.header.frame_id for one in depths} == {'front_optical'}
+        assert recorded.topics['/depth/confidence'].count == FRAMES
