@@ -10,8 +10,6 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.networks.bin_head import BinPrediction, FAR_BINS
-
 
 def log_depth_error(log_depth: Tensor, target: Tensor) -> Tensor:
     """Mean |u - u*| over pixels with a finite target; both (B, 1, H, W)."""
@@ -37,15 +35,16 @@ def edge_error(log_depth: Tensor, target: Tensor, scales: int = 3) -> Tensor:
     return total / scales
 
 
-def bin_cross_entropy(bins: BinPrediction, target: Tensor) -> Tensor:
+def bin_cross_entropy(logits: Tensor, centres: Tensor, target: Tensor, far_bins: int) -> Tensor:
     """Cross-entropy of the bins against the target's two neighbouring bins, or the far bins.
 
-    A finite target (B, 1, h, w) is shared between the two bins around it in proportion to its
+    `logits` (B, Q, h, w) score bins at `centres` (B, Q), ascending. A finite target (B, 1, h, w)
+    is shared between the two bins around it in proportion to its
     distance to their centres, so that their expectation is the target; a target of +Inf wants the
-    last two bins, in any share.
+    last `far_bins`, in any share.
     """
-    log_share = F.log_softmax(bins.logits.float(), dim=1)
-    centres = bins.centres.detach().float()
+    log_share = F.log_softmax(logits.float(), dim=1)
+    centres = centres.detach().float()
     known = torch.isfinite(target)
     u = torch.where(known, target, centres[:, :1, None, None]).flatten(1)  # (B, n)
     upper = torch.searchsorted(centres, u).clamp(1, centres.shape[1] - 1)
@@ -55,13 +54,13 @@ def bin_cross_entropy(bins: BinPrediction, target: Tensor) -> Tensor:
     lower_log = flat.gather(1, (upper - 1)[:, None])[:, 0]
     upper_log = flat.gather(1, upper[:, None])[:, 0]
     near = -((1.0 - share) * lower_log + share * upper_log)
-    far = -flat[:, -FAR_BINS:].logsumexp(dim=1)
+    far = -flat[:, -far_bins:].logsumexp(dim=1)
     is_known, is_far = known.flatten(1), torch.isposinf(target).flatten(1)
     total = torch.where(is_known, near, 0.0).sum() + torch.where(is_far, far, 0.0).sum()
     return total / (is_known.sum() + is_far.sum()).clamp(min=1)
 
 
-def bin_uniformity(bins: BinPrediction) -> Tensor:
+def bin_uniformity(widths: Tensor) -> Tensor:
     """KL divergence of the bin widths from uniform ones: keeps bins from collapsing."""
-    widths = bins.widths.float()
+    widths = widths.float()  # (B, Q), sum 1
     return (widths * (widths * widths.shape[1]).log()).sum(dim=1).mean()

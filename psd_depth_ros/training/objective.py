@@ -15,6 +15,7 @@ from psd_depth_ros.losses.supervised import (
     log_depth_error,
 )
 from psd_depth_ros.networks import DepthModel, expectation
+from psd_depth_ros.networks.bin_head import FAR_BINS
 from psd_depth_ros.training.batches import Batch
 from psd_depth_ros.training.recipe import LossSettings
 
@@ -36,8 +37,11 @@ def supervised_losses(
         return {
             'log_depth': settings.log_depth * log_depth_error(log_depth, batch.target),
             'edges': settings.edges * edge_error(log_depth, batch.target),
-            'bins': settings.bins * bin_cross_entropy(bins, nearest_of_four(batch.target)),
-            'uniformity': settings.uniformity * bin_uniformity(bins),
+            'bins': settings.bins
+            * bin_cross_entropy(
+                bins.logits, bins.centres, nearest_of_four(batch.target), FAR_BINS
+            ),
+            'uniformity': settings.uniformity * bin_uniformity(bins.widths),
         }
 
 

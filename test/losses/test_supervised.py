@@ -9,7 +9,6 @@ from psd_depth_ros.losses.supervised import (
     edge_error,
     log_depth_error,
 )
-from psd_depth_ros.networks.bin_head import BinPrediction
 
 
 def image(rows):
@@ -29,27 +28,27 @@ def test_edge_error_ignores_a_constant_offset_and_sees_a_missing_edge():
     assert edge_error(0 * target, target, scales=1).item() == pytest.approx(4 / 24)
 
 
-def bins_with(share, centres):
-    logits = torch.tensor(share).log().view(1, -1, 1, 1)
-    widths = torch.full((1, len(centres)), 1.0 / len(centres))
-    return BinPrediction(logits, torch.tensor([centres]), widths)
+def scores(share):
+    return torch.tensor(share).log().view(1, -1, 1, 1)
+
+
+CENTRES = torch.tensor([[0.0, 1.0, 2.0, 3.0]])
 
 
 def test_cross_entropy_shares_a_target_between_its_two_bins():
-    bins = bins_with([0.7, 0.1, 0.1, 0.1], [0.0, 1.0, 2.0, 3.0])
+    loss = bin_cross_entropy(scores([0.7, 0.1, 0.1, 0.1]), CENTRES, image([[0.25]]), 2)
     expected = -(0.75 * math.log(0.7) + 0.25 * math.log(0.1))
-    assert bin_cross_entropy(bins, image([[0.25]])).item() == pytest.approx(expected, rel=1e-5)
+    assert loss.item() == pytest.approx(expected, rel=1e-5)
 
 
-def test_cross_entropy_of_far_wants_the_last_two_bins_together():
-    bins = bins_with([0.4, 0.1, 0.2, 0.3], [0.0, 1.0, 2.0, 3.0])
-    loss = bin_cross_entropy(bins, image([[math.inf]]))
+def test_cross_entropy_of_far_wants_the_last_bins_together():
+    logits = scores([0.4, 0.1, 0.2, 0.3])
+    loss = bin_cross_entropy(logits, CENTRES, image([[math.inf]]), 2)
     assert loss.item() == pytest.approx(-math.log(0.5), rel=1e-5)
-    assert bin_cross_entropy(bins, image([[math.nan]])).item() == 0.0
+    assert bin_cross_entropy(logits, CENTRES, image([[math.nan]]), 2).item() == 0.0
 
 
 def test_uniform_bins_cost_nothing():
-    assert bin_uniformity(bins_with([0.5, 0.5], [0.0, 1.0])).item() == pytest.approx(0.0)
-    skewed = BinPrediction(torch.zeros(1, 2, 1, 1), torch.zeros(1, 2), torch.tensor([[0.9, 0.1]]))
+    assert bin_uniformity(torch.tensor([[0.5, 0.5]])).item() == pytest.approx(0.0)
     expected = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
-    assert bin_uniformity(skewed).item() == pytest.approx(expected)
+    assert bin_uniformity(torch.tensor([[0.9, 0.1]])).item() == pytest.approx(expected)
