@@ -4,8 +4,10 @@ from dataclasses import asdict
 import os
 from pathlib import Path
 import re
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 import torch
@@ -150,6 +152,24 @@ def test_ctrl_c_is_130(monkeypatch, capsys):
     monkeypatch.setattr('psd_depth_ros.cli.inspect.execute', interrupt)
     assert main(['inspect', 'x']) == 130
     assert 'stopped' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(('number', 'code'), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_command_that_is_stopped_leaves_no_file(tmp_path, number, code):
+    command = [sys.executable, '-m', 'psd_depth_ros.cli.main', 'synth']
+    options = [str(tmp_path / 'a.mcap'), '--frames', '100000', '--size', '32x32']
+    process = subprocess.Popen([*command, *options], stderr=subprocess.PIPE, text=True)
+    try:
+        end = time.monotonic() + 60
+        while not list(tmp_path.iterdir()) and time.monotonic() < end:
+            time.sleep(0.05)
+        process.send_signal(number)
+        _, error = process.communicate(timeout=30)
+    finally:
+        process.kill()
+    assert process.returncode == code, error
+    assert 'Traceback' not in error
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize('command', COMMANDS)
