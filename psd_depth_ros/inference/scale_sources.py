@@ -28,6 +28,7 @@ _WORKING_WIDTH = 640
 _CORNERS = 400
 _MIN_TRACKS = 40
 _MIN_FLOW_PX = 2.0
+_MIN_NOISE_PX2 = 0.1**2
 _ASSUMED_LEVER_ARM_M = 1.5
 _MIN_POINTS = 200
 _NORMAL_GRID = 96  # columns of the coarse grid on which ground normals are taken
@@ -63,6 +64,15 @@ class ScaleView:
     camera: Camera
     odometry: Array | None = None
     lidar: Map | None = None
+
+
+@dataclass(frozen=True)
+class _SeenMotion:
+    """Length of the camera's motion in the depth's unit, variance of its logarithm, tracks."""
+
+    length: float
+    variance: float
+    tracks: int
 
 
 class OdometrySource:
@@ -104,10 +114,10 @@ class OdometrySource:
             self._key = key if view.stamp_ns - key.stamp_ns < _PATIENCE_NS else view
             return None
         self._key, self._measured_ns = None, view.stamp_ns
-        length, tracks = found
         lever_arm_m = _ASSUMED_LEVER_ARM_M if self._T_base_camera is None else 0.0
-        variance = self._variance + (lever_arm_m * angle / moved_m) ** 2
-        return ScaleMeasurement('odometry', math.log(moved_m / length), variance, tracks)
+        variance = self._variance + found.variance + (lever_arm_m * angle / moved_m) ** 2
+        log_scale = math.log(moved_m / found.length)
+        return ScaleMeasurement('odometry', log_scale, variance, found.tracks)
 
     def _is_comparable(self, key: ScaleView, view: ScaleView) -> bool:
         """Whether the two may show the same things."""
@@ -196,8 +206,8 @@ class LidarSource:
         return ScaleMeasurement('lidar', log_scale, self._variance, int(known.sum()))
 
 
-def _track_motion(key: ScaleView, view: ScaleView) -> tuple[float, int] | None:
-    """Length of the camera's motion in the unit of the depth, and the tracks that agree on it."""
+def _track_motion(key: ScaleView, view: ScaleView) -> _SeenMotion | None:
+    """How the camera moved between two views; None where the picture does not tell."""
     shrink = min(1.0, _WORKING_WIDTH / key.camera.width)
     before, now = (_grey(one.rgb, shrink) for one in (key, view))
     camera = key.camera.resize(before.shape[1], before.shape[0])
@@ -209,20 +219,29 @@ def _track_motion(key: ScaleView, view: ScaleView) -> tuple[float, int] | None:
         return None
     if float(np.median(np.linalg.norm(end - start, axis=1))) < _MIN_FLOW_PX:
         return None
+    return _solve_motion(camera.backproject(start, depth), end.astype(np.float64), camera.K)
+
+
+def _solve_motion(points: Array, pixels: Array, K: Array) -> _SeenMotion | None:
+    """Motion that brings points (N, 3) to pixels (N, 2), agreed on by half of them at least."""
     cv2.setRNGSeed(0)  # the same frames give the same scale
-    solved, _, translation, inliers = cv2.solvePnPRansac(
-        camera.backproject(start, depth),
-        end.astype(np.float64),
-        camera.K,
-        None,
-        iterationsCount=200,
-        reprojectionError=2.0,
-        confidence=0.999,
+    solved, rotation, translation, inliers = cv2.solvePnPRansac(
+        points, pixels, K, None, iterationsCount=200, reprojectionError=2.0, confidence=0.999
     )
-    if not solved or inliers is None or len(inliers) < max(_MIN_TRACKS, len(start) // 2):
+    if not solved or inliers is None or len(inliers) < max(_MIN_TRACKS, len(points) // 2):
         return None
     length = float(np.linalg.norm(translation))
-    return (length, len(inliers)) if length > 0 else None
+    if not length > 0:
+        return None
+    chosen = inliers.ravel()
+    seen, jacobian = cv2.projectPoints(points[chosen], rotation, translation, K, None)
+    noise = float(np.mean((seen.reshape(-1, 2) - pixels[chosen]) ** 2))
+    # Of tx ty tz, from the least-squares covariance of all six: a far scene says little of t.
+    normal = jacobian[:, :6].T @ jacobian[:, :6]
+    covariance = max(noise, _MIN_NOISE_PX2) * np.linalg.pinv(normal)[3:, 3:]
+    direction = translation.ravel() / length
+    variance = float(direction @ covariance @ direction) / length**2
+    return _SeenMotion(length, variance, len(chosen))
 
 
 def _track(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> tuple[Map, Map]:
