@@ -57,7 +57,7 @@ class ReplaySettings(PlaybackSettings):
     )
     horizontal_fov_deg: float = setting(
         0.0,
-        'field of view of a video or folder without calibration; 0 is unknown',
+        'field of view of a recording without calibration; 0 is unknown',
         'deg',
         minimum=0.0,
         maximum=179.0,
@@ -92,6 +92,7 @@ class ReplayNode(Node):
                 settings.topics,
                 camera=load_camera(Path(settings.camera)) if settings.camera else None,
                 horizontal_fov_deg=settings.horizontal_fov_deg or None,
+                image_topic=settings.image_topic or None,
             )
         )
         self._schedule = Schedule(recording, settings)
@@ -171,7 +172,7 @@ def _pick_camera(path: Path, settings: ReplaySettings) -> tuple[str, str]:
             if wanted:
                 raise
             return '', ''
-        if settings.camera:
+        if settings.camera or settings.horizontal_fov_deg:
             return image, camera_info_beside(image)
         try:
             info = reader.pick_camera_info_topic(image, settings.camera_info_topic or None)
