@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psd_depth_ros.config import section, setting
-from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings
@@ -52,12 +51,6 @@ class DepthNodeSettings:
     backend: str = setting('auto', 'library that runs the network', read_only=True)
     autostart: bool = setting(
         True, 'configure and activate at start, without a lifecycle manager', read_only=True
-    )
-    image_sizes: tuple[str, ...] = setting(
-        ('640x480',),
-        'sizes of images, WIDTHxHEIGHT, that configure warms the network up for; the first image '
-        'of another size is late',
-        read_only=True,
     )
     cameras: tuple[str, ...] = setting(
         ('',),
@@ -105,15 +98,3 @@ class DepthNodeSettings:
     depth: DepthImageSettings = section(DepthImageSettings)
     points: PointsSettings = section(PointsSettings)
     scale: ScaleSettings = section(ScaleSettings)
-
-    def parse_image_sizes(self) -> list[tuple[int, int]]:
-        """Give `image_sizes` as (width, height). Raises SettingsError."""
-        sizes = []
-        for text in self.image_sizes:
-            width, _, height = text.partition('x')
-            if not (width.isdecimal() and height.isdecimal() and int(width) and int(height)):
-                raise SettingsError(
-                    f'image_sizes has {text!r}, expected WIDTHxHEIGHT such as 640x480'
-                )
-            sizes.append((int(width), int(height)))
-        return sizes
