@@ -37,56 +37,83 @@ def _choose(rng: np.random.Generator, colours: list[Colour]) -> Colour:
 
 
 def make_car(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
-    """Build a saloon, estate or van: body, dark glass cabin, roof, wheels, lights, plates."""
+    """Build a saloon, estate or van: body, bonnet, glass cabin, roof, wheels, lights, plates."""
     plain = palette.layers['plain'][0]
-    length, width = rng.uniform(3.6, 4.9), rng.uniform(1.62, 1.9)
-    height = rng.uniform(1.36, 1.62)
     van = rng.random() < 0.15
-    if van:
-        height, length = rng.uniform(1.8, 2.5), rng.uniform(4.3, 6.0)
+    length = rng.uniform(4.3, 6.0) if van else rng.uniform(3.6, 4.9)
+    height = rng.uniform(1.8, 2.5) if van else rng.uniform(1.36, 1.62)
+    width, belt = rng.uniform(1.62, 1.9), rng.uniform(0.78, 0.95)
     paint = Material(plain, tint=_choose(rng, _PAINTS), gloss=0.7)
-    glass = Material(plain, tint=(0.02, 0.024, 0.028), gloss=1.0)
     black = Material(plain, tint=(0.02, 0.02, 0.02))
-    belt = rng.uniform(0.78, 0.95)
     cabin = length * (0.85 if van else rng.uniform(0.52, 0.72))
     back = -length / 2 + cabin / 2 + rng.uniform(0.02, 0.5) * (not van) * (length - cabin)
-    rise = height - belt
-    lean = (0.9 * rise / cabin, (0.15 if van else rng.uniform(0.25, 1.1)) * rise / cabin)
-    roof_length = cabin * (1 - lean[0] - lean[1])
-    roof_x = back + cabin * (lean[1] - lean[0]) / 2
-    body_lean = (0.06, 0.04, 0.05)
-    lower, upper = (0.18, 0.55), (0.55, belt)
+    split = min(back + cabin / 2 - 0.05, length / 2 - 0.3)  # where the bonnet begins
+    tail, nose = split + length / 2, length / 2 - split
+    side, hood = belt - 0.55, (belt - 0.55) * rng.uniform(0.75, 0.98)
+    wedge = (rng.uniform(0.15, 0.5), 0.0, 0.12)
     parts = [
-        make_box((0, 0, sum(lower) / 2), (length * 0.985, width * 0.97, 0.37), paint),
-        make_box((0, 0, sum(upper) / 2), (length, width, belt - 0.55), paint, body_lean),
-        make_box((back, 0, belt + rise / 2), (cabin, width * 0.94, rise), glass,
-                 (2 * lean[0], 2 * lean[1], 0.22)),
-        make_box((roof_x, 0, height), (roof_length + 0.06, width * 0.76, 0.06), paint),
-        make_box((roof_x - 0.1, 0, belt + rise / 2), (0.09, width * 0.95, rise), paint,
-                 (0, 0, 0.2)),
+        make_box((0, 0, 0.2), (length * 0.99, width * 0.985, 0.07), black),
+        make_box((0, 0, 0.365), (length * 0.985, width * 0.97, 0.37), paint),
+        make_box((split - tail / 2, 0, 0.55 + side / 2), (tail, width, side), paint,
+                 (0.02, 0.06, 0.05)),
+        make_box((split + nose / 2, 0, 0.55 + hood / 2), (nose, width * 0.98, hood), paint, wedge),
+        _make_cabin(rng, paint, (back, cabin, width), (belt, height), van),
+        _make_wheels(plain, length, width),
+        _make_lights(plain, length, width, 1.5 if night else 0.0),
     ]  # fmt: skip
+    return join_rows(parts)
+
+
+def _make_cabin(
+    rng: np.random.Generator,
+    paint: Material,
+    plan: tuple[float, float, float],
+    heights: tuple[float, float],
+    van: bool,
+) -> Rows:
+    """Glass with leaning screens, pillars and a roof; a van's rear is closed."""
+    (x, cabin, width), (belt, height) = plan, heights
+    rise = height - belt
+    glass = Material(paint.side, tint=(0.02, 0.024, 0.028), gloss=1.0)
+    front = 0.9 * rise / cabin
+    rear = (0.15 if van else rng.uniform(0.25, 1.1)) * rise / cabin
+    roof, middle = cabin * (1 - front - rear) + 0.06, x + cabin * (rear - front) / 2
+    z = belt + rise / 2
+    parts = [
+        make_box((x, 0, z), (cabin, width * 0.94, rise), glass, (2 * front, 2 * rear, 0.22)),
+        make_box((middle, 0, height), (roof, width * 0.76, 0.06), paint),
+        make_box((middle - 0.1, 0, z), (0.09, width * 0.95, rise), paint, (0, 0, 0.2)),
+    ]
     if van:
-        cargo = (cabin * 0.68, width * 0.955, rise + 0.04)
-        parts.append(make_box((-length / 2 + cabin * 0.36, 0, belt + rise / 2), cargo, paint))
-    wheel = Material(plain, tint=(0.025, 0.025, 0.025))
+        load = (cabin * 0.68, width * 0.955, rise + 0.04)
+        parts.append(make_box((x - cabin / 2 + 0.36 * cabin, 0, z), load, paint))
+    return join_rows(parts)
+
+
+def _make_wheels(plain: int, length: float, width: float) -> Rows:
+    tyre = Material(plain, tint=(0.025, 0.025, 0.025))
     rim = Material(plain, tint=(0.35, 0.35, 0.36), gloss=0.4)
+    parts = []
     for x in (-0.31 * length, 0.31 * length):
         for side in (-1.0, 1.0):
             y = side * (width / 2 - 0.1)
-            parts.append(make_rod((x, y - 0.11, 0.31), (x, y + 0.11, 0.31), 0.31, wheel))
             outer = y + side * 0.115
+            parts.append(make_rod((x, y - 0.11, 0.31), (x, y + 0.11, 0.31), 0.31, tyre))
             parts.append(make_rod((x, outer - 0.005, 0.31), (x, outer + 0.005, 0.31), 0.2, rim))
-    glow = 1.5 if night else 0.0
-    for side in (-1.0, 1.0):
-        y = side * (width / 2 - 0.2)
-        red = Material(plain, tint=(0.5, 0.02, 0.02), gloss=0.5, lamp=glow)
-        white = Material(plain, tint=(0.75, 0.75, 0.7), gloss=0.8, lamp=2.5 * glow)
+    return join_rows(parts)
+
+
+def _make_lights(plain: int, length: float, width: float, glow: float) -> Rows:
+    red = Material(plain, tint=(0.5, 0.02, 0.02), gloss=0.5, lamp=glow)
+    white = Material(plain, tint=(0.75, 0.75, 0.7), gloss=0.8, lamp=2.5 * glow)
+    plate = Material(plain, tint=(0.75, 0.75, 0.7))
+    parts = [
+        make_box((-length / 2, 0, 0.5), (0.04, 0.5, 0.11), plate),
+        make_box((length / 2, 0, 0.42), (0.04, 0.5, 0.11), plate),
+    ]
+    for y in (0.2 - width / 2, width / 2 - 0.2):
         parts.append(make_box((-length / 2, y, 0.75), (0.06, 0.3, 0.16), red))
         parts.append(make_box((length / 2, y, 0.66), (0.06, 0.34, 0.14), white))
-    plate = Material(plain, tint=(0.75, 0.75, 0.7))
-    parts.append(make_box((-length / 2, 0, 0.5), (0.04, 0.5, 0.11), plate))
-    parts.append(make_box((length / 2, 0, 0.42), (0.04, 0.5, 0.11), plate))
-    parts.append(make_box((0, 0, 0.2), (length * 0.99, width * 0.985, 0.07), black))
     return join_rows(parts)
 
 

@@ -151,7 +151,8 @@ def _make_lanes(
     table = np.concatenate([local_rays(part, view), part[:, P.TAPER]], axis=1)
     member = np.repeat(np.arange(len(chosen), dtype=np.int32), sizes)
     index = torch.from_numpy(member).to(device)
-    left, top, wide, start, primitive = torch.from_numpy(integers).to(device)[:, index]
+    whole = torch.from_numpy(integers).to(device).index_select(1, index)
+    left, top, wide, start, primitive = whole
     offset = torch.arange(len(member), dtype=torch.int32, device=device) - start
     down = torch.div(offset, wide, rounding_mode='floor')
     u, v = offset - down * wide + left, down + top

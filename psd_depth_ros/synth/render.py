@@ -33,6 +33,7 @@ class Ground:
     bends: tuple[tuple[float, float, float], ...]
     junctions: tuple[float, float, float] = (0.0, 0.0, 0.0)  # period (0: none), phase, half width
     zebra: bool = False
+    wet: float = 0.0  # shine of the road, 0..1
 
 
 @dataclass(frozen=True)
@@ -237,7 +238,7 @@ def _look_at_ground(
     tint = torch.where(road, ground.tint, 1.0).expand(3, -1).contiguous()
     surface = Surface(
         depth, position, normal, tint, layer, x / ground.tile_m, across / ground.tile_m,
-        size / ground.tile_m, zero.clone(), zero.clone(),
+        size / ground.tile_m, torch.where(road, ground.wet, 0.3 * ground.wet), zero.clone(),
     )  # fmt: skip
     cover = _mark_road(ground, x, across, reach, eye[2], view)
     return surface, (cover * 0.9, ground.line_value)

@@ -20,7 +20,11 @@ class WorldSettings:
     width: int = setting(416, 'image width', 'px', minimum=16, maximum=4096)
     height: int = setting(128, 'image height', 'px', minimum=16, maximum=4096)
     frame_rate_hz: float = setting(10.0, 'frames per second', 'Hz', minimum=0.1, maximum=1000)
-    condition: str = setting('clear', 'weather and light; any: by seed', choices=CONDITIONS)
+    condition: str = setting(
+        'clear',
+        'weather and light; fog and rain are for streets; any: by seed',
+        choices=CONDITIONS,
+    )
     focal_px: float = setting(0.0, 'focal length; 0: by seed', 'px', minimum=0, maximum=20000)
     camera_height_m: float = setting(
         0.0, 'camera above the ground; 0: by seed', 'm', minimum=0, maximum=3

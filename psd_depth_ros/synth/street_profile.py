@@ -136,7 +136,9 @@ def _draw_bends(rng: np.random.Generator) -> tuple[tuple[float, float, float], .
     )
 
 
-def draw_ground(rng: np.random.Generator, street: Profile, palette: Palette) -> Ground:
+def draw_ground(
+    rng: np.random.Generator, street: Profile, palette: Palette, condition: str
+) -> Ground:
     """Draw the look of the road: surface, markings, what lies beside it."""
     lines, lane = [], street.lane
     dash = float(rng.choice([6.0, 9.0, 12.0]))
@@ -157,4 +159,5 @@ def draw_ground(rng: np.random.Generator, street: Profile, palette: Palette) -> 
         left_edge=street.left_edge, right_edge=street.right_edge, lines=tuple(lines),
         line_value=float(rng.uniform(0.5, 1.0)), bends=street.bends,
         junctions=street.junctions, zebra=street.zebra,
+        wet=float(rng.uniform(0.05, 0.5)) if condition == 'rain' else 0.0,
     )  # fmt: skip

@@ -15,6 +15,7 @@ import numpy.typing as npt
 import torch
 
 from psd_depth_ros import config
+from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.synth import conditions
 from psd_depth_ros.synth.layout_room import Room
@@ -37,6 +38,9 @@ from psd_depth_ros.synth.street_profile import draw_ground
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
 BLOB_REACH_M = 80.0
+_OUTDOORS = ('fog', 'rain')
+_WEATHERS = ('clear', 'fog', 'rain', 'night', 'blur')
+_WEATHER_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)
 _Map = tuple[torch.Tensor, View]
 _Maps = tuple[_Map, _Map]
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
@@ -64,7 +68,7 @@ class World:
     """One seeded world: a street or a room, its light, and a camera on its way through it."""
 
     def __init__(self, seed: int, settings: WorldSettings | None = None) -> None:
-        """Draw the world; raises SettingsError for settings out of range."""
+        """Draw the world; raises SettingsError for settings out of range or at odds."""
         self.settings = settings if settings is not None else WorldSettings()
         config.validate(self.settings)
         self.seed = int(seed)
@@ -93,13 +97,21 @@ class World:
 
     def _draw_kind(self, rng: np.random.Generator) -> str:
         drawn = 'room' if rng.random() < 1 / 3 else 'street'
-        return drawn if self.settings.kind == 'mixed' else self.settings.kind
+        kind, condition = self.settings.kind, self.settings.condition
+        if kind == 'room' and condition in _OUTDOORS:
+            raise SettingsError(
+                f'condition is {condition!r} and kind is room, expected clear, night, blur or any '
+                'indoors; choose one of those or kind street'
+            )
+        if kind == 'mixed':
+            return 'street' if condition in _OUTDOORS else drawn
+        return kind
 
     def _draw_condition(self, rng: np.random.Generator) -> str:
-        drawn = str(
-            rng.choice(['clear', 'fog', 'rain', 'night', 'blur'], p=[0.4, 0.15, 0.15, 0.15, 0.15])
-        )
-        return drawn if self.settings.condition == 'any' else self.settings.condition
+        drawn = str(rng.choice(_WEATHERS, p=_WEATHER_SHARES))
+        if self.settings.condition != 'any':
+            return self.settings.condition
+        return 'clear' if self.kind == 'room' and drawn in _OUTDOORS else drawn
 
     def _draw_camera(self, rng: np.random.Generator) -> None:
         wanted = self.settings
@@ -229,7 +241,7 @@ class World:
             return self._room.shell
         assert self._street is not None
         rng = np.random.default_rng([self.seed, 6])
-        return draw_ground(rng, self._street.profile, self._palette)
+        return draw_ground(rng, self._street.profile, self._palette, self.condition)
 
     def _stage(self, device: torch.device) -> Stage:
         key = str(device)

@@ -142,3 +142,10 @@ def test_settings_out_of_range_are_refused() -> None:
         World(1, WorldSettings(condition='snow'))
     with pytest.raises(SettingsError, match='width'):
         World(1, WorldSettings(width=0))
+
+
+def test_weather_stays_outdoors() -> None:
+    with pytest.raises(SettingsError, match=r'rain.*room'):
+        World(1, WorldSettings(kind='room', condition='rain'))
+    worlds = [World(seed, WorldSettings(condition='fog', **SMALL)) for seed in range(4)]
+    assert all(world.kind == 'street' for world in worlds)
