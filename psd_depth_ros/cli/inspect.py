@@ -1,4 +1,4 @@
-"""`psd-depth inspect`: what a recording holds, and whether its camera can be used."""
+"""`psd-depth inspect`: what a recording or a checkpoint holds, and whether it can be used."""
 
 from __future__ import annotations
 
@@ -19,8 +19,9 @@ def add_parser(subparsers: Any) -> None:
     """Describe the command."""
     parser = subparsers.add_parser(
         'inspect',
-        help='list topics, sizes and the camera of a recording',
-        description='Show what a recording holds and whether depth can be estimated from it.',
+        help='list topics, sizes and the camera of a recording, or what a checkpoint is',
+        description='Show what a recording holds and whether depth can be estimated from it; '
+        'or what a .safetensors checkpoint is, learned from and costs.',
     )
     add_frame_options(parser)
     parser.set_defaults(execute=execute)
@@ -30,6 +31,9 @@ def execute(options: argparse.Namespace) -> int:
     """Print the report; an unusable camera is an error after the topics were listed."""
     from psd_depth_ros.data.sources import kind_of
 
+    if options.recording.suffix == '.safetensors':
+        print('\n'.join(_describe_checkpoint(options.recording)))
+        return 0
     kind = kind_of(options.recording)
     print(f'{options.recording}: {kind}')
     if kind == 'bag':
@@ -37,6 +41,27 @@ def execute(options: argparse.Namespace) -> int:
     with open_recording_frames(options) as source:
         print('\n'.join(_describe_camera(source)))
     return 0
+
+
+def _describe_checkpoint(path: Path) -> Iterator[str]:
+    from psd_depth_ros.checkpoint import load_checkpoint
+    from psd_depth_ros.networks.depth_model import load_model, measure_complexity
+
+    checkpoint = load_checkpoint(path)
+    info, output = checkpoint.info, checkpoint.info.output
+    cost = measure_complexity(load_model(checkpoint), info.input.height, info.input.width)
+    yield f'{path}: checkpoint {info.name!r}, id {checkpoint.id}'
+    yield f'{"network:":13}{info.architecture["encoder"]}, {cost.parameters / 1e6:.2f} M parameters'
+    yield f'{"input:":13}{info.input.width}x{info.input.height}, {cost.macs / 1e9:.2f} GMAC'
+    unit = 'metric' if output.metric else 'relative: needs a scale'
+    yield (
+        f'{"depth:":13}{unit}, {output.min_depth_m:g} to {output.max_depth_m:g} m, canonical '
+        f'focal length {output.canonical_focal_px:g} px'
+    )
+    for name, value in info.training.get('validation', {}).items():
+        yield f'{"held out:":13}{name} {value:g}'
+    for source in info.data:
+        yield f'{"learned from:":13}{source.get("name")} ({source.get("licence")})'
 
 
 def _describe_bag(path: Path) -> Iterator[str]:

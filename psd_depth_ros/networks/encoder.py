@@ -170,7 +170,8 @@ class TransformersEncoder(Encoder):
                 'the encoder "transformers" needs the optional extra: '
                 'pip install "psd_depth_ros[transformers]"'
             ) from error
-        values = {k: v for k, v in config.items() if k not in ('model_type', 'out_indices')}
+        chosen = ('model_type', 'out_indices', 'out_features')
+        values = {name: value for name, value in config.items() if name not in chosen}
         settings = AutoConfig.for_model(config['model_type'], **values, out_indices=[1, 2, 3, 4])
         self.backbone = AutoBackbone.from_config(settings)
         self.stem = nn.Sequential(nn.Conv2d(3, 32, 3, 2, 1), nn.ELU())
