@@ -28,7 +28,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print the report; an unusable camera is an error after the topics were listed."""
+    """Print the report. A camera that cannot be used is part of it, unless it was asked for."""
     from psd_depth_ros.data.sources import kind_of
 
     if options.recording.suffix == '.safetensors':
@@ -38,8 +38,13 @@ def execute(options: argparse.Namespace) -> int:
     print(f'{options.recording}: {kind}')
     if kind == 'bag':
         print('\n'.join(_describe_bag(options.recording)))
-    with open_recording_frames(options) as source:
-        print('\n'.join(_describe_camera(source)))
+    try:
+        with open_recording_frames(options) as source:
+            print('\n'.join(_describe_camera(source)))
+    except PsdDepthError as error:
+        if options.image_topic or options.camera_info_topic or options.camera or options.fov:
+            raise
+        print(f'{"camera:":13}none that can be used: {str(error).splitlines()[0]}')
     return 0
 
 
@@ -51,17 +56,18 @@ def _describe_checkpoint(path: Path) -> Iterator[str]:
     info, output = checkpoint.info, checkpoint.info.output
     cost = measure_complexity(load_model(checkpoint), info.input.height, info.input.width)
     yield f'{path}: checkpoint {info.name!r}, id {checkpoint.id}'
-    yield f'{"network:":13}{info.architecture["encoder"]}, {cost.parameters / 1e6:.2f} M parameters'
-    yield f'{"input:":13}{info.input.width}x{info.input.height}, {cost.macs / 1e9:.2f} GMAC'
+    millions = f'{cost.parameters / 1e6:.2f} M parameters'
+    yield f'{"network:":14}{info.architecture["encoder"]}, {millions}'
+    yield f'{"input:":14}{info.input.width}x{info.input.height}, {cost.macs / 1e9:.2f} GMAC'
     unit = 'metric' if output.metric else 'relative: needs a scale'
     yield (
-        f'{"depth:":13}{unit}, {output.min_depth_m:g} to {output.max_depth_m:g} m, canonical '
+        f'{"depth:":14}{unit}, {output.min_depth_m:g} to {output.max_depth_m:g} m, canonical '
         f'focal length {output.canonical_focal_px:g} px'
     )
     for name, value in info.training.get('validation', {}).items():
-        yield f'{"held out:":13}{name} {value:g}'
+        yield f'{"held out:":14}{name} {value:g}'
     for source in info.data:
-        yield f'{"learned from:":13}{source.get("name")} ({source.get("licence")})'
+        yield f'{"learned from:":14}{source.get("name")} ({source.get("licence")})'
 
 
 def _describe_bag(path: Path) -> Iterator[str]:
