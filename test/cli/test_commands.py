@@ -15,7 +15,7 @@ import torch
 from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
 from psd_depth_ros.cli.main import COMMANDS, main, make_parser
 from psd_depth_ros.cli.replay import node_arguments
-from psd_depth_ros.data.bags import BagReader
+from psd_depth_ros.data.bags import BagReader, BagWriter
 from psd_depth_ros.networks.depth_model import DepthModel, preset
 
 BAG = Path(__file__).parents[3] / 'shared' / 'data' / 'bags' / 'kitti_avenue_40'
@@ -84,6 +84,15 @@ def test_inspect_lists_topics_and_camera(drive, capsys):
     assert 'camera info: /camera/camera_info' in printed
     assert "96x64, frame_id 'camera_optical', with poses" in printed
     assert 'distortion none' in printed
+
+
+def test_inspect_of_a_bag_without_a_camera_is_no_failure(drive, tmp_path, capsys):
+    with BagReader(drive) as bag, BagWriter(tmp_path / 'odom.mcap') as writer:
+        for item in bag.messages(['/odom']):
+            writer.write_raw(item.topic, item.msgtype, item.cdr, item.timestamp_ns)
+    assert main(['inspect', str(tmp_path / 'odom.mcap')]) == 0
+    assert 'none that can be used: bag' in capsys.readouterr().out
+    assert main(['inspect', str(tmp_path / 'odom.mcap'), '--image-topic', '/odom']) == 2
 
 
 def test_run_writes_every_frame_and_the_same_bytes(drive, checkpoint, tmp_path, capsys):

@@ -282,6 +282,21 @@ def test_video_frames_are_stamped_by_their_rate(tmp_path):
     assert abs(int(frames[7].rgb.mean()) - 70) < 5
 
 
+def test_red_stays_red(tmp_path):
+    """Files are read by OpenCV, whose order is blue, green, red."""
+    red = np.zeros((12, 16, 3), np.uint8)
+    red[..., 0] = 200
+    cv2.imwrite(str(tmp_path / '0.png'), red[..., ::-1])
+    writer = cv2.VideoWriter(
+        str(tmp_path / 'a.avi'), cv2.VideoWriter_fourcc(*'MJPG'), 25.0, (16, 12)
+    )
+    writer.write(np.ascontiguousarray(red[..., ::-1]))
+    writer.release()
+    for path in (tmp_path, tmp_path / 'a.avi'):
+        rgb = read(path, camera=CAMERA)[0][0].rgb
+        assert np.abs(rgb.astype(int) - red).max() < 12
+
+
 def test_video_without_calibration_or_of_another_size(tmp_path):
     path = write_video(tmp_path / 'drive.avi')
     with pytest.raises(CalibrationError, match=r'drive\.avi comes without a calibration'):
