@@ -19,6 +19,7 @@ from psd_depth_ros.messages.images import flat_bytes
 
 # sensor_msgs/PointField: INT8 = 1 .. FLOAT64 = 8
 _DTYPES = {1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 8: 'f8'}
+_MAX_POINT_STEP = 1 << 20
 _DATATYPES = {dtype: number for number, dtype in _DTYPES.items()}
 
 
@@ -139,6 +140,10 @@ def _points(message: Any) -> npt.NDArray[Any]:
             f'point cloud row_step is {row_step} bytes, but {width} points of {point_step} bytes '
             f'take {width * point_step}'
         )
+    if point_step > _MAX_POINT_STEP:
+        raise MessageError(
+            f'point cloud point_step is {point_step} bytes, expected at most {_MAX_POINT_STEP}'
+        )
     data = flat_bytes(message.data)
     if data.size < height * row_step:
         raise MessageError(
@@ -163,12 +168,13 @@ def _point_dtype(message: Any) -> np.dtype[Any]:
             )
         # Some drivers leave count at 0 where they mean 1.
         count = max(int(field.count), 1)
-        dtype = np.dtype(order + code) if count == 1 else np.dtype((order + code, (count,)))
-        if field.offset + dtype.itemsize > message.point_step:
+        end = int(field.offset) + count * np.dtype(code).itemsize
+        if end > message.point_step:
             raise MessageError(
-                f'point cloud field {field.name!r} ends at byte {field.offset + dtype.itemsize} '
-                f'of a point, but point_step is {message.point_step}'
+                f'point cloud field {field.name!r} ends at byte {end} of a point, but point_step '
+                f'is {message.point_step}'
             )
+        dtype = np.dtype(order + code) if count == 1 else np.dtype((order + code, (count,)))
         names.append(field.name)
         formats.append(dtype)
         offsets.append(int(field.offset))

@@ -129,6 +129,7 @@ def test_packed_data_is_handed_on():
     [
         ({'row_step': 80}, 'row_step is 80 bytes, but 3 points of 27 bytes take 81'),
         ({'height': 3}, '162 bytes, but 3 rows of 81 bytes take 243'),
+        ({'point_step': 2**31, 'row_step': 2**33, 'height': 0}, 'expected at most 1048576'),
         ({'point_step': 20}, "'y' ends at byte 21 of a point, but point_step is 20"),
     ],
 )
@@ -143,6 +144,13 @@ def test_unknown_datatype():
     cloud = make_cloud()
     cloud.fields[0].datatype = 9
     with pytest.raises(MessageError, match="'z' has datatype 9, expected 1"):
+        decode_cloud(cloud)
+
+
+def test_a_count_nobody_can_hold():
+    cloud = make_cloud()
+    cloud.fields[0].count = 2**32 - 1
+    with pytest.raises(MessageError, match="'z' ends at byte 17179869183 of a point"):
         decode_cloud(cloud)
 
 
