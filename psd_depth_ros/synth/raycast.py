@@ -119,7 +119,7 @@ def cast(rows: P.Rows, view: View, cutout: torch.Tensor, bounded: bool = True) -
 
 @dataclass(frozen=True)
 class _Lanes:
-    """Flat (primitive, pixel) pairs: per-pair local ray and where it belongs."""
+    """Flat (primitive, pixel) pairs: per-pair local ray, taper or phase, and where it belongs."""
 
     origin: tuple[torch.Tensor, ...]
     direction: tuple[torch.Tensor, ...]
@@ -156,7 +156,7 @@ def _make_lanes(
     offset = torch.arange(len(member), dtype=torch.int32, device=device) - start
     down = torch.div(offset, wide, rounding_mode='floor')
     u, v = offset - down * wide + left, down + top
-    count = 15 if part[0, P.SHAPE] == P.WEDGE else 12
+    count = {P.WEDGE: 15, P.FOLIAGE: 13}.get(int(part[0, P.SHAPE]), 12)
     columns = torch.from_numpy(table.T[:count].astype(np.float32)).to(device)
     lane = columns.index_select(1, index)
     x, y = (u - view.cx) / view.fx, (v - view.cy) / view.fy
@@ -257,7 +257,7 @@ def _is_leaf(
     lanes: _Lanes, depth: torch.Tensor, thick: torch.Tensor, cutout: torch.Tensor, shift: float
 ) -> torch.Tensor:
     x, y, z = (lanes.origin[i] + depth * lanes.direction[i] for i in range(3))
-    phase = lanes.primitive * 0.381966
+    phase = 3.0 * lanes.taper[0]
     size = cutout.shape[0]
     u = (x + 0.7 * y + phase + shift) * (0.32 * size)
     v = (z + 0.7 * y - phase + shift) * (0.32 * size)

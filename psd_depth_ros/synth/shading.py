@@ -57,14 +57,14 @@ class Atlas:
     """Mip pyramid of a world's tiles on one device, as one flat list of texels."""
 
     def __init__(self, atlas: npt.NDArray[np.uint8], device: torch.device) -> None:
-        image = torch.from_numpy(atlas).to(device).float().permute(0, 3, 1, 2)
-        levels, starts, total = [], [], 0
-        for _ in range(LEVELS):
+        tiles = torch.from_numpy(atlas).to(device)
+        image = tiles.float().permute(0, 3, 1, 2)
+        levels, starts = [tiles.reshape(-1, 4)], [0]
+        for _ in range(LEVELS - 1):
+            starts.append(starts[-1] + levels[-1].shape[0])
+            image = torch.nn.functional.avg_pool2d(image, 2)
             flat = image.permute(0, 2, 3, 1).reshape(-1, 4)
             levels.append((flat + 0.5).to(torch.uint8))
-            starts.append(total)
-            total += flat.shape[0]
-            image = torch.nn.functional.avg_pool2d(image, 2) if image.shape[-1] > 1 else image
         # Four bytes as one int32: gathering those is ten times faster than gathering rows.
         self._texels = torch.cat(levels).contiguous().view(torch.int32).view(-1)
         self._starts = torch.tensor(starts, device=device)

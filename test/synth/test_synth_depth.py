@@ -109,3 +109,12 @@ def test_culling_by_bounds_changes_nothing(seed: int) -> None:
 def test_things_behind_the_camera_have_empty_bounds() -> None:
     rectangle = bound_rectangles(make_box((-5, 0, 0), (1, 1, 1), Material()), _look_ahead())[0]
     assert rectangle[2] < rectangle[0]
+
+
+def test_leaves_do_not_depend_on_what_else_there_is() -> None:
+    crown = make_ball((8.0, 0.3, 0.2), (2.0, 2.0, 2.0), Material(), foliage=True)
+    behind = make_box((-9.0, 0, 0), (1, 1, 1), Material())
+    other = make_ball((-5.0, 0, 0), (1, 1, 1), Material(), foliage=True)
+    alone, among = (_depth(r, _look_ahead()) for r in (crown, join_rows([behind, other, crown])))
+    assert torch.isfinite(alone).any()
+    assert torch.equal(alone, among)
