@@ -105,8 +105,9 @@ class CameraChannel:
         return '' if self.outputs is None else str(self.outputs.wanted())
 
     def open(self) -> None:
-        """Create the outputs, then subscribe."""
+        """Create the outputs, then subscribe. Counts start at zero."""
         settings = self._settings()
+        self.counters = FrameCounters()
         self._monitor = CalibrationMonitor(settings.image_is_rectified)
         self._speaker = Speaker(self._node.get_logger())
         self.problem = ''

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 import itertools
 import os
 from pathlib import Path
@@ -28,7 +29,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 FAKE_NODE = Path(__file__).with_name('fake_depth_node.py')
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0  # of a machine that is busy with other things
 _domains = itertools.count(os.getpid() * 7)
 
 
@@ -37,6 +38,7 @@ class NodeProcess:
 
     def __init__(self, command: list[str], log: Path, environment: dict[str, str]) -> None:
         self.log = log
+        self._heard = 0
         with log.open('wb') as file:
             self._process = subprocess.Popen(
                 command, stdout=file, stderr=subprocess.STDOUT, env=environment
@@ -44,7 +46,11 @@ class NodeProcess:
 
     @property
     def output(self) -> str:
-        return self.log.read_text(errors='replace')
+        """What it said since `forget`, or since its start."""
+        return self.log.read_text(errors='replace')[self._heard :]
+
+    def forget(self) -> None:
+        self._heard += len(self.output)
 
     @property
     def is_running(self) -> bool:
@@ -244,9 +250,15 @@ def _profile(reliable: bool, depth: int) -> QoSProfile:
     return QoSProfile(depth=depth, reliability=policy)
 
 
+@pytest.fixture(scope='session', autouse=True)
+def _stay_on_this_machine() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        yield
+
+
 @pytest.fixture
-def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
-    monkeypatch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+def bench() -> Iterator[Bench]:
     made = Bench(1 + next(_domains) % 100)
     yield made
     made.close()
@@ -255,33 +267,37 @@ def bench(monkeypatch: pytest.MonkeyPatch) -> Iterator[Bench]:
 @pytest.fixture
 def start(bench: Bench, tmp_path: Path) -> Iterator[Callable[..., NodeProcess]]:
     """Start processes in the bench's domain: `start(module or file, parameter=value, ...)`."""
+    yield from _starter(bench, tmp_path)
+
+
+def _starter(bench: Bench, folder: Path) -> Iterator[Callable[..., NodeProcess]]:
     processes: list[NodeProcess] = []
 
     def run(what: str | Path, *arguments: str, **parameters: Any) -> NodeProcess:
         program = [str(what)] if str(what).endswith('.py') else ['-m', str(what)]
-        given = [
-            f'{name.replace("__", ".")}:={_yaml(value)}' for name, value in parameters.items()
-        ]
-        flags = [word for one in given for word in ('-p', one)]
+        flags = []
+        for name, value in parameters.items():
+            flags += ['-p', f'{name.replace("__", ".")}:={_yaml(value)}']
         command = [sys.executable, *program, '--ros-args', *flags, *arguments]
-        environment = {
-            **os.environ,
-            'ROS_DOMAIN_ID': str(bench.domain),
-            'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
-            'OMP_NUM_THREADS': '1',
-            'PYTHONPATH': os.pathsep.join(
-                [str(FAKE_NODE.parents[2]), os.environ.get('PYTHONPATH', '')]
-            ),
-        }
-        process = NodeProcess(command, tmp_path / f'node{len(processes)}.log', environment)
-        processes.append(process)
-        return process
+        log = folder / f'node{len(processes)}.log'
+        processes.append(NodeProcess(command, log, _environment(bench.domain)))
+        return processes[-1]
 
     yield run
     for process in processes:
         process.stop()
     for process in processes:
         sys.stdout.write(process.output)
+
+
+def _environment(domain: int) -> dict[str, str]:
+    root = FAKE_NODE.parents[2]
+    return {
+        **os.environ,
+        'ROS_DOMAIN_ID': str(domain),
+        'OMP_NUM_THREADS': '1',
+        'PYTHONPATH': f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
+    }
 
 
 @pytest.fixture
@@ -292,6 +308,49 @@ def depth_node(start: Callable[..., NodeProcess]) -> Callable[..., NodeProcess]:
         return start(FAKE_NODE, *arguments, **{'diagnostics_period_s': 0.2, **parameters})
 
     return run
+
+
+@dataclass
+class Running:
+    """A node with default parameters, a camera that it hears, and the depth it gives."""
+
+    bench: Bench
+    node: NodeProcess
+    camera: Camera
+    depths: list[Any]
+    folder: Path
+
+
+@pytest.fixture(scope='session')
+def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, NodeProcess]]:
+    """One process for the many tests that need nothing special; starting one takes seconds."""
+    bench = Bench(1 + next(_domains) % 100)
+    starter = _starter(bench, tmp_path_factory.mktemp('shared'))
+    node = next(starter)(FAKE_NODE, diagnostics_period_s=0.2)
+    bench.wait_for_state('active')
+    yield bench, node
+    next(starter, None)
+    bench.close()
+
+
+@pytest.fixture
+def running(_shared: tuple[Bench, NodeProcess], tmp_path: Path) -> Iterator[Running]:
+    """The shared node, active anew: counts at zero, nothing said yet."""
+    bench, node = _shared
+    assert bench.change_state('activate') or bench.state() == 'active'
+    node.forget()
+    bench.diagnostics.clear()
+    existing = set(bench.node.subscriptions), set(bench.node.publishers)
+    depths = bench.listen(Image, '/depth/image_rect')
+    camera = bench.camera()
+    camera.wait_for_reader()
+    yield Running(bench, node, camera, depths, tmp_path)
+    for subscription in set(bench.node.subscriptions) - existing[0]:
+        bench.node.destroy_subscription(subscription)
+    for publisher in set(bench.node.publishers) - existing[1]:
+        bench.node.destroy_publisher(publisher)
+    assert bench.change_state('deactivate')
+    sys.stdout.write(node.output)
 
 
 def _yaml(value: Any) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 
 Start = Callable[..., Any]
@@ -13,46 +14,77 @@ def stamp_ns(message: Any) -> int:
     return int(message.header.stamp.sec * 10**9 + message.header.stamp.nanosec)
 
 
-def test_outputs_keep_the_contract(bench: Any, depth_node: Start) -> None:
-    depths = bench.listen(Image, '/depth/image_rect')
+def points_of(cloud: Any) -> Any:
+    return np.frombuffer(cloud.data, np.float32).reshape(-1, cloud.point_step // 4)
+
+
+def test_outputs_keep_the_contract(running: Any) -> None:
+    bench, camera = running.bench, running.camera
     infos = bench.listen(CameraInfo, '/depth/camera_info')
     confidences = bench.listen(Image, '/depth/confidence')
     colours = bench.listen(Image, '/depth/colored')
     clouds = bench.listen(PointCloud2, '/points')
-    depth_node()
-    camera = bench.camera()
-    camera.wait_for_reader()
+    everything = 'depth, camera_info, confidence, coloured, points'
+    bench.spin_until(lambda: bench.value(': camera', 'subscribed') == everything, 'matching')
     sent_ns = camera.send()
-    outputs = (depths, infos, confidences, colours, clouds)
+    outputs = (running.depths, infos, confidences, colours, clouds)
     bench.spin_until(lambda: all(outputs), 'every output')
     for (message,) in outputs:
         assert stamp_ns(message) == sent_ns
         assert message.header.frame_id == 'camera_optical'
         assert (message.width * message.height) == 64 * 48
-    assert depths[0].encoding == '32FC1'
-    assert np.allclose(np.frombuffer(depths[0].data, np.float32), 5.0)
+    (depth,), (info,), (cloud,) = running.depths, infos, clouds
+    assert depth.encoding == '32FC1'
+    assert np.allclose(np.frombuffer(depth.data, np.float32), 5.0)
     assert np.allclose(np.frombuffer(confidences[0].data, np.float32), 1.0)
     assert colours[0].encoding == 'rgb8'
-    assert list(infos[0].k) == list(infos[0].p[[0, 1, 2, 4, 5, 6, 8, 9, 10]])
-    assert not any(infos[0].d)
-    assert list(infos[0].r) == [1, 0, 0, 0, 1, 0, 0, 0, 1]
-    points = np.frombuffer(clouds[0].data, np.float32).reshape(-1, clouds[0].point_step // 4)
-    assert np.allclose(points[:, 2], 5.0)
-    assert np.isclose(points[0, 0], 5.0 * (0 - 31.5) / 50.0)
+    assert list(info.k) == list(info.p[[0, 1, 2, 4, 5, 6, 8, 9, 10]])
+    assert not any(info.d)
+    assert list(info.r) == [1, 0, 0, 0, 1, 0, 0, 0, 1]
+    assert np.allclose(points_of(cloud)[:, 2], 5.0)
+    assert np.isclose(points_of(cloud)[0, 0], 5.0 * (0 - 31.5) / 50.0)
 
 
-def test_without_subscribers_nothing_is_inferred_and_diagnostics_go_on(
-    bench: Any, depth_node: Start
-) -> None:
-    node = depth_node()
-    camera = bench.camera()
-    camera.wait_for_reader()
+def test_parameters_take_effect_on_the_next_frame(running: Any) -> None:
+    bench, camera = running.bench, running.camera
+    clouds = bench.listen(PointCloud2, '/points')
+    changes = {
+        'depth.encoding': '16UC1',
+        'points.decimation': 2,
+        'points.organised': True,
+        'points.confidence': True,
+        'points.rate_hz': 2.0,
+    }
+    defaults = {name: bench.get_parameter(name) for name in changes}
+    for name, value in changes.items():
+        assert bench.set_parameter(name, value) == (True, '')
+    camera.send_until(lambda: clouds, 'a cloud')
+    for _ in range(20):  # two seconds of stamps
+        camera.send()
+        bench.spin_for(0.02)
+    for name, value in defaults.items():
+        assert bench.set_parameter(name, value) == (True, '')
+    assert running.depths[-1].encoding == '16UC1'
+    assert set(np.frombuffer(running.depths[-1].data, np.uint16)) == {5000}
+    assert (clouds[0].width, clouds[0].height, clouds[0].is_dense) == (32, 24, False)
+    assert [field.name for field in clouds[0].fields] == ['x', 'y', 'z', 'rgb', 'confidence']
+    times = [stamp_ns(one) for one in clouds]
+    assert min(np.diff(times), default=10**9) >= 450_000_000
+
+
+def test_without_subscribers_nothing_is_inferred_and_diagnostics_go_on(running: Any) -> None:
+    bench, camera = running.bench, running.camera
+    for subscription in list(bench.node.subscriptions):
+        if subscription.topic_name == '/depth/image_rect':
+            bench.node.destroy_subscription(subscription)
+    bench.spin_until(lambda: bench.value(': camera', 'topic'), 'diagnostics')
+    bench.spin_until(lambda: not bench.value(': camera', 'subscribed'), 'nobody to listen')
     camera.send_until(
         lambda: int(bench.value(': camera', 'dropped.no_subscribers') or 0) > 3,
         'frames counted as unwanted',
     )
     assert bench.value(': camera', 'processed') == '0'
-    assert 'batch of 1' not in node.output
+    assert 'batch of 1' not in running.node.output
     assert bench.value(': camera', 'calibration') == 'calibrated'
     assert float(bench.value(': camera', 'input_rate_hz')) > 1
     assert bench.value(': engine', 'checkpoint') == 'wall wall'
@@ -60,20 +92,17 @@ def test_without_subscribers_nothing_is_inferred_and_diagnostics_go_on(
     camera.send_until(lambda: depths, 'depth once somebody listens')
 
 
-def test_flooded_it_works_on_the_newest_frame_and_counts_the_rest(
-    bench: Any, depth_node: Start, tmp_path: Any
-) -> None:
-    slow = tmp_path / 'slow'
-    slow.write_text('wall ms=100')
-    depths = bench.listen(Image, '/depth/image_rect')
-    depth_node(checkpoint=str(slow))
-    camera = bench.camera()
-    camera.wait_for_reader()
+def test_flooded_it_works_on_the_newest_frame_and_counts_the_rest(running: Any) -> None:
+    bench, camera, depths = running.bench, running.camera, running.depths
+    slow = running.folder / 'slow'
+    slow.write_text('wall id=slow ms=200')
+    assert bench.set_parameter('checkpoint', str(slow)) == (True, '')
+    bench.spin_until(lambda: bench.value(': engine', 'checkpoint') == 'wall slow', 'slowness')
     camera.send_until(lambda: depths, 'a first frame')
     lags = []
     for _ in range(40):
         sent_ns = camera.send()
-        bench.spin_for(0.025)
+        bench.spin_for(0.05)
         lags.append((sent_ns - stamp_ns(depths[-1])) // 100_000_000)
     # One inference is four frames long: the newest result is never older than three of them.
     assert np.median(lags) <= 12
@@ -85,6 +114,8 @@ def test_flooded_it_works_on_the_newest_frame_and_counts_the_rest(
 
     bench.spin_until(all_accounted, 'received = processed + dropped')
     assert int(bench.value(': camera', 'dropped.newer_frame')) >= 15
+    assert bench.set_parameter('checkpoint', '') == (True, '')
+    bench.spin_until(lambda: bench.value(': engine', 'checkpoint') == 'wall wall', 'the old one')
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
@@ -105,49 +136,34 @@ def test_signals_in_mid_inference_end_it_cleanly(
     assert 'engine closed' in node.output
 
 
-def test_depth_in_millimetres_by_parameter(bench: Any, depth_node: Start) -> None:
-    depths = bench.listen(Image, '/depth/image_rect')
-    depth_node(depth__encoding='16UC1')
-    camera = bench.camera()
-    camera.wait_for_reader()
-    camera.send_until(lambda: depths, 'depth')
-    assert depths[0].encoding == '16UC1'
-    assert set(np.frombuffer(depths[0].data, np.uint16)) == {5000}
-
-
 def test_several_cameras_share_one_batch(bench: Any, depth_node: Start) -> None:
     front = bench.listen(Image, '/front/depth/image_rect')
     rear = bench.listen(Image, '/rear/depth/image_rect')
-    node = depth_node(cameras=['front', 'rear'], batch_wait_s=0.5)
+    node = depth_node(cameras=['front', 'rear'], batch_wait_s=1.0)
     cameras = [bench.camera('/front'), bench.camera('/rear', size=(32, 24))]
     for camera in cameras:
         camera.wait_for_reader()
+    for name in (': front', ': rear'):
+        bench.spin_until(lambda n=name: bench.value(n, 'subscribed') == 'depth', f'match{name}')
     for camera in cameras:
         camera.send()
     bench.spin_until(lambda: front and rear, 'both depths')
     assert 'batch of 2' in node.output
     assert (front[0].width, rear[0].width) == (64, 32)
-    for name in (': front', ': rear'):
-        bench.spin_until(lambda n=name: bench.value(n, 'processed') == '1', f'the status{name}')
 
 
 def test_a_jump_back_in_time_starts_anew(bench: Any, depth_node: Start) -> None:
-    from rosgraph_msgs.msg import Clock
-
     depths = bench.listen(Image, '/depth/image_rect')
     node = depth_node(use_sim_time=True)
     clock = bench.node.create_publisher(Clock, '/clock', 10)
     camera = bench.camera()
     camera.wait_for_reader()
 
-    def tick(seconds: int) -> None:
-        message = Clock()
-        message.clock.sec = seconds
-        clock.publish(message)
-
     def tell(seconds: int) -> Callable[[], bool]:
         def step() -> bool:
-            tick(seconds)
+            message = Clock()
+            message.clock.sec = seconds
+            clock.publish(message)
             camera.send()
             return bool(depths)
 

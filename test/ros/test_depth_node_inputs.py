@@ -4,24 +4,14 @@ from typing import Any
 
 import cv2
 import numpy as np
-import pytest
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
 
 Start = Callable[..., Any]
 
 
-@pytest.fixture
-def running(bench: Any, depth_node: Start) -> tuple[Any, Any, Any, list[Any]]:
-    """A node, a camera that it hears, and the depth it gives."""
-    depths = bench.listen(Image, '/depth/image_rect')
-    node = depth_node()
-    camera = bench.camera()
-    camera.wait_for_reader()
-    return bench, node, camera, depths
-
-
 def test_bad_images_are_said_counted_and_survived(running: Any) -> None:
-    bench, node, camera, depths = running
+    bench, node = running.bench, running.node
+    camera, depths = running.camera, running.depths
     unknown, short, huge, empty = (camera.image() for _ in range(4))
     unknown.encoding = 'bgr888'
     short.data = short.data[:-1]
@@ -45,7 +35,8 @@ def test_bad_images_are_said_counted_and_survived(running: Any) -> None:
 
 
 def test_calibration_of_another_size_is_refused_with_both(running: Any) -> None:
-    bench, node, camera, depths = running
+    bench, node = running.bench, running.node
+    camera, depths = running.camera, running.depths
     info = camera.info()
     info.width, info.height = 640, 480
     camera.send_until(lambda: '640x480' in node.output, 'the refusal', info=info)
@@ -56,7 +47,8 @@ def test_calibration_of_another_size_is_refused_with_both(running: Any) -> None:
 
 
 def test_nan_in_k_is_refused_until_a_good_one_comes(running: Any) -> None:
-    bench, node, camera, depths = running
+    bench, node = running.bench, running.node
+    camera, depths = running.camera, running.depths
     info = camera.info()
     info.k[0] = np.nan
     camera.send_until(lambda: 'not finite' in node.output, 'the refusal', info=info)
@@ -68,7 +60,7 @@ def test_nan_in_k_is_refused_until_a_good_one_comes(running: Any) -> None:
 
 
 def test_unknown_lens_model_is_named(running: Any) -> None:
-    _, node, camera, depths = running
+    node, camera, depths = running.node, running.camera, running.depths
     info = camera.info()
     info.distortion_model, info.d = 'kannala_juho', [0.1] * 4
     camera.send_until(lambda: 'kannala_juho' in node.output, 'the refusal', info=info)
@@ -76,7 +68,8 @@ def test_unknown_lens_model_is_named(running: Any) -> None:
 
 
 def test_uncalibrated_gives_relative_depth_without_a_cloud(running: Any) -> None:
-    bench, node, camera, depths = running
+    bench, node = running.bench, running.node
+    camera, depths = running.camera, running.depths
     relative = bench.listen(Image, '/depth_relative/image_rect')
     clouds = bench.listen(PointCloud2, '/points')
     relative_clouds = bench.listen(PointCloud2, '/depth_relative/points')
@@ -89,11 +82,9 @@ def test_uncalibrated_gives_relative_depth_without_a_cloud(running: Any) -> None
     assert not relative_clouds
 
 
-def test_camera_info_that_never_comes_is_said(bench: Any, depth_node: Start) -> None:
-    depths = bench.listen(Image, '/depth/image_rect')
-    node = depth_node(camera_info_timeout_s=0.3)
-    camera = bench.camera()
-    camera.wait_for_reader()
+def test_camera_info_that_never_comes_is_said(running: Any) -> None:
+    bench, node, camera = running.bench, running.node, running.camera
+    assert bench.set_parameter('camera_info_timeout_s', 0.3) == (True, '')
     bench.node.destroy_publisher(camera.infos)
 
     def step() -> bool:
@@ -102,13 +93,15 @@ def test_camera_info_that_never_comes_is_said(bench: Any, depth_node: Start) -> 
         return 'no camera_info on /camera_info' in node.output
 
     bench.spin_until(step, 'the warning')
-    assert node.output.count('no camera_info') == 1
     bench.spin_until(lambda: bench.level(': camera') == 1, 'a warning')
-    assert not depths
+    assert node.output.count('no camera_info') == 1
+    assert not running.depths
+    assert bench.set_parameter('camera_info_timeout_s', 5.0) == (True, '')
 
 
 def test_an_image_just_before_its_first_calibration_is_not_lost(running: Any) -> None:
-    bench, _, camera, depths = running
+    bench, camera, depths = running.bench, running.camera, running.depths
+    bench.spin_until(lambda: bench.value(': camera', 'subscribed'), 'matching')
     image, info = camera.image(), camera.info()
     camera.images.publish(image)
     bench.spin_for(0.5)

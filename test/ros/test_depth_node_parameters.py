@@ -1,10 +1,16 @@
 from collections.abc import Callable
 import math
+import re
 from typing import Any
 
+import pytest
 from rcl_interfaces.srv import ListParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 
 from psd_depth_ros.config import SettingSpec, specs
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.settings import DepthNodeSettings
 
 Start = Callable[..., Any]
@@ -22,10 +28,8 @@ def bad_value(spec: SettingSpec) -> Any:
     return None if spec.maximum is None else spec.type(spec.maximum + 1)
 
 
-def test_every_parameter_is_described_and_refuses_bad_values(
-    bench: Any, depth_node: Start
-) -> None:
-    depth_node(autostart=False)
+def test_every_parameter_is_described_and_refuses_bad_values(running: Any) -> None:
+    bench = running.bench
     listed = bench.call(ListParameters, '/depth_node/list_parameters', ListParameters.Request())
     assert set(SPECS) <= set(listed.result.names)
     for name, spec in SPECS.items():
@@ -38,33 +42,46 @@ def test_every_parameter_is_described_and_refuses_bad_values(
             accepted, reason = bench.set_parameter(name, value)
             assert not accepted, name
             assert spec.name in reason
-    accepted, reason = bench.set_parameter('points.max_range_m', math.nan)
-    assert not accepted
-    accepted, reason = bench.set_parameter('depth.encoding', 3)
-    assert not accepted
+    for name, value in (('points.max_range_m', math.nan), ('depth.encoding', 3)):
+        assert not bench.set_parameter(name, value)[0]
 
 
-def test_read_only_wrong_and_whole_numbers(bench: Any, depth_node: Start) -> None:
-    depth_node(autostart=False)
+def test_read_only_coupled_and_whole_numbers(running: Any) -> None:
+    bench = running.bench
     accepted, reason = bench.set_parameter('device', 'cuda')
     assert not accepted
     assert 'read-only' in reason
     assert bench.set_parameter('points.rate_hz', 5) == (True, '')
     assert bench.get_parameter('points.rate_hz') == 5.0
+    assert bench.set_parameter('points.rate_hz', 0) == (True, '')
     accepted, reason = bench.set_parameter('points.min_range_m', 70.0)
     assert not accepted
     assert 'max_range_m is 60' in reason
+    accepted, reason = bench.set_parameter('scale.mode', 'camera_height')
+    assert not accepted
+    assert 'camera_height_m' in reason
 
 
-def test_bad_values_at_start_end_it_with_the_reason(depth_node: Start) -> None:
-    wrong = [
-        depth_node(camera_info_timeout_s=0.0),
-        depth_node(depth__encoding='float'),
-        depth_node('-p', 'points.rate_hz:=5'),
-        depth_node(point__rate_hz=5.0),
-    ]
-    texts = ['camera_info_timeout_s', '32FC1', 'write 5.0, not 5', "did you mean 'points.rate_hz'"]
-    for node, text in zip(wrong, texts, strict=True):
-        assert node.wait() == 1, node.output
-        assert text in node.output
-        assert 'Traceback' not in node.output
+@pytest.mark.parametrize(
+    ('given', 'text'),
+    [
+        ({'camera_info_timeout_s': 0.0}, 'camera_info_timeout_s'),
+        ({'depth.encoding': 'float'}, '32FC1'),
+        ({'points.rate_hz': 5}, 'write 5.0, not 5'),
+        ({'point.rate_hz': 5.0}, "did you mean 'points.rate_hz'"),
+        ({'scale.lidar_pose': [1.0, 2.0]}, 'lidar_pose has 2 numbers, expected 7'),
+    ],
+)
+def test_bad_values_at_start_are_refused(bench: Any, given: dict[str, Any], text: str) -> None:
+    overrides = [Parameter(name, value=value) for name, value in given.items()]
+    node = Node('strict', context=bench.context, parameter_overrides=overrides)
+    with pytest.raises(SettingsError, match=re.escape(text)):
+        NodeParameters(node, DepthNodeSettings, lambda *_: '', lambda *_: None)
+    node.destroy_node()
+
+
+def test_a_bad_value_at_start_ends_the_node_with_the_reason(depth_node: Start) -> None:
+    node = depth_node(depth__encoding='float')
+    assert node.wait() == 1, node.output
+    assert '32FC1' in node.output
+    assert 'Traceback' not in node.output
