@@ -1,14 +1,16 @@
 """`psd-depth`: finds the command, runs it, and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 2 the user can mend it (a message says how), 130 stopped by Ctrl-C. Commands
-import what they need when they run, so that `--help` is quick.
+Exit codes: 0 done, 2 the user can mend it (a message says how), 130 stopped by Ctrl-C, 143 by
+SIGTERM. Commands import what they need when they run, so that `--help` is quick.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 import importlib
+import signal
 import sys
 
 from psd_depth_ros import __version__
@@ -35,13 +37,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     options = make_parser().parse_args(arguments)
     try:
-        return int(options.execute(options) or 0)
+        with _tidy_end():
+            return int(options.execute(options) or 0)
     except PsdDepthError as error:
         print(f'psd-depth {options.command}: error: {error}', file=sys.stderr)
         return USER_ERROR
     except KeyboardInterrupt:
         print(f'psd-depth {options.command}: stopped', file=sys.stderr)
         return INTERRUPTED
+
+
+@contextmanager
+def _tidy_end() -> Iterator[None]:
+    """Let SIGTERM end a command like Ctrl-C does, so that no half-written file stays behind."""
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    former = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, former)
 
 
 if __name__ == '__main__':

@@ -14,6 +14,7 @@ from psd_depth_ros.data.sources import kind_of, open_frames
 from psd_depth_ros.data.topics import base_topic, camera_info_beside
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import decode
 from psd_depth_ros.replay.recordings import CAMERA_INFO_TOPIC, IMAGE_TOPIC
 
 
@@ -22,7 +23,8 @@ class PlayedCamera:
     """Topics of one camera.
 
     `image_topic` is without its transport (`raw` or `compressed`), as nodes want it; messages are
-    on `message_topic`. `frames` is the number of images, as far as the recording says.
+    on `message_topic`. `frames` is the number of images, as far as the recording says; `width` and
+    `height` are those of the first.
     """
 
     image_topic: str
@@ -30,6 +32,8 @@ class PlayedCamera:
     transport: str
     frame_id: str
     frames: int
+    width: int
+    height: int
 
     @property
     def message_topic(self) -> str:
@@ -54,7 +58,10 @@ def find_camera(
     if kind_of(path) == 'bag':
         return _camera_of_bag(path, image_topic, calibrated=camera is not None)
     with open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg) as source:
-        return PlayedCamera(IMAGE_TOPIC, CAMERA_INFO_TOPIC, 'raw', FRAME_ID, source.count)
+        height, width = next(source.frames()).rgb.shape[:2]
+        return PlayedCamera(
+            IMAGE_TOPIC, CAMERA_INFO_TOPIC, 'raw', FRAME_ID, source.count, width, height
+        )
 
 
 def _camera_of_bag(path: Path, wanted: str | None, calibrated: bool) -> PlayedCamera:
@@ -68,10 +75,13 @@ def _camera_of_bag(path: Path, wanted: str | None, calibrated: bool) -> PlayedCa
                 f'{topic}/compressed; play it under that name'
             )
         first = next(bag.messages([topic])).message
+        height, width = decode(first).shape[:2]
         return PlayedCamera(
             image_topic=base_topic(topic) if compressed else topic,
             camera_info_topic=info,
             transport='compressed' if compressed else 'raw',
             frame_id=first.header.frame_id,
             frames=bag.topics[topic].count,
+            width=width,
+            height=height,
         )

@@ -31,6 +31,7 @@ from psd_depth_ros.ros.running import run_node
 from psd_depth_ros.ros.speaker import Speaker
 
 POLL_S = 0.2
+DIAGNOSTICS_TYPE = 'diagnostic_msgs/msg/DiagnosticArray'
 
 
 @dataclass(frozen=True)
@@ -48,13 +49,21 @@ class RecorderSettings:
         maximum=10000,
         read_only=True,
     )
+    idle_end_s: float = setting(
+        0.0,
+        'end where for this long nothing came but diagnostics, once something had; 0 is never',
+        's',
+        minimum=0.0,
+        maximum=1e6,
+        read_only=True,
+    )
 
 
 class Recorder(Node):
     """Subscribes, and writes what comes."""
 
     def __init__(self) -> None:
-        super().__init__('recorder')
+        super().__init__('recorder', enable_rosout=False)  # it logs after the middleware is gone
         parameters = NodeParameters(self, RecorderSettings, lambda *_: '', lambda *_: None)
         self._settings = parameters.settings
         if not self._settings.topics or not self._settings.output:
@@ -67,14 +76,24 @@ class Recorder(Node):
         self._waiting = dict(_split(one) for one in self._settings.topics)
         self._files = ExitStack()
         self._writer = self._files.enter_context(BagWriter(self._settings.output))
+        self._last_s: float | None = None
         self._look()
-        self.create_timer(POLL_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        steady = Clock(clock_type=ClockType.STEADY_TIME)
+        self.create_timer(POLL_S, self._look, clock=steady)
+        if self._settings.idle_end_s:
+            self.create_timer(POLL_S, self._end_where_idle, clock=steady)
 
     def close(self) -> None:
         """Finish the file."""
         self._files.close()
         total = ', '.join(f'{topic} {count}' for topic, count in sorted(self._counts.items()))
         self.get_logger().info(f'wrote {self._settings.output}: {total or "nothing"}')
+
+    def _end_where_idle(self) -> None:
+        if self._last_s is None:
+            return
+        if time.monotonic() - self._last_s > self._settings.idle_end_s:
+            self.context.try_shutdown()
 
     def _look(self) -> None:
         """Subscribe to the topics whose type is known by now."""
@@ -97,6 +116,8 @@ class Recorder(Node):
         def write(data: bytes) -> None:
             self._writer.write_raw(topic, msgtype, data, time.time_ns())
             self._counts[topic] += 1
+            if msgtype != DIAGNOSTICS_TYPE:
+                self._last_s = time.monotonic()
 
         self.create_subscription(message_class, topic, write, self._profile(topic), raw=True)
         self.get_logger().info(f'recording {topic} ({msgtype})')

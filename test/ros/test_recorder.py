@@ -32,6 +32,24 @@ def test_records_what_arrives_untouched_and_closes_on_sigint(
         assert bag.topics['/camera_info'].count == 3
 
 
+def test_ends_by_itself_once_nothing_comes_any_more(
+    bench: Any, start: Callable[..., Any], tmp_path: Path
+) -> None:
+    output = tmp_path / 'out.mcap'
+    recorder = start(
+        'psd_depth_ros.ros.recorder',
+        topics=['/camera_info', '/image'],
+        output=str(output),
+        idle_end_s=0.5,
+    )
+    camera = bench.camera()
+    camera.wait_for_reader()
+    camera.send()
+    assert recorder.wait() == 0, recorder.output
+    with BagReader(output) as bag:
+        assert bag.topics['/image'].count == 1
+
+
 def test_without_output_it_says_what_it_needs(start: Callable[..., Any]) -> None:
     recorder = start('psd_depth_ros.ros.recorder', topics=['/image'])
     assert recorder.wait() == 1

@@ -1,0 +1,106 @@
+"""What the demo reads from its recording: the frame to draw, and what the node said of itself."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psd_depth_ros.cli.preview import PreviewFrame
+from psd_depth_ros.data.bags import BagReader
+from psd_depth_ros.errors import BagError
+from psd_depth_ros.messages import decode, decode_cloud, decode_depth, stamp_ns, unpack_rgb
+
+DEPTH, CONFIDENCE, POINTS = '/depth/image_rect', '/depth/confidence', '/points'
+DEPTH_INFO, DIAGNOSTICS = '/depth/camera_info', '/diagnostics'
+OUTPUTS = (DEPTH, DEPTH_INFO, CONFIDENCE, POINTS, DIAGNOSTICS)
+
+
+def count_messages(path: Path, topic: str, duration_s: float = 0.0) -> int:
+    """Count the messages on a topic of a bag, in its first `duration_s` seconds (0: all)."""
+    with BagReader(path) as bag:
+        if topic not in bag.topics:
+            return 0
+        if not duration_s:
+            return bag.topics[topic].count
+        stop_ns = bag.start_ns + round(duration_s * 1e9) + 1
+        return sum(1 for _ in bag.messages([topic], stop_ns=stop_ns))
+
+
+def read_diagnostics(path: Path) -> dict[str, str]:
+    """The last that the depth node said: the key-value pairs of all its statuses together."""
+    values: dict[str, str] = {}
+    with BagReader(path) as bag:
+        if DIAGNOSTICS in bag.topics:
+            for item in bag.messages([DIAGNOSTICS]):
+                for status in item.message.status:
+                    values.update({pair.key: pair.value for pair in status.values})
+    return values
+
+
+def read_drops(values: Mapping[str, str], frames_in: int, frames_out: int) -> dict[str, int]:
+    """Tell why frames gave no recorded depth, by reason; the counts add up to in - out.
+
+    What the node itself counted comes first. The rest never came to the node, came out unrecorded,
+    or fell between its last diagnostics and the end.
+    """
+    prefix = 'dropped.'
+    reasons = {
+        key.removeprefix(prefix): int(value)
+        for key, value in values.items()
+        if key.startswith(prefix) and int(value) > 0
+    }
+    lost = frames_in - frames_out - sum(reasons.values())
+    return {**reasons, 'in_transport': lost} if lost else reasons
+
+
+def read_preview(
+    path: Path, image_topic: str, truth: Path | None, truth_topic: str
+) -> PreviewFrame:
+    """Take the frame in the middle of the recording. Raises BagError where there is no depth."""
+    with BagReader(path) as bag:
+        topics = [
+            topic for topic in (image_topic, DEPTH, CONFIDENCE, POINTS) if topic in bag.topics
+        ]
+        stamps = {topic: _stamps(bag, topic) for topic in topics}
+        common = sorted(set.intersection(*map(set, stamps.values()))) if DEPTH in stamps else []
+        if not common or image_topic not in stamps:
+            raise BagError(f'{path} has no depth image together with its camera image')
+        stamp = common[len(common) // 2]
+        found = {topic: stamps[topic][stamp].message for topic in topics}
+        depth = decode_depth(found[DEPTH])
+        points, colours = _cloud(found.get(POINTS))
+        return PreviewFrame(
+            rgb=decode(found[image_topic]),
+            depth=depth,
+            confidence=decode_depth(found[CONFIDENCE]) if CONFIDENCE in found else None,
+            truth=_truth(truth, truth_topic, stamp),
+            points=points,
+            colours=colours,
+        )
+
+
+def _stamps(bag: BagReader, topic: str) -> dict[int, Any]:
+    return {stamp_ns(item.message.header): item for item in bag.messages([topic])}
+
+
+def _cloud(message: Any) -> tuple[np.ndarray, np.ndarray]:
+    if message is None:
+        return np.zeros((0, 3), np.float32), np.zeros((0, 3), np.uint8)
+    fields = decode_cloud(message)
+    points = np.stack([fields[name] for name in 'xyz'], axis=1)
+    if 'rgb' in fields:
+        return points, unpack_rgb(fields['rgb'])
+    return points, np.full(points.shape, 200, np.uint8)
+
+
+def _truth(path: Path | None, topic: str, stamp: int) -> np.ndarray | None:
+    if path is None:
+        return None
+    with BagReader(path) as bag:
+        for item in bag.messages([topic]):
+            if stamp_ns(item.message.header) == stamp:
+                return decode_depth(item.message)
+    return None
