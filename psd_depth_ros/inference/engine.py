@@ -178,12 +178,15 @@ class DepthEngine:
         return [frames[i] for i in range(len(requests))]
 
     def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Compile for images of these (width, height), so that the first frame is not late."""
-        for width, height in sizes:
-            camera = Camera(width, height, width, width, 0.5 * width, 0.5 * height)
-            blank = np.zeros((height, width, 3), dtype=np.uint8)
+        """Compile for images of these (width, height), so that the first frame is not late.
+
+        Give one size for each camera: they come alone, and all in one batch.
+        """
+        requests = [_blank(width, height) for width, height in sizes]
+        batches = [[one] for one in dict(zip(sizes, requests, strict=True)).values()]
+        for batch in [*batches, requests] if len(requests) > 1 else batches:
             for _ in range(2):
-                self.infer(blank, camera)
+                self.infer_batch(batch)
 
     def close(self) -> None:
         """Give the network's memory back; the engine is of no use afterwards."""
@@ -223,6 +226,11 @@ class DepthEngine:
         depth, confidence = (one[0] for one in finished)
         arrays = _download(depth, confidence)
         return DepthFrame(*arrays, camera, request[0], view.rectifier, (depth, confidence))
+
+
+def _blank(width: int, height: int) -> Request:
+    camera = Camera(width, height, width, width, 0.5 * width, 0.5 * height)
+    return np.zeros((height, width, 3), dtype=np.uint8), camera
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

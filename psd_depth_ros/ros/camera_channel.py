@@ -172,10 +172,7 @@ class CameraChannel:
         if frame.stamp_ns < self._last_stamp_ns:
             self.reset_due.set()
         self._last_stamp_ns = frame.stamp_ns
-        calibrated = calibration.state is CalibrationState.CALIBRATED
-        if calibrated:
-            self.problem = ''
-        return PreparedFrame(frame, rgb, camera, calibrated)
+        return PreparedFrame(frame, rgb, camera, calibration.state is CalibrationState.CALIBRATED)
 
     def reset(self) -> None:
         """Forget what was learned over time; done by the worker before the next frame."""

@@ -76,7 +76,9 @@ class DepthNode(LifecycleNode):
         self.create_timer(period_s, self._publish_diagnostics, clock=steady)
         self.create_timer(HOUSEKEEPING_S, self._keep_house, clock=steady)
         self._jumps = self.get_clock().create_jump_callback(
-            JumpThreshold(min_forward=None, min_backward=Duration(nanoseconds=-1)),
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+            ),
             post_callback=self._on_time_jump,
         )
         self._autostart: Timer | None = None
@@ -200,8 +202,8 @@ class DepthNode(LifecycleNode):
         return self._worker is not None and self._worker.hand_over(channel, frame)
 
     def _frame_sizes(self) -> list[tuple[int, int]]:
-        known = {one.frame_size for one in self._channels if one.frame_size is not None}
-        return sorted(known) or [(self.settings.image_width, self.settings.image_height)]
+        expected = (self.settings.image_width, self.settings.image_height)
+        return [one.frame_size or expected for one in self._channels]
 
     def _refuse_engine(self, engine: Engine) -> None:
         if self.is_active:

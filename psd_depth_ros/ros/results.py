@@ -46,6 +46,8 @@ class ResultPublisher:
             if ready.calibrated:
                 self._publish_geometry(channel.name, outputs, wanted, header, ready, result)
         channel.counters.process(ready.arrived.received_ns)
+        if ready.calibrated:
+            channel.problem = ''
         channel.stamp_age_ns = self._clock.now().nanoseconds - ready.arrived.stamp_ns
 
     def _publish_images(

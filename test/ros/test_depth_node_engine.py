@@ -1,0 +1,132 @@
+"""The node with the real engine and a tiny network whose weights are random."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import Image, PointCloud2
+from std_srvs.srv import Trigger
+import torch
+
+from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
+from psd_depth_ros.config import dump
+from psd_depth_ros.networks import Architecture, DepthModel
+from psd_depth_ros.ros.conversions import cloud_message
+
+Start = Callable[..., Any]
+NODE = 'psd_depth_ros.ros.depth_node'
+TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, blocks=1)
+QUICK = {'backend': 'torch', 'image_width': 96, 'image_height': 64, 'diagnostics_period_s': 0.2}
+
+
+def save_tiny(path: Path, seed: int, metric: bool = True) -> str:
+    torch.manual_seed(seed)
+    info = CheckpointInfo(
+        'tiny',
+        dump(TINY),
+        input=InputInfo(height=64, width=96),
+        output=OutputInfo(metric=metric, canonical_focal_px=80.0),
+    )
+    return save_checkpoint(path, info, DepthModel(TINY).state_dict())
+
+
+def test_the_real_engine_is_loaded_replaced_and_protected(
+    bench: Any, start: Start, tmp_path: Path
+) -> None:
+    path, other, cut = (tmp_path / f'{name}.safetensors' for name in ('one', 'other', 'cut'))
+    first, second = save_tiny(path, 0), save_tiny(other, 1)
+    cut.write_bytes(path.read_bytes()[:-1000])
+    depths = bench.listen(Image, '/depth/image_rect')
+    clouds = bench.listen(PointCloud2, '/points')
+    node = start(NODE, checkpoint=str(path), **QUICK, depth__min_confidence=0.0)
+    camera = bench.camera(size=(96, 64))
+    camera.wait_for_reader()
+    camera.send_until(lambda: depths and clouds, 'depth and cloud')
+    depth = np.frombuffer(depths[0].data, np.float32)
+    assert depth.size == 96 * 64
+    assert np.isfinite(depth).any()
+    assert f'tiny ({first}) runs on cpu with torch' in node.output
+    accepted, reason = bench.set_parameter('checkpoint', str(cut))
+    assert not accepted
+    assert 'is not a whole safetensors file' in reason
+    assert bench.set_parameter('checkpoint', str(other)) == (True, '')
+    camera.send_until(
+        lambda: bench.value(': engine', 'checkpoint') == f'tiny {second}', 'the other network'
+    )
+    depths.clear()
+    camera.send_until(lambda: depths, 'its depth')
+    assert not np.array_equal(np.frombuffer(depths[-1].data, np.float32), depth, equal_nan=True)
+    assert float(bench.value(': engine', 'inference_ms_p50')) > 0
+
+
+def test_unusable_checkpoints_leave_a_node_that_can_be_mended(
+    bench: Any, start: Start, tmp_path: Path
+) -> None:
+    bad = {
+        name: tmp_path / f'{name}.safetensors' for name in ('cut', 'pickle', 'other', 'relative')
+    }
+    save_tiny(bad['cut'], 0)
+    bad['cut'].write_bytes(bad['cut'].read_bytes()[:1000])
+    bad['pickle'].write_bytes(b'\x80\x04cos\nsystem\n(S"touch owned"\ntR.')
+    wrong = CheckpointInfo('tiny', {**dump(TINY), 'bins': 16})
+    save_checkpoint(bad['other'], wrong, DepthModel(TINY).state_dict())
+    save_tiny(bad['relative'], 0, metric=False)
+    node = start(NODE, autostart=False, **QUICK)
+    for name in ('cut', 'pickle', 'other'):
+        assert bench.set_parameter('checkpoint', str(bad[name])) == (True, '')
+        assert not bench.change_state('configure')
+        assert bench.state() == 'unconfigured'
+        assert f'{name}.safetensors' in node.output
+    assert bench.set_parameter('checkpoint', str(bad['relative'])) == (True, '')
+    assert bench.change_state('configure')
+    assert not bench.change_state('activate')
+    assert bench.state() == 'inactive'
+    assert 'relative.safetensors is not metric' in node.output
+    assert 'Traceback' not in node.output
+    save_tiny(bad['relative'], 0)
+    assert bench.call(Trigger, '/depth_node/reload', Trigger.Request()).success
+    assert bench.change_state('activate')
+
+
+def test_a_lidar_gives_the_scale_that_the_checkpoint_lacks(
+    bench: Any, depth_node: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / 'relative'
+    path.write_text('wall metric=no')
+    depths = bench.listen(Image, '/depth/image_rect')
+    pose = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    depth_node(checkpoint=str(path), scale__mode='lidar', scale__lidar_pose=pose)
+    camera = bench.camera()
+    camera.wait_for_reader()
+    lidar = bench.node.create_publisher(PointCloud2, '/lidar', 5)
+    camera.send_until(lambda: bench.value(': camera', 'dropped.scale_unknown'), 'depth kept back')
+    assert not depths
+    assert 'nothing was measured yet' in bench.value(': camera', 'problem')
+    x, y = np.meshgrid(np.linspace(-4, 4, 30), np.linspace(-3, 3, 20))
+    points = np.stack([x.ravel(), y.ravel(), np.full(x.size, 10.0)], axis=1, dtype=np.float32)
+    cloud = cloud_message(camera.image().header, pack(points))
+
+    def step() -> bool:
+        stamp = camera.stamp_ns + 100_000_000
+        cloud.header.stamp.sec, cloud.header.stamp.nanosec = divmod(stamp, 10**9)
+        lidar.publish(cloud)
+        bench.spin_for(0.05)
+        camera.send()
+        bench.spin_for(0.05)
+        return bool(depths) and abs(wall(depths[-1]) - 10.0) < 0.1
+
+    bench.spin_until(step, 'a wall 10 m away')
+    bench.spin_until(lambda: 'accepted' in bench.value(': camera', 'scale_source'), 'its source')
+    assert float(bench.value(': camera', 'scale')) == pytest.approx(2.0, rel=0.02)
+
+
+def wall(depth: Any) -> float:
+    return float(np.frombuffer(depth.data, np.float32)[0])
+
+
+def pack(points: Any) -> dict[str, Any]:
+    from psd_depth_ros.messages import pack_cloud
+
+    return pack_cloud({name: points[:, index] for index, name in enumerate('xyz')})
