@@ -95,6 +95,17 @@ def test_inspect_of_a_bag_without_a_camera_is_no_failure(drive, tmp_path, capsys
     assert main(['inspect', str(tmp_path / 'odom.mcap'), '--image-topic', '/odom']) == 2
 
 
+def test_inspect_tells_what_a_checkpoint_is(checkpoint, tmp_path, capsys):
+    assert main(['inspect', str(checkpoint)]) == 0
+    printed = capsys.readouterr().out
+    assert "checkpoint 'random', id " in printed
+    assert '96x64' in printed
+    assert 'metric, ' in printed
+    (tmp_path / 'bad.safetensors').write_bytes(b'nothing of the kind')
+    assert main(['inspect', str(tmp_path / 'bad.safetensors')]) == 2
+    assert 'is not a whole safetensors file' in capsys.readouterr().err
+
+
 def test_run_writes_every_frame_and_the_same_bytes(drive, checkpoint, tmp_path, capsys):
     outputs = [tmp_path / 'first.mcap', tmp_path / 'second.mcap']
     for output in outputs:
