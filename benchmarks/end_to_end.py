@@ -30,7 +30,7 @@ SETTLED_AFTER = 100  # frames until caches are warm
 def measure_end_to_end(quick: bool, output: Path) -> list[dict[str, Any]]:
     """Rows: a 30 Hz camera on both transports, then four times the rate that was reached."""
     checkpoint = _checkpoint(output)
-    count = 150 if quick else 2000
+    count = 150 if quick else 2800  # about 2,000 frames come out
     steady = _run('30 Hz', CAMERA_HZ, count, True, checkpoint, output)
     rows = [steady]
     if not quick:
