@@ -13,6 +13,7 @@ from psd_depth_ros.errors import CheckpointError
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from psd_depth_ros.checkpoint import Checkpoint
     from psd_depth_ros.training.recipe import Recipe
 
 
@@ -26,12 +27,14 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('recipe', metavar='RECIPE', help='YAML file, or a name such as starter')
     parser.add_argument('--output', metavar='RUN', type=Path, required=True, help='new folder')
-    parser.add_argument(
+    start = parser.add_mutually_exclusive_group()
+    start.add_argument(
         '--imagenet',
         metavar='NPZ',
         type=Path,
         help='MobileNetV2 weights with folded batch norm to start from (default: random)',
     )
+    start.add_argument('--checkpoint', metavar='START', type=Path, help='checkpoint to go on from')
     parser.add_argument(
         '--worlds', metavar='DIR', type=Path, help='keep rendered frames here (default: RUN)'
     )
@@ -45,13 +48,15 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Render, then train."""
     from psd_depth_ros.inference.backends import choose_device
+    from psd_depth_ros.inference.process import reuse_freed_memory
     from psd_depth_ros.training.run_folder import RunFolder
     from psd_depth_ros.training.trainer import Progress, train
     from psd_depth_ros.training.worlds import load_shard, plan_shards, render_shards
 
     recipe = _read_recipe(options.recipe, options.changes)
     device = choose_device(options.device)
-    imagenet = None if options.imagenet is None else read_folded(options.imagenet)
+    start = _read_start(options)
+    reuse_freed_memory()
     run = RunFolder(options.output, recipe)
     worlds = options.worlds or options.output / 'worlds'
     validation = plan_shards(recipe, worlds, validation=True)
@@ -66,9 +71,17 @@ def execute(options: argparse.Namespace) -> int:
 
         frames = [load_shard(shard) for shard in training]
         held_out = [load_shard(shard) for shard in validation]
-        path = train(recipe, frames, held_out, imagenet, run.path, report, str(device))
+        path = train(recipe, frames, held_out, start, run.path, report, str(device))
     print(f'written to {path}; how it went is in {run.path / "log.csv"}')
     return 0
+
+
+def _read_start(options: argparse.Namespace) -> Checkpoint | dict[str, Tensor] | None:
+    from psd_depth_ros.checkpoint import load_checkpoint
+
+    if options.checkpoint is not None:
+        return load_checkpoint(options.checkpoint)
+    return None if options.imagenet is None else read_folded(options.imagenet)
 
 
 def read_folded(path: Path) -> dict[str, Tensor]:

@@ -15,9 +15,16 @@ import time
 import torch
 from torch import Tensor
 
-from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
+from psd_depth_ros.checkpoint import (
+    Checkpoint,
+    CheckpointInfo,
+    InputInfo,
+    OutputInfo,
+    save_checkpoint,
+)
 from psd_depth_ros.config import dump
-from psd_depth_ros.networks import DepthModel, preset
+from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.networks import DepthModel, load_model, preset
 from psd_depth_ros.networks.encoder import freeze_norm, load_folded
 from psd_depth_ros.training.batches import Batch, training_batches
 from psd_depth_ros.training.objective import MEAN, STD, supervised_losses, total
@@ -42,19 +49,20 @@ def train(
     recipe: Recipe,
     training: list[Frames],
     validation: list[Frames],
-    imagenet: dict[str, Tensor] | None,
+    start: Checkpoint | dict[str, Tensor] | None,
     output: Path,
     report: Callable[[Progress], None],
     device: str = 'cpu',
 ) -> Path:
     """Train from rendered frames and write `output`/best.safetensors.
 
-    `imagenet` are folded MobileNetV2 weights to start from, or None for a random start. The kept
-    weights are an exponential average; the file is written anew at each validation, the last one
+    `start` is a checkpoint to go on from, folded MobileNetV2 weights of ImageNet for the encoder,
+    or None for a random start; with a start, batch norm stays fixed. The kept weights are an
+    exponential average; the file is written anew at each validation, the last one
     with its confidence calibrated on the validation frames.
     """
     torch.manual_seed(recipe.seed)
-    model = start_model(recipe, imagenet).to(device)
+    model = start_model(recipe, start).to(device)
     model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     average = deepcopy(model).eval()
     optimiser = make_optimiser(model, recipe)
@@ -62,7 +70,7 @@ def train(
     for step, batch in enumerate(_on(device, training_batches(recipe, training)), start=1):
         share = clock.share(step)
         set_rate(optimiser, recipe, share)
-        losses = run_step(model, optimiser, batch, recipe, frozen_norm=imagenet is not None)
+        losses = run_step(model, optimiser, batch, recipe, frozen_norm=start is not None)
         update_average(average, model, recipe.average, step)
         done = share >= 1.0
         scores = None
@@ -76,11 +84,19 @@ def train(
     raise AssertionError('training batches never end')
 
 
-def start_model(recipe: Recipe, imagenet: dict[str, Tensor] | None) -> DepthModel:
-    """The network of a recipe, its encoder from ImageNet where weights are given."""
+def start_model(recipe: Recipe, start: Checkpoint | dict[str, Tensor] | None) -> DepthModel:
+    """The network a run begins with; CheckpointError where a checkpoint has another shape."""
+    if isinstance(start, Checkpoint):
+        model = load_model(start)
+        if model.architecture != preset(recipe.preset):
+            raise CheckpointError(
+                f'{start.path}: is no {recipe.preset!r} network, as the recipe wants; '
+                'choose another preset or another start'
+            )
+        return model
     model = DepthModel(preset(recipe.preset))
-    if imagenet is not None:
-        load_folded(model.encoder, imagenet)
+    if start is not None:
+        load_folded(model.encoder, start)
     return model
 
 

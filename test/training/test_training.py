@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from psd_depth_ros.checkpoint import load_checkpoint
-from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.networks import Architecture, DepthModel, load_model
+from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from psd_depth_ros.config import dump
+from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
 from psd_depth_ros.training import trainer
 from psd_depth_ros.training.batches import (
     canonical_target,
@@ -86,7 +87,7 @@ def test_validation_gives_every_frame_once():
 
 
 def test_it_learns_a_clip_by_heart(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, 'start_model', lambda recipe, imagenet: DepthModel(TINY))
+    monkeypatch.setattr(trainer, 'start_model', lambda recipe, start: DepthModel(TINY))
     seen: list[Progress] = []
     path = train(RECIPE, [stripes()], [stripes(2)], None, tmp_path, seen.append)
     first, last = seen[0].losses, seen[-1].losses
@@ -98,6 +99,16 @@ def test_it_learns_a_clip_by_heart(tmp_path, monkeypatch):
     assert checkpoint.info.training['steps'] == RECIPE.steps
     assert checkpoint.info.output.metric
     load_model(checkpoint)
+
+
+def test_a_run_goes_on_from_a_checkpoint_of_the_same_shape(tmp_path):
+    path = tmp_path / 'start.safetensors'
+    model = DepthModel(preset('lite'))
+    save_checkpoint(path, CheckpointInfo('start', dump(model.architecture)), model.state_dict())
+    again = trainer.start_model(RECIPE, load_checkpoint(path))
+    assert torch.equal(again.head.queries, model.head.queries)
+    with pytest.raises(CheckpointError, match=r"start\.safetensors: is no 'base' network"):
+        trainer.start_model(replace(RECIPE, preset='base'), load_checkpoint(path))
 
 
 def test_the_rate_rises_then_falls():
