@@ -166,7 +166,8 @@ class DepthNode(LifecycleNode):
     def fail(self, reason: str) -> None:
         """Say why a transition failed; diagnostics show it until the next success."""
         self._problem = reason
-        self.get_logger().error(reason)
+        if self.context.ok():  # else Ctrl-C came in the middle of it
+            self.get_logger().error(reason)
 
     def close(self) -> None:
         """Stop the worker and release the network; a second call does nothing."""
@@ -177,8 +178,8 @@ class DepthNode(LifecycleNode):
         """Configure and activate once, as a lifecycle manager would."""
         assert self._autostart is not None
         self.destroy_timer(self._autostart)
-        if self.trigger_configure() == SUCCESS and self.trigger_activate() != SUCCESS:
-            self.get_logger().error('configured, but not active: see above')
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
 
     def _stop(self) -> None:
         if self._worker is not None:

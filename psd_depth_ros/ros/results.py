@@ -38,8 +38,9 @@ class ResultPublisher:
         header = ready.arrived.message.header
         with channel.outputs_lock:
             outputs = channel.outputs
-            if outputs is None:
-                channel.counters.drop('inactive')
+            if outputs is None or not (ready.calibrated or outputs.relative):
+                # Deactivated, or calibrated, while this frame was in the network.
+                channel.counters.drop('outdated')
                 return
             wanted = outputs.wanted()
             self._publish_images(outputs, wanted, header, result)
