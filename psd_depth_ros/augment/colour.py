@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 def jitter(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Change exposure, contrast, gamma, white balance and saturation of an image (H, W, 3)."""
     steps = np.arange(256, dtype=np.float32) / 255.0
-    gamma, gain = rng.uniform(0.7, 1.4), rng.uniform(0.7, 1.3)
-    contrast = rng.uniform(0.7, 1.3)
+    gamma, gain = rng.uniform(0.65, 1.5), rng.uniform(0.7, 1.4)
+    contrast = rng.uniform(0.7, 1.6)
     balance = rng.uniform(0.9, 1.1, size=3)
     curve = (steps**gamma)[:, None] * gain * balance[None, :]
     curve = (curve - 0.45) * contrast + 0.45
@@ -24,9 +24,13 @@ def jitter(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uint8
 
 
 def degrade(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Soften, add sensor noise or JPEG artefacts, each to some of the images (H, W, 3)."""
-    if rng.random() < 0.25:
+    """Soften or sharpen, add noise, JPEG artefacts, each to some of the images (H, W, 3)."""
+    choice = rng.random()
+    if choice < 0.2:
         rgb = cv2.GaussianBlur(rgb, (0, 0), rng.uniform(0.3, 1.2))
+    elif choice < 0.6:  # cameras sharpen; rendered pictures are softer than theirs
+        soft, amount = cv2.GaussianBlur(rgb, (0, 0), 1.0), rng.uniform(0.3, 2.0)
+        rgb = cv2.addWeighted(rgb, 1.0 + amount, soft, -amount, 0.0)
     if rng.random() < 0.3:
         noise = rng.normal(0.0, rng.uniform(1.0, 8.0), rgb.shape).astype(np.float32)
         rgb = np.clip(rgb + noise, 0, 255).astype(np.uint8)
