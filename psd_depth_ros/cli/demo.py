@@ -105,13 +105,13 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _generate(output: Path, frames: int) -> Drive:
+    from psd_depth_ros.inference.process import settle_process
     from psd_depth_ros.replay.rendering import (
         CAMERA_INFO_TOPIC,
         DEPTH_TOPIC,
         IMAGE_TOPIC,
         write_world,
     )
-    from psd_depth_ros.inference.process import settle_process
     from psd_depth_ros.synth import World, WorldSettings
 
     settle_process('none')  # one thread for rendering: two wait for each other on a busy machine
