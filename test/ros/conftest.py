@@ -252,9 +252,12 @@ def _profile(reliable: bool, depth: int) -> QoSProfile:
 
 @pytest.fixture(scope='session', autouse=True)
 def _stay_on_this_machine() -> Iterator[None]:
+    # A run that is terminated ends its nodes too.
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         yield
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.fixture
