@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+import math
 import signal
+import time
 from typing import Any
 
 import rclpy
@@ -12,6 +14,8 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 
 from psd_depth_ros.errors import PsdDepthError
+
+IMPATIENT_AFTER_S = 2.0
 
 
 def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None) -> int:
@@ -50,14 +54,15 @@ def _interrupt_late() -> Callable[[int, Any], None]:
     """Make a handler that lets the first Ctrl-C finish the callback at work.
 
     The handler of rclpy, which calls this one, ends the spinning; an exception in the middle of
-    writing a file or changing a state would only do harm. A second Ctrl-C does raise.
+    writing a file or changing a state would only do harm. Launchers, and `timeout`, send the same
+    signal twice at once; one that comes later is a person who does not want to wait, and raises.
     """
-    count = 0
+    first_s = math.inf
 
     def handle(_number: int, _frame: Any) -> None:
-        nonlocal count
-        count += 1
-        if count > 1:
+        nonlocal first_s
+        first_s = min(first_s, time.monotonic())
+        if time.monotonic() - first_s > IMPATIENT_AFTER_S:
             raise KeyboardInterrupt
 
     return handle
