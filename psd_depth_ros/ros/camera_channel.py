@@ -51,7 +51,8 @@ class PreparedFrame:
 class CameraChannel:
     """Inputs, calibration, counters and outputs of the camera in `namespace` ('' for the node's).
 
-    `hand_over` receives every frame that somebody wants the depth of.
+    `hand_over` receives every frame that somebody wants the depth of, `calibrated` is called once
+    the size of the images is known.
     """
 
     def __init__(
@@ -60,11 +61,13 @@ class CameraChannel:
         namespace: str,
         settings: Callable[[], DepthNodeSettings],
         hand_over: Callable[[CameraChannel, ArrivedFrame], bool],
+        calibrated: Callable[[], None],
     ) -> None:
         self._node = node
         self._prefix = f'{namespace}/' if namespace else ''
         self._settings = settings
         self._hand_over = hand_over
+        self._calibrated = calibrated
         self._speaker = Speaker(node.get_logger())
         self._early: ArrivedFrame | None = None
         self._inputs: list[InputSubscription] = []
@@ -168,7 +171,6 @@ class CameraChannel:
         except CalibrationError as error:
             self._refuse('size_mismatch', str(error), (width, height), REPEAT_S)
             return None
-        self.frame_size = (width, height)
         if frame.stamp_ns < self._last_stamp_ns:
             self.reset_due.set()
         self._last_stamp_ns = frame.stamp_ns
@@ -207,6 +209,10 @@ class CameraChannel:
         self._announce_calibration()
         if self.outputs is not None and self.outputs.relative != self._is_relative():
             self._renew_outputs()
+        camera = self._monitor.calibration.camera
+        if camera is not None:
+            self.frame_size = (camera.width, camera.height)
+            self._calibrated()
         early, self._early = self._early, None
         if early is not None and self._hand_over(self, early):
             self.counters.drop('newer_frame')

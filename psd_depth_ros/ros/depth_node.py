@@ -67,7 +67,7 @@ class DepthNode(LifecycleNode):
         self._scales: ScaleInputs | None = None
         self._problem = ''
         self._channels = [
-            CameraChannel(self, one, lambda: self.settings, self._hand_over)
+            CameraChannel(self, one, lambda: self.settings, self._hand_over, self._expect_sizes)
             for one in dict.fromkeys(self.settings.cameras)
         ]
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -201,6 +201,10 @@ class DepthNode(LifecycleNode):
 
     def _hand_over(self, channel: CameraChannel, frame: ArrivedFrame) -> bool:
         return self._worker is not None and self._worker.hand_over(channel, frame)
+
+    def _expect_sizes(self) -> None:
+        if self._slot is not None:
+            self._slot.expect(self._frame_sizes())
 
     def _frame_sizes(self) -> list[tuple[int, int]]:
         expected = (self.settings.image_width, self.settings.image_height)

@@ -8,7 +8,7 @@ nothing. What makes an engine is a factory; loading itself is left to `inference
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 import threading
 import time
 from typing import Any, Protocol
@@ -74,6 +74,7 @@ class EngineSlot:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._loader: threading.Thread | None = None
+        self._sizes: tuple[Size, ...] = ()
         self.inference = Durations()
         self.swaps = 0
 
@@ -95,6 +96,24 @@ class EngineSlot:
     def load(self, path: str, sizes: Sequence[Size]) -> None:
         """Load and warm up the first engine, in the caller's thread. Raises PsdDepthError."""
         self._engine = self._prepare(path, sizes)
+        self._sizes = tuple(sizes)
+
+    def expect(self, sizes: Sequence[Size]) -> None:
+        """Warm up for other sizes as soon as they are known; returns at once.
+
+        Frames wait for it, as they would for the first of their size; but where nobody listens
+        yet, the first listener gets depth at once.
+        """
+        if tuple(sizes) == self._sizes:
+            return
+        self._sizes = tuple(sizes)
+
+        def work() -> None:
+            with self._lock, suppress(Exception):  # frames of this size will tell
+                if self._engine is not None:
+                    self._engine.warm_up(sizes)
+
+        threading.Thread(target=work, name='warm_up', daemon=True).start()
 
     def replace(
         self,
