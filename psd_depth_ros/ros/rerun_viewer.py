@@ -86,7 +86,8 @@ class RerunViewer(Node):
         self.create_timer(HOUSEKEEPING_S, self._keep_house)
         self.get_logger().info(
             f'open http://{LOOPBACK}:{settings.web_port}'
-            f'/?url=rerun%2Bhttp://{LOOPBACK}:{settings.data_port}/proxy'
+            f'/?url=rerun%2Bhttp://{LOOPBACK}:{settings.data_port}/proxy (rerun sends anonymous '
+            'usage data home unless `rerun analytics disable` was run once)'
         )
 
     def close(self) -> None:

@@ -57,3 +57,35 @@ def test_tables_go_between_their_marks():
     assert replace_table(text, 't', '| new |\n') == 'a\n<!-- t -->\n| new |\n<!-- /t -->\nb'
     with pytest.raises(ValueError, match='<!-- other -->'):
         replace_table(text, 'other', '')
+
+
+def readme_topics(heading: str) -> dict[str, str]:
+    """Names and types of the topics table whose first column is headed so."""
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    table = text.split(f'| {heading} | type | |\n|---|---|---|\n')[1].split('\n\n')[0]
+    rows = [line.split('|')[1:3] for line in table.splitlines()]
+    return {name.strip(' `'): kind.strip() for name, kind in rows}
+
+
+def test_topics_of_the_readme_are_those_of_the_node(running):
+    node = running.bench.node
+    find = node.get_publisher_names_and_types_by_node
+    own = {'/rosout', '/parameter_events', '/depth_node/transition_event'}
+    published = {
+        name: kinds[0].replace('/msg/', '/')
+        for name, kinds in find('depth_node', '/')
+        if name not in own
+    }
+    written = {f'/{name.lstrip("/")}': kind for name, kind in readme_topics('out').items()}
+    assert published == written
+    inputs = {f'/{name}': kind for name, kind in readme_topics('in').items()}
+    heard = node.get_subscriber_names_and_types_by_node('depth_node', '/')
+    cameras = {name: kinds[0].replace('/msg/', '/') for name, kinds in heard if name in inputs}
+    assert set(cameras) == {'/image', '/camera_info'}
+    assert cameras.items() <= inputs.items()
+
+
+def test_the_reload_service_of_the_readme_is_there(running):
+    services = dict(running.bench.node.get_service_names_and_types_by_node('depth_node', '/'))
+    assert services['/depth_node/reload'] == ['std_srvs/srv/Trigger']
+    assert '`~/reload` (std_srvs/Trigger)' in (ROOT / 'README.md').read_text(encoding='utf-8')
