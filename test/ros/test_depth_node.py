@@ -72,6 +72,20 @@ def test_parameters_take_effect_on_the_next_frame(running: Any) -> None:
     assert min(np.diff(times), default=10**9) >= 450_000_000
 
 
+def test_free_space_can_be_cleared(running: Any) -> None:
+    bench, camera = running.bench, running.camera
+    clouds = bench.listen(PointCloud2, '/points_clearing')
+    sky = running.folder / 'sky'
+    sky.write_text('wall id=sky depth=inf')
+    assert bench.set_parameter('points.clearing', True) == (True, '')
+    assert bench.set_parameter('checkpoint', str(sky)) == (True, '')
+    camera.send_until(lambda: clouds, 'a clearing cloud')
+    assert bench.set_parameter('points.clearing', False) == (True, '')
+    assert bench.set_parameter('checkpoint', '') == (True, '')
+    bench.spin_until(lambda: bench.value(': engine', 'checkpoint') == 'wall wall', 'the old one')
+    assert np.allclose(points_of(clouds[0])[:, 2], 60.0)
+
+
 def test_without_subscribers_nothing_is_inferred_and_diagnostics_go_on(running: Any) -> None:
     bench, camera = running.bench, running.camera
     for subscription in list(bench.node.subscriptions):

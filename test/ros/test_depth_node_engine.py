@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sensor_msgs.msg import Image, PointCloud2
+from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_srvs.srv import Trigger
 import torch
 
@@ -48,6 +48,14 @@ def test_the_real_engine_is_loaded_replaced_and_protected(
     assert depth.size == 96 * 64
     assert np.isfinite(depth).any()
     assert f'tiny ({first}) runs on cpu with torch' in node.output
+    infos = bench.listen(CameraInfo, '/depth/camera_info')
+    bent = camera.info(80.0)
+    bent.d = [-0.2, 0.0, 0.0, 0.0, 0.0]
+    camera.send_until(
+        lambda: infos and infos[-1].k[0] == 80.0, 'depth of a camera with a lens', info=bent
+    )
+    assert not any(infos[-1].d)
+    assert list(infos[-1].p[[0, 1, 2, 4, 5, 6]]) == list(bent.k[:6])
     accepted, reason = bench.set_parameter('checkpoint', str(cut))
     assert not accepted
     assert 'is not a whole safetensors file' in reason
