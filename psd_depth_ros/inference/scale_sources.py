@@ -257,11 +257,11 @@ def _track(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> tuple[Map, Map]
 
 
 def _grey(rgb: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
-    """Grey image, shrunk."""
+    """Grey image, shrunk, with contrast evened out so that dark road has corners too."""
     grey: NDArray[np.uint8] = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
-    if shrink == 1.0:
-        return grey
-    return cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    if shrink < 1.0:
+        grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
+    return cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply(grey)
 
 
 def _depth_at(view: ScaleView, pixels: Map, shrink: float) -> Map:

@@ -207,8 +207,8 @@ def test_odometry_in_a_rendered_street() -> None:
             odometry=frame.T_world_camera,
         )
     assert tracker.is_known
-    assert tracker.sources['odometry'].accepted >= 3
-    assert tracker.scale == pytest.approx(1.4, rel=0.04)
+    assert tracker.sources['odometry'].accepted >= 2
+    assert tracker.scale == pytest.approx(1.4, rel=0.05)
     assert tracker.variance < 0.05**2
 
 
