@@ -71,7 +71,6 @@ setup(
         'PyYAML>=6.0',
         'rich>=13',
         'rosbags>=0.10',
-        'ruamel.yaml>=0.17',
         'safetensors>=0.4.3',
         'torch>=2.4',
     ],

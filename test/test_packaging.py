@@ -22,7 +22,6 @@ LIBRARIES = {
     'numpy': ('python3-numpy', 'numpy'),
     'rich': ('python3-rich', 'rich'),
     'rosbags': ('python3-rosbags-pip', 'rosbags'),
-    'ruamel': ('python3-ruamel.yaml', 'ruamel.yaml'),
     'safetensors': (None, 'safetensors'),
     'scipy': ('python3-scipy', 'scipy'),
     'torch': ('python3-pytorch-pip', 'torch'),
