@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import importlib.util
 import json
 from pathlib import Path
-import sysconfig
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_lens_options, load_camera_option
@@ -160,9 +159,9 @@ def _take(options: argparse.Namespace) -> Drive:
 def _play(drive: Drive, options: argparse.Namespace, recording: Path) -> None:
     """Run recorder, depth_node and replay_node; the recording is complete when this returns."""
     from psd_depth_ros.cli.processes import node_environment, NodeProcesses
+    from psd_depth_ros.installed import find_installed
 
-    profile = Path(sysconfig.get_path('data')) / 'share/psd_depth_ros/config/fastdds_shm.xml'
-    environment = node_environment(profile if profile.is_file() else None)
+    environment = node_environment(find_installed('config/fastdds_shm.xml'))
     with NodeProcesses(environment, options.output / 'logs') as nodes:
         _say('2/4 starting recorder and depth_node')
         recorder = nodes.start(f'{NODES}.recorder', '--ros-args', *_recorded(drive, recording))
@@ -202,6 +201,8 @@ def _recorded(drive: Drive, recording: Path) -> list[str]:
 
 
 def _depth_arguments(drive: Drive, options: argparse.Namespace) -> list[str]:
+    from psd_depth_ros.cli.demo_recording import OUTPUTS
+
     names = {
         'image': IMAGE,
         'image/compressed': f'{IMAGE}/compressed',
@@ -216,6 +217,8 @@ def _depth_arguments(drive: Drive, options: argparse.Namespace) -> list[str]:
         'image_width': drive.size[0],
         'image_height': drive.size[1],
     }
+    # A recorder must not miss what it cannot write at once.
+    told |= {f'qos_overrides.{topic}.publisher.depth': 50 for topic in OUTPUTS[:4]}
     return [*remappings, *_parameters(told)]
 
 
