@@ -76,7 +76,6 @@ class EngineSlot:
         self._loader: threading.Thread | None = None
         self._sizes: tuple[Size, ...] = ()
         self.inference = Durations()
-        self.swaps = 0
 
     @property
     def engine(self) -> Engine:
@@ -168,7 +167,6 @@ class EngineSlot:
             return f'{type(error).__name__}: {error}'
         with self._lock:
             old, self._engine = self._engine, engine
-            self.swaps += 1
         if old is not None:
             old.close()
         return ''
