@@ -35,14 +35,16 @@ endif
 help:  ## list these commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 10
 	@echo
-	@echo 'make demo BAG=path | VIDEO=path   the demo on your own recording'
+	@echo 'make demo BAG=path | VIDEO=path   the demo on your own recording; the lens of a video:'
+	@echo '          CAMERA=camera.yaml | FOV=degrees'
 	@echo 'make ... PYTHON=python3.12        another Python for a new .venv'
 	@echo 'make ... TORCH=torch==VERSION TORCH_INDEX=URL   another build of torch (CUDA, CPU)'
 
 demo: install  ## camera in, depth and cloud out, over real topics: demo_out/preview.png
 	$(say) 'demo: replay_node and depth_node in two processes, recorded into $(OUTPUT)/'
 	$(bin)/psd-depth demo --output '$(OUTPUT)' \
-	  $(if $(BAG),--bag '$(BAG)') $(if $(VIDEO),--video '$(VIDEO)')
+	  $(if $(BAG),--bag '$(BAG)') $(if $(VIDEO),--video '$(VIDEO)') \
+	  $(if $(CAMERA),--camera '$(CAMERA)') $(if $(FOV),--fov '$(FOV)')
 
 test: install  ## all tests, with the ROS nodes in processes of their own
 	$(say) 'test: pytest'

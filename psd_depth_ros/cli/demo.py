@@ -217,6 +217,8 @@ def _depth_arguments(drive: Drive, options: argparse.Namespace) -> list[str]:
         'image_width': drive.size[0],
         'image_height': drive.size[1],
     }
+    # Every pixel is drawn and measured, the doubtful ones too; the cloud keeps what it trusts.
+    told['depth.min_confidence'] = 0.0
     # A recorder must not miss what it cannot write at once.
     told |= {f'qos_overrides.{topic}.publisher.depth': 50 for topic in OUTPUTS[:4]}
     return [*remappings, *_parameters(told)]
@@ -242,10 +244,11 @@ def _report(drive: Drive, recording: Path) -> dict[str, Any]:
     frames_in = drive.frames_in
     if frames_in is None:  # a video does not know how many frames it has
         frames_in = count_messages(recording, drive.image_topic)
-    absrel = absrel_metric = None
+    absrel = absrel_metric = coverage = None
     if drive.truth_topic and timing.frames:
         scaled, unscaled = compare_depth(recording, DEPTH, drive.path, drive.truth_topic)
-        absrel, absrel_metric = round(scaled.absrel, 4), round(unscaled.absrel, 4)
+        absrel, absrel_metric = _rounded(scaled.absrel, 4), _rounded(unscaled.absrel, 4)
+        coverage = _rounded(scaled.coverage, 4)
     return {
         'frames_in': frames_in,
         'frames_out': timing.frames,
@@ -256,6 +259,7 @@ def _report(drive: Drive, recording: Path) -> dict[str, Any]:
         'latency_ms_p95': _rounded(timing.latency_ms_p95),
         'absrel': absrel,
         'absrel_metric': absrel_metric,
+        'coverage': coverage,
         'device': said.get('device', ''),
         'backend': said.get('backend', ''),
         'checkpoint': said.get('checkpoint', ''),
@@ -290,8 +294,8 @@ def _print(report: dict[str, Any], output: Path) -> None:
     _say('4/4 written: ' + ', '.join(str(output / name) for name in names))
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 2)
+def _rounded(value: float | None, digits: int = 2) -> float | None:
+    return None if value is None else round(value, digits)
 
 
 def _say(text: str) -> None:
