@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import importlib.util
 import json
 from pathlib import Path
+import re
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_lens_options, load_camera_option
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 SEED = 2_000_001
 FRAMES, RATE_HZ, WIDTH, HEIGHT = 50, 10.0, 640, 384
 ASSUMED_FOV_DEG = 60.0
+WIDE_PIXELS = 640 * 480  # bigger images get thinner clouds: the recording is big enough
 IMAGE, CAMERA_INFO = '/camera/image', '/camera/camera_info'
 START_S, IDLE_S = 240.0, 5.0
 NODES = 'psd_depth_ros.ros'
@@ -90,8 +92,8 @@ def execute(options: argparse.Namespace) -> int:
     )
     recording = output / 'depth.mcap'
     recording.unlink(missing_ok=True)
-    _play(drive, options, recording)
-    report = _report(drive, recording)
+    frames_in = _play(drive, options, recording)
+    report = _report(drive, recording, frames_in)
     if not report['frames_out']:
         raise PsdDepthError(
             f'of {report["frames_in"]} images none became depth '
@@ -156,8 +158,11 @@ def _take(options: argparse.Namespace) -> Drive:
     return Drive(path, camera.transport, frames, size, '', told, options.duration or 1e6)
 
 
-def _play(drive: Drive, options: argparse.Namespace, recording: Path) -> None:
-    """Run recorder, depth_node and replay_node; the recording is complete when this returns."""
+def _play(drive: Drive, options: argparse.Namespace, recording: Path) -> int:
+    """Run recorder, depth_node and replay_node until the recording is complete.
+
+    Returns how many images were published.
+    """
     from psd_depth_ros.cli.processes import node_environment, NodeProcesses
     from psd_depth_ros.installed import find_installed
 
@@ -172,12 +177,15 @@ def _play(drive: Drive, options: argparse.Namespace, recording: Path) -> None:
             START_S,
         )
         _say('3/4 playing the drive over DDS')
-        _replay(nodes, drive, options.rate)
+        published = _replay(nodes, drive, options.rate)
         nodes.wait('the last depth', lambda: recorder.exit_code is not None, START_S)
         recorder.check(expected=(0,))
+    # A video does not know how many frames it has; with each goes a CameraInfo.
+    return published // 2 if drive.frames_in is None else drive.frames_in
 
 
-def _replay(nodes: NodeProcesses, drive: Drive, rate: float) -> None:
+def _replay(nodes: NodeProcesses, drive: Drive, rate: float) -> int:
+    """Play the drive to its end; returns how many messages were published."""
     told = {
         'recording': str(drive.path),
         'rate': rate,
@@ -189,6 +197,8 @@ def _replay(nodes: NodeProcesses, drive: Drive, rate: float) -> None:
     patience_s = 2 * drive.seconds / rate + START_S
     nodes.wait('the playing', lambda: player.exit_code is not None, patience_s)
     player.check(expected=(0,))
+    found = re.search(r'published (\d+) messages', player.output)
+    return int(found[1]) if found else 0
 
 
 def _recorded(drive: Drive, recording: Path) -> list[str]:
@@ -219,6 +229,7 @@ def _depth_arguments(drive: Drive, options: argparse.Namespace) -> list[str]:
     }
     # Every pixel is drawn and measured, the doubtful ones too; the cloud keeps what it trusts.
     told['depth.min_confidence'] = 0.0
+    told['points.decimation'] = 1 if drive.size[0] * drive.size[1] <= WIDE_PIXELS else 2
     # A recorder must not miss what it cannot write at once.
     told |= {f'qos_overrides.{topic}.publisher.depth': 50 for topic in OUTPUTS[:4]}
     return [*remappings, *_parameters(told)]
@@ -230,9 +241,8 @@ def _parameters(values: dict[str, Any]) -> list[str]:
     return [part for pair in pairs for part in ('-p', pair)]
 
 
-def _report(drive: Drive, recording: Path) -> dict[str, Any]:
+def _report(drive: Drive, recording: Path, frames_in: int) -> dict[str, Any]:
     from psd_depth_ros.cli.demo_recording import (
-        count_messages,
         DEPTH,
         read_diagnostics,
         read_drops,
@@ -241,9 +251,6 @@ def _report(drive: Drive, recording: Path) -> dict[str, Any]:
 
     timing = time_depth(recording, drive.image_topic, DEPTH)
     said = read_diagnostics(recording)
-    frames_in = drive.frames_in
-    if frames_in is None:  # a video does not know how many frames it has
-        frames_in = count_messages(recording, drive.image_topic)
     absrel = absrel_metric = coverage = None
     if drive.truth_topic and timing.frames:
         scaled, unscaled = compare_depth(recording, DEPTH, drive.path, drive.truth_topic)
