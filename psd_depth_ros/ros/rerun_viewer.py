@@ -92,6 +92,7 @@ class RerunViewer(Node):
 
     def close(self) -> None:
         """End the viewer."""
+        self._rerun.disconnect()
         self._viewer.terminate()
         try:
             self._viewer.wait(STOP_S)
