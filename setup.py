@@ -41,7 +41,7 @@ EXTRAS = {
     'onnxruntime': ['onnxruntime>=1.18', 'onnx>=1.16', 'onnxscript>=0.1'],
     'rerun': ['rerun-sdk>=0.24'],
     'transformers': ['transformers>=4.45'],
-    'test': ['pytest', 'pytest-timeout', 'hypothesis'],
+    'test': ['pytest', 'pytest-timeout'],
     'lint': ['ruff', 'mypy', 'types-PyYAML'],
 }
 EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
