@@ -43,17 +43,19 @@ def read_diagnostics(path: Path) -> dict[str, str]:
 def read_drops(values: Mapping[str, str], frames_in: int, frames_out: int) -> dict[str, int]:
     """Tell why frames gave no recorded depth, by reason; the counts add up to in - out.
 
-    What the node itself counted comes first. The rest never came to the node, came out unrecorded,
-    or fell between its last diagnostics and the end.
+    What the node counted comes first. `not_received` was overtaken by a newer image before the node
+    took it, or lost on the way; `not_recorded` is the rest, between the node and the recording.
     """
     prefix = 'dropped.'
     reasons = {
         key.removeprefix(prefix): int(value)
         for key, value in values.items()
-        if key.startswith(prefix) and int(value) > 0
+        if key.startswith(prefix)
     }
-    lost = frames_in - frames_out - sum(reasons.values())
-    return {**reasons, 'in_transport': lost} if lost else reasons
+    missing = frames_in - frames_out - sum(reasons.values())
+    reasons['not_received'] = min(missing, max(0, frames_in - int(values.get('received', 0))))
+    reasons['not_recorded'] = missing - reasons['not_received']
+    return {reason: count for reason, count in reasons.items() if count}
 
 
 def read_preview(

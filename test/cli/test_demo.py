@@ -90,9 +90,10 @@ def test_truth_of_another_recording_is_refused(recording, tmp_path):
 
 def test_reasons_add_up_to_what_is_missing():
     said = {'dropped.newer_frame': '3', 'dropped.failed': '0', 'received': '9'}
-    assert read_drops(said, 10, 6) == {'newer_frame': 3, 'in_transport': 1}
-    assert read_drops(said, 10, 7) == {'newer_frame': 3}
-    assert read_drops({}, 4, 4) == {}
+    assert read_drops(said, 10, 6) == {'newer_frame': 3, 'not_received': 1}
+    assert read_drops(said, 9, 6) == {'newer_frame': 3}
+    assert read_drops(said, 10, 4) == {'newer_frame': 3, 'not_received': 1, 'not_recorded': 2}
+    assert read_drops({'received': '4'}, 4, 4) == {}
 
 
 def test_count_of_messages_in_the_first_seconds(recording):
