@@ -43,8 +43,8 @@ def read_diagnostics(path: Path) -> dict[str, str]:
 def read_drops(values: Mapping[str, str], frames_in: int, frames_out: int) -> dict[str, int]:
     """Tell why frames gave no recorded depth, by reason; the counts add up to in - out.
 
-    What the node counted comes first. `not_received` was overtaken by a newer image before the node
-    took it, or lost on the way; `not_recorded` is the rest, between the node and the recording.
+    What the node counted comes first. `not_received` was overtaken by a newer image before the
+    node took it, or lost on the way; `not_recorded` is the rest, between node and recording.
     """
     prefix = 'dropped.'
     reasons = {
