@@ -19,7 +19,7 @@ import torch
 from torch import nn, Tensor
 
 from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks import DepthModel, expectation
 
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
 
@@ -46,6 +46,31 @@ class MapsModel(nn.Module):
     def forward(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         return torch.cat(self.model(image, intrinsics), dim=1)
+
+
+class StemModel(nn.Module):
+    """The part of a depth network that stays in float32."""
+
+    def __init__(self, model: DepthModel) -> None:
+        super().__init__()
+        self.encoder = model.encoder
+
+    def forward(self, image: Tensor) -> Tensor:
+        """See `Encoder.stem`."""
+        return self.encoder.stem(image)
+
+
+class RestModel(nn.Module):
+    """What comes after the stem, with one tensor of maps."""
+
+    def __init__(self, model: DepthModel) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, stem: Tensor, intrinsics: Tensor) -> Tensor:
+        """The stem's output and fx fy cx cy (B, 4) to maps as in `Backend.run`."""
+        maps = self.model.encoder.maps(stem)
+        return torch.cat(expectation(self.model.decode(maps, intrinsics)), dim=1)
 
 
 class TorchBackend:
@@ -119,7 +144,10 @@ class _CudaGraph:
 
 
 class OpenVinoBackend:
-    """OpenVINO on the CPU: bfloat16 where the CPU has it, measured fastest of the three."""
+    """OpenVINO on the CPU: bfloat16 where the CPU has it, measured fastest of the three.
+
+    The stem of the encoder is a network of its own, in float32.
+    """
 
     name = 'openvino'
 
@@ -130,46 +158,51 @@ class OpenVinoBackend:
         self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
         capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
-        self._model: MapsModel | None = MapsModel(model).eval()
-        self._requests: dict[tuple[int, ...], Any] = {}
+        self._model: DepthModel | None = model
+        self._requests: dict[tuple[int, ...], tuple[Any, Any]] = {}
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         shape = tuple(image.shape)
         if shape not in self._requests:
             self._requests[shape] = self._compile(shape)
+        stem, rest = self._requests[shape]
         # Inputs and outputs are shared, not copied: the result is overwritten by the next call.
-        results = self._requests[shape].infer(
-            [image.contiguous().numpy(), intrinsics.numpy()], share_inputs=True,
-            share_outputs=True,
-        )  # fmt: skip
-        return torch.from_numpy(results[0])
+        between = stem.infer([image.contiguous().numpy()], share_inputs=True, share_outputs=True)
+        inputs = [between[0], intrinsics.numpy()]
+        maps = rest.infer(inputs, share_inputs=True, share_outputs=True)
+        return torch.from_numpy(maps[0])
 
     def close(self) -> None:
         """Drop the compiled networks and the weights."""
         self._requests.clear()
         self._model = None
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
+    def _compile(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
+        assert self._model is not None, 'the engine was closed'
+        image, intrinsics = _example(shape)
+        stem, rest = StemModel(self._model).eval(), RestModel(self._model).eval()
+        with torch.no_grad():
+            between = stem(image)
+        return (
+            self._compile_part(stem, (image,), 'f32'),
+            self._compile_part(rest, (between, intrinsics), self._precision),
+        )
+
+    def _compile_part(self, part: nn.Module, example: tuple[Tensor, ...], precision: str) -> Any:
         import openvino
 
-        example = _example(shape)
-        assert self._model is not None, 'the engine was closed'
         with _quiet():
             converted = openvino.convert_model(
-                self._model, example_input=example, input=[tuple(t.shape) for t in example]
+                part, example_input=example, input=[tuple(t.shape) for t in example]
             )
-        compiled = self._core.compile_model(
-            converted,
-            'CPU',
-            {
-                'INFERENCE_PRECISION_HINT': self._precision,
-                # Threads pinned to a core wait for whatever else runs there: beside one busy
-                # process on two cores, 2,000 ms an image instead of 160.
-                'ENABLE_CPU_PINNING': False,
-            },
-        )
-        return compiled.create_infer_request()
+        settings = {
+            'INFERENCE_PRECISION_HINT': precision,
+            # Threads pinned to a core wait for whatever else runs there: beside one busy process
+            # on two cores, 2,000 ms an image instead of 160.
+            'ENABLE_CPU_PINNING': False,
+        }
+        return self._core.compile_model(converted, 'CPU', settings).create_infer_request()
 
 
 class OnnxBackend:

@@ -110,7 +110,10 @@ class DepthModel(nn.Module):
         """Like `forward`, stopping at the scores over bins, which the training losses need."""
         if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
             raise ValueError(f'input is {tuple(image.shape)}, sides must be multiples of {STRIDE}')
-        maps = self.encoder(image)
+        return self.decode(self.encoder(image), intrinsics)
+
+    def decode(self, maps: list[Tensor], intrinsics: Tensor) -> BinPrediction:
+        """Like `predict_bins`, from the encoder's five maps."""
         tokens = self.aggregator(maps[4], intrinsics)
         deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
         features = self.decoder(deepest, maps[:4])
