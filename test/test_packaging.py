@@ -159,3 +159,17 @@ def test_installed_prefix_is_what_ros_looks_for(setup_arguments):
             assert (prefix / folder / Path(file).name).is_file(), f'{folder}/{file}'
     for script in (prefix / 'lib' / NAME).iterdir():
         assert script.stat().st_mode & stat.S_IXUSR
+
+
+def test_links_of_the_readme_lead_somewhere():
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    for target in re.findall(r'\]\((?!https?:)([^)#]+)\)', text):
+        assert (ROOT / target).exists(), f'README.md points to {target}, which is not there'
+
+
+def test_make_has_a_line_of_help_for_every_command_of_the_readme():
+    makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
+    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
+    for command in set(re.findall(r'\bmake ([a-z]+)', readme)) | {'lint', 'bench'}:
+        if command not in ('installs', 'that', 'the'):
+            assert re.search(rf'^{command}:.*##', makefile, re.M), f'make {command}'
