@@ -167,9 +167,7 @@ def test_links_of_the_readme_lead_somewhere():
         assert (ROOT / target).exists(), f'README.md points to {target}, which is not there'
 
 
-def test_make_has_a_line_of_help_for_every_command_of_the_readme():
+def test_make_explains_every_command_of_the_contract():
     makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
-    readme = (ROOT / 'README.md').read_text(encoding='utf-8')
-    for command in set(re.findall(r'\bmake ([a-z]+)', readme)) | {'lint', 'bench'}:
-        if command not in ('installs', 'that', 'the'):
-            assert re.search(rf'^{command}:.*##', makefile, re.M), f'make {command}'
+    for command in ('demo', 'test', 'lint', 'bench', 'install', 'clean'):
+        assert re.search(rf'^{command}:.*##', makefile, re.M), f'make {command}'
