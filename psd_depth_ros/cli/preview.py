@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from psd_depth_ros.inference.colour import colour_depth
+
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 Lookup = NDArray[np.uint8]
@@ -63,11 +65,9 @@ def draw_preview(frame: PreviewFrame, title: str, subtitle: str) -> Image:
     return np.vstack([_header(title, subtitle, body.shape[1]), body])
 
 
-def colour_depth(depth: Map, near_m: float = NEAR_M, far_m: float = FAR_M) -> Image:
-    """Colour depth on a log scale, near red and far blue; BGR. Untrusted is dark, sky grey."""
-    with np.errstate(divide='ignore', invalid='ignore'):
-        share = np.log(far_m / np.clip(depth, near_m, far_m)) / np.log(far_m / near_m)
-    picture = _look_up(share, cv2.COLORMAP_TURBO)
+def depth_colours(depth: Map) -> Image:
+    """The colours of the node's depth/colored as BGR, on this picture's background."""
+    picture = cv2.cvtColor(colour_depth(depth, NEAR_M, FAR_M), cv2.COLOR_RGB2BGR)
     picture[np.isnan(depth)] = PANEL
     picture[np.isposinf(depth)] = SKY
     return picture
@@ -77,8 +77,8 @@ def _depth_view(depth: Map, size: tuple[int, int]) -> tuple[Image, Image]:
     ticks = [(f'{metres:g} m', metres) for metres in (2, 5, 10, 20, 40, 80)]
     ramp = np.geomspace(NEAR_M, FAR_M, size[0], dtype=np.float32)[None]
     places = [float(np.log(m / NEAR_M) / np.log(FAR_M / NEAR_M)) for _, m in ticks]
-    bar = _bar(colour_depth(ramp), [text for text, _ in ticks], places)
-    return colour_depth(_fit(depth, size)), bar
+    bar = _bar(depth_colours(ramp), [text for text, _ in ticks], places)
+    return depth_colours(_fit(depth, size)), bar
 
 
 def _confidence_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image, Image]:

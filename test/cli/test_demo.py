@@ -13,7 +13,7 @@ from psd_depth_ros.cli.demo_recording import (
     read_drops,
     read_preview,
 )
-from psd_depth_ros.cli.preview import colour_depth, draw_preview, PANEL, PreviewFrame, SKY
+from psd_depth_ros.cli.preview import depth_colours, draw_preview, PANEL, PreviewFrame, SKY
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.evaluation.recording import compare_depth, time_depth
@@ -117,7 +117,7 @@ def test_a_recording_without_depth_cannot_be_drawn(truth):
 
 
 def test_invalid_depth_has_colours_of_its_own():
-    picture = colour_depth(np.array([[np.nan, np.inf, 2.0, 80.0]], np.float32))
+    picture = depth_colours(np.array([[np.nan, np.inf, 2.0, 80.0]], np.float32))
     assert tuple(picture[0, 0]) == PANEL
     assert tuple(picture[0, 1]) == SKY
     near, far = picture[0, 2].astype(int), picture[0, 3].astype(int)
