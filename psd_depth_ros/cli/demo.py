@@ -192,6 +192,7 @@ def _replay(nodes: NodeProcesses, drive: Drive, rate: float) -> int:
         'image_as': IMAGE,
         'camera_info_as': CAMERA_INFO,
         'wait_for_subscribers_s': 30.0,
+        'image_subscribers': 2,  # the recorder's copy is what frames are counted by
     }
     player = nodes.start(f'{NODES}.replay_node', '--ros-args', *_parameters(told | drive.told))
     patience_s = 2 * drive.seconds / rate + START_S

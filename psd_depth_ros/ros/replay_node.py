@@ -71,6 +71,13 @@ class ReplaySettings(PlaybackSettings):
         maximum=1e6,
         read_only=True,
     )
+    image_subscribers: int = setting(
+        1,
+        'how many subscriptions of the image make it listened to: depth_node and a recorder are 2',
+        minimum=1,
+        maximum=100,
+        read_only=True,
+    )
     paused: bool = setting(False, 'hold time; may change while playing')
 
 
@@ -141,16 +148,19 @@ class ReplayNode(Node):
                 if patience_s:
                     topics = ', '.join(self._listened)
                     self.get_logger().warning(
-                        f'after {patience_s:g} s nobody listens to {topics}; playing all the same'
+                        f'after {patience_s:g} s too few listen to {topics}; playing all the same'
                     )
                 return
             self._closing.wait(POLL_S)
 
     def _is_unheard(self) -> bool:
-        counts = [self._player.count_readers(topic) for topic in self._listened]
+        counts = {topic: self._player.count_readers(topic) for topic in self._listened}
         if self._image:
-            return 0 in counts
-        return not any(count > 0 for count in counts)
+            wanted = dict.fromkeys(counts, 1) | {
+                self._image: self._given.settings.image_subscribers
+            }
+            return any(0 <= count < wanted[topic] for topic, count in counts.items())
+        return not any(count > 0 for count in counts.values())
 
     def _judge(self, old: ReplaySettings, new: ReplaySettings, changed: frozenset[str]) -> str:
         fixed = sorted(changed - {'paused'})
