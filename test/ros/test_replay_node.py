@@ -69,6 +69,15 @@ def test_everything_is_published_on_time_and_nothing_is_lost(
     assert node.output.count('tf2_msgs/msg/TFMessage is not installed') in (0, 1)
 
 
+def test_it_waits_for_as_many_listeners_as_it_is_told(bench: Any, start: Start, bag: Path) -> None:
+    images = bench.listen(Image, '/front/image')
+    bench.listen(CameraInfo, '/front/camera_info')
+    node = start(NODE, recording=str(bag), wait_for_subscribers_s=3.0, image_subscribers=2)
+    bench.spin_until(lambda: not node.is_running, 'the end of the recording')
+    assert 'after 3 s too few listen to /front/image' in node.output
+    assert len(images) == FRAMES
+
+
 def test_the_camera_can_have_other_names_and_time_be_held(
     bench: Any, start: Start, bag: Path
 ) -> None:
