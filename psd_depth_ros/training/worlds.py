@@ -20,6 +20,7 @@ from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
 
+from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.recipe import Recipe
 
@@ -54,7 +55,12 @@ class Frames:
 
 
 def plan_shards(recipe: Recipe, folder: Path, *, validation: bool) -> list[Shard]:
-    """List the shards of a recipe; the same recipe always gives the same list."""
+    """List the shards of a recipe; the same recipe always gives the same list.
+
+    A shard's file is named by all that decides what is in it, so that a folder shared by several
+    recipes never hands out frames of another. Raises SettingsError where training would reach the
+    seeds kept for validation.
+    """
     worlds = recipe.worlds
     frames = worlds.validation_frames if validation else worlds.frames
     seed = VALIDATION_SEED if validation else worlds.first_seed
@@ -67,9 +73,16 @@ def plan_shards(recipe: Recipe, folder: Path, *, validation: bool) -> list[Shard
             name = f'{"val" if validation else "train"}_{shape[1]}x{shape[0]}_{seeds[0]}'
             draws = [_draw(s, rooms, worlds.clear_share) for s in seeds]
             kinds, conditions = zip(*draws, strict=True)
-            path = folder / f'{name}_{len(seeds)}x{worlds.frames_per_world}.safetensors'
+            size = f'{len(seeds)}x{worlds.frames_per_world}'
+            path = folder / f'{name}_{size}_clear{worlds.clear_share:g}.safetensors'
             shards.append(Shard(path, shape, seeds, kinds, conditions, worlds.frames_per_world))
         seed += count
+    if not validation and seed > VALIDATION_SEED:
+        raise SettingsError(
+            f'worlds.first_seed {worlds.first_seed} and worlds.frames {worlds.frames} reach seed '
+            f'{seed - 1}, expected seeds below {VALIDATION_SEED}, where validation begins; '
+            'lower one of them'
+        )
     return shards
 
 

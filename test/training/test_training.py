@@ -138,6 +138,22 @@ def test_worlds_are_rendered_once_and_never_overlap_with_validation(tmp_path):
     assert (frames.depth > 0).all()
 
 
+def test_training_never_reaches_the_seeds_of_validation(tmp_path):
+    recipe = replace(RECIPE, worlds=replace(RECIPE.worlds, first_seed=999_995))
+    with pytest.raises(SettingsError, match='reach seed 1000000, expected seeds below 1000000'):
+        plan_shards(recipe, tmp_path, validation=False)
+    plan_shards(recipe, tmp_path, validation=True)
+
+
+def test_recipes_that_share_a_folder_do_not_share_unlike_frames(tmp_path):
+    foggy = replace(RECIPE, worlds=replace(RECIPE.worlds, clear_share=0.1))
+    one, two = (
+        {shard.path for shard in plan_shards(recipe, tmp_path, validation=False)}
+        for recipe in (RECIPE, foggy)
+    )
+    assert not one & two
+
+
 def test_the_recipe_that_made_the_weights_is_read():
     recipe = read_recipe(find_recipe('starter'))
     assert recipe.preset == 'lite'
