@@ -2,22 +2,24 @@
 
 Rooms declare a frozen dataclass whose fields are made by `setting` and `section`. ROS parameters,
 command-line help, YAML files and README tables are all made from, or tested against, `specs`.
-Reading YAML and declaring ROS parameters is left to the callers.
+Reading YAML files and declaring ROS parameters is left to the callers.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 import dataclasses
 from dataclasses import dataclass
 import difflib
 import math
+import re
 from typing import Any, get_args, get_origin, get_type_hints, TypeVar
 
 from psd_depth_ros.errors import SettingsError
 
 T = TypeVar('T')
 _KEY = 'psd_depth_ros.setting'
+_EXPONENT = re.compile(r'[+-]?\d+e[+-]?\d+', re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -141,6 +143,31 @@ def replace_setting(instance: T, name: str, value: Any, source: str = '') -> T:
     flat = flatten(instance)
     flat[name] = value
     return build(type(instance), flat, source)
+
+
+def change(instance: T, changes: Sequence[str], source: str) -> T:
+    """Copy the settings with the changes of NAME=VALUE texts made, checked like in `build`."""
+    values = {**flatten(instance), **parse_changes(changes, source)}
+    return build(type(instance), values, source)
+
+
+def parse_changes(changes: Sequence[str], source: str) -> dict[str, Any]:
+    """Values by dotted name from NAME=VALUE texts; values are YAML. Raises SettingsError."""
+    import yaml
+
+    values: dict[str, Any] = {}
+    for text in changes:
+        name, separator, value = text.partition('=')
+        if not separator or not name:
+            raise SettingsError(f'{source} {text}: expected NAME=VALUE')
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise SettingsError(f'{source} {text}: {value!r} is no YAML value') from error
+        # To YAML 1e-4 is text, as it has no point.
+        is_number = isinstance(parsed, str) and _EXPONENT.fullmatch(parsed)
+        values[name.strip()] = float(parsed) if is_number else parsed
+    return values
 
 
 def _walk(

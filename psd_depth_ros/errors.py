@@ -40,3 +40,11 @@ class CheckpointError(PsdDepthError):
 
 class DeviceError(PsdDepthError):
     """The device or inference backend asked for is not there."""
+
+
+class EvaluationError(PsdDepthError):
+    """There is no ground truth to measure against, or it does not fit its images."""
+
+
+class TrainingError(PsdDepthError):
+    """A training run cannot go on: it diverges, memory or disk is full."""

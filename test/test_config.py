@@ -72,3 +72,10 @@ def test_replacing_one_setting_checks_it():
         config.replace_setting(Outer(), 'scale.factor', -1.0)
     with pytest.raises(SettingsError, match='steps is -4'):
         config.validate(Outer(steps=-4))
+
+
+def test_changes_are_written_as_texts():
+    changed = config.change(Outer(), ['steps=7', 'scale.factor=2e-1', 'names=[a, b]'], '--set')
+    assert (changed.steps, changed.scale.factor, changed.names) == (7, 0.2, ('a', 'b'))
+    with pytest.raises(SettingsError, match='--set steps: expected NAME=VALUE'):
+        config.change(Outer(), ['steps'], '--set')

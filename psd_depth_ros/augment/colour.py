@@ -5,9 +5,34 @@ Applied to what the network sees, never to what a photometric loss compares.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class Colours:
+    """One change of colours, for all frames of a clip: `table` (256, 3) by value and channel."""
+
+    table: NDArray[np.uint8]
+    saturation: float
+
+    def change(self, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Change an image (H, W, 3)."""
+        return _saturate(cv2.LUT(rgb, self.table[None]), self.saturation)
+
+
+def draw_colours(rng: np.random.Generator) -> Colours:
+    """Draw a mild change of brightness, contrast, gamma, white balance and saturation."""
+    steps = np.arange(256, dtype=np.float32) / 255.0
+    gain, contrast, gamma = rng.uniform(0.8, 1.2, size=3)
+    balance = rng.uniform(0.95, 1.05, size=3)
+    curve = (steps**gamma)[:, None] * gain * balance[None, :]
+    curve = (curve - 0.45) * contrast + 0.45
+    table = np.clip(curve * 255.0 + 0.5, 0, 255).astype(np.uint8)
+    return Colours(table, float(rng.uniform(0.8, 1.2)))
 
 
 def jitter(rng: np.random.Generator, rgb: NDArray[np.uint8]) -> NDArray[np.uint8]:

@@ -7,6 +7,8 @@ sample by whole pixels in a wide image.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -35,11 +37,16 @@ def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
 
 def backproject(depth: Tensor, K: Tensor) -> Tensor:
     """Points (B, 3, H, W) in metres of `depth` (B, 1, H, W) seen by cameras K (B, 3, 3)."""
-    grid = pixel_grid(depth.shape[-2], depth.shape[-1], depth.device)  # (H, W, 2)
+    height, width = depth.shape[-2:]
+    return backproject_pixels(depth, pixel_grid(height, width, depth.device)[None], K)
+
+
+def backproject_pixels(depth: Tensor, pixels: Tensor, K: Tensor) -> Tensor:
+    """Points (B, 3, H, W) of `depth` (B, 1, H, W) at `pixels` (B or 1, H, W, 2) of cameras K."""
     fx, fy = K[:, 0, 0, None, None], K[:, 1, 1, None, None]
     cx, cy = K[:, 0, 2, None, None], K[:, 1, 2, None, None]
     z = depth[:, 0]  # (B, H, W)
-    return torch.stack([(grid[..., 0] - cx) / fx * z, (grid[..., 1] - cy) / fy * z, z], dim=1)
+    return torch.stack([(pixels[..., 0] - cx) / fx * z, (pixels[..., 1] - cy) / fy * z, z], dim=1)
 
 
 def transform(T_b_a: Tensor, points: Tensor) -> Tensor:
@@ -71,7 +78,15 @@ def inverse_warp(
     """
     points = transform(T_source_target, backproject(depth, K_target))
     pixels = project(points, K_source)  # (B, H, W, 2)
-    height, width = source.shape[-2:]
+    return sample(source, pixels), inside_image(pixels, points, source.shape[-2:])
+
+
+def inside_image(pixels: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
+    """Where `pixels` (B, h, w, 2) of `points` (B, 3, h, w) lie in an image of `size` (H, W).
+
+    True (B, 1, h, w) between the centres of the outermost pixels and in front of the camera.
+    """
+    height, width = size
     x, y = pixels[..., 0], pixels[..., 1]
-    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1) & (points[:, 2] > 1e-3)
-    return sample(source, pixels), inside[:, None]
+    inside = (x >= 0) & (x <= width - 1) & (y >= 0) & (y <= height - 1)
+    return (inside & (points[:, 2] > 1e-3))[:, None]

@@ -1,0 +1,91 @@
+"""PatchMix: parts of another image pasted into what the network sees, at another place and size.
+
+The network loses the cue of the vertical position in the image. Every pasted pixel remembers where
+it comes from, so that its depth is judged by the geometry of its own image ("unmixing").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.geometry.warp import pixel_grid, sample
+
+MARGIN = 2  # pixels beside a seam that are judged by nobody
+LARGEST_ZOOM = 2.0
+
+
+@dataclass(frozen=True)
+class Mix:
+    """For every pixel of B mixed images: whose it is and where it was there."""
+
+    pasted: Tensor  # (B, 1, H, W) bool: of the donor
+    judged: Tensor  # (B, 1, H, W) bool: not beside a seam
+    pixels: Tensor  # (B, H, W, 2) pixel of the donor that lies here (anywhere where not pasted)
+    zoom: Tensor  # (B,) enlargement of the donor's parts
+
+    def to(self, device: torch.device) -> Mix:
+        """The same on another device."""
+        return Mix(
+            self.pasted.to(device),
+            self.judged.to(device),
+            self.pixels.to(device),
+            self.zoom.to(device),
+        )
+
+    def apply(self, target: Tensor, donor: Tensor) -> Tensor:
+        """The mixed images (B, C, H, W)."""
+        return torch.where(self.pasted, sample(donor, self.pixels), target)
+
+
+def draw_mix(size: tuple[int, int], seeds: Sequence[int]) -> Mix:
+    """Draw 1 to 3 rectangles of 10 to 40 % of the area together, for each image of `size` (H, W).
+
+    All rectangles of an image share one zoom and one displacement of the donor, so that one
+    sampling makes them all. Sample b draws from `seeds[b]`.
+    """
+    height, width = size
+    grid = pixel_grid(height, width)
+    pasted, pixels, zooms = [], [], []
+    for seed in seeds:
+        generator = torch.Generator().manual_seed(seed)
+        draw = torch.rand(3, generator=generator)
+        zoom = 1.0 + (LARGEST_ZOOM - 1.0) * float(draw[0])
+        # the corner of the enlarged donor that lies at the target's corner
+        corner = torch.stack([draw[1] * width, draw[2] * height]) * (zoom - 1.0)
+        moved = float(torch.rand((), generator=generator) - 0.5) * 0.3 * height  # up or down
+        corner[1] = corner[1] + moved
+        source = (grid + corner + 0.5) / zoom - 0.5
+        inside = (source[..., 1] >= 0) & (source[..., 1] <= height - 1)
+        pasted.append((_rectangles(size, generator) & inside)[None])
+        pixels.append(source)
+        zooms.append(zoom)
+    mask = torch.stack(pasted)
+    return Mix(mask, _away_from_seams(mask), torch.stack(pixels), torch.tensor(zooms))
+
+
+def _rectangles(size: tuple[int, int], generator: torch.Generator) -> Tensor:
+    """A mask (H, W) of 1 to 3 rectangles that cover 10 to 40 % together (less where they meet)."""
+    height, width = size
+    count = int(torch.randint(1, 4, (), generator=generator))
+    area = (0.1 + 0.3 * float(torch.rand((), generator=generator))) * height * width / count
+    mask = torch.zeros(size, dtype=torch.bool)
+    for _ in range(count):
+        aspect, x, y = torch.rand(3, generator=generator).tolist()
+        h = min(height, max(8, round((area / (1.0 + 2.0 * aspect)) ** 0.5)))
+        w = min(width, max(8, round(area / h)))
+        top, left = round(y * (height - h)), round(x * (width - w))
+        mask[top : top + h, left : left + w] = True
+    return mask
+
+
+def _away_from_seams(mask: Tensor) -> Tensor:
+    side = 2 * MARGIN + 1
+    value = mask.float()
+    high = F.max_pool2d(value, side, 1, MARGIN)
+    low = -F.max_pool2d(-value, side, 1, MARGIN)
+    return high == low

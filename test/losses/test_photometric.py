@@ -1,0 +1,100 @@
+"""Photometric error, minimum reprojection and the masks, against numbers worked out by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from psd_depth_ros.losses.photometric import (
+    blur,
+    C1,
+    fit_brightness,
+    mean_over,
+    OUTSIDE,
+    photometric_error,
+    refer,
+    reprojection,
+    unwarped_error,
+)
+
+
+def flat(value: float, samples: int = 1, height: int = 4, width: int = 5) -> torch.Tensor:
+    return torch.full((samples, 3, height, width), value)
+
+
+def error_of_flat(a: float, b: float) -> float:
+    """Of flat images the variances are 0, so that SSIM is its first factor alone."""
+    ssim = (2 * a * b + C1) / (a * a + b * b + C1)
+    return 0.85 * (1 - ssim) / 2 + 0.15 * abs(a - b)
+
+
+def test_blur_is_the_mean_of_the_neighbours_that_exist() -> None:
+    image = torch.rand(2, 3, 7, 9, dtype=torch.double, requires_grad=True)
+    expected = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
+    torch.testing.assert_close(blur(image), expected)
+    assert torch.autograd.gradcheck(blur, (image,))
+
+
+def test_the_error_of_flat_images_is_known() -> None:
+    error = photometric_error(refer(flat(0.2)), flat(0.4))
+    torch.testing.assert_close(error, torch.full((1, 1, 4, 5), error_of_flat(0.2, 0.4)))
+
+
+def test_an_image_equals_itself() -> None:
+    image = torch.rand(1, 3, 6, 8)
+    assert photometric_error(refer(image), image).abs().max() < 1e-6
+
+
+def everywhere(views: int = 2) -> torch.Tensor:
+    return torch.ones(views, 1, 1, 4, 5, dtype=torch.bool)
+
+
+def test_the_better_source_counts() -> None:
+    target = refer(flat(0.2))
+    views = torch.stack([flat(0.3), flat(0.8)])
+    inside = everywhere()
+    smaller = reprojection(target, views, inside, None, inside[0], minimum=True)
+    both = reprojection(target, views, inside, None, inside[0], minimum=False)
+    near, far = error_of_flat(0.2, 0.3), error_of_flat(0.2, 0.8)
+    assert smaller.loss.item() == pytest.approx(near, rel=1e-3)
+    assert both.loss.item() == pytest.approx((near + far) / 2, rel=1e-3)
+
+
+def test_a_source_that_did_not_see_the_pixel_does_not_count() -> None:
+    target = refer(flat(0.2))
+    inside = everywhere()
+    inside[0, ..., 0] = False  # the better source misses the first column
+    inside[:, ..., 1] = False  # nobody sees the second
+    result = reprojection(
+        target, torch.stack([flat(0.3), flat(0.8)]), inside, None, everywhere()[0], minimum=True
+    )
+    row = result.error[0, 0, 0].tolist()
+    near, far = error_of_flat(0.2, 0.3), error_of_flat(0.2, 0.8)
+    assert row == pytest.approx([far, OUTSIDE, near, near, near], rel=1e-3)
+    assert result.moving[0, 0, 0].tolist() == [True, False, True, True, True]
+
+
+def test_no_gradient_where_the_unwarped_source_fits_better() -> None:
+    target = refer(flat(0.2))
+    views = torch.stack([flat(0.3), flat(0.3)]).requires_grad_()
+    unwarped = unwarped_error(target, torch.stack([flat(0.25), flat(0.9)]))
+    result = reprojection(target, views, everywhere(), unwarped, everywhere()[0], minimum=True)
+    result.loss.sum().backward()
+    assert result.loss.item() == pytest.approx(error_of_flat(0.2, 0.25), rel=1e-3)
+    assert views.grad is not None
+    assert views.grad.abs().max() == 0
+    assert not result.moving.any()
+
+
+def test_the_mean_is_over_the_valid_pixels_of_each_sample() -> None:
+    values = torch.tensor([[1.0, 2.0], [3.0, 5.0]]).view(2, 1, 1, 2)
+    mask = torch.tensor([[True, False], [False, False]]).view(2, 1, 1, 2)
+    assert mean_over(values, mask).tolist() == [1.0, 0.0]
+
+
+def test_brightness_undoes_a_gain_and_an_offset() -> None:
+    target = torch.rand(2, 3, 8, 8)
+    mask = torch.ones(2, 1, 8, 8, dtype=torch.bool)
+    changed = (target - 0.05) / 1.3
+    torch.testing.assert_close(fit_brightness(target, changed, mask), target, atol=1e-4, rtol=1e-4)
