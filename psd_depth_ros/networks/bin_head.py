@@ -11,7 +11,7 @@ Depth here is canonical: Z' = Z f_c / fx. Metres are made by `inference.postproc
 from __future__ import annotations
 
 import math
-from typing import cast, NamedTuple
+from typing import Any, cast, NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -153,7 +153,8 @@ class BinHead(nn.Module):
         keys = self.key(queries) / math.sqrt(features.shape[1])  # (B, Q, E)
         widths = self._widths(queries, keys, features)
         mixed = (self.mix.weight @ keys) * self.log_temperature.clamp(max=math.log(20)).exp()
-        logits = mixed @ features.flatten(2) + self.mix.bias[:, None]  # (B, Q, h w)
+        logits = mixed @ features.flatten(2)  # (B, Q, h w)
+        logits = logits + self.mix.bias[:, None].to(logits.dtype)
         return BinPrediction(
             logits.unflatten(-1, features.shape[-2:]), self._centres(widths), widths
         )
@@ -186,3 +187,42 @@ def expectation(bins: BinPrediction) -> DepthOutput:
     sigma = (second - log_depth.square()).clamp(min=1e-6).sqrt()
     far = share[:, -FAR_BINS:].sum(dim=1, keepdim=True)
     return DepthOutput(log_depth, sigma, far)
+
+
+def expected_log_depth(bins: BinPrediction) -> tuple[Tensor, Tensor]:
+    """The log-depth and sigma of `expectation`, for training: half the time on a CPU.
+
+    Sigma has no gradient. Maps are 64 times the size of a depth image here, so that every pass
+    over memory counts: one product sums e^logit and c e^logit, and the backward pass needs no more
+    than e^logit.
+    """
+    size = bins.logits.shape[-2:]
+    logits, centres = bins.logits.flatten(2), bins.centres.float()
+    log_depth, sigma = cast(tuple[Tensor, Tensor], _Expectation.apply(logits, centres))
+    return log_depth[:, None].unflatten(-1, size), sigma[:, None].unflatten(-1, size)
+
+
+class _Expectation(torch.autograd.Function):
+    """u = sum p_i c_i of p = softmax(logits); du/dl_i = p_i (c_i - u), du/dc_i = p_i."""
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+        weight = logits.float() - logits.amax(dim=1, keepdim=True)
+        weight.exp_()  # (B, Q, n)
+        powers = torch.stack([torch.ones_like(centres), centres, centres.square()], dim=1)
+        total, first, second = (powers @ weight).unbind(1)
+        log_depth = first / total
+        sigma = (second / total - log_depth.square()).clamp(min=1e-6).sqrt()
+        ctx.save_for_backward(weight, centres, total, log_depth)
+        ctx.dtype = logits.dtype
+        ctx.mark_non_differentiable(sigma)
+        return log_depth, sigma
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+        weight, centres, total, log_depth = ctx.saved_tensors
+        share = gradient / total  # (B, n)
+        pair = torch.stack([-log_depth * share, share], dim=1)
+        powers = torch.stack([torch.ones_like(centres), centres], dim=2)  # (B, Q, 2)
+        by_logits = (powers @ pair).mul_(weight)
+        return by_logits.to(ctx.dtype), (weight @ share[..., None])[..., 0]

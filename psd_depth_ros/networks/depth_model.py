@@ -25,6 +25,7 @@ from psd_depth_ros.networks.bin_head import (
     GlobalAggregator,
 )
 from psd_depth_ros.networks.decoder import Decoder
+from psd_depth_ros.networks.disparity_head import DisparityHead
 from psd_depth_ros.networks.encoder import build_encoder
 
 STRIDE = 32
@@ -36,6 +37,10 @@ class Architecture:
     """The shape of a depth network."""
 
     encoder: str = setting('mobilenet_v2', 'Encoder by name; packages can add their own')
+    head: str = setting(
+        'bins', 'Adaptive depth bins, or one disparity per pixel as in monodepth2',
+        choices=('bins', 'disparity'),
+    )  # fmt: skip
     decoder_channels: tuple[int, ...] = setting(
         (128, 96, 64, 32), 'Channels after the stages at strides 16, 8, 4, 2', minimum=4,
         maximum=1024,
@@ -88,29 +93,50 @@ class DepthModel(nn.Module):
         self.architecture = a
         self.encoder_options = dict(encoder_options or {})
         self.encoder = build_encoder(a.encoder, self.encoder_options)
-        self.aggregator = GlobalAggregator(
-            self.encoder.channels[4], a.token_width, a.heads, a.blocks
-        )
+        log_range = (math.log(a.min_canonical_depth_m), math.log(a.max_canonical_depth_m))
+        deepest, finest = self.encoder.channels[4], a.decoder_channels[-1]
+        self.aggregator: nn.Module
+        self.head: nn.Module
+        if self.has_bins:
+            self.aggregator = GlobalAggregator(deepest, a.token_width, a.heads, a.blocks)
+        else:
+            self.aggregator = nn.Conv2d(deepest, a.token_width, 1)
         self.decoder = Decoder(
             a.token_width, self.encoder.channels[:4], a.decoder_channels, a.decoder_convolutions
         )
-        log_range = (math.log(a.min_canonical_depth_m), math.log(a.max_canonical_depth_m))
-        self.head = BinHead(
-            a.bins, a.decoder_channels[-1], a.token_width, a.heads, a.blocks, log_range
-        )
+        if self.has_bins:
+            self.head = BinHead(a.bins, finest, a.token_width, a.heads, a.blocks, log_range)
+        else:
+            self.head = DisparityHead(finest, log_range)
+
+    @property
+    def has_bins(self) -> bool:
+        """Whether depth comes from adaptive bins, which `predict_bins` gives."""
+        return self.architecture.head == 'bins'
 
     def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
         """Normalised image (B, 3, H, W) and its fx fy cx cy (B, 4) in pixels to three maps.
 
         H and W are multiples of 32; the maps are (B, 1, H/2, W/2) float32.
         """
-        return expectation(self.predict_bins(image, intrinsics))
+        return self.read(self.encode(image), intrinsics)
+
+    def encode(self, image: Tensor) -> list[Tensor]:
+        """The encoder's five maps of a normalised image."""
+        if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
+            raise ValueError(f'input is {tuple(image.shape)}, sides must be multiples of {STRIDE}')
+        return self.encoder(image)
 
     def predict_bins(self, image: Tensor, intrinsics: Tensor) -> BinPrediction:
         """Like `forward`, stopping at the scores over bins, which the training losses need."""
-        if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
-            raise ValueError(f'input is {tuple(image.shape)}, sides must be multiples of {STRIDE}')
-        return self.decode(self.encoder(image), intrinsics)
+        return self.decode(self.encode(image), intrinsics)
+
+    def read(self, maps: list[Tensor], intrinsics: Tensor) -> DepthOutput:
+        """Like `forward`, from the encoder's five maps."""
+        if self.has_bins:
+            return expectation(self.decode(maps, intrinsics))
+        output: DepthOutput = self.head(self.decoder(self.aggregator(maps[4]), maps[:4]))
+        return output
 
     def decode(self, maps: list[Tensor], intrinsics: Tensor) -> BinPrediction:
         """Like `predict_bins`, from the encoder's five maps."""

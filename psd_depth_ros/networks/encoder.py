@@ -259,6 +259,32 @@ def load_folded(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             norm.bias.copy_(bias)
 
 
+def load_imagenet(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Start an encoder from ImageNet weights with torchvision's names.
+
+    Weights without batch norm are taken for folded ones (`load_folded`); others must hold exactly
+    the tensors of the encoder, next to those of the classifier, which are left out. Raises
+    SettingsError where they do not fit.
+    """
+    if not any(name.endswith('running_mean') for name in tensors):
+        load_folded(encoder, tensors)
+        return
+    wanted = encoder.state_dict()
+    found = {name: tensor for name, tensor in tensors.items() if name in wanted}
+    wrong = [
+        name
+        for name, tensor in wanted.items()
+        if not name.endswith('num_batches_tracked')
+        and (name not in found or found[name].shape != tensor.shape)
+    ]
+    if wrong:
+        raise SettingsError(
+            f'the ImageNet weights do not fit the encoder: {wrong[0]} and {len(wrong) - 1} more '
+            "are missing or of another shape; expected torchvision's names"
+        )
+    encoder.load_state_dict(found, strict=False)
+
+
 def _next_name(name: str) -> str:
     """The batch norm that follows a convolution inside its `nn.Sequential`."""
     parent, _, index = name.rpartition('.')

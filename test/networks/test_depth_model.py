@@ -2,13 +2,23 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 
 from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.networks import Architecture, build_encoder, DepthModel, load_model, preset
+from psd_depth_ros.networks import (
+    Architecture,
+    BinPrediction,
+    build_encoder,
+    DepthModel,
+    expectation,
+    load_model,
+    preset,
+)
+from psd_depth_ros.networks.bin_head import expected_log_depth
 from psd_depth_ros.networks.depth_model import measure_complexity
-from psd_depth_ros.networks.encoder import freeze_norm, load_folded
+from psd_depth_ros.networks.encoder import freeze_norm, load_folded, load_imagenet, ResNet18Encoder
 
 TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, blocks=1)
 INTRINSICS = torch.tensor([[80.0, 80.0, 47.5, 31.5]])
@@ -134,3 +144,41 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path, change
     with pytest.raises(CheckpointError, match=r'model\.safetensors') as caught:
         load_model(load_checkpoint(path))
     assert message.split(';')[-1].strip() in str(caught.value)
+
+
+def test_imagenet_weights_of_a_resnet_fit() -> None:
+    source, target = ResNet18Encoder(), ResNet18Encoder()
+    tensors = {**source.state_dict(), 'fc.weight': torch.zeros(1000, 512)}
+    load_imagenet(target, tensors)
+    for name, tensor in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], tensor)
+    del tensors['layer1.0.conv1.weight']
+    with pytest.raises(SettingsError, match=r'layer1\.0\.conv1\.weight'):
+        load_imagenet(target, tensors)
+
+
+def test_the_disparity_head_starts_in_the_middle_and_stays_in_range() -> None:
+    model = DepthModel(replace(preset('lite'), head='disparity'))
+    nn.init.zeros_(model.head.convolution.weight)
+    intrinsics = torch.tensor([[60.0, 60.0, 31.5, 31.5]])
+    depth = model(torch.zeros(1, 3, 64, 64), intrinsics).log_depth.exp()
+    assert depth.shape == (1, 1, 32, 32)
+    assert depth.mean().item() == pytest.approx((0.2 * 200.0) ** 0.5, rel=1e-3)
+    for bias, expected in ((50.0, 0.2), (-50.0, 200.0)):
+        nn.init.constant_(model.head.convolution.bias, bias)
+        found = model(torch.zeros(1, 3, 64, 64), intrinsics).log_depth.exp().mean().item()
+        assert found == pytest.approx(expected, rel=1e-3)
+
+
+def test_the_expectation_for_training_is_the_expectation() -> None:
+    torch.manual_seed(0)
+    logits = torch.randn(2, 5, 3, 4, requires_grad=True)
+    centres = torch.randn(2, 5).sort(dim=1).values.requires_grad_()
+    bins = BinPrediction(logits, centres, centres)
+    expected, found = expectation(bins), expected_log_depth(bins)
+    torch.testing.assert_close(found, expected[:2])
+    weight = torch.randn(2, 1, 3, 4)
+    wanted = torch.autograd.grad((expected.log_depth * weight).sum(), (logits, centres))
+    torch.testing.assert_close(
+        torch.autograd.grad((found[0] * weight).sum(), (logits, centres)), wanted
+    )

@@ -1,0 +1,44 @@
+"""The pose network: two frames in, the motion of the camera between them out (training only)."""
+
+from __future__ import annotations
+
+from typing import cast
+
+import torch
+from torch import nn, Tensor
+
+from psd_depth_ros.geometry.twist import exponential
+
+ROTATION_SCALE = 0.01
+TRANSLATION_SCALE = 0.1
+
+
+class PoseNet(nn.Module):
+    """Seven strided convolutions and a global mean (the light network of SfMLearner).
+
+    Group norm instead of none lets it learn within a few hundred steps. Starts at the identity.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128, 256, 256)) -> None:
+        super().__init__()
+        layers: list[nn.Module] = []
+        inputs = 6
+        for index, outputs in enumerate(widths):
+            kernel = (7, 5)[index] if index < 2 else 3
+            layers += [
+                nn.Conv2d(inputs, outputs, kernel, 2, kernel // 2, bias=False),
+                nn.GroupNorm(outputs // 16, outputs),
+                nn.ReLU(),
+            ]
+            inputs = outputs
+        self.features = nn.Sequential(*layers)
+        self.motion = nn.Linear(inputs, 6)
+        nn.init.normal_(self.motion.weight, std=1e-3)
+        nn.init.zeros_(self.motion.bias)
+
+    def forward(self, earlier: Tensor, later: Tensor) -> Tensor:
+        """Normalised images (B, 3, H, W) to T_later_earlier (B, 4, 4), float32."""
+        features = self.features(torch.cat([earlier, later], dim=1))
+        raw = cast(Tensor, self.motion(features.mean(dim=(2, 3)).float())).float()
+        scale = raw.new_tensor([ROTATION_SCALE] * 3 + [TRANSLATION_SCALE] * 3)
+        return exponential(raw * scale)
