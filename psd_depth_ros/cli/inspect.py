@@ -5,14 +5,21 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
+import tempfile
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_frame_options, open_recording_frames
+from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import PsdDepthError
 
 if TYPE_CHECKING:
+    from psd_depth_ros.data.fitness import Fitness
+    from psd_depth_ros.data.settings import DataSettings
     from psd_depth_ros.data.sources import FrameSource, TimedFrame
     from psd_depth_ros.geometry import Camera
+
+# Sharpness is judged at the size that networks of the presets see.
+_USUAL_PIXELS = 53248
 
 
 def add_parser(subparsers: Any) -> None:
@@ -20,32 +27,106 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'inspect',
         help='list topics, sizes and the camera of a recording, or what a checkpoint is',
-        description='Show what a recording holds and whether depth can be estimated from it; '
-        'or what a .safetensors checkpoint is, learned from and costs.',
+        description='Show what a recording or data set holds, whether depth can be estimated from '
+        'it and whether it is fit for training, and why not; or what a .safetensors checkpoint '
+        'is, learned from and costs.',
     )
     add_frame_options(parser)
+    parser.add_argument(
+        '--quick', action='store_true', help='do not go through the frames to judge fitness'
+    )
+    parser.add_argument(
+        '--require-fit', action='store_true', help='exit code 1 where it is not fit for training'
+    )
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
     """Print the report. A camera that cannot be used is part of it, unless it was asked for."""
-    from psd_depth_ros.data.sources import kind_of
+    from psd_depth_ros.data.recordings import find_recordings
 
     if options.recording.suffix == '.safetensors':
         print('\n'.join(_describe_checkpoint(options.recording)))
         return 0
-    kind = kind_of(options.recording)
-    print(f'{options.recording}: {kind}')
+    recordings = find_recordings(_data_settings(options))
+    if len(recordings) > 1:
+        print(f'{options.recording}: {len(recordings)} recordings')
+    elif not _print_recording(options, recordings[0].path):
+        print('fit for training: no: without a camera there is nothing to learn from')
+        return int(options.require_fit)
+    if options.quick and not options.require_fit:
+        return 0
+    return int(not _print_fitness(options) and options.require_fit)
+
+
+def _print_recording(options: argparse.Namespace, path: Path) -> bool:
+    """Print what a recording holds; return whether there is a camera that can be used."""
+    from psd_depth_ros.data.sources import kind_of
+
+    kind = kind_of(path)
+    print(f'{path}: {kind}')
     if kind == 'bag':
-        print('\n'.join(_describe_bag(options.recording)))
+        print('\n'.join(_describe_bag(path)))
+    # What was named may be a pattern or a range of frames.
+    named = argparse.Namespace(**{**vars(options), 'recording': path})
     try:
-        with open_recording_frames(options) as source:
+        with open_recording_frames(named) as source:
             print('\n'.join(_describe_camera(source)))
     except PsdDepthError as error:
         if options.image_topic or options.camera_info_topic or options.camera or options.fov:
             raise
         print(f'{"camera:":13}none that can be used: {str(error).splitlines()[0]}')
-    return 0
+        return False
+    return True
+
+
+def _print_fitness(options: argparse.Namespace) -> bool:
+    """Print how the frames are and whether they are fit for training; return the verdict."""
+    try:
+        fitness = _judge(options)
+    except PsdDepthError as error:
+        print(f'fit for training: no: {error}')
+        return False
+    for label, text in fitness.lines:
+        print(f'{label + ":":12} {text}')
+    verdict = 'yes' if fitness.is_fit else f'no: {"; ".join(fitness.against)}'
+    print(f'fit for training: {verdict}')
+    return fitness.is_fit
+
+
+def _judge(options: argparse.Namespace) -> Fitness:
+    """Measure all frames, without keeping their pixels."""
+    from psd_depth_ros.data.fitness import judge
+    from psd_depth_ros.data.preparation import prepare_sequences
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        progress_bar('looking at the frames', options.quiet) as advance,
+    ):
+        preparation = prepare_sequences(
+            _data_settings(options),
+            pixel_budget=_USUAL_PIXELS,
+            fine_factor=1,
+            keep_pixels=False,
+            cache=Path(folder),
+            report=lambda name, done, total: advance(done, total, name),
+        )
+        return judge(preparation)
+
+
+def _data_settings(options: argparse.Namespace) -> DataSettings:
+    from psd_depth_ros.data.settings import DataSettings
+
+    return DataSettings(
+        paths=(str(options.recording),),
+        image_topic=options.image_topic or '',
+        camera_info_topic=options.camera_info_topic or '',
+        camera=str(options.camera or ''),
+        horizontal_fov_deg=options.fov or 0.0,
+        rectified=options.rectified,
+        lidar_topic=options.lidar_topic or '',
+    )
 
 
 def _describe_checkpoint(path: Path) -> Iterator[str]:

@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psd_depth_ros.data.bags import BagReader
+from psd_depth_ros.data.mounting import Mounting
 from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
 from psd_depth_ros.data.topics import pick_cloud_topic, pick_odometry_topic
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
@@ -46,6 +47,8 @@ class _Held:
 
 class BagFrames(FrameSource):
     """The frames of one camera of a bag; see `sources.open_frames`."""
+
+    poses_are_of_camera = False
 
     def __init__(
         self,
@@ -80,6 +83,30 @@ class BagFrames(FrameSource):
         except PsdDepthError:
             self._reader.close()
             raise
+
+    def locate(self) -> None:
+        """Look up in TF where camera and lidar sit on the robot."""
+        mounting = Mounting(self._reader)
+        camera = self._frame_of(self.image_topic)
+        self.camera_height_m = mounting.height_m(camera)
+        if self.odometry_topic is not None:
+            body = self._frame_of(self.odometry_topic, 'child_frame_id')
+            self.T_body_camera = mounting.transform(body, camera)
+        if self.lidar_topic is not None:
+            lidar = self._frame_of(self.lidar_topic)
+            self.T_camera_lidar = mounting.transform(camera, lidar)
+
+    def _frame_of(self, topic: str, field: str = '') -> str:
+        """The frame that the first message of a topic names, empty where it cannot be read."""
+        first = next(self._reader.messages([topic]), None)
+        try:
+            message = None if first is None else first.message
+        except MessageError:
+            message = None
+        if message is None:
+            return ''
+        name = getattr(message, field) if field else message.header.frame_id
+        return str(name).lstrip('/')
 
     @property
     def count(self) -> int:

@@ -42,6 +42,18 @@ def load_camera(path: str | Path, image_is_rectified: bool = False) -> Camera:
         raise CalibrationError(f'{path}: {error}', uncalibrated=error.uncalibrated) from error
 
 
+def load_camera_height(path: str | Path) -> float | None:
+    """Read `camera_height_m` of a camera.yaml, None where it has none. Raises CalibrationError."""
+    path = Path(path).expanduser()
+    values = _load(path)
+    if 'camera_height_m' not in values:
+        return None
+    try:
+        return _number(values, 'camera_height_m')
+    except CalibrationError as error:
+        raise CalibrationError(f'{path}: {error}') from error
+
+
 def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> Camera:
     """Make a pinhole camera with square pixels, centred, from its horizontal field of view."""
     if not 1 <= horizontal_fov_deg <= 170:

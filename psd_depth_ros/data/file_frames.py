@@ -6,7 +6,7 @@ camera poses.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from psd_depth_ros.data.calibration_file import load_camera
+from psd_depth_ros.data.calibration_file import load_camera, load_camera_height
 from psd_depth_ros.data.sources import FrameSource, IMAGE_SUFFIXES, LensChoice, TimedFrame
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera
@@ -28,12 +28,19 @@ _POSE_COLUMNS = [f'T{row}{column}' for row in range(3) for column in range(4)]
 
 
 @dataclass(frozen=True)
-class _Entry:
-    """One image of a folder."""
+class Entry:
+    """One image file: `pose` is T_world_camera, `points` a file of lidar points (KITTI).
+
+    `camera` is its own, None where all of the recording have one; `number` counts it where
+    the place in the list does not.
+    """
 
     path: Path
     stamp_ns: int
     pose: npt.NDArray[np.float64] | None = None
+    points: Path | None = None
+    camera: Camera | None = None
+    number: int | None = None
 
 
 class VideoFrames(FrameSource):
@@ -41,6 +48,7 @@ class VideoFrames(FrameSource):
 
     def __init__(self, path: Path, lens: LensChoice) -> None:
         super().__init__(path, _complete(lens, path, path.with_suffix('.yaml')))
+        self.camera_height_m = _known_height(path, path.with_suffix('.yaml'))
         self._capture = cv2.VideoCapture(str(path))
         self._rate_hz = float(self._capture.get(cv2.CAP_PROP_FPS))
         self._count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
@@ -83,12 +91,12 @@ class VideoFrames(FrameSource):
             raise BagError(f'video {self.path} holds no frames that can be decoded')
 
 
-class FolderFrames(FrameSource):
-    """The images of a folder, in the order of its table or of their names."""
+class ListedFrames(FrameSource):
+    """Image files in an order that is known."""
 
-    def __init__(self, path: Path, lens: LensChoice) -> None:
-        self._entries = _list_images(path)
-        super().__init__(path, _complete(lens, path, path / 'camera.yaml'))
+    def __init__(self, path: Path, lens: LensChoice, entries: Sequence[Entry]) -> None:
+        super().__init__(path, lens)
+        self._entries = list(entries)
 
     @property
     def count(self) -> int:
@@ -107,24 +115,36 @@ class FolderFrames(FrameSource):
         """Decode the images."""
         self._begin()
         error: PsdDepthError | None = None
-        for index, entry in enumerate(self._entries):
+        for place, entry in enumerate(self._entries):
+            index = place if entry.number is None else entry.number
             try:
-                rgb = _read_image(entry.path)
-                camera = _camera_of(rgb, self._lens)
+                rgb = read_image(entry.path)
+                camera = _camera_of(rgb, self._lens, entry.camera)
+                points = None if entry.points is None else _read_points(entry.points)
             except (MessageError, CalibrationError) as problem:
                 error = problem
                 reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
                 self._skip(index, entry.stamp_ns, reason, problem)
                 continue
-            yield self._use(TimedFrame(index, entry.stamp_ns, FRAME_ID, rgb, camera, entry.pose))
+            frame = TimedFrame(index, entry.stamp_ns, FRAME_ID, rgb, camera, entry.pose, points)
+            yield self._use(frame)
         self._finish(error)
+
+
+class FolderFrames(ListedFrames):
+    """The images of a folder, in the order of its table or of their names."""
+
+    def __init__(self, path: Path, lens: LensChoice) -> None:
+        entries = _list_images(path)
+        super().__init__(path, _complete(lens, path, path / 'camera.yaml'), entries)
+        self.camera_height_m = _known_height(path, path / 'camera.yaml')
 
 
 def _complete(lens: LensChoice, path: Path, own: Path) -> LensChoice:
     """Fill in the calibration that lies beside the frames, where the caller gave none."""
     if lens.is_given:
         return lens
-    candidates = [own, path.parent / 'camera.yaml']
+    candidates = _calibrations(path, own)
     for candidate in candidates:
         if candidate.exists():
             camera = load_camera(candidate, lens.image_is_rectified)
@@ -137,22 +157,40 @@ def _complete(lens: LensChoice, path: Path, own: Path) -> LensChoice:
     )
 
 
-def _camera_of(rgb: npt.NDArray[np.uint8], lens: LensChoice) -> Camera:
+def _calibrations(path: Path, own: Path) -> list[Path]:
+    return [own, path.parent / 'camera.yaml']
+
+
+def _known_height(path: Path, own: Path) -> float | None:
+    """What the calibration beside the frames says of the camera's height above the ground."""
+    found = next((file for file in _calibrations(path, own) if file.exists()), None)
+    return None if found is None else load_camera_height(found)
+
+
+def _camera_of(rgb: npt.NDArray[np.uint8], lens: LensChoice, own: Camera | None = None) -> Camera:
     height, width = rgb.shape[:2]
-    camera = lens.camera_for(width, height)
+    camera = own or lens.camera_for(width, height)
     assert camera is not None, 'sources complete the lens when they open'
     check_sizes(camera, width, height)
     return camera
 
 
-def _read_image(path: Path) -> npt.NDArray[np.uint8]:
+def read_image(path: Path) -> npt.NDArray[np.uint8]:
+    """Read (H, W, 3) RGB. Raises MessageError."""
     image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
     if image is None:
         raise MessageError(f'image {path} is missing, damaged or of an unknown format')
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
-def _list_images(folder: Path) -> list[_Entry]:
+def _read_points(path: Path) -> npt.NDArray[np.float32] | None:
+    """Points (N, 3) of a sweep of KITTI (x, y, z, reflectance); None where there is none."""
+    if not path.exists():
+        return None
+    return np.fromfile(path, np.float32).reshape(-1, 4)[:, :3]
+
+
+def _list_images(folder: Path) -> list[Entry]:
     """Read the folder's table where there is one, else take the images by name.
 
     Without a table images of the folder are taken, or those of its only sub-folder with images.
@@ -160,25 +198,26 @@ def _list_images(folder: Path) -> list[_Entry]:
     for name in _TABLES:
         if (folder / name).exists():
             return _read_table(folder / name)
-    files = _images_in(folder)
+    files = images_in(folder)
     if not files:
-        nested = [found for child in sorted(folder.iterdir()) if (found := _images_in(child))]
+        nested = [found for child in sorted(folder.iterdir()) if (found := images_in(child))]
         if len(nested) != 1:
             raise BagError(
                 f'folder {folder} has no images, and {len(nested)} sub-folders that do; name the '
                 f'folder with the images ({" ".join(IMAGE_SUFFIXES)}), or a bag or video file'
             )
         files = nested[0]
-    return [_Entry(path, _nominal_stamp(index)) for index, path in enumerate(files)]
+    return [Entry(path, nominal_stamp(index)) for index, path in enumerate(files)]
 
 
-def _images_in(folder: Path) -> list[Path]:
+def images_in(folder: Path) -> list[Path]:
+    """Image files of a folder by name; none where it is no folder."""
     if not folder.is_dir():
         return []
     return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
 
 
-def _read_table(path: Path) -> list[_Entry]:
+def _read_table(path: Path) -> list[Entry]:
     """Read `file`, and where they are there `t_nominal_s` and T00..T23 (camera to world)."""
     with path.open(newline='', encoding='utf-8') as stream:
         rows = list(csv.DictReader(stream))
@@ -188,8 +227,8 @@ def _read_table(path: Path) -> list[_Entry]:
     for index, row in enumerate(rows):
         try:
             time_s = row.get('t_nominal_s') or ''
-            stamp_ns = round(float(time_s) * 1e9) if time_s else _nominal_stamp(index)
-            entries.append(_Entry(path.parent / row['file'], stamp_ns, _read_pose(row)))
+            stamp_ns = round(float(time_s) * 1e9) if time_s else nominal_stamp(index)
+            entries.append(Entry(path.parent / row['file'], stamp_ns, _read_pose(row)))
         except (TypeError, ValueError) as error:
             raise BagError(
                 f'table {path} has a wrong value in line {index + 2}: {error}'
@@ -205,6 +244,6 @@ def _read_pose(row: dict[str, str]) -> npt.NDArray[np.float64] | None:
     return pose
 
 
-def _nominal_stamp(index: int) -> int:
+def nominal_stamp(index: int) -> int:
     """Stamp images without times at 10 Hz."""
     return round(index * 1e9 / _DEFAULT_RATE_HZ)

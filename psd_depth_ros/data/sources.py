@@ -20,6 +20,7 @@ from psd_depth_ros.data.calibration_file import camera_from_fov
 from psd_depth_ros.errors import BagError, PsdDepthError
 from psd_depth_ros.geometry import Camera
 
+BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v')
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 
@@ -35,6 +36,7 @@ class TimedFrame:
     as recorded, not rectified. `pose` is 4x4 in metres, None where the recording has none: of a
     bag T_odom_body of its odometry at the stamp, of a folder T_world_camera. `lidar` (N, 3)
     float32 metres are the points nearest in time, in their own frame, where they were asked for.
+    `depth_m` (H, W) is the truth of a rendered frame, +Inf for sky.
     """
 
     index: int
@@ -44,6 +46,7 @@ class TimedFrame:
     camera: Camera
     pose: npt.NDArray[np.float64] | None = None
     lidar: npt.NDArray[np.float32] | None = None
+    depth_m: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -79,8 +82,16 @@ class LensChoice:
 class FrameSource(ABC):
     """Frames of one recording, in order, as a context manager.
 
-    Frames that cannot be used are left out and noted in `skipped`.
+    Frames that cannot be used are left out and noted in `skipped`. What the recording knows of
+    where things are is there after `locate`, None where it does not know: `T_body_camera` where
+    poses are of the robot's body (else they are of the camera), `T_camera_lidar` and the height
+    of the camera above the ground.
     """
+
+    poses_are_of_camera = True
+    T_body_camera: npt.NDArray[np.float64] | None = None
+    T_camera_lidar: npt.NDArray[np.float64] | None = None
+    camera_height_m: float | None = None
 
     def __init__(self, path: Path, lens: LensChoice) -> None:
         self.path = path
@@ -105,6 +116,9 @@ class FrameSource(ABC):
     @abstractmethod
     def close(self) -> None:
         """Close the recording."""
+
+    def locate(self) -> None:  # noqa: B027
+        """Find out where camera and lidar are; nothing to do where the files say so."""
 
     @property
     def skipped_by_reason(self) -> dict[str, int]:
@@ -154,7 +168,7 @@ def open_frames(
     with_lidar: bool = False,
     lidar_topic: str | None = None,
 ) -> FrameSource:
-    """Open a bag, a video or an image folder.
+    """Open a bag, a video, an image folder, or a world to be rendered (see `world_frames`).
 
     `camera`, or a centred pinhole of `horizontal_fov_deg`, goes before what the recording says; a
     video or folder needs one of them, or a camera.yaml beside its frames (see
@@ -162,9 +176,7 @@ def open_frames(
     `messages.camera_from_info`. Raises BagError where the recording cannot be read and
     CalibrationError where there is no usable camera.
     """
-    # Imported here because both build on the classes above.
-    from psd_depth_ros.data.bag_frames import BagFrames
-    from psd_depth_ros.data.file_frames import FolderFrames, VideoFrames
+    from psd_depth_ros.data.bag_frames import BagFrames  # it builds on the classes above
 
     path = Path(path).expanduser()
     lens = LensChoice(camera, horizontal_fov_deg, image_is_rectified)
@@ -176,19 +188,53 @@ def open_frames(
         return source
     given = [name for name in (image_topic, camera_info_topic, lidar_topic) if name]
     given += ['the lidar'] if with_lidar and not lidar_topic else []
-    if given:
+    if given and kind != 'kitti':
         raise BagError(f'{path} is a {kind} and has no topics; leave out {", ".join(given)}')
+    return _open_files(path, kind, lens, with_lidar)
+
+
+def _open_files(path: Path, kind: str, lens: LensChoice, with_lidar: bool) -> FrameSource:
+    """Open what is no bag; imports stay with what needs them."""
+    if kind == 'world':
+        from psd_depth_ros.data.world_frames import WorldFrames
+
+        return WorldFrames(str(path))
+    if kind == 'kitti':
+        from psd_depth_ros.data.kitti import DriveFrames, is_drive, OdometryFrames
+
+        return (DriveFrames if is_drive(path) else OdometryFrames)(path, lens, with_lidar)
+    if kind == 'cityscapes':
+        from psd_depth_ros.data.cityscapes import CityFrames
+
+        return CityFrames(path, lens)
+    from psd_depth_ros.data.file_frames import FolderFrames, VideoFrames
+
     return VideoFrames(path, lens) if kind == 'video' else FolderFrames(path, lens)
 
 
 def kind_of(path: Path) -> str:
-    """Tell `bag`, `video` or `folder` by names alone. Raises BagError where nothing is there."""
+    """Tell `bag`, `video`, `folder`, `kitti`, `cityscapes` or `world` by names alone.
+
+    Raises BagError where nothing is there.
+    """
+    if str(path).startswith('synth:'):
+        return 'world'
     if not path.exists():
         raise BagError(
             f'recording {path} is not there; expected a bag, a video file or a folder of images'
         )
-    if path.is_dir():
-        names = [child.name for child in path.iterdir()]
-        bags = [name for name in names if name.endswith(('.mcap', '.db3', '.bag'))]
-        return 'bag' if bags or 'metadata.yaml' in names else 'folder'
-    return 'video' if path.suffix.lower() in VIDEO_SUFFIXES else 'bag'
+    if not path.is_dir():
+        return 'video' if path.suffix.lower() in VIDEO_SUFFIXES else 'bag'
+    names = [child.name for child in path.iterdir()]
+    if 'metadata.yaml' in names or any(name.endswith(BAG_SUFFIXES) for name in names):
+        return 'bag'
+    return _kind_of_folder(path)
+
+
+def _kind_of_folder(path: Path) -> str:
+    from psd_depth_ros.data.cityscapes import is_city
+    from psd_depth_ros.data.kitti import is_drive, is_odometry_sequence
+
+    if is_drive(path) or is_odometry_sequence(path):
+        return 'kitti'
+    return 'cityscapes' if is_city(path) else 'folder'

@@ -1,0 +1,279 @@
+"""Recordings decoded once: rectified frames at one size, memory-mapped from disk.
+
+A recording becomes a folder with one part for every camera it was taken with (nearly always one).
+It appears under its name when it is complete; its name holds a key of all that it was made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+import glob
+import hashlib
+import json
+import os
+from pathlib import Path
+import shutil
+import socket
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psd_depth_ros.data.frame_writer import FrameWriter, Layout
+from psd_depth_ros.data.motion import find_corners, Shift, track
+from psd_depth_ros.data.sources import FrameSource, TimedFrame
+from psd_depth_ros.errors import BagError
+from psd_depth_ros.geometry import Camera
+
+# Raise it when the same recording would be written differently.
+VERSION = 3
+_MOST_CAMERAS = 16
+_HOST = socket.gethostname()
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class CachedFrames:
+    """The frames of a recording that one camera took, with what was measured of them.
+
+    Fields that are not explained are those of `Sequence`. `indices` (N,) count the images of the
+    recording, `seen` (H, W) is false where rectifying leaves nothing, `neighbours` (N - 1, 3) are
+    flow, parallax and tracked between a frame and the next, see `Shift`.
+    """
+
+    rgb: NDArray[np.uint8]
+    grey: NDArray[np.uint8]
+    depth: NDArray[np.float16] | None
+    camera: Camera
+    poses_are_of_camera: bool
+    seen: NDArray[np.bool_]
+    indices: NDArray[np.int64]
+    stamps_ns: NDArray[np.int64]
+    poses: NDArray[np.float64] | None
+    lidar: tuple[NDArray[np.float32], ...] | None
+    sharpness: NDArray[np.float32]
+    saturation: NDArray[np.float32]
+    neighbours: NDArray[np.float32]
+
+    def shift(self, first: int, second: int) -> Shift:
+        """How the picture moved between two frames."""
+        if second == first + 1:
+            return Shift(*(float(value) for value in self.neighbours[first]))
+        corners = find_corners(self.grey[first])
+        focal = self.camera.fx / self.camera.width
+        return track(self.grey[first], self.grey[second], corners, focal)
+
+
+@dataclass(frozen=True)
+class CachedRecording:
+    """All that is kept of a recording.
+
+    `skipped` counts by reason the frames that could not be decoded; `notes` are for people.
+    """
+
+    parts: tuple[CachedFrames, ...]
+    skipped: dict[str, int]
+    notes: tuple[str, ...]
+    camera_height_m: float | None
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is to be decoded: a source to open, which of its frames (`stop` left out), and how."""
+
+    open: Callable[[], FrameSource]
+    layout: Layout
+    first: int = 0
+    stop: int | None = None
+
+
+def describe_files(path: Path) -> list[tuple[str, int, int]]:
+    """Name, size and time of change of a file, or of all files in a folder."""
+    files = sorted(path.rglob('*')) if path.is_dir() else [path]
+    found = []
+    for file in files:
+        with suppress(OSError):
+            facts = file.stat()
+            if file.is_file():
+                name = str(file.relative_to(path))
+                found.append((name, facts.st_size, facts.st_mtime_ns))
+    return found
+
+
+def make_key(facts: Any) -> str:
+    """A short name for all that decides what is written."""
+    text = json.dumps([VERSION, facts], sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def keep_recording(folder: Path, job: Job, report: Report) -> CachedRecording:
+    """Read the recording kept in `folder`, decoding it into there first if need be.
+
+    `report` gets the frames decoded and how many there are. Raises BagError where the disk is full
+    (nothing is left behind then) or no frame is there, and all that the source raises.
+    """
+    if not folder.is_dir():
+        _write(folder, job, report)
+    return _load(folder)
+
+
+def _write(folder: Path, job: Job, report: Report) -> None:
+    partial = folder.with_name(f'.{folder.name}.{_HOST}.{os.getpid()}.part')
+    _sweep(folder)
+    try:
+        partial.mkdir(parents=True, exist_ok=True)
+        with job.open() as source:
+            _decode(partial, source, job, report)
+        try:
+            partial.rename(folder)
+        except OSError:
+            if not folder.is_dir():  # else another process was faster
+                raise
+    except OSError as error:
+        raise BagError(
+            f'decoded frames cannot be kept in {folder.parent}: {error.strerror or error}; make '
+            'room, or choose another folder for them'
+        ) from error
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what processes of this machine left behind that were killed while writing."""
+    prefix = f'.{folder.name}.{_HOST}.'
+    for left in folder.parent.glob(f'{glob.escape(prefix)}*.part'):
+        number = left.name[len(prefix) :].partition('.')[0]
+        if number.isdigit() and not _is_alive(int(number)):
+            shutil.rmtree(left, ignore_errors=True)
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to somebody else
+        return True
+    return True
+
+
+def _decode(folder: Path, source: FrameSource, job: Job, report: Report) -> None:
+    writers: dict[Camera, FrameWriter] = {}
+    notes: list[str] = []
+    source.locate()
+    try:
+        for done, frame in enumerate(_wanted(source, job), 1):
+            if frame.camera not in writers:
+                if writers:
+                    notes.append(_changed(source.path, list(writers), frame))
+                else:
+                    _check_room(folder, source, frame, job)
+                part = folder / str(len(writers))
+                writers[frame.camera] = FrameWriter(part, source, frame.camera, job.layout)
+            writers[frame.camera].add(frame)
+            report(done, max(done, _count(source, job)))
+        for writer in writers.values():
+            writer.finish()
+    finally:
+        for writer in writers.values():
+            writer.close()
+    if not writers:
+        raise BagError(f'{source.path} holds no images{_range_words(job)}')
+    facts = {
+        'skipped': source.skipped_by_reason,
+        'notes': notes,
+        'camera_height_m': source.camera_height_m,
+    }
+    (folder / 'recording.json').write_text(json.dumps(facts))
+
+
+def _wanted(source: FrameSource, job: Job) -> Iterator[TimedFrame]:
+    """The frames in the range, by their place in the recording."""
+    for place, frame in enumerate(source.frames()):
+        if job.stop is not None and place >= job.stop:
+            return
+        if place >= job.first:
+            yield frame
+
+
+def _count(source: FrameSource, job: Job) -> int:
+    stop = source.count if job.stop is None else min(job.stop, source.count)
+    return max(0, stop - job.first)
+
+
+def _range_words(job: Job) -> str:
+    whole = job.first == 0 and job.stop is None
+    return '' if whole else f' in the range {job.first}:{"" if job.stop is None else job.stop}'
+
+
+def _changed(path: Path, known: list[Camera], frame: TimedFrame) -> str:
+    """Say that another camera begins. Raises BagError where that goes on and on."""
+    change = (
+        f'the CameraInfo of {path} changes at stamp {frame.stamp_ns} ns from {_words(known[-1])} '
+        f'to {_words(frame.camera)}'
+    )
+    if len(known) < _MOST_CAMERAS:
+        return f'{change}; its frames are kept as a sequence of their own'
+    raise BagError(
+        f'{change}, the {len(known)}th change; give one calibration for the whole recording with '
+        '--camera camera.yaml'
+    )
+
+
+def _words(camera: Camera) -> str:
+    intrinsics = f'fx {camera.fx:.2f} fy {camera.fy:.2f} cx {camera.cx:.2f} cy {camera.cy:.2f}'
+    return f'{camera.width}x{camera.height} {intrinsics}'
+
+
+def _check_room(folder: Path, source: FrameSource, frame: TimedFrame, job: Job) -> None:
+    count = _count(source, job)
+    needed = count * job.layout.bytes_of(frame.camera)
+    free = shutil.disk_usage(folder).free
+    if needed > free:
+        raise BagError(
+            f'the {count} frames of {source.path} need {needed / 1e9:.2f} GB decoded, and '
+            f'{folder.parent} has room for {free / 1e9:.2f} GB; make room, choose another folder '
+            'for them, or lower pixel_budget'
+        )
+
+
+def _load(folder: Path) -> CachedRecording:
+    try:
+        facts = json.loads((folder / 'recording.json').read_text())
+        names = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=int)
+        parts = tuple(_load_part(folder / name) for name in names)
+        return CachedRecording(
+            parts, facts['skipped'], tuple(facts['notes']), facts['camera_height_m']
+        )
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise BagError(
+            f'decoded frames in {folder} are damaged ({error}); delete that folder'
+        ) from error
+
+
+def _load_part(part: Path) -> CachedFrames:
+    with np.load(part / 'facts.npz') as arrays:
+        values = dict(arrays)
+    facts = json.loads((part / 'facts.json').read_text())
+    poses, points, counts = (values.pop(name) for name in ('poses', 'points', 'point_counts'))
+    camera = Camera(**facts['camera'])
+    rgb, depth = (_load_array(part / f'{name}.npy') for name in ('rgb', 'depth'))
+    if rgb is None:  # measured only
+        rgb = np.broadcast_to(np.uint8(0), (len(values['stamps_ns']), *camera.size, 3))
+    return CachedFrames(
+        rgb=rgb,
+        grey=np.load(part / 'grey.npy', mmap_mode='r'),
+        depth=depth,
+        camera=camera,
+        poses_are_of_camera=facts['poses_are_of_camera'],
+        poses=poses if len(poses) else None,
+        lidar=tuple(np.split(points, np.cumsum(counts)[:-1])) if counts.any() else None,
+        **values,
+    )
+
+
+def _load_array(path: Path) -> NDArray | None:
+    return np.load(path, mmap_mode='r') if path.exists() else None

@@ -1,0 +1,89 @@
+"""Which recordings are learned from, and which of their frames."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psd_depth_ros.config import section, setting
+
+
+@dataclass(frozen=True)
+class ClipSettings:
+    """Which frames of a recording make triplets."""
+
+    minimum_flow: float = setting(
+        0.3, 'Median optical flow between target and source, at least, in % of the width', '%',
+        minimum=0.0, maximum=50.0,
+    )  # fmt: skip
+    maximum_flow: float = setting(
+        12.0, 'Median optical flow between target and source, at most, in % of the width', '%',
+        minimum=0.1, maximum=100.0,
+    )  # fmt: skip
+    minimum_parallax: float = setting(
+        0.1, 'Median flow that no turn of the camera explains, at least, in % of the width', '%',
+        minimum=0.0, maximum=50.0,
+    )  # fmt: skip
+    minimum_translation_m: float = setting(
+        0.01, 'Least distance between target and source, where the recording knows it', 'm',
+        minimum=0.0, maximum=100.0,
+    )  # fmt: skip
+    maximum_gap_s: float = setting(
+        0.5, 'Longest time between target and source', 's', minimum=0.001, maximum=60.0
+    )
+    sharpness: float = setting(
+        0.1, 'Frames with less detail at the size of the network are blurred: 0 is flat, the '
+        'usual 0.2 to 0.5', minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    saturated: float = setting(
+        0.4, 'Frames with a larger share of black or white pixels are not used', minimum=0.0,
+        maximum=1.0,
+    )  # fmt: skip
+    held_out: float = setting(
+        0.15, 'Share of the time at the end that is kept for validation', minimum=0.0, maximum=0.9
+    )
+    mask_fixed_regions: bool = setting(
+        True, 'Find the bonnet and other regions that never move, and leave them out'
+    )
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """Which recordings are learned from."""
+
+    paths: tuple[str, ...] = setting(
+        (), 'Bags, videos, folders, data sets, synth:street:0-7?frames=40; patterns such as '
+        '*.mcap; PATH#0:240 takes some of the frames'
+    )  # fmt: skip
+    image_topic: str = setting('', 'Topic of the images in a bag; empty: the only one')
+    camera_info_topic: str = setting(
+        '', 'Topic of the CameraInfo in a bag; empty: beside the image'
+    )
+    camera: str = setting('', 'A camera.yaml that goes before what the recordings say')
+    rectified: bool = setting(
+        False, 'The pictures are rectified already: use P of the calibration'
+    )
+    horizontal_fov_deg: float = setting(
+        0.0, 'Field of view of recordings without calibration; 0: unknown', 'deg', minimum=0.0,
+        maximum=179.0,
+    )  # fmt: skip
+    split: str = setting(
+        'time', 'Held out: the end of every recording, or the lists of a benchmark',
+        choices=('time', 'eigen_zhou', 'cityscapes'),
+    )  # fmt: skip
+    split_file: str = setting('', 'List of the frames to train on, for a split that has one')
+    held_out_file: str = setting('', 'List of the frames held out, for a split that has one')
+    strict: bool = setting(False, 'Stop at a recording that cannot be read instead of going on')
+    camera_height_m: float = setting(
+        0.0,
+        'Height of the camera above the ground; 0: what the recording says',
+        'm',
+        minimum=0.0,
+        maximum=100.0,
+    )
+    lidar_topic: str = setting(
+        '', 'Topic of a lidar in a bag, anything such as velodyne for KITTI; empty: none'
+    )
+    lidar_pose: tuple[float, ...] = setting(
+        (), "x y z qx qy qz qw of the lidar in the camera's optical frame; empty: from TF", 'm'
+    )
+    clips: ClipSettings = section(ClipSettings)

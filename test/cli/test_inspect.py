@@ -1,0 +1,38 @@
+"""`psd-depth inspect`: what it says of recordings that are fit for training and of others."""
+
+import cv2
+import numpy as np
+
+from psd_depth_ros.cli.main import main
+
+
+def test_inspect_says_whether_a_recording_is_fit(tmp_path, capsys):
+    folder = tmp_path / 'drive'
+    folder.mkdir()
+    (folder / 'camera.yaml').write_text(
+        'fx: 70\nfy: 70\ncx: 47.5\ncy: 31.5\nwidth: 96\nheight: 64\ncamera_height_m: 1.2\n'
+    )
+    rng = np.random.default_rng(0)
+    walls = [np.kron(rng.integers(40, 216, (8, 60)), np.ones((4, 4))) for _ in range(2)]
+    for index in range(40):  # the lower half moves by 3 pixels, the upper by 1
+        picture = np.concatenate([walls[0][:, index:][:, :96], walls[1][:, 3 * index :][:, :96]])
+        cv2.imwrite(str(folder / f'{index:03d}.png'), picture)
+    assert main(['inspect', str(folder), '--require-fit']) == 0
+    printed = capsys.readouterr().out
+    assert '40 frames, 10.0 Hz, 3.9 s, 0 gaps' in printed
+    assert 'camera height 1.20 m' in printed
+    assert 'to train on, 4 held out, of 40 frames' in printed
+    assert printed.endswith('fit for training: yes\n')
+    assert main(['inspect', f'{folder}#0:12', '--require-fit']) == 1
+    printed = capsys.readouterr().out
+    assert 'no: 10 triplets to train on, expected at least 20' in printed
+    assert main(['inspect', f'{folder}#0:12']) == 0
+    (tmp_path / 'other').mkdir()
+    cv2.imwrite(str(tmp_path / 'other' / '0.png'), np.zeros((64, 96, 3), np.uint8))
+    capsys.readouterr()
+    assert main(['inspect', str(tmp_path)]) == 0
+    printed = capsys.readouterr().out
+    assert f'{tmp_path}: 2 recordings' in printed
+    assert 'comes without a calibration' in printed
+    assert main(['inspect', str(tmp_path / 'other'), '--require-fit']) == 1
+    assert 'without a camera there is nothing to learn from' in capsys.readouterr().out
