@@ -13,13 +13,13 @@ def row(*values: float) -> np.ndarray:
 def test_values_worked_out_by_hand():
     found = measure(row(1.0, 3.0), row(2.0, 2.0), median_scaled=False)
     assert found is not None
-    assert found.absrel == pytest.approx(0.5)
-    assert found.sqrel == pytest.approx(0.5)
+    assert found.abs_rel == pytest.approx(0.5)
+    assert found.sq_rel == pytest.approx(0.5)
     assert found.rmse == pytest.approx(1.0)
     logs = np.log([0.5, 1.5])
     assert found.rmse_log == pytest.approx(float(np.sqrt(np.mean(logs**2))))
     # ratios 2 and 1.5 against 1.25, 1.5625 and 1.953125
-    assert (found.delta1, found.delta2, found.delta3) == (0.0, 0.5, 0.5)
+    assert (found.a1, found.a2, found.a3) == (0.0, 0.5, 0.5)
     assert (found.scale, found.coverage) == (1.0, 1.0)
 
 
@@ -27,7 +27,7 @@ def test_perfect_depth_has_no_error():
     truth = np.linspace(1, 70, 50, dtype=np.float32).reshape(5, 10)
     found = measure(truth, truth, median_scaled=False)
     assert found is not None
-    assert (found.absrel, found.rmse, found.delta1) == (0.0, 0.0, 1.0)
+    assert (found.abs_rel, found.rmse, found.a1) == (0.0, 0.0, 1.0)
 
 
 def test_median_scaling_undoes_one_factor_and_unscaled_reports_it():
@@ -36,16 +36,16 @@ def test_median_scaling_undoes_one_factor_and_unscaled_reports_it():
     raw = measure(truth / 4, truth, median_scaled=False)
     assert scaled is not None
     assert raw is not None
-    assert scaled.absrel == pytest.approx(0.0, abs=1e-12)
+    assert scaled.abs_rel == pytest.approx(0.0, abs=1e-12)
     assert scaled.scale == pytest.approx(4.0)
-    assert raw.absrel == pytest.approx(0.75)
+    assert raw.abs_rel == pytest.approx(0.75)
 
 
 def test_scale_comes_before_the_clamp():
     # Scaled by 10, 9 m becomes 90 m and is clamped to 80 m; clamped first it would stay 9 m.
     found = measure(row(1.0, 2.0, 9.0), row(10.0, 20.0, 79.0), median_scaled=True)
     assert found is not None
-    assert found.absrel == pytest.approx(1 / 79 / 3)
+    assert found.abs_rel == pytest.approx(1 / 79 / 3)
 
 
 def test_truth_outside_the_range_and_predictions_that_are_nan_are_left_out():
@@ -53,7 +53,7 @@ def test_truth_outside_the_range_and_predictions_that_are_nan_are_left_out():
     depth = row(10.0, NAN, 1.0, 1.0, 1.0, 1.0)
     found = measure(depth, truth, median_scaled=False)
     assert found is not None
-    assert found.absrel == 0.0
+    assert found.abs_rel == 0.0
     assert found.coverage == 0.5
 
 
@@ -62,7 +62,7 @@ def test_beyond_and_nearer_than_range_count_as_the_ends_of_the_range():
         row(INF, -INF), row(40.0, 2.0), median_scaled=False, minimum_m=1.0, maximum_m=80.0
     )
     assert found is not None
-    assert found.absrel == pytest.approx((1.0 + 0.5) / 2)
+    assert found.abs_rel == pytest.approx((1.0 + 0.5) / 2)
 
 
 @pytest.mark.parametrize('median_scaled', [True, False])
@@ -86,6 +86,27 @@ def test_average_counts_each_image_the_same():
     other = measure(row(*[2.0] * 9), row(*[2.0] * 9), median_scaled=False)
     assert one is not None
     assert other is not None
-    assert average([one, other]).absrel == pytest.approx(0.25)
+    assert average([one, other]).abs_rel == pytest.approx(0.25)
     with pytest.raises(ValueError, match='no image'):
         average([])
+
+
+def test_silog_is_blind_to_one_factor_and_log10_is_not():
+    truth = row(1.0, 10.0, 50.0)
+    found = measure(truth * 1.2, truth, median_scaled=False)
+    assert found is not None
+    assert found.silog == pytest.approx(0.0, abs=1e-6)
+    assert found.log10 == pytest.approx(np.log10(1.2), abs=1e-6)
+    # ln ratios ln 2 and -ln 2: mean 0, so SILog is ln 2
+    other = measure(row(4.0, 2.0), row(2.0, 4.0), median_scaled=False)
+    assert other is not None
+    assert other.silog == pytest.approx(np.log(2.0))
+    assert other.log10 == pytest.approx(np.log10(2.0))
+
+
+def test_truth_may_end_elsewhere_than_predictions_are_clamped():
+    found = measure(
+        row(200.0), row(85.0), median_scaled=False, maximum_m=80.0, truth_maximum_m=INF
+    )
+    assert found is not None
+    assert found.abs_rel == pytest.approx(5 / 85)

@@ -1,0 +1,194 @@
+"""`psd-depth evaluate`: a checkpoint against true depth, in figures and pictures."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any, TYPE_CHECKING
+
+from psd_depth_ros.cli.options import add_lens_options, load_camera_option
+from psd_depth_ros.cli.progress import progress_bar
+from psd_depth_ros.errors import EvaluationError
+
+if TYPE_CHECKING:
+    from psd_depth_ros.evaluation.layouts import DataChoice
+
+EXAMPLES = 4
+
+
+def add_parser(subparsers: Any) -> None:
+    """Describe the command."""
+    parser = subparsers.add_parser(
+        'evaluate',
+        help='measure a checkpoint against true depth',
+        description='Measure a checkpoint on images with true depth: a bag with a depth or lidar '
+        'topic, an RGB-D folder, images with lidar, or a benchmark as it is downloaded (KITTI '
+        'raw, Cityscapes, Make3D, NYUv2). Every pixel with a truth counts.',
+    )
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file, or default')
+    parser.add_argument('data', metavar='DATA', type=Path, help='bag or folder with true depth')
+    parser.add_argument(
+        '--protocol',
+        metavar='P',
+        default='auto',
+        help='kitti, kitti_eigen, kitti_eigen_improved, make3d, cityscapes, nyuv2, indoor (10 m) '
+        'or outdoor (80 m) (default: by what the data is)',
+    )
+    parser.add_argument('--json', metavar='F', type=Path, help='write all figures here')
+    parser.add_argument('--html', metavar='F', type=Path, help='write a report with pictures here')
+    parser.add_argument(
+        '--frames', metavar='A:B', default=':', help='only these, such as 240:300 or ::10'
+    )
+    parser.add_argument(
+        '--max-depth', metavar='M', type=float, help='cap in metres (default: of the protocol)'
+    )
+    parser.add_argument(
+        '--flip', action='store_true', help='also measure the mean with the mirror image'
+    )
+    _add_data_options(parser)
+    add_lens_options(parser)
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument('--backend', default='auto', help='auto, torch, openvino or onnxruntime')
+    parser.add_argument('--quiet', action='store_true', help='no progress bar')
+    parser.set_defaults(execute=execute, rectified=False)
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    data = parser.add_argument_group('what the data does not say itself')
+    data.add_argument('--split-file', metavar='F', type=Path, help='list of images (KITTI)')
+    data.add_argument(
+        '--truth', metavar='DIR', type=Path, help='improved ground truth of KITTI (train/, val/)'
+    )
+    data.add_argument(
+        '--depth-scale',
+        metavar='N',
+        type=float,
+        help='units of 16-bit depth files in a metre (default: 256 for lidar, 1000 for RGB-D)',
+    )
+    data.add_argument('--image-topic', metavar='TOPIC', help='camera of the bag')
+    data.add_argument('--camera-info-topic', metavar='TOPIC', help='its CameraInfo')
+    data.add_argument('--depth-topic', metavar='TOPIC', help='true depth, registered to the image')
+    data.add_argument('--lidar-topic', metavar='TOPIC', help='points, where there is no depth')
+    data.add_argument(
+        '--lidar-pose',
+        metavar='X',
+        type=float,
+        nargs=7,
+        help='pose of the lidar in the optical frame: x y z qx qy qz qw (default: by TF)',
+    )
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Measure, print and write."""
+    from psd_depth_ros.evaluation.evaluate import evaluate
+    from psd_depth_ros.evaluation.layouts import open_samples
+    from psd_depth_ros.evaluation.report import write_html
+    from psd_depth_ros.evaluation.samples import parse_range
+    from psd_depth_ros.inference import DepthEngine
+    from psd_depth_ros.inference.process import settle_process
+
+    samples, protocol = open_samples(options.data, options.protocol, _data_choice(options))
+    samples = samples.part(parse_range(options.frames))
+    if not samples.count:
+        raise EvaluationError(f'--frames {options.frames} leaves no images of {options.data}')
+    for path in (options.json, options.html):
+        _prepare(path)
+    if options.max_depth is not None:
+        protocol = protocol.capped(options.max_depth)
+    checkpoint = None if options.checkpoint == 'default' else options.checkpoint
+    engine = DepthEngine.from_checkpoint(checkpoint, options.device, options.backend)
+    settle_process(engine.backend)
+    kept = EXAMPLES if options.html else 0
+    try:
+        with progress_bar(f'evaluating on {engine.device}', options.quiet) as advance:
+            evaluation = evaluate(
+                engine, samples, protocol, flip=options.flip, examples=kept, progress=advance
+            )
+    finally:
+        engine.close()
+    report = {
+        'checkpoint': engine.checkpoint.id,
+        'checkpoint_path': engine.checkpoint.path,
+        'data': str(options.data),
+        'device': engine.device,
+        'backend': engine.backend,
+        **evaluation.as_dict(),
+    }
+    if options.json is not None:
+        _write_json(options.json, report)
+    if options.html is not None:
+        write_html(options.html, report, evaluation)
+    _print(report)
+    return 0
+
+
+def _data_choice(options: argparse.Namespace) -> DataChoice:
+    from psd_depth_ros.data.sources import LensChoice
+    from psd_depth_ros.evaluation.bag_truth import BagChoice
+    from psd_depth_ros.evaluation.layouts import DataChoice
+
+    if options.depth_scale is not None and not options.depth_scale > 0:
+        raise EvaluationError(f'--depth-scale is {options.depth_scale:g}, expected more than 0')
+    return DataChoice(
+        lens=LensChoice(load_camera_option(options), options.fov),
+        bag=BagChoice(
+            options.image_topic,
+            options.camera_info_topic,
+            options.depth_topic,
+            options.lidar_topic,
+            None if options.lidar_pose is None else tuple(options.lidar_pose),
+        ),
+        units_per_metre=options.depth_scale,
+        split_file=options.split_file,
+        truth_folder=options.truth,
+    )
+
+
+def _prepare(path: Path | None) -> None:
+    """Make the folder of a report before anything is measured. Raises EvaluationError."""
+    if path is None:
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise EvaluationError(f'report {path} cannot be written: {error}') from error
+    if path.is_dir() or not os.access(path.parent, os.W_OK):
+        raise EvaluationError(
+            f'report {path} cannot be written: it is a folder, or lies in one that is read-only'
+        )
+
+
+def _write_json(path: Path, report: dict[str, Any]) -> None:
+    try:
+        path.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n', encoding='utf-8')
+    except OSError as error:
+        raise EvaluationError(f'report {path} cannot be written: {error}') from error
+
+
+def _print(report: dict[str, Any]) -> None:
+    from rich.box import SIMPLE
+    from rich.console import Console
+    from rich.table import Table
+
+    from psd_depth_ros.evaluation.summary import COLUMNS, describe, distance_rows, figure_rows
+
+    tables = (
+        (f'{report["frames"]} images, {report["protocol_rules"]}', COLUMNS, figure_rows(report)),
+        (
+            'by distance, median-scaled',
+            ('abs_rel', 'a1', 'median ln p/gt', 'pixels'),
+            distance_rows(report['by_distance']),
+        ),
+    )
+    console = Console()
+    for title, columns, rows in tables:
+        table = Table(title=title, title_justify='left', box=SIMPLE, padding=(0, 0, 0, 1))
+        for name in ('', *columns):
+            table.add_column(name, justify='right', no_wrap=True)
+        for label, cells in rows:
+            table.add_row(label, *cells)
+        console.print(table)
+    for line in describe(report):
+        console.print(line, highlight=False, soft_wrap=True)

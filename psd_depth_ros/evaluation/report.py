@@ -1,0 +1,204 @@
+"""The HTML report of an evaluation: one file, pictures inside, for light and dark screens."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Sequence
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psd_depth_ros.errors import EvaluationError
+from psd_depth_ros.evaluation.charts import bars, histogram
+from psd_depth_ros.evaluation.examples import Example
+from psd_depth_ros.evaluation.pictures import (
+    depth_range,
+    draw_example,
+    encode,
+    ERROR_LIMIT,
+    is_sparse,
+    RIGHT,
+    TOO_FAR,
+    TOO_NEAR,
+)
+from psd_depth_ros.evaluation.results import Evaluation
+from psd_depth_ros.evaluation.summary import COLUMNS, describe, distance_rows, figure_rows
+from psd_depth_ros.inference.colour import colour_depth
+
+_FEWEST_FOR_CHARTS = 5
+_STYLE = """
+:root { color-scheme: light dark; --ink: #1d2126; --faint: #69717b; --line: #d5dae0;
+  --page: #fbfbfa; --bar: #4a7fb5; --mark: #c8452f; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e4e7ea; --faint: #98a1ab;
+  --line: #3a4048; --page: #191c20; --bar: #6ea3d8; --mark: #ec7a63; } }
+body { margin: 0 auto; max-width: 1200px; padding: 1.5rem 1.25rem 4rem; background: var(--page);
+  color: var(--ink); font: 15px/1.5 system-ui, sans-serif; }
+h1 { font-size: 1.5rem; margin: 0 0 .25rem; } h2 { font-size: 1.1rem; margin: 2.2rem 0 .6rem; }
+p, ul { margin: .3rem 0; } ul { padding-left: 1.2rem; } .faint { color: var(--faint); }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
+th, td { padding: .3rem .8rem; text-align: right; border-bottom: 1px solid var(--line);
+  white-space: nowrap; }
+th:first-child, td:first-child { text-align: left; padding-left: 0; }
+th { font-weight: 600; } thead th { color: var(--faint); font-weight: 500; }
+.pair { display: flex; flex-wrap: wrap; gap: 1rem 3rem; align-items: start; }
+.chart { margin: 0; flex: 1 1 380px; max-width: 560px; } .chart svg { width: 100%; }
+.chart rect { fill: var(--bar); } .chart line { stroke: var(--line); }
+.chart .mark { stroke: var(--mark); stroke-width: 1.5; }
+.chart text { fill: var(--faint); font-size: 11px; } figcaption { color: var(--faint); }
+.frame { margin: 0 0 1.6rem; } .frame h3 { font-size: 1rem; margin: 0 0 .3rem; }
+.frame h3 span { color: var(--faint); font-weight: 400; }
+.views { display: grid; gap: .5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(100%, var(--least)), 1fr)); }
+.views figure { margin: 0; } .views img { width: 100%; display: block; border-radius: 3px; }
+.legend { display: flex; flex-wrap: wrap; gap: .4rem 2.5rem; margin: .4rem 0 1rem; }
+.ramp { width: 260px; } .ramp i { display: block; height: 10px; border-radius: 3px; }
+.ramp div { display: flex; justify-content: space-between; font-size: 12px; color: var(--faint); }
+"""
+
+
+def write_html(path: Path, report: dict[str, Any], evaluation: Evaluation) -> None:
+    """Write the figures of a JSON report and the examples that an evaluation kept.
+
+    Raises EvaluationError where the file cannot be written.
+    """
+    try:
+        path.write_text(render_html(report, evaluation), encoding='utf-8')
+    except OSError as error:
+        raise EvaluationError(f'report {path} cannot be written: {error}') from error
+
+
+def render_html(report: dict[str, Any], evaluation: Evaluation) -> str:
+    """The whole page."""
+    heading = f'Depth of {Path(str(report["data"])).name or report["data"]}'
+    parts = [
+        '<!doctype html><html lang="en"><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f'<title>{escape(heading)}</title><style>{_STYLE}</style>',
+        f'<h1>{escape(heading)}</h1>',
+        *_facts(report),
+        '<h2>Errors</h2>',
+        _table(('', *COLUMNS), figure_rows(report)),
+        '<p class="faint">a1 a2 a3: share within a factor of 1.25, 1.56, 1.95 (1 is best); all '
+        'others: 0 is best. Means over images.</p>',
+        '<ul>',
+        *(f'<li>{escape(line)}</li>' for line in describe(report)),
+        '</ul>',
+        *_distances(report),
+        *_charts(evaluation),
+        *_examples(evaluation),
+        '</html>\n',
+    ]
+    return '\n'.join(parts)
+
+
+def _facts(report: dict[str, Any]) -> list[str]:
+    machine = f'{report["device"]}, {report["backend"]}'
+    return [
+        f'<p>{report["frames"]} images, protocol {escape(report["protocol"])}: '
+        f'{escape(report["protocol_rules"])}.</p>',
+        f'<p class="faint">checkpoint {escape(report["checkpoint"])} '
+        f'({escape(report["checkpoint_path"])}); data {escape(report["data"])}; '
+        f'{escape(machine)}</p>',
+    ]
+
+
+def _distances(report: dict[str, Any]) -> list[str]:
+    parts = ['<h2>By distance</h2>', '<div class="pair">']
+    columns = ('abs_rel', 'a1', 'median ln p/gt', 'pixels')
+    for title, bands in (
+        ('median-scaled', report['by_distance']),
+        ('unscaled', report['unscaled']['by_distance']),
+    ):
+        parts.append(_table((title, *columns), distance_rows(bands)))
+    parts.append('</div><p class="faint">median ln p/gt above 0: seen too far.</p>')
+    return parts
+
+
+def _charts(evaluation: Evaluation) -> list[str]:
+    if len(evaluation.frames) < _FEWEST_FOR_CHARTS:
+        return []
+    errors = [frame.errors.median_scaled.abs_rel for frame in evaluation.frames]
+    return [
+        '<h2>From image to image</h2><div class="pair">',
+        histogram(evaluation.ratios, 'scale: median of truth / median of depth'),
+        bars(errors, 'abs_rel of each image, median-scaled'),
+        '</div>',
+    ]
+
+
+def _examples(evaluation: Evaluation) -> list[str]:
+    groups = (
+        ('Worst images', evaluation.examples.worst),
+        ('Best images', evaluation.examples.best),
+    )
+    shown = [one for _, group in groups for one in group]
+    if not shown:
+        return []
+    limits = depth_range(shown, evaluation.protocol)
+    parts = []
+    for title, group in groups:
+        if group:
+            parts += [f'<h2>{title}</h2>', _legend(limits)]
+            parts += [_frame(example, evaluation, limits) for example in group]
+    return parts
+
+
+def _frame(example: Example, evaluation: Evaluation, limits: tuple[float, float]) -> str:
+    scaled, unscaled = example.errors
+    facts = (
+        f'abs_rel {scaled.abs_rel:.3f}, a1 {scaled.a1:.3f}, scale {scaled.scale:.2f}; '
+        f'unscaled {unscaled.abs_rel:.3f}'
+    )
+    views, dots = [], is_sparse(example)
+    for caption, picture in draw_example(example, evaluation.protocol, limits).items():
+        data, kind = encode(picture, exact=dots and caption in ('truth', 'error'))
+        source = f'data:{kind};base64,{base64.b64encode(data).decode("ascii")}'
+        views.append(
+            f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption>'
+            '</figure>'
+        )
+    name = escape(example.name)
+    height, width = example.rgb.shape[:2]
+    least = 420 if width > 2 * height else 260
+    return (
+        f'<section class="frame"><h3>{name} <span>{facts}</span></h3>'
+        f'<div class="views" style="--least: {least}px">{"".join(views)}</div></section>'
+    )
+
+
+def _legend(limits: tuple[float, float]) -> str:
+    depths = np.geomspace(*limits, 9, dtype=np.float32)
+    colours = colour_depth(depths[None], *limits)[0]
+    factor = float(np.exp(ERROR_LIMIT))
+    depth_labels = [f'{depths[i]:.2g} m' for i in (0, 4, 8)]
+    error_labels = [f'{factor:g} times too near', 'right', f'{factor:g} times too far']
+    return (
+        '<div class="legend">'
+        + _ramp(colours.tolist(), depth_labels)
+        + _ramp((TOO_NEAR, RIGHT, TOO_FAR), error_labels)
+        + '<span class="faint">dark: sky, beyond the range, or no truth</span></div>'
+    )
+
+
+def _ramp(colours: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
+    stops = ', '.join(f'rgb({red},{green},{blue})' for red, green, blue in colours)
+    words = ''.join(f'<span>{label}</span>' for label in labels)
+    return (
+        f'<div class="ramp"><i style="background: linear-gradient(to right, {stops})"></i>'
+        f'<div>{words}</div></div>'
+    )
+
+
+def _table(columns: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> str:
+    head = ''.join(f'<th>{escape(column)}</th>' for column in columns)
+    body = ''.join(
+        f'<tr><th>{escape(label)}</th>{"".join(f"<td>{cell}</td>" for cell in cells)}</tr>'
+        for label, cells in rows
+    )
+    return (
+        f'<div class="wide"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>'
+        '</div>'
+    )

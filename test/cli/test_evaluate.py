@@ -1,0 +1,77 @@
+"""`psd-depth evaluate` as a person calls it."""
+
+from dataclasses import asdict
+import json
+
+import pytest
+import torch
+
+from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
+from psd_depth_ros.cli.main import main
+from psd_depth_ros.networks.depth_model import DepthModel, preset
+
+
+@pytest.fixture(scope='module')
+def drive(tmp_path_factory):
+    path = tmp_path_factory.mktemp('evaluate') / 'drive.mcap'
+    assert main(['synth', str(path), '--frames', '3', '--size', '96x64', '--seed', '4']) == 0
+    return path
+
+
+@pytest.fixture(scope='module')
+def checkpoint(tmp_path_factory):
+    path = tmp_path_factory.mktemp('evaluate') / 'random.safetensors'
+    torch.manual_seed(0)
+    architecture = preset('lite')
+    info = CheckpointInfo(
+        'random', asdict(architecture), input=InputInfo(64, 96), output=OutputInfo(metric=True)
+    )
+    save_checkpoint(path, info, DepthModel(architecture).state_dict())
+    return path
+
+
+def test_a_rendered_drive_is_measured_and_reported(drive, checkpoint, tmp_path, capsys):
+    figures, page = tmp_path / 'out' / 'f.json', tmp_path / 'out' / 'f.html'
+    arguments = ['evaluate', checkpoint, drive, '--json', figures, '--html', page]
+    assert main([*map(str, arguments), '--backend', 'torch', '--device', 'cpu']) == 0
+    found = json.loads(figures.read_text())
+    assert found['frames'] == 3
+    assert found['protocol'] == 'outdoor'
+    for way in ('median_scaled', 'unscaled'):
+        assert {'abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'a1', 'a2', 'a3'} <= set(found[way])
+    assert set(found['by_distance']) == {'0-10', '10-20', '20-40', '40-80'}
+    assert found['boundary_f1'] is not None
+    assert found['ause']['abs_rel'] > 0
+    assert found['temporal']['method'] == 'poses'
+    assert found['temporal']['pairs'] == 2
+    assert len(found['checkpoint']) == 12
+    assert page.read_text().count('<img') == 12
+    printed = capsys.readouterr().out
+    assert f'{found["median_scaled"]["abs_rel"]:.3f}' in printed
+    assert '3 images' in printed
+
+
+def test_fewer_frames_and_a_nearer_cap(drive, checkpoint, tmp_path):
+    figures = tmp_path / 'f.json'
+    arguments = ['evaluate', checkpoint, drive, '--json', figures, '--backend', 'torch']
+    assert main([*map(str, arguments), '--frames', '1:', '--max-depth', '15']) == 0
+    found = json.loads(figures.read_text())
+    assert found['frames'] == 2
+    assert found['by_distance']['20-40']['abs_rel'] is None
+
+
+@pytest.mark.parametrize(
+    ('more', 'said'),
+    [
+        (['--protocol', 'eigen'], 'nyuv2'),
+        (['--frames', '3'], 'START:STOP'),
+        (['--frames', '9:'], 'leaves no images'),
+        (['--depth-scale', '0'], '--depth-scale'),
+        (['--max-depth', '0'], '--max-depth'),
+        (['--depth-topic', '/none'], '/ground_truth/depth'),
+        (['--json', '/'], 'cannot be written'),
+    ],
+)
+def test_wrong_options_say_what_was_expected(drive, checkpoint, capsys, more, said):
+    assert main(['evaluate', str(checkpoint), str(drive), *more]) == 2
+    assert said in capsys.readouterr().err

@@ -1,0 +1,115 @@
+"""The loop and the report, with an engine whose answers are known."""
+
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from psd_depth_ros.errors import EvaluationError
+from psd_depth_ros.evaluation.evaluate import evaluate, measure_frames
+from psd_depth_ros.evaluation.protocols import find_protocol
+from psd_depth_ros.evaluation.report import render_html
+from psd_depth_ros.evaluation.samples import Sample, SampleList
+from psd_depth_ros.geometry import Camera
+
+CAMERA = Camera(40, 30, 30.0, 30.0, 19.5, 14.5)
+OUTDOOR = find_protocol('outdoor')
+
+
+class Engine:
+    """Says that depth is 20 m, as far as the red of the image's corner is above 100."""
+
+    def __init__(self):
+        self.cameras = []
+
+    def infer_batch(self, requests, settings):
+        assert settings.min_confidence == 0.0
+        ((rgb, camera),) = requests
+        self.cameras.append(camera)
+        depth = np.full(camera.size, 0.2 * rgb[0, 0, 0], np.float32)
+        confidence = np.ones_like(depth)
+        return [SimpleNamespace(depth_m=depth, confidence=confidence, rgb=rgb, camera=camera)]
+
+
+def sample(name, red, truth_m):
+    rgb = np.zeros((30, 40, 3), np.uint8)
+    rgb[..., 0] = red
+    truth = None if truth_m is None else np.full((30, 40), truth_m, np.float32)
+    return Sample(name, rgb, CAMERA, truth)
+
+
+def run(*samples, **options):
+    return evaluate(Engine(), SampleList(samples, lambda one: one), OUTDOOR, **options)
+
+
+def test_figures_of_known_answers():
+    found = run(sample('a', 100, 20.0), sample('b', 100, 40.0), sample('c', 50, None)).as_dict()
+    assert found['frames'] == 2
+    assert found['frames_without_truth'] == 1
+    assert found['unscaled']['abs_rel'] == pytest.approx(0.25)
+    assert found['unscaled']['a1'] == 0.5
+    assert found['median_scaled']['abs_rel'] == pytest.approx(0.0, abs=1e-7)
+    assert found['scale']['median'] == pytest.approx(1.5)
+    assert found['by_distance']['20-40']['frames'] == 1
+    assert found['by_distance']['0-10']['abs_rel'] is None
+    assert found['unscaled']['by_distance']['40-80']['abs_rel'] == pytest.approx(0.5)
+    assert found['temporal'] is None
+    assert found['flip'] is None
+    json.dumps(found, allow_nan=False)
+
+
+def test_the_best_and_the_worst_are_kept():
+    # The further from a flat 20 m, the worse: half of the image is twice as far.
+    samples = []
+    for index in range(7):
+        one = sample(f'{index}', 100, 20.0)
+        one.truth[:, : 2 * index] = 40.0
+        samples.append(one)
+    kept = run(*samples[::-1], examples=2).examples
+    assert [one.name for one in kept.best] == ['0', '1']
+    assert [one.name for one in kept.worst] == ['6', '5']
+    few = run(*samples[:3], examples=2).examples
+    assert [one.name for one in (*few.best, *few.worst)] == ['0', '1', '2']
+
+
+def test_the_mirror_image_has_a_mirrored_camera_and_is_averaged_in_disparity():
+    engine = Engine()
+    rgb = np.zeros((30, 40, 3), np.uint8)
+    rgb[:, :20, 0], rgb[:, 20:, 0] = 50, 150  # 10 m, and 30 m for the mirror image
+    camera = Camera(40, 30, 30.0, 30.0, 10.0, 14.5)
+    one = Sample('a', rgb, camera, np.full((30, 40), 15.0, np.float32))
+    found = evaluate(engine, SampleList([one], lambda item: item), OUTDOOR, flip=True).as_dict()
+    assert [one.cx for one in engine.cameras] == [10.0, 29.0]
+    assert found['unscaled']['abs_rel'] == pytest.approx(1 / 3)
+    assert found['flip']['unscaled']['abs_rel'] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_nothing_to_measure_is_an_error():
+    with pytest.raises(EvaluationError, match=r'of 2 images none .* 80 m .* protocol outdoor'):
+        run(sample('a', 100, None), sample('b', 100, 2000.0))
+
+
+def test_depth_in_memory_needs_no_engine():
+    pairs = [(np.full((4, 6), 2.0), np.full((4, 6), 4.0))]
+    found = measure_frames(pairs, OUTDOOR, ['x'])
+    assert found.unscaled.abs_rel == 0.5
+    assert found.frames[0].name == 'x'
+    assert found.by_distance['0-10']['abs_rel'] == 0.0
+
+
+def test_the_report_is_one_file_with_its_pictures(tmp_path):
+    evaluation = run(*(sample(f'<{index}>', 100, 15.0 + index) for index in range(6)), examples=2)
+    facts = {
+        'checkpoint': 'abc',
+        'checkpoint_path': 'x',
+        'data': '/a & b',
+        'device': 'cpu',
+        'backend': 'torch',
+    }
+    page = render_html({**facts, **evaluation.as_dict()}, evaluation)
+    assert page.count('<img src="data:image/') == 16
+    assert 'src="http' not in page
+    assert 'a &amp; b' in page
+    assert '&lt;5&gt;' in page
+    assert '<script' not in page
