@@ -8,18 +8,15 @@ happens before and after is left to `preprocess` and `postprocess`.
 from __future__ import annotations
 
 from collections.abc import Callable
-import contextlib
 import importlib.util
-import io
-import logging
 from typing import Any, Protocol
-import warnings
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 
 from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.networks import DepthModel, expectation
+from psd_depth_ros.inference.conversion import Convert, convert_here, MapsModel, Shape
+from psd_depth_ros.networks import DepthModel
 
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
 
@@ -34,43 +31,6 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Give memory back."""
-
-
-class MapsModel(nn.Module):
-    """A depth network whose three maps are one tensor, so that one download takes them all."""
-
-    def __init__(self, model: DepthModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, image: Tensor, intrinsics: Tensor) -> Tensor:
-        """See `Backend.run`."""
-        return torch.cat(self.model(image, intrinsics), dim=1)
-
-
-class StemModel(nn.Module):
-    """The part of a depth network that stays in float32."""
-
-    def __init__(self, model: DepthModel) -> None:
-        super().__init__()
-        self.encoder = model.encoder
-
-    def forward(self, image: Tensor) -> Tensor:
-        """See `Encoder.stem`."""
-        return self.encoder.stem(image)
-
-
-class RestModel(nn.Module):
-    """What comes after the stem, with one tensor of maps."""
-
-    def __init__(self, model: DepthModel) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, stem: Tensor, intrinsics: Tensor) -> Tensor:
-        """The stem's output and fx fy cx cy (B, 4) to maps as in `Backend.run`."""
-        maps = self.model.encoder.maps(stem)
-        return torch.cat(expectation(self.model.decode(maps, intrinsics)), dim=1)
 
 
 class TorchBackend:
@@ -151,15 +111,17 @@ class OpenVinoBackend:
 
     name = 'openvino'
 
-    def __init__(self, model: DepthModel, half: bool = True) -> None:
+    def __init__(
+        self, model: DepthModel, half: bool = True, convert: Convert | None = None
+    ) -> None:
         import openvino
 
         self._core = openvino.Core()
         self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
         capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
-        self._model: DepthModel | None = model
-        self._requests: dict[tuple[int, ...], tuple[Any, Any]] = {}
+        self._convert: Convert | None = convert or convert_here(model)
+        self._requests: dict[Shape, tuple[Any, Any]] = {}
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
@@ -176,33 +138,21 @@ class OpenVinoBackend:
     def close(self) -> None:
         """Drop the compiled networks and the weights."""
         self._requests.clear()
-        self._model = None
+        self._convert = None
 
-    def _compile(self, shape: tuple[int, ...]) -> tuple[Any, Any]:
-        assert self._model is not None, 'the engine was closed'
-        image, intrinsics = _example(shape)
-        stem, rest = StemModel(self._model).eval(), RestModel(self._model).eval()
-        with torch.no_grad():
-            between = stem(image)
-        return (
-            self._compile_part(stem, (image,), 'f32'),
-            self._compile_part(rest, (between, intrinsics), self._precision),
-        )
+    def _compile(self, shape: Shape) -> tuple[Any, Any]:
+        assert self._convert is not None, 'the engine was closed'
+        stem, rest = self._convert('openvino', shape)
+        return self._compile_part(stem, 'f32'), self._compile_part(rest, self._precision)
 
-    def _compile_part(self, part: nn.Module, example: tuple[Tensor, ...], precision: str) -> Any:
-        import openvino
-
-        with _quiet():
-            converted = openvino.convert_model(
-                part, example_input=example, input=[tuple(t.shape) for t in example]
-            )
+    def _compile_part(self, part: Any, precision: str) -> Any:
         settings = {
             'INFERENCE_PRECISION_HINT': precision,
             # Threads pinned to a core wait for whatever else runs there: beside one busy process
             # on two cores, 2,000 ms an image instead of 160.
             'ENABLE_CPU_PINNING': False,
         }
-        return self._core.compile_model(converted, 'CPU', settings).create_infer_request()
+        return self._core.compile_model(part, 'CPU', settings).create_infer_request()
 
 
 class OnnxBackend:
@@ -210,9 +160,9 @@ class OnnxBackend:
 
     name = 'onnxruntime'
 
-    def __init__(self, model: DepthModel) -> None:
-        self._model: MapsModel | None = MapsModel(model).eval()
-        self._sessions: dict[tuple[int, ...], Any] = {}
+    def __init__(self, model: DepthModel, convert: Convert | None = None) -> None:
+        self._convert: Convert | None = convert or convert_here(model)
+        self._sessions: dict[Shape, Any] = {}
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
@@ -225,26 +175,14 @@ class OnnxBackend:
     def close(self) -> None:
         """Drop the sessions and the weights."""
         self._sessions.clear()
-        self._model = None
+        self._convert = None
 
-    def _compile(self, shape: tuple[int, ...]) -> Any:
+    def _compile(self, shape: Shape) -> Any:
         import onnxruntime
 
-        assert self._model is not None, 'the engine was closed'
-        content = export_onnx(self._model, shape)
+        assert self._convert is not None, 'the engine was closed'
+        (content,) = self._convert('onnx', shape)
         return onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
-
-
-def export_onnx(model: MapsModel, shape: tuple[int, ...]) -> bytes:
-    """The network as ONNX for a fixed input shape: inputs image, intrinsics; output maps."""
-    with _quiet():
-        program = torch.onnx.export(
-            model, _example(shape), dynamo=True, input_names=['image', 'intrinsics'],
-            output_names=['maps'], verbose=False,
-        )  # fmt: skip
-    assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
-    return content
 
 
 def choose_device(wanted: str) -> torch.device:
@@ -272,9 +210,12 @@ def choose_device(wanted: str) -> torch.device:
     return device
 
 
-def make_backend(name: str, model: DepthModel, device: torch.device) -> Backend:
+def make_backend(
+    name: str, model: DepthModel, device: torch.device, convert: Convert | None = None
+) -> Backend:
     """The backend called `name`; `auto` takes OpenVINO on a CPU where it is installed.
 
+    `convert` is for backends that need the network in another form (default: in this process).
     Raises DeviceError for an unknown one, one that is not installed, or one that cannot run on the
     device.
     """
@@ -294,13 +235,9 @@ def make_backend(name: str, model: DepthModel, device: torch.device) -> Backend:
             f'backend {name!r} needs {", ".join(missing)}: '
             f'pip install "psd_depth_ros[{name}]", or choose backend auto'
         )
-    return OpenVinoBackend(model) if name == 'openvino' else OnnxBackend(model)
-
-
-def _example(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
-    batch, _, height, width = shape
-    intrinsics = torch.tensor([[width, width, 0.5 * width, 0.5 * height]]).repeat(batch, 1)
-    return torch.zeros(shape), intrinsics
+    if name == 'openvino':
+        return OpenVinoBackend(model, convert=convert)
+    return OnnxBackend(model, convert)
 
 
 def _is_installed(package: str) -> bool:
@@ -310,19 +247,3 @@ def _is_installed(package: str) -> bool:
 def _has_bfloat16() -> bool:
     """Whether the CPU multiplies bfloat16 in hardware; emulated it is slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-@contextlib.contextmanager
-def _quiet() -> Any:
-    """Keep the exporters' chatter from the user's terminal; their errors still come as such."""
-    loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'torch.export')]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-        warnings.simplefilter('ignore')
-        try:
-            for logger in loggers:
-                logger.setLevel(logging.ERROR)
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -23,6 +23,7 @@ from psd_depth_ros.checkpoint import Checkpoint, load_checkpoint
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
+from psd_depth_ros.inference.conversion import convert_aside
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.networks.depth_model import load_model
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier, view_mask
@@ -114,15 +115,20 @@ class DepthEngine:
         path: str | os.PathLike[str] | None = None,
         device: str = 'auto',
         backend: str = 'auto',
+        *,
+        aside: bool = False,
     ) -> DepthEngine:
         """Load a checkpoint; None means the one that comes with the package.
 
-        Raises CheckpointError for an unusable file and DeviceError where the device or backend
-        asked for is not there.
+        `aside` leaves the heavy part of it to another process, so that an engine at work in this
+        one is not held up; that takes a few seconds longer. Raises CheckpointError for an unusable
+        file and DeviceError where the device or backend asked for is not there.
         """
         chosen = choose_device(device)
         checkpoint = load_checkpoint(path)
-        return cls(checkpoint, make_backend(backend, load_model(checkpoint), chosen), chosen)
+        model = load_model(checkpoint)
+        convert = convert_aside(model, checkpoint.info) if aside else None
+        return cls(checkpoint, make_backend(backend, model, chosen, convert), chosen)
 
     @property
     def device(self) -> str:

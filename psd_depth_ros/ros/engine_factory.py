@@ -6,15 +6,21 @@ from psd_depth_ros.ros.engine_slot import Engine
 
 
 class DepthEngineFactory:
-    """Loads checkpoints into a `DepthEngine`."""
+    """Loads checkpoints into a `DepthEngine`; all but the first beside one that is at work."""
+
+    def __init__(self) -> None:
+        self._has_loaded = False
 
     def load(self, path: str, device: str, backend: str) -> Engine:
         """Load a checkpoint, the shipped one for ''. Raises PsdDepthError."""
         from psd_depth_ros.inference import DepthEngine
         from psd_depth_ros.inference.process import settle_process
 
-        engine: Engine = DepthEngine.from_checkpoint(path or None, device=device, backend=backend)
+        engine: Engine = DepthEngine.from_checkpoint(
+            path or None, device=device, backend=backend, aside=self._has_loaded
+        )
         settle_process(engine.backend)
+        self._has_loaded = True
         return engine
 
     def check(self, path: str) -> None:

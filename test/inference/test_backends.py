@@ -3,8 +3,12 @@
 import pytest
 import torch
 
+from psd_depth_ros.checkpoint import CheckpointInfo
+from psd_depth_ros.config import dump
+from psd_depth_ros.errors import DeviceError
 from psd_depth_ros.inference import backends
 from psd_depth_ros.inference.backends import OnnxBackend, OpenVinoBackend, TorchBackend
+from psd_depth_ros.inference.conversion import convert_aside
 from psd_depth_ros.networks import Architecture, DepthModel
 
 INTRINSICS = torch.tensor([[80.0, 80.0, 47.5, 31.5], [90.0, 90.0, 40.0, 30.0]])
@@ -56,3 +60,18 @@ def test_float32_is_exact_to_rounding(model, image, expected, kind):
     pytest.importorskip(kind.name, reason=f'the optional backend {kind.name} is not installed')
     backend = kind(model, half=False) if kind is OpenVinoBackend else kind(model)
     assert torch.allclose(backend.run(image, INTRINSICS), expected, atol=2e-3)
+
+
+@pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
+def test_converted_in_another_process_it_is_the_same(model, image, expected, kind):
+    pytest.importorskip(kind.name, reason=f'the optional backend {kind.name} is not installed')
+    convert = convert_aside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    options = {'half': False} if kind is OpenVinoBackend else {}
+    backend = kind(model, convert=convert, **options)
+    assert torch.allclose(backend.run(image, INTRINSICS), expected, atol=2e-3)
+
+
+def test_a_process_that_cannot_convert_says_why(model):
+    convert = convert_aside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    with pytest.raises(DeviceError, match=r'cannot be converted for onnx: .* code 1 .*unpack'):
+        convert('onnx', (1,))

@@ -47,8 +47,8 @@ def test_depth_is_metric_and_right_on_streets_never_seen(scenes, frames):
     scaled = average([measure(*pair, median_scaled=True) for pair in pairs])
     metric = average([measure(*pair, median_scaled=False) for pair in pairs])
     assert metric.coverage > 0.95
-    assert scaled.absrel < 0.2
-    assert metric.absrel < 0.25
+    assert scaled.abs_rel < 0.2
+    assert metric.abs_rel < 0.25
 
 
 def test_sky_is_sky_and_ground_is_not(scenes, frames):
