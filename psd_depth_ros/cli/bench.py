@@ -18,15 +18,19 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'bench',
         help='measure this machine',
-        description='Measure the network, the steps of a frame and the nodes end to end; write '
-        'bench.json. To be called in the source tree.',
+        description='Measure the network, the steps of a frame, the nodes end to end and '
+        'training; write bench.json. To be called in the source tree.',
     )
     parser.add_argument(
         '--output', metavar='FOLDER', type=Path, default=Path('bench_out'), help='for bench.json'
     )
-    parser.add_argument('--quick', action='store_true', help='rough figures in a minute')
+    parser.add_argument('--quick', action='store_true', help='rough figures in a few minutes')
     parser.add_argument(
-        '--only', metavar='PART', nargs='+', default=[], help='network, pipeline, end_to_end'
+        '--only',
+        metavar='PART',
+        nargs='+',
+        default=[],
+        help='network, pipeline, end_to_end, training',
     )
     parser.set_defaults(execute=execute)
 

@@ -255,7 +255,7 @@ def _report(drive: Drive, recording: Path, frames_in: int) -> dict[str, Any]:
     absrel = absrel_metric = coverage = None
     if drive.truth_topic and timing.frames:
         scaled, unscaled = compare_depth(recording, DEPTH, drive.path, drive.truth_topic)
-        absrel, absrel_metric = _rounded(scaled.absrel, 4), _rounded(unscaled.absrel, 4)
+        absrel, absrel_metric = _rounded(scaled.abs_rel, 4), _rounded(unscaled.abs_rel, 4)
         coverage = _rounded(scaled.coverage, 4)
     return {
         'frames_in': frames_in,

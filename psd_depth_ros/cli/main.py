@@ -16,7 +16,18 @@ import sys
 from psd_depth_ros import __version__
 from psd_depth_ros.errors import PsdDepthError
 
-COMMANDS = ('demo', 'run', 'replay', 'synth', 'inspect', 'train', 'bench')
+COMMANDS = (
+    'demo',
+    'run',
+    'replay',
+    'synth',
+    'inspect',
+    'train',
+    'finetune',
+    'evaluate',
+    'ablate',
+    'bench',
+)
 USER_ERROR = 2
 INTERRUPTED = 130
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from psd_depth_ros.errors import SettingsError
 
@@ -103,29 +103,13 @@ def load_camera_option(options: argparse.Namespace) -> Camera | None:
 
 def build_settings(cls: type[T], changes: Sequence[str]) -> T:
     """Build settings from NAME=VALUE texts; values are YAML. Raises SettingsError."""
-    from psd_depth_ros.config import build
+    from psd_depth_ros.config import build, parse_changes
 
-    return build(cls, parse_changes(changes), source='--set')
+    return build(cls, parse_changes(changes, '--set'), source='--set')
 
 
 def change_settings(settings: T, changes: Sequence[str]) -> T:
     """Copy settings with the changes of NAME=VALUE texts made. Raises SettingsError."""
-    from psd_depth_ros.config import build, flatten
+    from psd_depth_ros.config import change
 
-    return build(type(settings), {**flatten(settings), **parse_changes(changes)}, source='--set')
-
-
-def parse_changes(changes: Sequence[str]) -> dict[str, Any]:
-    """Values by dotted name from NAME=VALUE texts; values are YAML. Raises SettingsError."""
-    import yaml
-
-    values: dict[str, Any] = {}
-    for change in changes:
-        name, separator, text = change.partition('=')
-        if not separator or not name:
-            raise SettingsError(f'--set {change}: expected NAME=VALUE')
-        try:
-            values[name.strip()] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise SettingsError(f'--set {change}: {text!r} is no YAML value') from error
-    return values
+    return change(settings, changes, '--set')

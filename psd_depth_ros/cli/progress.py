@@ -10,8 +10,8 @@ from typing import Protocol
 class Advance(Protocol):
     """Tells the bar how much is done, of how much."""
 
-    def __call__(self, done: int, total: int) -> None:
-        """Move the bar."""
+    def __call__(self, done: int, total: int, note: str = '') -> None:
+        """Move the bar; `note` stands where else the rate is shown."""
 
 
 @contextmanager
@@ -38,9 +38,9 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Advance]:
     with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
         task = progress.add_task(title, total=None, rate='')
 
-        def advance(done: int, total: int) -> None:
+        def advance(done: int, total: int, note: str = '') -> None:
             speed = progress.tasks[0].speed
-            rate = f'{speed:.1f}/s' if speed else ''
+            rate = note or (f'{speed:.1f}/s' if speed else '')
             progress.update(task, completed=done, total=max(done, total), rate=rate)
 
         yield advance

@@ -1,79 +1,173 @@
-"""`psd-depth train`: a network from rendered worlds, such as the starter weights."""
+"""`psd-depth train`: a network from a recipe, self-supervised on recordings or on worlds."""
 
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
+import hashlib
+import importlib.util
 from pathlib import Path
+import sys
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_setting_option
 from psd_depth_ros.cli.progress import progress_bar
-from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.cli.stopping import asked_to_stop
+from psd_depth_ros.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from psd_depth_ros.checkpoint import Checkpoint
+    from psd_depth_ros.training.progress import Outcome, Progress
     from psd_depth_ros.training.recipe import Recipe
+    from psd_depth_ros.training.run_folder import RunFolder
+    from psd_depth_ros.training.task import Task
+    from psd_depth_ros.training.team import Team
 
 
 def add_parser(subparsers: Any) -> None:
     """Describe the command."""
     parser = subparsers.add_parser(
         'train',
-        help='train a network on rendered worlds',
-        description='Render worlds with exact depth and train a network on them. RUN gets '
-        'best.safetensors, run.json (all that repeats the run) and log.csv.',
+        help='train a network by a recipe',
+        description='Train a network on recordings without labels (recipes of kind video) or on '
+        'rendered worlds (kind worlds). RUN gets best.safetensors, run.json (all that repeats the '
+        'run), log.csv, tensorboard/, previews/ and state/ (for --resume). Ctrl-C saves the state '
+        'first. On several GPUs or machines: `accelerate launch -m psd_depth_ros.cli.main train '
+        '...`, or torchrun in its place.',
     )
     parser.add_argument('recipe', metavar='RECIPE', help='YAML file, or a name such as starter')
     parser.add_argument('--output', metavar='RUN', type=Path, required=True, help='new folder')
+    parser.add_argument(
+        '--data',
+        metavar='PATH',
+        nargs='+',
+        help='bags, videos or folders to learn from, instead of data.paths of the recipe',
+    )
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         '--imagenet',
         metavar='NPZ',
         type=Path,
-        help='MobileNetV2 weights with folded batch norm to start from (default: random)',
+        help='ImageNet weights of the encoder to start from, with the names of torchvision; '
+        'MobileNetV2 may have its batch norm folded (default: random)',
     )
     start.add_argument('--checkpoint', metavar='START', type=Path, help='checkpoint to go on from')
+    parser.add_argument(
+        '--resume', action='store_true', help='go on with the run in RUN, from its last state'
+    )
     parser.add_argument(
         '--worlds', metavar='DIR', type=Path, help='keep rendered frames here (default: RUN)'
     )
     parser.add_argument('--processes', type=int, default=2, help='renderers (%(default)s)')
-    parser.add_argument('--device', default='auto', help='auto, cpu or cuda (%(default)s)')
+    parser.add_argument(
+        '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
+    )
     add_setting_option(parser)
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Render, then train."""
-    from psd_depth_ros.inference.backends import choose_device
+    """Prepare the data, then train; 130 or 143 where a signal ended the run early."""
     from psd_depth_ros.inference.process import reuse_freed_memory
     from psd_depth_ros.training.run_folder import RunFolder
-    from psd_depth_ros.training.trainer import Progress, train
-    from psd_depth_ros.training.worlds import load_shard, plan_shards, render_shards
+    from psd_depth_ros.training.team import Team
 
-    recipe = _read_recipe(options.recipe, options.changes)
-    device = choose_device(options.device)
+    recipe = _read_recipe(options)
     start = _read_start(options)
     reuse_freed_memory()
-    run = RunFolder(options.output, recipe)
-    worlds = options.worlds or options.output / 'worlds'
-    validation = plan_shards(recipe, worlds, validation=True)
-    training = plan_shards(recipe, worlds, validation=False)
-    with progress_bar('rendering worlds', options.quiet) as advance:
-        render_shards([*validation, *training], options.processes, advance)
-    with progress_bar(f'training on {device}', options.quiet) as advance:
+    team = Team(options.device)
+    folder = RunFolder(options.output)
+    if team.is_main:
+        folder.claim(options.resume)
+    options.quiet |= not team.is_main
+    with team.main_first():
+        task = _make_task(options, recipe, folder, start)
+    if options.imagenet is not None:
+        task.start_id = imagenet_id(options.imagenet)
+    with asked_to_stop() as asked:
+        outcome = _train(options, task, folder, team, lambda: bool(asked))
+    if team.is_main:
+        _say(outcome, options.output)
+    return 128 + asked[0] if outcome.stopped and asked else 0
+
+
+def _train(
+    options: argparse.Namespace,
+    task: Task,
+    folder: RunFolder,
+    team: Team,
+    stop: Callable[[], bool],
+) -> Outcome:
+    from psd_depth_ros.training.trainer import run_training
+
+    title = f'training on {team.device}' + (f' x {team.count}' if team.count > 1 else '')
+    with progress_bar(title, options.quiet) as advance:
 
         def report(progress: Progress) -> None:
-            run.write(progress)
-            advance(progress.step, max(progress.step, round(progress.step / progress.share)))
+            total = max(progress.step, round(progress.step / progress.share))
+            advance(progress.step, total, f'{progress.images_per_second:.1f} images/s')
+            if progress.scores and not options.quiet:
+                print(_line(progress, total), file=sys.stderr)
 
-        frames = [load_shard(shard) for shard in training]
-        held_out = [load_shard(shard) for shard in validation]
-        path = train(recipe, frames, held_out, start, run.path, report, str(device))
-    print(f'written to {path}; how it went is in {run.path / "log.csv"}')
-    return 0
+        return run_training(
+            task, folder, device=options.device, resume=options.resume, report=report, stop=stop
+        )
+
+
+def _line(progress: Progress, total: int) -> str:
+    """How it stands after a validation."""
+    assert progress.scores is not None
+    parts = [
+        f'step {progress.step} of {total}',
+        f'loss {progress.loss:.4f}',
+        f'score {progress.scores["score"]:.4f}',
+        f'{progress.images_per_second:.1f} images/s',
+        f'{100 * progress.waiting_share:.0f} % of it waiting for data',
+        f'{progress.seconds_left / 60:.0f} min left',
+    ]
+    if progress.rollbacks:
+        parts.append(f'went back {progress.rollbacks} times, rates halved each time')
+    return ', '.join(parts)
+
+
+def _make_task(
+    options: argparse.Namespace,
+    recipe: Recipe,
+    folder: RunFolder,
+    start: Checkpoint | dict[str, Tensor] | None,
+) -> Task:
+    from psd_depth_ros.training.recipe import VideoRecipe, WorldsRecipe
+
+    task: Task
+    if isinstance(recipe, WorldsRecipe):
+        from psd_depth_ros.training.worlds_task import WorldsTask
+
+        worlds = options.worlds or folder.path / 'worlds'
+        with progress_bar('rendering worlds', options.quiet) as advance:
+            task = WorldsTask.from_recipe(
+                recipe, worlds, start, advance, processes=options.processes
+            )
+        return task
+    assert isinstance(recipe, VideoRecipe), f'no task for recipes of kind {recipe.kind}'
+    from psd_depth_ros.training.clip_task import ClipTask
+
+    with progress_bar('preparing recordings', options.quiet) as advance:
+        task = ClipTask.from_recipe(recipe, folder.path, start, advance)
+    return task
+
+
+def _say(outcome: Outcome, output: Path) -> None:
+    if outcome.stopped:
+        print(f'stopped after step {outcome.step}; the same command with --resume goes on')
+    else:
+        score = outcome.scores.get('score', float('nan'))
+        print(f'written to {outcome.path} (score {score:.4f}); {output}/log.csv tells how it went')
+    if importlib.util.find_spec('tensorboard') is None:
+        print('for curves: pip install "psd_depth_ros[tensorboard]" before the next run')
 
 
 def _read_start(options: argparse.Namespace) -> Checkpoint | dict[str, Tensor] | None:
@@ -81,11 +175,16 @@ def _read_start(options: argparse.Namespace) -> Checkpoint | dict[str, Tensor] |
 
     if options.checkpoint is not None:
         return load_checkpoint(options.checkpoint)
-    return None if options.imagenet is None else read_folded(options.imagenet)
+    return None if options.imagenet is None else read_imagenet(options.imagenet)
 
 
-def read_folded(path: Path) -> dict[str, Tensor]:
-    """Read folded MobileNetV2 weights from an .npz file; CheckpointError where they cannot be."""
+def imagenet_id(path: Path) -> str:
+    """A short text that differs where the weights do."""
+    return f'imagenet {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}'
+
+
+def read_imagenet(path: Path) -> dict[str, Tensor]:
+    """Read encoder weights from an .npz file; CheckpointError where they cannot be."""
     import numpy as np
     import torch
 
@@ -101,8 +200,16 @@ def read_folded(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_recipe(name: str, changes: list[str]) -> Recipe:
+def _read_recipe(options: argparse.Namespace) -> Recipe:
     from psd_depth_ros.cli.options import change_settings
-    from psd_depth_ros.training.recipe import find_recipe, read_recipe
+    from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
 
-    return change_settings(read_recipe(find_recipe(name)), changes)
+    recipe = change_settings(read_recipe(find_recipe(options.recipe)), options.changes)
+    if not options.data:
+        return recipe
+    if not isinstance(recipe, VideoRecipe):
+        raise SettingsError(
+            f'recipe {options.recipe} is of kind {recipe.kind!r}, which makes its own data; '
+            '--data belongs to recipes of kind video'
+        )
+    return replace(recipe, data=replace(recipe.data, paths=tuple(options.data)))

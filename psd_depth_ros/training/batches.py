@@ -1,10 +1,8 @@
-"""Batches from rendered frames: windows, colours and canonical targets, made ahead in threads."""
+"""Batches from rendered frames: windows, colours and canonical targets."""
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,10 +13,8 @@ from psd_depth_ros.augment.colour import degrade, jitter
 from psd_depth_ros.augment.crops import centred_window, draw_window
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.preprocess import choose_input_size
-from psd_depth_ros.training.recipe import Recipe
+from psd_depth_ros.training.recipe import WorldsRecipe
 from psd_depth_ros.training.worlds import Frames
-
-AHEAD = 3
 
 
 @dataclass(frozen=True)
@@ -30,23 +26,37 @@ class Batch:
     target: Tensor  # (B, 1, H, W) u* = ln Z', NaN unknown, +Inf far
     depth_m: Tensor  # (B, 1, H, W) metres
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device, images in the layout that convolutions like."""
+        return Batch(
+            self.image.to(device, memory_format=torch.channels_last),
+            self.intrinsics.to(device),
+            self.target.to(device),
+            self.depth_m.to(device),
+        )
 
-def training_batches(recipe: Recipe, shards: list[Frames]) -> Iterator[Batch]:
-    """Give augmented batches for ever, each from one shape of picture; seeded by the recipe."""
-    shares = np.array([len(shard.rgb) for shard in shards], dtype=np.float64)
+
+def draw_batch(
+    recipe: WorldsRecipe, shards: list[Frames], step: int, rank: int = 0, processes: int = 1
+) -> Batch:
+    """The `rank`-th of `processes` equal parts of a step's batch, all of one shape of picture.
+
+    Everything drawn is seeded by the recipe, the step and the place in the batch.
+    """
     groups = _by_shape(shards)
-    weights = [sum(shares[i] for i in group) for group in groups]
-    rng = np.random.default_rng((recipe.seed, 1))
-    with ThreadPoolExecutor(2) as pool:
-        queue: deque[Future[Batch]] = deque()
-        for step in range(1 << 62):
-            group = groups[rng.choice(len(groups), p=np.array(weights) / sum(weights))]
-            queue.append(pool.submit(_draw_batch, recipe, [shards[i] for i in group], step))
-            if len(queue) > AHEAD:
-                yield queue.popleft().result()
+    shares = np.array([sum(len(shard.rgb) for shard in group) for group in groups], dtype=float)
+    chosen = np.random.default_rng((recipe.seed, 1, step)).choice(
+        len(groups), p=shares / shares.sum()
+    )
+    part = recipe.batch // processes
+    items = [
+        _draw_item(recipe, groups[chosen], np.random.default_rng((recipe.seed, 2, step, place)))
+        for place in range(rank * part, (rank + 1) * part)
+    ]
+    return _collate(items)
 
 
-def validation_batches(recipe: Recipe, shards: list[Frames]) -> Iterator[Batch]:
+def validation_batches(recipe: WorldsRecipe, shards: list[Frames]) -> Iterator[Batch]:
     """Give every frame once: the largest centred window, nothing changed."""
     for shard in shards:
         size = tuple(shard.rgb.shape[1:3])
@@ -59,27 +69,23 @@ def validation_batches(recipe: Recipe, shards: list[Frames]) -> Iterator[Batch]:
             yield _collate(items)
 
 
-def _by_shape(shards: list[Frames]) -> list[list[int]]:
-    groups: dict[tuple[int, ...], list[int]] = {}
-    for index, shard in enumerate(shards):
-        groups.setdefault(tuple(shard.rgb.shape[1:3]), []).append(index)
+def _by_shape(shards: list[Frames]) -> list[list[Frames]]:
+    groups: dict[tuple[int, ...], list[Frames]] = {}
+    for shard in shards:
+        groups.setdefault(tuple(shard.rgb.shape[1:3]), []).append(shard)
     return list(groups.values())
 
 
-def _draw_batch(recipe: Recipe, shards: list[Frames], step: int) -> Batch:
-    rng = np.random.default_rng((recipe.seed, 2, step))
+def _draw_item(recipe: WorldsRecipe, shards: list[Frames], rng: np.random.Generator) -> Batch:
     height, width = shards[0].rgb.shape[1:3]
     output = choose_input_size(width, height, recipe.pixel_budget)
-    counts = np.array([len(shard.rgb) for shard in shards], dtype=np.float64)
-    items = []
-    for _ in range(recipe.batch):
-        shard = shards[rng.choice(len(shards), p=counts / counts.sum())]
-        items.append(_item(recipe, shard, int(rng.integers(len(shard.rgb))), output, rng))
-    return _collate(items)
+    counts = np.array([len(shard.rgb) for shard in shards], dtype=float)
+    shard = shards[rng.choice(len(shards), p=counts / counts.sum())]
+    return _item(recipe, shard, int(rng.integers(len(shard.rgb))), output, rng)
 
 
 def _item(
-    recipe: Recipe,
+    recipe: WorldsRecipe,
     shard: Frames,
     index: int,
     output: tuple[int, int],
@@ -104,7 +110,7 @@ def _item(
     return Batch(image, intrinsics, target, depth_m)
 
 
-def canonical_target(recipe: Recipe, depth_m: Tensor, fx: float) -> Tensor:
+def canonical_target(recipe: WorldsRecipe, depth_m: Tensor, fx: float) -> Tensor:
     """u* = ln(Z f_c / fx): +Inf beyond the farthest depth, NaN where Z is unknown."""
     target = (depth_m * (recipe.canonical_focal_px / fx)).log()
     return torch.where(depth_m > recipe.max_depth_m, torch.inf, target)

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import torch
-from torch import Tensor
+from torch import nn, Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.losses.supervised import (
@@ -20,6 +18,19 @@ from psd_depth_ros.training.batches import Batch
 from psd_depth_ros.training.recipe import LossSettings
 
 MEAN = STD = 0.5  # of the MobileNetV2 ImageNet weights: RGB in -1 .. 1
+
+
+class SupervisedObjective(nn.Module):
+    """The network with what it is trained for, in one call."""
+
+    def __init__(self, depth: DepthModel, settings: LossSettings) -> None:
+        super().__init__()
+        self.depth = depth
+        self._settings = settings
+
+    def forward(self, batch: Batch) -> dict[str, Tensor]:
+        """Every weighted term."""
+        return supervised_losses(self.depth, batch, self._settings)
 
 
 def supervised_losses(
@@ -51,8 +62,3 @@ def nearest_of_four(target: Tensor) -> Tensor:
     smallest = -F.max_pool2d(-known, 2)
     unknown = F.max_pool2d(torch.isnan(target).float(), 2) > 0
     return torch.where(unknown, torch.nan, smallest)
-
-
-def total(losses: Mapping[str, Tensor]) -> Tensor:
-    """The sum of all terms."""
-    return torch.stack(list(losses.values())).sum()

@@ -1,4 +1,4 @@
-"""The settings of a training run from rendered worlds; recipes are YAML files of these."""
+"""The settings of training runs; recipes are YAML files of these."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from psd_depth_ros.config import build, section, setting
+from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.installed import find_installed
 
@@ -50,36 +51,188 @@ class LossSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One training run on rendered worlds."""
+    """What every training run has, whatever it learns from."""
 
-    name: str = setting('starter', 'Name of the run and of its checkpoint')
+    kind: str = setting('video', 'What is learned from', choices=('video', 'worlds'))
+    name: str = setting('run', 'Name of the run and of its checkpoint')
     preset: str = setting('lite', 'Network preset', choices=('lite', 'base'))
     seed: int = setting(1, 'Seed of everything drawn while training', minimum=0)
     steps: int = setting(6000, 'Optimiser steps', minimum=1, maximum=10_000_000)
     max_minutes: float = setting(
         1e9, 'The schedule ends here even if steps are left', 'min', minimum=0.01
     )
-    batch: int = setting(12, 'Images in a step', minimum=1, maximum=4096)
-    rate: float = setting(4e-4, 'Learning rate of what starts at random', minimum=1e-8,
+    batch: int = setting(8, 'Images in a step, over all processes', minimum=1, maximum=4096)
+    rate: float = setting(2e-4, 'Learning rate of what is no encoder', minimum=1e-8,
                           maximum=1.0)  # fmt: skip
     encoder_rate: float = setting(2e-4, 'Learning rate of the encoder', minimum=0.0, maximum=1.0)
-    weight_decay: float = setting(0.01, 'AdamW weight decay', minimum=0.0, maximum=1.0)
-    warmup: float = setting(0.02, 'Share of the run in which the rate rises', minimum=0.0,
+    schedule: str = setting(
+        'step', 'How the rates fall: a tenth from `drop_at` on, or a cosine to a hundredth',
+        choices=('step', 'cosine'),
+    )  # fmt: skip
+    drop_at: float = setting(0.75, 'Share of the run after which `step` falls to a tenth',
+                             minimum=0.0, maximum=1.0)  # fmt: skip
+    warmup: float = setting(0.01, 'Share of the run in which the rates rise', minimum=0.0,
                             maximum=0.5)  # fmt: skip
+    weight_decay: float = setting(0.01, 'AdamW weight decay', minimum=0.0, maximum=1.0)
     clip: float = setting(1.0, 'Largest gradient norm', minimum=1e-3, maximum=1e6)
     average: float = setting(0.998, 'Decay of the averaged weights that are kept', minimum=0.0,
                              maximum=0.99999)  # fmt: skip
+    precision: str = setting('bf16', 'Arithmetic of the networks; geometry and losses are float32',
+                             choices=('bf16', 'fp32'))  # fmt: skip
     pixel_budget: int = setting(53248, 'Pixels of a training input', 'px', minimum=1024,
                                 maximum=4_000_000)  # fmt: skip
     canonical_focal_px: float = setting(240.0, 'f_c of canonical depth', 'px', minimum=1.0,
                                         maximum=10000.0)  # fmt: skip
+    validate_every: int = setting(500, 'Steps between validations', minimum=1)
+    save_every: int = setting(200, 'Steps between savings of all that resuming needs', minimum=1)
+    preview_every: int = setting(500, 'Steps between preview pictures; 0 for none', minimum=0)
+
+
+@dataclass(frozen=True)
+class WorldsRecipe(Recipe):
+    """A supervised run on rendered worlds."""
+
+    kind: str = setting('worlds', 'What is learned from', choices=('worlds',))
+    batch: int = setting(12, 'Images in a step, over all processes', minimum=1, maximum=4096)
+    rate: float = setting(4e-4, 'Learning rate of what is no encoder', minimum=1e-8,
+                          maximum=1.0)  # fmt: skip
+    schedule: str = setting(
+        'cosine', 'How the rates fall: a tenth from `drop_at` on, or a cosine to a hundredth',
+        choices=('step', 'cosine'),
+    )  # fmt: skip
+    warmup: float = setting(0.02, 'Share of the run in which the rates rise', minimum=0.0,
+                            maximum=0.5)  # fmt: skip
     max_depth_m: float = setting(120.0, 'Depth beyond this counts as far, like sky', 'm',
                                  minimum=1.0, maximum=1000.0)  # fmt: skip
     smallest_window: float = setting(0.6, 'Smallest crop, as a share of the side', minimum=0.1,
                                      maximum=1.0)  # fmt: skip
-    validate_every: int = setting(500, 'Steps between validations', minimum=1)
     worlds: WorldsSettings = section(WorldsSettings)
     losses: LossSettings = section(LossSettings)
+
+
+@dataclass(frozen=True)
+class PatchSettings:
+    """The patch branch of PSD: far regions, enlarged and cropped."""
+
+    enabled: bool = setting(True, 'Switch of the whole patch branch')
+    weight: float = setting(1.0, 'Weight of the patch against the full image', minimum=0.0,
+                            maximum=10.0)  # fmt: skip
+    minimum_zoom: float = setting(1.5, 'Smallest enlargement', minimum=1.0, maximum=8.0)
+    maximum_zoom: float = setting(2.5, 'Largest enlargement', minimum=1.0, maximum=8.0)
+    width_share: float = setting(0.6, 'Width of the patch over that of the network\'s input',
+                                 minimum=0.1, maximum=1.0)  # fmt: skip
+    height_share: float = setting(0.75, 'Height of the patch over that of the network\'s input',
+                                  minimum=0.1, maximum=1.0)  # fmt: skip
+    share: float = setting(1.0, 'Share of the images of a step that get a patch', minimum=0.0,
+                           maximum=1.0)  # fmt: skip
+    start: float = setting(0.1, 'Share of the run after which patches begin', minimum=0.0,
+                           maximum=1.0)  # fmt: skip
+    choice: str = setting(
+        'far', 'Where patches are cut: far and textured, at random, or about the principal point',
+        choices=('far', 'random', 'centre'),
+    )  # fmt: skip
+    convention: str = setting(
+        'canonical', 'Depth of a patch: canonical (Z = s Z\'), or metric as the control of the '
+        'ablation', choices=('canonical', 'metric'),
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class DistillationSettings:
+    """Self-distillation: the depth of the patch is a pseudo-label of the full image."""
+
+    enabled: bool = setting(True, 'Switch of the self-distillation')
+    weight: float = setting(0.1, 'Weight', minimum=0.0, maximum=10.0)
+    start: float = setting(0.2, 'Share of the run at which the ramp begins', minimum=0.0,
+                           maximum=1.0)  # fmt: skip
+    full: float = setting(0.4, 'Share of the run at which the weight is reached', minimum=0.0,
+                          maximum=1.0)  # fmt: skip
+    masked: bool = setting(
+        True, 'Only where the patch explains the images better, or nothing does'
+    )
+    teacher: bool = setting(False, 'Take the patch depth of the averaged network')
+
+
+@dataclass(frozen=True)
+class PatchMixSettings:
+    """PatchMix: parts of another image pasted into what the network sees, then unmixed."""
+
+    enabled: bool = setting(True, 'Switch of PatchMix')
+    weight: float = setting(0.5, 'Weight of the photometric term', minimum=0.0, maximum=10.0)
+    consistency: float = setting(0.07, 'Weight of the agreement with the clean prediction',
+                                 minimum=0.0, maximum=10.0)  # fmt: skip
+    share: float = setting(0.25, 'Share of the images of a step that are mixed', minimum=0.0,
+                           maximum=1.0)  # fmt: skip
+    start: float = setting(0.1, 'Share of the run after which mixing begins', minimum=0.0,
+                           maximum=1.0)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class ObjectiveSettings:
+    """Weights of the self-supervised terms; 0 switches a term off."""
+
+    smoothness: float = setting(1e-3, 'Edge-aware smoothness', minimum=0.0, maximum=10.0)
+    geometry: float = setting(0.0, 'Consistency of depth between frames', minimum=0.0,
+                              maximum=10.0)  # fmt: skip
+    auto_mask: bool = setting(True, 'No gradient where the unwarped source fits better')
+    minimum_reprojection: bool = setting(True, 'The better of both sources, else their mean')
+    brightness: bool = setting(False, 'Fit a gain and an offset between the frames of a pair')
+    uniformity: float = setting(1e-3, 'KL divergence of bin widths from uniform', minimum=0.0,
+                                maximum=10.0)  # fmt: skip
+    bin_usage: float = setting(1e-4, 'Negative entropy of the mean use of bins', minimum=0.0,
+                               maximum=10.0)  # fmt: skip
+    velocity: float = setting(0.0, 'Distances of the pose network against odometry', minimum=0.0,
+                              maximum=10.0)  # fmt: skip
+    camera_height: float = setting(0.0, 'Height of the camera above the ground it sees',
+                                   minimum=0.0, maximum=10.0)  # fmt: skip
+    lidar: float = setting(0.0, 'Depth against lidar points', minimum=0.0, maximum=10.0)
+    pose_prior: float = setting(0.1, 'Size of the correction to known poses', minimum=0.0,
+                                maximum=10.0)  # fmt: skip
+    anchor: float = setting(
+        0.0, 'Agreement with the network the run started from, against forgetting', minimum=0.0,
+        maximum=10.0,
+    )  # fmt: skip
+    anchor_scale: float = setting(
+        0.0, 'Agreement of the mean log-depth with the network the run started from', minimum=0.0,
+        maximum=10.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class VideoRecipe(Recipe):
+    """A self-supervised run on recordings."""
+
+    head: str = setting(
+        'bins', 'Depth head of a network made anew: adaptive bins, or one disparity map as in '
+        'monodepth2', choices=('bins', 'disparity'),
+    )  # fmt: skip
+    freeze_norm: bool = setting(True, 'Keep the batch norm of the encoder as it starts')
+    pose_rate: float = setting(2e-4, 'Learning rate of the pose network', minimum=0.0, maximum=1.0)
+    pose_warmup: float = setting(
+        0.0, 'Share of the run in which only the pose network learns', minimum=0.0, maximum=0.9
+    )
+    pose_width: float = setting(0.5, 'Side of the pose network\'s input over that of the depth '
+                                'network\'s', minimum=0.25, maximum=1.0)  # fmt: skip
+    refine_from: float = setting(
+        1.0, 'Share of the run from which the images of a pair are aligned by a few Gauss-Newton '
+        'steps, beginning with what the pose network says; depth must have a shape by then. '
+        '1: never', minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    use_known_poses: bool = setting(
+        True, 'Start from the poses of the recording, where it has those of the camera'
+    )
+    estimate_poses: bool = setting(
+        False, 'Where there are none, start from the motion of tracked corners, lifted by the '
+        'depth of the checkpoint that the run starts from',
+    )  # fmt: skip
+    data: DataSettings = section(DataSettings)
+    objective: ObjectiveSettings = section(ObjectiveSettings)
+    patch: PatchSettings = section(PatchSettings)
+    distillation: DistillationSettings = section(DistillationSettings)
+    patch_mix: PatchMixSettings = section(PatchMixSettings)
+
+
+KINDS: dict[str, type[Recipe]] = {'worlds': WorldsRecipe, 'video': VideoRecipe}
 
 
 def find_recipe(name: str) -> Path:
@@ -106,4 +259,7 @@ def read_recipe(path: Path) -> Recipe:
         raise SettingsError(f'{path}: recipe is not YAML: {error}') from error
     if not isinstance(values, dict):
         raise SettingsError(f'{path}: recipe is empty, expected settings such as "steps: 6000"')
-    return build(Recipe, values, str(path))
+    kind = values.get('kind', 'video')
+    if kind not in KINDS:
+        raise SettingsError(f'{path}: kind is {kind!r}, expected one of {", ".join(KINDS)}')
+    return build(KINDS[kind], values, str(path))

@@ -1,218 +1,252 @@
-"""The training loop on rendered worlds, top to bottom.
+"""The training loop, top to bottom: batch, step, average, judge, save; back where it diverges.
 
-Progress is reported to a callback; reading argv and drawing bars is left to the command line.
+What is learned is the task's (`task`); what is on disk is the run folder's. Progress goes to a
+callback; reading argv, drawing bars and signals are left to the command line.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from copy import deepcopy
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import replace
 import math
-from pathlib import Path
-import time
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from psd_depth_ros.checkpoint import (
-    Checkpoint,
-    CheckpointInfo,
-    InputInfo,
-    OutputInfo,
-    save_checkpoint,
-)
-from psd_depth_ros.config import dump
-from psd_depth_ros.errors import CheckpointError
-from psd_depth_ros.networks import DepthModel, load_model, preset
-from psd_depth_ros.networks.encoder import freeze_norm, load_folded
-from psd_depth_ros.training.batches import Batch, training_batches
-from psd_depth_ros.training.objective import MEAN, STD, supervised_losses, total
-from psd_depth_ros.training.recipe import Recipe
-from psd_depth_ros.training.validation import Calibration, fit_confidence, Scores, validate
-from psd_depth_ros.training.worlds import Frames
+from psd_depth_ros.config import flatten
+from psd_depth_ros.errors import TrainingError
+from psd_depth_ros.training.checkpoints import parse_state, read_state, write_state
+from psd_depth_ros.training.journal import Diverged, Journal
+from psd_depth_ros.training.loader import TaskLoader
+from psd_depth_ros.training.memory import explained_memory
+from psd_depth_ros.training.progress import Outcome, Progress
+from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.run_log import Board, RunLog
+from psd_depth_ros.training.schedule import Clock
+from psd_depth_ros.training.state import Snapshot, TrainingState
+from psd_depth_ros.training.task import Task
+from psd_depth_ros.training.team import Team
+
+ROLLBACKS = 3
+SETTLE_EVERY = {'cpu': 1, 'cuda': 10}  # steps; fetching a loss makes a GPU wait
+HARMLESS = ('save_every', 'preview_every')  # settings that a resumed run may change
 
 
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands."""
-
-    step: int
-    share: float  # of the schedule, 0 .. 1
-    seconds: float
-    images_per_second: float
-    losses: dict[str, float]
-    scores: Scores | None
-
-
-def train(
-    recipe: Recipe,
-    training: list[Frames],
-    validation: list[Frames],
-    start: Checkpoint | dict[str, Tensor] | None,
-    output: Path,
-    report: Callable[[Progress], None],
-    device: str = 'cpu',
-) -> Path:
-    """Train from rendered frames and write `output`/best.safetensors.
-
-    `start` is a checkpoint to go on from, folded MobileNetV2 weights of ImageNet for the encoder,
-    or None for a random start; with a start, batch norm stays fixed. The kept weights are an
-    exponential average; the file is written anew at each validation, the last one
-    with its confidence calibrated on the validation frames.
-    """
-    torch.manual_seed(recipe.seed)
-    model = start_model(recipe, start).to(device)
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    average = deepcopy(model).eval()
-    optimiser = make_optimiser(model, recipe)
-    clock = _Clock(recipe)
-    for step, batch in enumerate(_on(device, training_batches(recipe, training)), start=1):
-        share = clock.share(step)
-        set_rate(optimiser, recipe, share)
-        losses = run_step(model, optimiser, batch, recipe, frozen_norm=start is not None)
-        update_average(average, model, recipe.average, step)
-        done = share >= 1.0
-        scores = None
-        if done or step % recipe.validate_every == 0:
-            scores = validate(average, recipe, validation)
-            calibration = fit_confidence(average, recipe, validation) if done else Calibration()
-            path = write(average, recipe, output, step, scores, calibration)
-        report(Progress(step, share, clock.seconds, clock.rate(step), losses, scores))
-        if done:
-            return path
-    raise AssertionError('training batches never end')
-
-
-def start_model(recipe: Recipe, start: Checkpoint | dict[str, Tensor] | None) -> DepthModel:
-    """The network a run begins with; CheckpointError where a checkpoint has another shape."""
-    if isinstance(start, Checkpoint):
-        model = load_model(start)
-        if model.architecture != preset(recipe.preset):
-            raise CheckpointError(
-                f'{start.path}: is no {recipe.preset!r} network, as the recipe wants; '
-                'choose another preset or another start'
-            )
-        return model
-    model = DepthModel(preset(recipe.preset))
-    if start is not None:
-        load_folded(model.encoder, start)
-    return model
-
-
-def make_optimiser(model: DepthModel, recipe: Recipe) -> torch.optim.AdamW:
-    """AdamW with one rate for the encoder and one for the rest."""
-    encoder = list(model.encoder.parameters())
-    known = {id(parameter) for parameter in encoder}
-    rest = [parameter for parameter in model.parameters() if id(parameter) not in known]
-    groups = [
-        {'params': encoder, 'base': recipe.encoder_rate},
-        {'params': rest, 'base': recipe.rate},
-    ]
-    return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.weight_decay)
-
-
-def set_rate(optimiser: torch.optim.Optimizer, recipe: Recipe, share: float) -> None:
-    """Rise linearly over the warm-up, then fall by a cosine to a hundredth."""
-    if share < recipe.warmup:
-        factor = share / recipe.warmup + 1e-3
-    else:
-        phase = (share - recipe.warmup) / (1.0 - recipe.warmup)
-        factor = 0.01 + 0.99 * 0.5 * (1.0 + math.cos(math.pi * phase))
-    for group in optimiser.param_groups:
-        group['lr'] = group['base'] * factor
-
-
-def run_step(
-    model: DepthModel,
-    optimiser: torch.optim.Optimizer,
-    batch: Batch,
-    recipe: Recipe,
+def run_training(
+    task: Task,
+    folder: RunFolder,
     *,
-    frozen_norm: bool,
-) -> dict[str, float]:
-    """One step: half-precision network, float32 losses, clipped gradients."""
-    model.train()
-    if frozen_norm:
-        freeze_norm(model.encoder)
-    with torch.autocast(batch.image.device.type, torch.bfloat16):
-        losses = supervised_losses(model, batch, recipe.losses)
-    optimiser.zero_grad(set_to_none=True)
-    total(losses).backward()
-    torch.nn.utils.clip_grad_norm_(model.parameters(), recipe.clip)
-    optimiser.step()
-    values = torch.stack([value.detach() for value in losses.values()]).tolist()
-    return dict(zip(losses, values, strict=True))
+    device: str = 'auto',
+    resume: bool = False,
+    report: Callable[[Progress], None] = lambda progress: None,
+    stop: Callable[[], bool] = lambda: False,
+) -> Outcome:
+    """Train a task into a folder until its recipe's steps or minutes are used up.
+
+    `folder`/best.safetensors is the averaged network with the lowest score. `report` is called
+    for each step, in the main process only (on a GPU, ten steps at a time). Where `stop` says so,
+    the state is saved and the run ends early; `resume` goes on from the last state, on a CPU with
+    the very numbers of a run that never stopped, as long as steps and not minutes end it.
+
+    Every process of a launch calls this. Raises SettingsError where the folder is in use, or the
+    run to resume is another one; TrainingError where the run keeps diverging, or memory or disk
+    is full.
+    """
+    team = Team(device)
+    team.check_batch(task.recipe.batch)
+    if team.is_main:
+        folder.claim(resume)
+    with explained_memory(task.recipe, team.device), ExitStack() as stack:
+        run = _Run(task, folder, team, resume, report, stack)
+        while not run.state.finished:
+            share, is_stopped = run.agree(stop())
+            if is_stopped:
+                break
+            run.learn(share)
+            try:
+                settled = run.settle()
+            except Diverged as event:
+                run.go_back(event)
+                continue
+            run.report(settled, run.judge() if run.is_due('validate_every') else None)
+            if run.is_due('preview_every'):
+                run.show()
+            if run.is_due('save_every'):
+                run.save()
+        return run.end()
 
 
-@torch.no_grad()
-def update_average(average: DepthModel, model: DepthModel, decay: float, step: int) -> None:
-    """Move the averaged weights towards the current ones; young averages move faster."""
-    decay = min(decay, (1.0 + step) / (10.0 + step))
-    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1.0 - decay)
-        else:
-            kept.copy_(new)
+class _Run:
+    """The parts of a run, and the steps of the loop in the order they are taken."""
+
+    def __init__(
+        self,
+        task: Task,
+        folder: RunFolder,
+        team: Team,
+        resume: bool,
+        report: Callable[[Progress], None],
+        stack: ExitStack,
+    ) -> None:
+        self.task, self.folder, self.team = task, folder, team
+        self.recipe = task.recipe
+        self.state = TrainingState(task, team.device)
+        self._tell = report
+        self._identity = _identity(task)
+        self._good = self._begin(resume)
+        self._module = team.wrap(task.module)
+        self._clock = Clock(self.recipe, self.state.seconds)
+        self._journal = Journal(self.state, self._clock, team)
+        self._loader = stack.enter_context(TaskLoader(task, team.rank, team.count, team.device))
+        self._log = RunLog(folder.path / 'log.csv')
+        self._board = Board(folder.path / 'tensorboard', team.is_main)
+        stack.callback(self._board.close)
+        self._cut_logs()
+
+    def _begin(self, resume: bool) -> Snapshot:
+        """Write what a new run starts from, or take back where an old one was."""
+        if resume:
+            content = b''
+            if self.team.is_main:
+                content = read_state(self.folder.states, self._identity)
+            self.state.restore(parse_state(self.team.bytes_from_main(content)))
+        good = self.state.snapshot() if resume else self._keep()
+        if self.team.is_main:
+            self.folder.write_settings(self.task, self.team.describe(), self.state.step)
+        return good
+
+    def agree(self, stop: bool) -> tuple[float, bool]:
+        """How far the next step is in the run, and whether to stop before it: the main's word."""
+        share = self._clock.share(self.state.step + 1)
+        share, is_stopped = self.team.from_main([share, float(stop)])
+        return share, bool(is_stopped)
+
+    def learn(self, share: float) -> None:
+        """One step: half-precision networks, float32 losses, clipped gradients, average."""
+        state, device = self.state, self.team.device
+        self._journal.begin_step()
+        state.step += 1
+        state.finished = share >= 1.0
+        rates = state.set_rates(share)
+        self._sow()
+        self.task.prepare(share)
+        batch, waited_s = self._loader.take(state.step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == 'bf16'):
+            terms = self.task.losses(self._module, batch, share)
+        state.optimiser.zero_grad(set_to_none=True)
+        self.team.backward(_total(terms))
+        norm = torch.nn.utils.clip_grad_norm_(state.parameters, self.recipe.clip)
+        state.optimiser.step()
+        state.update_average()
+        self._journal.add(share, rates, terms, norm, waited_s)
+
+    def _sow(self) -> None:
+        """Seed torch for the step: whatever is drawn in it does not depend on what was before."""
+        seed = np.random.SeedSequence((self.recipe.seed, self.state.step, self.team.rank))
+        torch.manual_seed(int(seed.generate_state(1, np.uint32)[0]))
+
+    def is_due(self, what: str) -> bool:
+        """Whether something happens after this step, `what` being the setting that says so."""
+        every = int(getattr(self.recipe, what))
+        return every > 0 and (self.state.finished or self.state.step % every == 0)
+
+    def settle(self) -> list[Progress]:
+        """Fetch the losses when it is time, and raise Diverged where they cannot be trusted."""
+        important = self.is_due('validate_every') or self.is_due('save_every')
+        is_time = self.state.step % SETTLE_EVERY[self.team.device.type] == 0
+        settled = self._journal.settle(important or is_time)
+        if important and not self.state.is_finite():
+            raise Diverged(f'a weight is not finite after step {self.state.step}')
+        return settled
+
+    def go_back(self, event: Diverged) -> None:
+        """Return to the last good state with the rates halved; TrainingError after three times."""
+        rollbacks = self.state.rollbacks + 1
+        if rollbacks > ROLLBACKS:
+            raise TrainingError(
+                f'the run diverges: {event}, though the rates were halved {ROLLBACKS} times; '
+                f'lower rate (is {self.recipe.rate:g}), encoder_rate '
+                f'(is {self.recipe.encoder_rate:g}) or clip (is {self.recipe.clip:g}), or raise '
+                f'warmup (is {self.recipe.warmup:g})'
+            )
+        self.state.restore(self._good)
+        self.state.rollbacks = rollbacks
+        self._journal.drop()
+        self._cut_logs()
+
+    def _cut_logs(self) -> None:
+        """Remove what was written of steps that will be taken again."""
+        if self.team.is_main:
+            self._log.cut(self.state.step)
+            self._board.cut(self.state.step)
+
+    def judge(self) -> dict[str, float] | None:
+        """Score the averaged network, and keep it where it is the best so far.
+
+        Where nothing is held out, and so no score a number, the newest is kept.
+        """
+        if not self.team.is_main:
+            return None
+        state = self.state
+        scores = self.task.validate(state.average)
+        known = {name: value for name, value in scores.items() if math.isfinite(value)}
+        is_better = known.get('score', math.inf) < state.best.get('score', math.inf)
+        if is_better or 'score' not in {**known, **state.best}:
+            state.best = known
+            info = self.task.describe(state.average, state.step, known)
+            self.folder.write_best(info, state.average.state_dict())
+        return scores
+
+    def report(self, settled: list[Progress], scores: dict[str, float] | None) -> None:
+        """Write and tell the steps that were settled, the last one with the scores."""
+        if not self.team.is_main or not settled:
+            return
+        settled[-1] = replace(settled[-1], scores=scores)
+        self._log.add(settled)
+        self._board.add(settled)
+        for progress in settled:
+            self._tell(progress)
+
+    def show(self) -> None:
+        """Write the preview pictures."""
+        if self.team.is_main:
+            pictures = self.task.previews(self.state.average)
+            self.folder.write_previews(self.state.step, pictures)
+            self._board.add_pictures(self.state.step, pictures)
+
+    def save(self) -> None:
+        """Save the state, from which a resume or a diverging run goes on."""
+        self.state.seconds = self._clock.seconds
+        self._good = self._keep()
+
+    def _keep(self) -> Snapshot:
+        snapshot = self.state.snapshot()
+        if self.team.is_main:
+            write_state(self.folder.states, snapshot, self._identity)
+        return snapshot
+
+    def end(self) -> Outcome:
+        """Save what was not saved yet; say what came out."""
+        state = self.state
+        stopped = not state.finished
+        if stopped:
+            try:
+                self.report(self._journal.settle(), None)
+                self.save()
+            except Diverged:  # the last good state is on disk already
+                state.restore(self._good)
+        path = self.folder.best if self.folder.best.is_file() else None
+        return Outcome(path, state.step, state.seconds, dict(state.best), stopped)
 
 
-def write(
-    model: DepthModel,
-    recipe: Recipe,
-    output: Path,
-    step: int,
-    scores: Scores,
-    calibration: Calibration,
-) -> Path:
-    """Write the averaged weights with everything needed to use them."""
-    height = round((recipe.pixel_budget / 3.25) ** 0.5 / 32) * 32
-    info = CheckpointInfo(
-        name=recipe.name,
-        architecture=dump(model.architecture),
-        encoder_options=model.encoder_options,
-        input=InputInfo(height, recipe.pixel_budget // height // 32 * 32, (MEAN,) * 3, (STD,) * 3),
-        output=OutputInfo(
-            canonical_focal_px=recipe.canonical_focal_px,
-            metric=True,
-            max_depth_m=recipe.max_depth_m,
-            sigma_gain=calibration.gain,
-            sigma_floor=calibration.floor,
-        ),
-        training={'recipe': dump(recipe), 'steps': step, 'validation': scores.as_dict()},
-        data=(
-            {'name': 'psd_depth_ros synthetic worlds', 'licence': 'Apache-2.0'},
-            {'name': 'ImageNet weights of MobileNetV2 (start)', 'licence': 'Apache-2.0'},
-        ),
-    )
-    path = output / 'best.safetensors'
-    save_checkpoint(path, info, model.state_dict(), half=True)
-    return path
+def _identity(task: Task) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that was stopped."""
+    recipe = {k: v for k, v in flatten(task.recipe).items() if k not in HARMLESS}
+    return {'recipe': recipe, 'data': task.data_description(), 'start': task.start_id}
 
 
-def _on(device: str, batches: Iterator[Batch]) -> Iterator[Batch]:
-    for batch in batches:
-        yield Batch(
-            batch.image.to(device, memory_format=torch.channels_last),
-            batch.intrinsics.to(device),
-            batch.target.to(device),
-            batch.depth_m.to(device),
-        )
-
-
-class _Clock:
-    """How far the schedule is: by steps or by minutes, whichever ends first."""
-
-    def __init__(self, recipe: Recipe) -> None:
-        self._recipe = recipe
-        self._start = time.monotonic()
-
-    @property
-    def seconds(self) -> float:
-        return time.monotonic() - self._start
-
-    def share(self, step: int) -> float:
-        by_time = self.seconds / 60.0 / self._recipe.max_minutes
-        return min(1.0, max(step / self._recipe.steps, by_time))
-
-    def rate(self, step: int) -> float:
-        return step * self._recipe.batch / max(self.seconds, 1e-6)
+def _total(terms: dict[str, Tensor]) -> Tensor:
+    return torch.stack(list(terms.values())).sum()

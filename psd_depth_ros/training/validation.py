@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
 import torch
@@ -12,7 +11,7 @@ import torch.nn.functional as F
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.batches import Batch, validation_batches
 from psd_depth_ros.training.objective import MEAN, STD
-from psd_depth_ros.training.recipe import Recipe
+from psd_depth_ros.training.recipe import WorldsRecipe
 from psd_depth_ros.training.worlds import Frames
 
 CLOSE = 0.223  # ln 1.25: "close" is within 25 %, the delta_1 of the depth literature
@@ -41,16 +40,22 @@ class Calibration:
     floor: float = 0.05
 
 
-def validate(model: DepthModel, recipe: Recipe, frames: list[Frames]) -> Scores:
-    """Score a network on every held-out frame."""
-    rows = []
-    for batch, log_depth, _, far in _predictions(model, recipe, frames):
+def validate(
+    model: DepthModel, recipe: WorldsRecipe, frames: list[Frames]
+) -> tuple[Scores, Calibration]:
+    """Score a network on every held-out frame, and calibrate its confidence there."""
+    rows, errors, sigmas = [], [], []
+    for batch in validation_batches(recipe, frames):
+        log_depth, sigma, far = predict(model, batch)
         ratio = batch.intrinsics[:, 0].view(-1, 1, 1, 1) / recipe.canonical_focal_px
         predicted = log_depth.exp() * ratio
         for i in range(len(predicted)):
             rows.append(_score(predicted[i], far[i], batch.depth_m[i], recipe.max_depth_m))
+        known = torch.isfinite(batch.target)
+        errors.append((log_depth - batch.target)[known].abs()[::7])
+        sigmas.append(sigma[known][::7])
     means = torch.stack(rows).nanmean(dim=0).tolist()
-    return Scores(*means)
+    return Scores(*means), fit_confidence(torch.cat(errors), torch.cat(sigmas))
 
 
 def _score(predicted: Tensor, far: Tensor, truth: Tensor, max_depth_m: float) -> Tensor:
@@ -69,18 +74,12 @@ def _score(predicted: Tensor, far: Tensor, truth: Tensor, max_depth_m: float) ->
     )
 
 
-def fit_confidence(model: DepthModel, recipe: Recipe, frames: list[Frames]) -> Calibration:
+def fit_confidence(errors: Tensor, sigma: Tensor) -> Calibration:
     """Choose alpha and beta so that c = P(|ln error| < 0.223) is the share that is right.
 
-    The best Brier score over a grid, on every seventh pixel of the held-out frames.
+    The best Brier score over a grid; `errors` are |ln Z - ln Z*| of pixels, `sigma` their sigma_u.
     """
-    errors, sigmas = [], []
-    for batch, log_depth, sigma, _ in _predictions(model, recipe, frames):
-        known = torch.isfinite(batch.target)
-        errors.append((log_depth - batch.target)[known].abs()[::7])
-        sigmas.append(sigma[known][::7])
-    right = (torch.cat(errors) < CLOSE).float()
-    sigma = torch.cat(sigmas)
+    right = (errors < CLOSE).float()
     best, result = float('inf'), Calibration()
     for gain in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0):
         for floor in (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2):
@@ -93,16 +92,13 @@ def fit_confidence(model: DepthModel, recipe: Recipe, frames: list[Frames]) -> C
 
 
 @torch.inference_mode()
-def _predictions(
-    model: DepthModel, recipe: Recipe, frames: list[Frames]
-) -> Iterator[tuple[Batch, Tensor, Tensor, Tensor]]:
-    """Each batch with its log-depth, sigma and far probability at the input's size."""
+def predict(model: DepthModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-depth, sigma and far probability (B, 1, H, W) of a batch, on the CPU."""
     device = next(model.parameters()).device
-    for batch in validation_batches(recipe, frames):
-        image = ((batch.image - MEAN) / STD).to(device, memory_format=torch.channels_last)
-        with torch.autocast(device.type, torch.bfloat16):
-            output = model(image, batch.intrinsics.to(device))
-        size = batch.target.shape[-2:]
-        maps = F.interpolate(torch.cat(output, 1), size, mode='bilinear', align_corners=False)
-        log_depth, sigma, far = maps.cpu().split(1, dim=1)
-        yield batch, log_depth, sigma, far
+    image = ((batch.image - MEAN) / STD).to(device, memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16):
+        output = model(image, batch.intrinsics.to(device))
+    size = batch.target.shape[-2:]
+    maps = F.interpolate(torch.cat(output, 1), size, mode='bilinear', align_corners=False)
+    log_depth, sigma, far = maps.cpu().split(1, dim=1)
+    return log_depth, sigma, far

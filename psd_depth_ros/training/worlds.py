@@ -22,7 +22,7 @@ from torch import Tensor
 
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.synth import World, WorldSettings
-from psd_depth_ros.training.recipe import Recipe
+from psd_depth_ros.training.recipe import WorldsRecipe
 
 VALIDATION_SEED = 1_000_000
 WORLDS_PER_SHARD = 24
@@ -54,7 +54,7 @@ class Frames:
     intrinsics: Tensor
 
 
-def plan_shards(recipe: Recipe, folder: Path, *, validation: bool) -> list[Shard]:
+def plan_shards(recipe: WorldsRecipe, folder: Path, *, validation: bool) -> list[Shard]:
     """List the shards of a recipe; the same recipe always gives the same list.
 
     A shard's file is named by all that decides what is in it, so that a folder shared by several
@@ -86,7 +86,7 @@ def plan_shards(recipe: Recipe, folder: Path, *, validation: bool) -> list[Shard
     return shards
 
 
-def picture_size(recipe: Recipe, aspect: float) -> tuple[int, int]:
+def picture_size(recipe: WorldsRecipe, aspect: float) -> tuple[int, int]:
     """Height and width of the rendered pictures of an aspect ratio."""
     height = (recipe.pixel_budget / aspect) ** 0.5 * recipe.worlds.oversize
     return round(height / 8) * 8, round(height * aspect / 8) * 8

@@ -75,8 +75,8 @@ def test_without_depth_there_are_no_times(recording):
 
 def test_errors_against_the_truth_of_the_same_stamp(recording, truth):
     scaled, unscaled = compare_depth(recording, DEPTH, truth, TRUTH)
-    assert scaled.absrel == pytest.approx(0.0, abs=1e-6)
-    assert unscaled.absrel == pytest.approx(0.1, abs=1e-6)
+    assert scaled.abs_rel == pytest.approx(0.0, abs=1e-6)
+    assert unscaled.abs_rel == pytest.approx(0.1, abs=1e-6)
 
 
 def test_truth_of_another_recording_is_refused(recording, tmp_path):

@@ -2,7 +2,6 @@ from dataclasses import replace
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -10,25 +9,21 @@ from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, save_check
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
-from psd_depth_ros.training import trainer
-from psd_depth_ros.training.batches import (
-    canonical_target,
-    training_batches,
-    validation_batches,
-)
+from psd_depth_ros.training.batches import canonical_target, draw_batch, validation_batches
 from psd_depth_ros.training.objective import nearest_of_four
 from psd_depth_ros.training.recipe import (
     find_recipe,
     LossSettings,
     read_recipe,
-    Recipe,
+    WorldsRecipe,
     WorldsSettings,
 )
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.trainer import Progress, set_rate, train
+from psd_depth_ros.training.trainer import run_training
 from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards
+from psd_depth_ros.training.worlds_task import start_model, WorldsTask
 
-RECIPE = Recipe(
+RECIPE = WorldsRecipe(
     name='tiny', steps=40, batch=4, pixel_budget=6144, rate=3e-3, encoder_rate=1e-3,
     validate_every=100, average=0.5, smallest_window=0.9, losses=LossSettings(edges=0.1),
     worlds=WorldsSettings(frames=6, frames_per_world=1, validation_frames=3),
@@ -65,8 +60,7 @@ def test_thin_things_stay_whole_when_targets_shrink():
 
 
 def test_a_zoomed_window_keeps_canonical_depth_consistent_with_its_focal_length():
-    batches = training_batches(replace(RECIPE, smallest_window=0.5), [stripes()])
-    batch = next(batches)
+    batch = draw_batch(replace(RECIPE, smallest_window=0.5), [stripes()], step=1)
     finite = torch.isfinite(batch.target)
     ratio = (batch.intrinsics[:, 0] / RECIPE.canonical_focal_px).view(-1, 1, 1, 1)
     metres = (batch.target.exp() * ratio)[finite]
@@ -74,10 +68,13 @@ def test_a_zoomed_window_keeps_canonical_depth_consistent_with_its_focal_length(
     assert len(set(batch.intrinsics[:, 0].tolist())) > 1
 
 
-def test_batches_repeat_with_the_seed():
-    one, two = (next(training_batches(RECIPE, [stripes()])) for _ in range(2))
-    assert torch.equal(one.image, two.image)
-    assert torch.equal(one.intrinsics, two.intrinsics)
+def test_batches_repeat_with_the_seed_and_are_divided_among_processes():
+    shards = [stripes()]
+    whole = draw_batch(RECIPE, shards, step=3)
+    parts = [draw_batch(RECIPE, shards, 3, rank, processes=2) for rank in (0, 1)]
+    assert torch.equal(whole.image, torch.cat([part.image for part in parts]))
+    assert torch.equal(whole.target, torch.cat([part.target for part in parts]))
+    assert not torch.equal(whole.image, draw_batch(RECIPE, shards, step=4).image)
 
 
 def test_validation_gives_every_frame_once():
@@ -86,40 +83,28 @@ def test_validation_gives_every_frame_once():
     assert torch.equal(batches[0].image[0], batches[1].image[0])
 
 
-def test_it_learns_a_clip_by_heart(tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer, 'start_model', lambda recipe, start: DepthModel(TINY))
-    seen: list[Progress] = []
-    path = train(RECIPE, [stripes()], [stripes(2)], None, tmp_path, seen.append)
-    first, last = seen[0].losses, seen[-1].losses
-    assert sum(last.values()) < 0.4 * sum(first.values())
-    assert len(seen) == RECIPE.steps
-    assert seen[-1].scores is not None
-    assert seen[-1].scores.abs_rel_metric < 0.5
-    checkpoint = load_checkpoint(path)
+def test_it_learns_a_clip_by_heart(tmp_path):
+    seen = []
+    task = WorldsTask(RECIPE, [stripes()], [stripes(2)], model=DepthModel(TINY))
+    outcome = run_training(task, RunFolder(tmp_path / 'run'), device='cpu', report=seen.append)
+    assert seen[-1].loss < 0.4 * seen[0].loss
+    assert [progress.step for progress in seen] == list(range(1, RECIPE.steps + 1))
+    assert seen[-1].scores['abs_rel_metric'] < 0.5
+    checkpoint = load_checkpoint(outcome.path)
     assert checkpoint.info.training['steps'] == RECIPE.steps
     assert checkpoint.info.output.metric
     load_model(checkpoint)
+    assert list((tmp_path / 'run' / 'previews').glob('000040_*.jpg'))
 
 
 def test_a_run_goes_on_from_a_checkpoint_of_the_same_shape(tmp_path):
     path = tmp_path / 'start.safetensors'
     model = DepthModel(preset('lite'))
     save_checkpoint(path, CheckpointInfo('start', dump(model.architecture)), model.state_dict())
-    again = trainer.start_model(RECIPE, load_checkpoint(path))
+    again = start_model(RECIPE, load_checkpoint(path))
     assert torch.equal(again.head.queries, model.head.queries)
     with pytest.raises(CheckpointError, match=r"start\.safetensors: is no 'base' network"):
-        trainer.start_model(replace(RECIPE, preset='base'), load_checkpoint(path))
-
-
-def test_the_rate_rises_then_falls():
-    optimiser = torch.optim.SGD([{'params': [torch.zeros(1)], 'base': 1.0}], lr=1.0)
-    rates = []
-    for share in np.linspace(0, 1, 101):
-        set_rate(optimiser, RECIPE, float(share))
-        rates.append(optimiser.param_groups[0]['lr'])
-    assert int(np.argmax(rates)) == round(100 * RECIPE.warmup)
-    assert rates[0] < 0.01
-    assert rates[-1] == pytest.approx(0.01)
+        start_model(replace(RECIPE, preset='base'), load_checkpoint(path))
 
 
 def test_worlds_are_rendered_once_and_never_overlap_with_validation(tmp_path):
@@ -165,7 +150,7 @@ def test_the_recipe_that_made_the_weights_is_read():
     [
         ('stepz: 3', "r.yaml: unknown setting 'stepz'; did you mean 'steps'"),
         ('steps: 0', 'steps is 0'),
-        ('worlds: {clear_share: 2.0}', 'worlds.clear_share is 2.0, expected 0 .. 1'),
+        ('kind: worlds\nworlds: {clear_share: 2.0}', 'worlds.clear_share is 2.0, expected 0 .. 1'),
         ('', 'recipe is empty'),
         ('[', 'recipe is not YAML'),
     ],
@@ -183,19 +168,3 @@ def test_recipes_that_are_not_there():
         find_recipe('nothing')
     with pytest.raises(SettingsError, match='cannot be read'):
         read_recipe(Path('nothing.yaml'))
-
-
-def test_a_run_folder_in_use_is_refused(tmp_path):
-    (tmp_path / 'old').write_text('x')
-    with pytest.raises(SettingsError, match='is not empty'):
-        RunFolder(tmp_path, RECIPE)
-
-
-def test_a_run_folder_tells_how_it_went(tmp_path):
-    run = RunFolder(tmp_path / 'run', RECIPE)
-    for step in (1, 2):
-        run.write(Progress(step, 0.5, 1.0, 8.0, {'log_depth': 0.25}, None))
-    lines = (tmp_path / 'run' / 'log.csv').read_text().splitlines()
-    assert lines[0].startswith('step,seconds,images_per_second,log_depth')
-    assert lines[2].startswith('2,1.0,8.0,0.25')
-    assert '"steps": 40' in (tmp_path / 'run' / 'run.json').read_text()

@@ -1,0 +1,283 @@
+"""Batches of image triplets for self-supervised training.
+
+Which triplets a step sees follows from seed and step alone, so that steps can be asked for in any
+order, by several threads and processes. Choosing triplets is left to `data.clips`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, fields, replace
+from functools import lru_cache
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from psd_depth_ros.augment.colour import Colours, draw_colours
+from psd_depth_ros.data.sequences import Sequence
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.geometry.pose import relative
+
+Sample = dict[str, Tensor]
+
+MOST_LIDAR_POINTS = 2048
+_MIRROR = np.diag([-1.0, 1.0, 1.0, 1.0])
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """Triplets; frame 0 is the target, 1 the earlier and 2 the later source.
+
+    Images are RGB uint8. `fine` tensors exist where patches are wanted: the same view at a
+    whole multiple of the network's size. Unknown numbers are NaN.
+    """
+
+    clean: Tensor  # (B, 3, 3, H, W) what is compared: B samples, frames, channels
+    shown: Tensor  # (B, 3, 3, H, W) what the networks see: colours changed
+    intrinsics: Tensor  # (B, 4) float32 fx fy cx cy in pixels of `clean`
+    valid: Tensor  # (B, 1, H, W) bool, false on bonnet and border
+    odometry: Tensor  # (B, 2, 4, 4) float32 T_source_target of the camera
+    distance_m: Tensor  # (B, 2) float32 from the target to each source
+    camera_height_m: Tensor  # (B,) float32
+    lidar: Tensor  # (B, M, 3) float32 x, y in pixels of `clean`, Z in metres; M may be 0
+    seeds: Tensor  # (B,) int64, for draws inside the objective
+    fine: Tensor | None = None  # (B, 3, 3, f H, f W) clean
+    fine_shown: Tensor | None = None  # (B, 3, f H, f W) the target, colours changed
+
+    def to(self, device: torch.device) -> ClipBatch:
+        """The same batch on another device."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        moved = {
+            name: value.to(device, non_blocking=True)
+            for name, value in values.items()
+            if value is not None and name != 'seeds'
+        }
+        return replace(self, **moved)
+
+
+class ClipBatches:
+    """Batches of the triplets of some sequences.
+
+    Every triplet comes once before any comes again; a batch holds pictures of one size. Half of
+    the samples are mirrored, and what the networks see has its colours changed, the same way in
+    the three frames of a sample; without `augment` neither. Raises SettingsError where there are
+    no triplets.
+    """
+
+    def __init__(
+        self,
+        sequences: tuple[Sequence, ...] | list[Sequence],
+        *,
+        batch: int,
+        seed: int,
+        with_fine: bool,
+        augment: bool = True,
+    ) -> None:
+        self._batch = batch
+        self._seed = seed
+        self._augment = augment
+        self._views = [_View(sequence, with_fine) for sequence in sequences]
+        self._groups = [group for group in _by_size(self._views, held_out=False) if len(group)]
+        if not self._groups:
+            raise SettingsError('there are no triplets to train on; see data.clips of the recipe')
+        self._shares = [max(1, round(len(group) / batch)) for group in self._groups]
+        # An epoch's order is needed for every one of its steps.
+        self._order = lru_cache(4)(self._draw_order)
+        self._permutation = lru_cache(4 * len(self._groups))(self._draw_permutation)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Batches that together hold every triplet about once."""
+        return sum(self._shares)
+
+    def batch(self, step: int, rank: int = 0, processes: int = 1) -> ClipBatch:
+        """The `rank`-th of `processes` equal parts of the batch of a step, from 1."""
+        if self._batch % processes:
+            raise SettingsError(
+                f'batch is {self._batch}, which {processes} processes cannot share; expected a '
+                f'multiple of {processes}'
+            )
+        part = self._batch // processes
+        places = range(rank * part, (rank + 1) * part)
+        chosen = self._choose(step - 1)
+        return _collate([self._sample(step, place, *chosen[place]) for place in places])
+
+    def held_out_batches(self, most: int | None = None) -> Iterator[ClipBatch]:
+        """Give what is held out, unchanged and always in the same order, in batches.
+
+        `most` takes that many triplets spread evenly over all.
+        """
+        groups = _by_size(self._views, held_out=True)
+        total = sum(len(group) for group in groups)
+        for group in groups:
+            share = len(group) if most is None else round(len(group) * most / max(1, total))
+            kept = np.linspace(0, len(group) - 1, min(len(group), share)).round().astype(int)
+            for start in range(0, len(kept), self._batch):
+                items = group[kept[start : start + self._batch]]
+                yield _collate([
+                    _make_sample(self._views[view], triplet, _seed(0, 0, start + place), None)
+                    for place, (view, *triplet) in enumerate(items.tolist())
+                ])  # fmt: skip
+
+    def _choose(self, step: int) -> list[tuple[int, list[int]]]:
+        """View and triplet of every sample of a step (from 0)."""
+        epoch, place = divmod(step, self.steps_per_epoch)
+        order = self._order(epoch)
+        number = int(order[place])
+        earlier = int(np.count_nonzero(order[:place] == number))
+        group = self._groups[number]
+        first = (epoch * self._shares[number] + earlier) * self._batch
+        chosen = []
+        for position in range(first, first + self._batch):
+            turn, index = divmod(position, len(group))
+            view, *triplet = group[self._permutation(number, turn)[index]].tolist()
+            chosen.append((view, triplet))
+        return chosen
+
+    def _draw_order(self, epoch: int) -> NDArray[np.int64]:
+        """Which group every batch of an epoch is of."""
+        groups = np.repeat(np.arange(len(self._groups)), self._shares)
+        return np.random.default_rng((self._seed, 1, epoch)).permutation(groups)
+
+    def _draw_permutation(self, number: int, turn: int) -> NDArray[np.int64]:
+        """The order in which a group's triplets come the `turn`-th time."""
+        rng = np.random.default_rng((self._seed, 2, number, turn))
+        return rng.permutation(len(self._groups[number]))
+
+    def _sample(self, step: int, place: int, view: int, triplet: list[int]) -> Sample:
+        seed = _seed(self._seed, step, place)
+        rng = np.random.default_rng((self._seed, 3, step, place)) if self._augment else None
+        return _make_sample(self._views[view], triplet, seed, rng)
+
+
+class _View:
+    """A sequence at the sizes that are asked for."""
+
+    def __init__(self, sequence: Sequence, with_fine: bool) -> None:
+        self.sequence = sequence
+        self.factor = sequence.fine_factor
+        self.with_fine = with_fine
+        height, width = sequence.camera.size
+        self.size = (height // self.factor, width // self.factor)
+        camera = sequence.camera.resize(self.size[1], self.size[0])
+        self.intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32)
+        whole = cv2.resize(sequence.valid.astype(np.float32), self.size[::-1],
+                           interpolation=cv2.INTER_AREA)  # fmt: skip
+        self.valid = whole > 0.999
+
+    def shrink(self, fine: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """A frame at the network's size."""
+        if self.factor == 1:
+            return fine
+        return cv2.resize(fine, self.size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _by_size(views: list[_View], held_out: bool) -> list[NDArray[np.int32]]:
+    """Rows of view, target, earlier and later source, for every size of picture."""
+    groups: dict[tuple[int, int, int], list[NDArray[np.int32]]] = {}
+    for number, view in enumerate(views):
+        triplets = view.sequence.held_out if held_out else view.sequence.triplets
+        rows = np.insert(triplets, 0, number, axis=1).astype(np.int32)
+        groups.setdefault((*view.size, view.factor), []).append(rows)
+    return [np.concatenate(rows) for rows in groups.values()]
+
+
+def _seed(seed: int, step: int, place: int) -> int:
+    state = np.random.SeedSequence((seed, 4, step, place)).generate_state(1, np.uint64)
+    return int(state[0] >> np.uint64(1))
+
+
+def _make_sample(
+    view: _View, triplet: list[int], seed: int, rng: np.random.Generator | None
+) -> Sample:
+    mirrored = rng is not None and rng.random() < 0.5
+    colours = None if rng is None else draw_colours(rng)
+    fine = [view.sequence.rgb[index] for index in triplet]
+    if mirrored:
+        fine = [cv2.flip(frame, 1) for frame in fine]
+    clean = [view.shrink(frame) for frame in fine]
+    sample = {
+        'clean': _planes(clean),
+        'shown': _planes(_changed(clean, colours)),
+        'seeds': torch.tensor(seed, dtype=torch.int64),
+        **_facts(view, triplet, mirrored),
+    }
+    if view.with_fine:
+        sample['fine'] = _planes(fine)
+        sample['fine_shown'] = _planes(_changed(fine[:1], colours))[0]
+    return sample
+
+
+def _changed(frames: list[NDArray[np.uint8]], colours: Colours | None) -> list[NDArray[np.uint8]]:
+    return frames if colours is None else [colours.change(frame) for frame in frames]
+
+
+def _planes(frames: list[NDArray[np.uint8]]) -> Tensor:
+    """(n, 3, H, W) of n images (H, W, 3)."""
+    planes = np.empty((len(frames), 3, *frames[0].shape[:2]), np.uint8)
+    for frame, out in zip(frames, planes, strict=True):
+        cv2.split(frame, [out[0], out[1], out[2]])
+    return torch.from_numpy(planes)
+
+
+def _facts(view: _View, triplet: list[int], mirrored: bool) -> Sample:
+    """Everything but the pictures."""
+    sequence, width = view.sequence, view.size[1]
+    intrinsics, valid = view.intrinsics.copy(), view.valid
+    odometry, distance_m = _motion(sequence, triplet)
+    points = _lidar(view, triplet[0])
+    if mirrored:
+        intrinsics[2] = width - 1 - intrinsics[2]
+        valid = valid[:, ::-1].copy()
+        odometry = _MIRROR @ odometry @ _MIRROR
+        points[:, 0] = width - 1 - points[:, 0]
+    height_m = np.nan if sequence.camera_height_m is None else sequence.camera_height_m
+    return {
+        'intrinsics': torch.from_numpy(intrinsics),
+        'valid': torch.from_numpy(valid)[None],
+        'odometry': torch.from_numpy(odometry).float(),
+        'distance_m': torch.from_numpy(distance_m).float(),
+        'camera_height_m': torch.tensor(height_m, dtype=torch.float32),
+        'lidar': torch.from_numpy(points),
+    }
+
+
+def _motion(
+    sequence: Sequence, triplet: list[int]
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """T_source_target (2, 4, 4) and distances (2,) in metres; NaN where unknown."""
+    odometry, distance_m = np.full((2, 4, 4), np.nan), np.full(2, np.nan)
+    if sequence.poses is not None:
+        target, *sources = (sequence.poses[index] for index in triplet)
+        for number, source in enumerate(sources):
+            distance_m[number] = np.linalg.norm(source[:3, 3] - target[:3, 3])
+            if sequence.poses_are_of_camera:
+                odometry[number] = relative(source, target)
+    estimated = sequence.pair_poses or {}
+    for number, source in enumerate(triplet[1:]):
+        if np.isnan(odometry[number]).any():
+            odometry[number] = estimated.get((triplet[0], source), np.nan)
+    return odometry, distance_m
+
+
+def _lidar(view: _View, target: int) -> NDArray[np.float32]:
+    """Points (n, 3) of the target: x, y in pixels of the network's input, Z in metres."""
+    if view.sequence.lidar is None:
+        return np.zeros((0, 3), np.float32)
+    points = view.sequence.lidar[target].astype(np.float32, copy=True)
+    points = points[:: max(1, -(-len(points) // MOST_LIDAR_POINTS))]
+    points[:, :2] = (points[:, :2] + 0.5) / view.factor - 0.5
+    return points
+
+
+def _collate(samples: list[Sample]) -> ClipBatch:
+    most = max(len(sample['lidar']) for sample in samples)
+    for sample in samples:
+        padded = torch.full((most, 3), torch.nan)
+        padded[: len(sample['lidar'])] = sample['lidar']
+        sample['lidar'] = padded
+    stacked = {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
+    return ClipBatch(**stacked)

@@ -1,0 +1,310 @@
+"""Self-supervised training on recordings, as a task for the loop."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn, Tensor
+
+from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
+from psd_depth_ros.config import dump
+from psd_depth_ros.data.preparation import Preparation, prepare_sequences
+from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.geometry.warp import sample
+from psd_depth_ros.networks import DepthModel, load_model, preset
+from psd_depth_ros.networks.encoder import freeze_norm, load_imagenet
+from psd_depth_ros.networks.pose_net import PoseNet
+from psd_depth_ros.training.clip_batches import ClipBatch, ClipBatches
+from psd_depth_ros.training.clip_preview import draw_preview
+from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.self_supervision import SelfSupervision
+from psd_depth_ros.training.task import ParameterGroup, Task
+from psd_depth_ros.training.views import normalised, Pictures
+from psd_depth_ros.training.visual_odometry import estimate_motions
+
+Start = Checkpoint | Mapping[str, Tensor] | None
+
+MEAN = STD = 0.5
+FINE_FACTOR = 2
+MOST_HELD_OUT = 96  # triplets a validation looks at
+PREVIEWS = 2
+
+
+@dataclass(frozen=True)
+class _Measured:
+    """What a validation adds up over samples."""
+
+    photometric: list[float]
+    offset: list[float]  # median ln(Z / Z_start) of each image
+    change: list[float]  # mean |ln Z - ln Z_start| of each image, its median taken off
+    lidar: list[float]
+
+
+class ClipTask(Task):
+    """A depth and a pose network that learn from triplets of recordings.
+
+    `start` is a checkpoint to go on from, folded MobileNetV2 weights of ImageNet for the encoder,
+    or None for a random start. `pose_start` are weights of a pose network. Raises CheckpointError
+    where the checkpoint does not fit the recipe.
+    """
+
+    recipe: VideoRecipe
+
+    def __init__(self, recipe: VideoRecipe, data: Preparation, start: Start = None) -> None:
+        data.check()
+        self.recipe = recipe
+        torch.manual_seed(recipe.seed)
+        self._depth = start_depth(recipe, start)
+        self._start = deepcopy(self._depth).eval() if isinstance(start, Checkpoint) else None
+        self._data = data = self._with_poses(data)
+        self._info = start.info if isinstance(start, Checkpoint) else None
+        self.start_id = start.id if isinstance(start, Checkpoint) else ''
+        self._keeps_norm = recipe.freeze_norm and start is not None
+        self._objective = SelfSupervision(recipe, self._depth, PoseNet(), self._start)
+        self.module: nn.Module = self._objective
+        self._batches = ClipBatches(
+            data.sequences, batch=recipe.batch, seed=recipe.seed, with_fine=recipe.patch.enabled
+        )
+        self._held_out = ClipBatches(
+            data.sequences, batch=recipe.batch, seed=recipe.seed, with_fine=True, augment=False
+        )
+
+    def _with_poses(self, data: Preparation) -> Preparation:
+        """The recordings with only those poses that the recipe wants, and estimated ones."""
+        recipe = self.recipe
+        sequences = []
+        for sequence in data.sequences:
+            usable = recipe.use_known_poses and sequence.poses is not None
+            if not recipe.use_known_poses:
+                sequence = replace(sequence, poses_are_of_camera=False)
+            if (
+                recipe.estimate_poses
+                and self._start is not None
+                and not (usable and sequence.poses_are_of_camera)
+            ):
+                found = estimate_motions(sequence, self._start, recipe.canonical_focal_px)
+                sequence = replace(sequence, pair_poses=found)
+            sequences.append(sequence)
+        return replace(data, sequences=tuple(sequences))
+
+    @classmethod
+    def from_recipe(
+        cls, recipe: VideoRecipe, folder: Path, start: Start, report: Callable[[int, int], None]
+    ) -> ClipTask:
+        """Decode the recordings of the recipe into `folder`/frames and learn from them."""
+        data = prepare_sequences(
+            recipe.data,
+            pixel_budget=recipe.pixel_budget,
+            cache=folder / 'frames',
+            fine_factor=FINE_FACTOR,
+            report=lambda _, done, total: report(done, total),
+        )
+        return cls(recipe, data, start)
+
+    @property
+    def depth(self) -> DepthModel:
+        """The depth network."""
+        return self._depth
+
+    @property
+    def teacher(self) -> DepthModel | None:
+        """The averaged network, once the loop has given it."""
+        return self._objective.teacher
+
+    @teacher.setter
+    def teacher(self, network: DepthModel) -> None:
+        self._objective.set_teacher(network)
+
+    def data_description(self) -> dict[str, Any]:
+        """Which recordings, which frames of them, and what was left out."""
+        return describe_data(self._data)
+
+    def groups(self) -> list[ParameterGroup]:
+        """The encoder, the rest of the depth network, the pose network."""
+        encoder = tuple(self._depth.encoder.parameters())
+        known = {id(parameter) for parameter in encoder}
+        rest = tuple(p for p in self._depth.parameters() if id(p) not in known)
+        return [
+            ParameterGroup('encoder', encoder, self.recipe.encoder_rate),
+            ParameterGroup('rest', rest, self.recipe.rate),
+            ParameterGroup(
+                'pose', tuple(self._objective.pose.parameters()), self.recipe.pose_rate
+            ),
+        ]
+
+    def prepare(self, share: float) -> None:
+        """Train mode; while the pose network warms up, the depth network stays as it is."""
+        self.module.train()
+        if self._keeps_norm:
+            freeze_norm(self._depth.encoder)
+        learns = share >= self.recipe.pose_warmup
+        for parameter in self._depth.parameters():
+            parameter.requires_grad_(learns)
+
+    def batch(self, step: int, rank: int, processes: int) -> ClipBatch:
+        """Triplets by motion, mirrored and recoloured; seeded by recipe, step and place."""
+        return self._batches.batch(step, rank, processes)
+
+    def losses(self, module: nn.Module, batch: ClipBatch, share: float) -> dict[str, Tensor]:
+        """The terms of `self_supervision`."""
+        terms: dict[str, Tensor] = module(batch, share)
+        return terms
+
+    def validate(self, depth: DepthModel) -> dict[str, float]:
+        """Photometric error of the held-out triplets, and how far depth went from its start.
+
+        Distances of the pose network are brought to the scale of the depth that is judged, so
+        that an old network is not judged by the scale of a new one.
+        """
+        found = _Measured([], [], [], [])
+        with torch.no_grad():
+            for batch in self._held_out_batches():
+                self._measure(depth, batch, found)
+        photometric = float(np.mean(found.photometric)) if found.photometric else float('nan')
+        scores = {'score': photometric, 'photometric': photometric}
+        if found.offset:
+            scores['scale_drift'] = float(np.median(found.offset))
+            scores['change'] = float(np.mean(found.change))
+        if found.lidar:
+            scores['lidar_abs_rel'] = scores['score'] = float(np.mean(found.lidar))
+        return scores
+
+    def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
+        """What the network makes of some held-out frames, with the patch and the masks."""
+        pictures: dict[str, NDArray[np.uint8]] = {}
+        for index, batch in enumerate(self._held_out_batches(PREVIEWS)):
+            seen = Pictures()
+            with torch.no_grad(), torch.autocast(batch.clean.device.type, torch.bfloat16):
+                self._objective.look(depth, batch, seen)
+            pictures[f'held_out_{index}'] = draw_preview(batch, seen)
+        return pictures
+
+    def describe(
+        self, depth: DepthModel, step: int, scores: Mapping[str, float]
+    ) -> CheckpointInfo:
+        """A checkpoint like the one it started from, as metric as that was."""
+        recipe = self.recipe
+        old = self._info
+        tied = recipe.objective.velocity + recipe.objective.camera_height + recipe.objective.lidar
+        kept = recipe.objective.anchor + recipe.objective.anchor_scale > 0
+        was_metric = old is not None and old.output.metric
+        output = old.output if old is not None else OutputInfo(recipe.canonical_focal_px)
+        output = replace(output, metric=tied > 0 or (was_metric and kept))
+        trained = {'recipe': dump(recipe), 'steps': step, 'validation': dict(scores)}
+        if old is not None:
+            trained['start'] = {'name': old.name, 'id': self.start_id}
+        names = [{'name': s.name, 'licence': 'of the recording'} for s in self._data.sequences]
+        return CheckpointInfo(
+            name=recipe.name,
+            architecture=dump(depth.architecture),
+            encoder_options=depth.encoder_options,
+            input=self._input(),
+            output=output,
+            training=trained,
+            data=(*(old.data if old is not None else ()), *names),
+        )
+
+    def _input(self) -> InputInfo:
+        first = self._data.sequences[0]
+        height, width = (side // first.fine_factor for side in first.camera.size)
+        return InputInfo(height, width, (MEAN,) * 3, (STD,) * 3)
+
+    def _held_out_batches(self, most: int = MOST_HELD_OUT) -> Iterator[ClipBatch]:
+        device = next(self.module.parameters()).device
+        for batch in self._held_out.held_out_batches(most):
+            yield batch.to(device)
+
+    def _measure(self, depth: DepthModel, batch: ClipBatch, found: _Measured) -> None:
+        """Add one batch to what was found."""
+        objective = self._objective
+        with torch.autocast(batch.clean.device.type, torch.bfloat16):
+            shown = normalised(batch.shown)
+            new = objective.predict(depth, shown[:, 0], batch.intrinsics)
+            own = objective.predict(self._depth, shown[:, 0], batch.intrinsics)
+            motions = objective.motions(batch, shown)
+            old = None
+            if self._start is not None:
+                old = objective.predict(self._start, shown[:, 0], batch.intrinsics)
+        ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()
+        motions = motions.clone()
+        motions[..., :3, 3] *= ratio[:, None]
+        if objective.refines(1.0):
+            motions = objective.refine(batch, new, motions)
+        sight = objective.compare_full(batch, new, motions)
+        found.photometric.extend(sight.result.loss.tolist())
+        if old is not None:
+            difference = (new.log_depth - old.log_depth).flatten(1)
+            offset = difference.median(dim=1).values
+            found.offset.extend(offset.tolist())
+            found.change.extend((difference - offset[:, None]).abs().mean(dim=1).tolist())
+        found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
+
+
+def start_depth(recipe: VideoRecipe, start: Start) -> DepthModel:
+    """The depth network a run begins with; CheckpointError where a checkpoint does not fit."""
+    wanted = replace(preset(recipe.preset), head=recipe.head)
+    if not isinstance(start, Checkpoint):
+        model = DepthModel(wanted)
+        if start is not None:
+            load_imagenet(model.encoder, start)
+        return model
+    model = deepcopy(load_model(start))  # the tensors of a checkpoint are shared by its models
+    if model.architecture != wanted:
+        raise CheckpointError(
+            f'{start.path}: is a network with {model.architecture.encoder!r} and '
+            f'{model.architecture.head!r} head, but the recipe wants preset {recipe.preset!r} '
+            f'with {recipe.head!r} head; choose another start, or other settings in the recipe'
+        )
+    focal = start.info.output.canonical_focal_px
+    if focal != recipe.canonical_focal_px:
+        raise CheckpointError(
+            f'{start.path}: has a canonical focal length of {focal:g} px and the recipe '
+            f'{recipe.canonical_focal_px:g}; set canonical_focal_px: {focal:g}'
+        )
+    if set(start.info.input.mean) != {MEAN} or set(start.info.input.std) != {STD}:
+        raise CheckpointError(
+            f'{start.path}: wants its input normalised by {start.info.input.mean} and '
+            f'{start.info.input.std}, expected {MEAN} and {STD} everywhere'
+        )
+    return model
+
+
+def describe_data(data: Preparation) -> dict[str, Any]:
+    """The recordings as JSON: name, fingerprint, time range, frames, triplets, rejects."""
+    recordings = [
+        {
+            'name': sequence.name,
+            'fingerprint': sequence.fingerprint,
+            'frames': len(sequence.rgb),
+            'from_ns': int(sequence.stamps_ns[0]),
+            'to_ns': int(sequence.stamps_ns[-1]),
+            'triplets': len(sequence.triplets),
+            'held_out': len(sequence.held_out),
+        }
+        for sequence in data.sequences
+    ]
+    unreadable = [{'path': one.path, 'reason': one.reason} for one in data.unreadable]
+    return {
+        'recordings': recordings,
+        'rejected': data.rejected,
+        'unreadable': unreadable,
+        'notes': list(data.notes),
+    }
+
+
+def _lidar_abs_rel(log_depth: Tensor, lidar: Tensor) -> list[float]:
+    """AbsRel at the lidar points of every image that has some."""
+    values = []
+    for depth, points in zip(log_depth.exp(), lidar, strict=True):
+        known = points[torch.isfinite(points).all(dim=1)]
+        if len(known):
+            found = sample(depth[None], known[None, None, :, :2])[0, 0, 0]
+            values.append(float(((found - known[:, 2]).abs() / known[:, 2]).mean()))
+    return values

@@ -1,0 +1,109 @@
+"""PatchMix in a step: images with foreign parts, every part judged by its own geometry."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from psd_depth_ros.augment.patch_mix import draw_mix, Mix
+from psd_depth_ros.geometry.warp import (
+    backproject_pixels,
+    inside_image,
+    pixel_grid,
+    project,
+    sample,
+    transform,
+)
+from psd_depth_ros.losses.distillation import scale_invariant
+from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.views import (
+    compare,
+    draw_samples,
+    EARLIER,
+    LATER,
+    Pictures,
+    predict,
+    Step,
+)
+
+
+class MixBranch:
+    """Adds the terms of PatchMix to a step."""
+
+    def __init__(self, recipe: VideoRecipe) -> None:
+        self.recipe = recipe
+
+    def add(self, step: Step, pictures: Pictures) -> None:
+        """Predict on images with foreign parts; judge every part by its own geometry."""
+        settings, batch = self.recipe.patch_mix, step.batch
+        zero = step.motions.new_zeros(())
+        step.terms.update(mix_photometric=zero, mix_consistency=zero)
+        chosen = draw_samples(batch.seeds, settings.share, salt=2)
+        if not chosen or len(batch.seeds) < 2:
+            return
+        device = step.K.device
+        rows = torch.tensor(chosen, device=device)
+        donors = torch.tensor([_partner(i, len(batch.seeds)) for i in chosen], device=device)
+        height, width = step.clean.shape[-2:]
+        mix = draw_mix((height, width), [int(batch.seeds[i]) + 3 for i in chosen]).to(device)
+        shown = mix.apply(step.shown[rows, 0], step.shown[donors, 0])
+        own = predict(step.network, shown, batch.intrinsics[rows], self.recipe.canonical_focal_px)
+        with torch.autocast(shown.device.type, enabled=False):
+            # a pasted pixel has the focal length of the donor, enlarged
+            focal = mix.zoom * batch.intrinsics[donors, 0] / batch.intrinsics[rows, 0]
+            pasted = own.log_depth + focal.log()[:, None, None, None]
+            log_depth = torch.where(mix.pasted, pasted, own.log_depth)
+            views = self._mixed_views(step, rows, donors, mix, log_depth.exp())
+            image = mix.apply(step.clean[0][rows], step.clean[0][donors])
+            still = torch.stack(
+                [mix.apply(step.clean[1 + i][rows], step.clean[1 + i][donors]) for i in (0, 1)]
+            )
+            valid = mix.judged & torch.where(
+                mix.pasted,
+                sample(batch.valid[donors].float(), mix.pixels) > 0.5,
+                batch.valid[rows],
+            )
+            seen = compare(self.recipe.objective, image, still, views, valid)
+            count = len(batch.seeds) * settings.share
+            step.terms['mix_photometric'] = settings.weight * seen.result.loss.sum() / count
+            clean = mix.apply(
+                step.full.log_depth.detach()[rows], step.full.log_depth.detach()[donors]
+            )
+            agreement = scale_invariant(log_depth - clean, mix.judged)
+            step.terms['mix_consistency'] = settings.consistency * agreement.sum() / count
+            pictures.mixed, pictures.mixed_depth = image, log_depth
+
+    def _mixed_views(
+        self, step: Step, rows: Tensor, donors: Tensor, mix: Mix, depth: Tensor
+    ) -> list[tuple[Tensor, Tensor]]:
+        """Both sources seen through a mixed depth: every pixel in the geometry of its image."""
+        height, width = depth.shape[-2:]
+        grid = pixel_grid(height, width, depth.device).expand(len(rows), -1, -1, -1)
+        views = []
+        for i in (EARLIER, LATER):
+            result = []
+            for index, pixels in ((rows, grid), (donors, mix.pixels)):
+                K = step.K[index]
+                points = transform(
+                    step.motions[i][index].detach(), backproject_pixels(depth, pixels, K)
+                )
+                landed = project(points, K)
+                result.append(
+                    (
+                        sample(step.clean[1 + i][index], landed),
+                        inside_image(landed, points, (height, width)),
+                    )
+                )
+            (own, own_inside), (other, other_inside) = result
+            views.append(
+                (
+                    torch.where(mix.pasted, other, own),
+                    torch.where(mix.pasted, other_inside, own_inside),
+                )
+            )
+        return views
+
+
+def _partner(index: int, count: int) -> int:
+    """The neighbour in a batch whose parts are pasted into sample `index`."""
+    return index + 1 if index % 2 == 0 and index + 1 < count else index - 1

@@ -1,0 +1,201 @@
+"""The patch branch of PSD: far regions enlarged, judged by photometry, and teaching the image."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.augment.patches import draw_patches, Patches
+from psd_depth_ros.geometry.warp import backproject, inverse_warp, sample, transform
+from psd_depth_ros.losses.distillation import distil, Evidence, warp_sensitivity
+from psd_depth_ros.losses.photometric import OUTSIDE, photometric_error
+from psd_depth_ros.losses.smoothness import smoothness
+from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.views import (
+    compare,
+    draw_samples,
+    matrix,
+    Pictures,
+    predict,
+    Prediction,
+    Sight,
+    Step,
+)
+
+MARGIN = 4  # cells of stride 2 at the border of a patch that teach nothing
+
+
+class PatchBranch:
+    """Adds the terms of patches to a step; `teacher()` is the averaged network, where given."""
+
+    def __init__(self, recipe: VideoRecipe, teacher: Callable[[], DepthModel | None]) -> None:
+        self.recipe = recipe
+        self._teacher = teacher
+
+    def add(self, step: Step, pictures: Pictures) -> None:
+        """Photometry of enlarged patches, and what they teach the full image."""
+        settings, batch = self.recipe.patch, step.batch
+        assert batch.fine is not None, 'the batches lack fine images'
+        assert batch.fine_shown is not None, 'the batches lack fine images'
+        teaches = self._distillation_weight(step.share) > 0
+        zero = step.motions.new_zeros(())
+        step.terms.update(patch_photometric=zero, patch_smoothness=zero)
+        if teaches:
+            step.terms['distillation'] = zero
+        chosen = draw_samples(batch.seeds, settings.share, salt=1)
+        if not chosen:
+            return
+        rows = torch.tensor(chosen, device=step.K.device)
+        patches = self._draw_patches(step, chosen)
+        factor = batch.fine.shape[-1] / batch.clean.shape[-1]
+        fine = batch.fine[rows].transpose(0, 1).float()  # (3, b, 3, fH, fW), 0 .. 255
+        image = patches.cut(fine[0], factor) / 255.0
+        shown = patches.cut(batch.fine_shown[rows].float(), factor) / 127.5 - 1.0
+        intrinsics = patches.intrinsics(batch.intrinsics[rows])
+        patch = predict(step.network, shown, intrinsics, self.recipe.canonical_focal_px)
+        if settings.convention == 'metric':
+            patch = Prediction(
+                patch.log_depth - patches.zoom.log()[:, None, None, None], patch.sigma, patch.bins
+            )
+        with torch.autocast(shown.device.type, enabled=False):
+            geometry = _PatchGeometry(
+                patches, matrix(intrinsics), matrix(_finer(batch.intrinsics[rows], factor)),
+                step.motions[:, rows].detach(), fine[1:],
+            )  # fmt: skip
+            valid = sample(batch.valid[rows].float(), patches.pixels()) > 0.5
+            with torch.no_grad():
+                still = torch.stack([patches.cut(one, factor) for one in fine[1:]]) / 255.0
+            seen = compare(self.recipe.objective, image, still, geometry.warp(patch.depth), valid)
+            scale = settings.weight / (1.0 + settings.weight) / (len(batch.seeds) * settings.share)
+            step.terms['patch_photometric'] = scale * seen.result.loss.sum()
+            disparity = (-patch.log_depth).exp()
+            step.terms['patch_smoothness'] = (
+                scale * self.recipe.objective.smoothness * smoothness(disparity, image).sum()
+            )
+            pictures.patches, pictures.patch_image, pictures.patch = patches, image, patch
+            pictures.patch_rows = chosen
+            pictures.patch_error = seen.result.error
+        if teaches:
+            self._distil(step, rows, shown, intrinsics, geometry, seen, patch, pictures)
+
+    def _draw_patches(self, step: Step, chosen: Sequence[int]) -> Patches:
+        settings = self.recipe.patch
+        rows = torch.tensor(chosen, device=step.K.device)
+        height, width = step.clean.shape[-2:]
+        size = (_multiple(height * settings.height_share), _multiple(width * settings.width_share))
+        return draw_patches(
+            step.full.log_depth.detach()[rows],
+            step.clean[0][rows],
+            step.batch.intrinsics[rows],
+            size,
+            (settings.minimum_zoom, settings.maximum_zoom),
+            settings.choice,
+            [int(step.batch.seeds[i]) for i in chosen],
+        )
+
+    def _distillation_weight(self, share: float) -> float:
+        settings = self.recipe.distillation
+        if not settings.enabled or share < settings.start:
+            return 0.0
+        length = max(settings.full - settings.start, 1e-9)
+        return settings.weight * min(1.0, (share - settings.start) / length)
+
+    def _distil(
+        self,
+        step: Step,
+        rows: Tensor,
+        shown: Tensor,
+        intrinsics: Tensor,
+        geometry: _PatchGeometry,
+        seen: Sight,
+        patch: Prediction,
+        pictures: Pictures,
+    ) -> None:
+        teacher = self._teacher()
+        if self.recipe.distillation.teacher and teacher is not None:
+            with torch.no_grad():
+                patch = predict(teacher, shown, intrinsics, self.recipe.canonical_focal_px)
+        with torch.autocast(shown.device.type, enabled=False):
+            patches = geometry.patches
+            full = step.full.log_depth[rows]
+            evidence = self._evidence(full, geometry, seen, patch)
+            result = distil(
+                sample(full, patches.pixels(2)),
+                F.avg_pool2d(patch.log_depth, 2),
+                evidence,
+                patches.zoom,
+                masked=self.recipe.distillation.masked,
+            )
+            weight = self._distillation_weight(step.share)
+            count = len(step.batch.seeds) * self.recipe.patch.share
+            step.terms['distillation'] = weight * result.loss.sum() / count
+            pictures.taught = result.mask
+
+    @torch.no_grad()
+    def _evidence(
+        self, full: Tensor, geometry: _PatchGeometry, seen: Sight, patch: Prediction
+    ) -> Evidence:
+        """What distillation goes by, on the stride-2 grid of the patch."""
+        depth = sample(full, geometry.patches.pixels()).exp()
+        views = geometry.warp(depth)
+        errors = torch.stack(
+            [
+                torch.where(mask, photometric_error(seen.target, view), OUTSIDE)
+                for view, mask in views
+            ]
+        )  # fmt: skip
+        moving = seen.result.moving.float()
+        inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
+        inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
+        return Evidence(
+            full_error=F.avg_pool2d(errors.amin(dim=0), 2),
+            patch_error=F.avg_pool2d(seen.result.error, 2),
+            moving=F.avg_pool2d(moving, 2) > 0.5,
+            sensitivity=geometry.sensitivity(depth),
+            sigma=patch.sigma.detach(),
+            inside=inside,
+        )
+
+
+@dataclass(frozen=True)
+class _PatchGeometry:
+    """The cameras and motions through which patches are compared with the full sources."""
+
+    patches: Patches
+    K: Tensor  # (B, 3, 3) of the patches
+    K_fine: Tensor  # (B, 3, 3) of the sources
+    motions: Tensor  # (2, B, 4, 4) T_source_target, no gradient
+    sources: Tensor  # (2, B, 3, fH, fW) in 0 .. 255
+
+    def warp(self, depth: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The patches made from both sources, and where they lie inside them."""
+        views = [
+            inverse_warp(source, depth, motion, self.K, self.K_fine)
+            for source, motion in zip(self.sources, self.motions, strict=True)
+        ]
+        return [(view / 255.0, inside) for view, inside in views]
+
+    def sensitivity(self, depth: Tensor) -> Tensor:
+        """s_u of the full image (pixels per unit of log-depth) on the patch's stride-2 grid."""
+        scale = self.patches.zoom[:, None]
+        focal = torch.stack([self.K[:, 0, 0], self.K[:, 1, 1]], dim=1) / scale
+        points = backproject(depth, self.K)
+        found = [
+            warp_sensitivity(transform(motion, points), motion[:, :3, 3], focal)
+            for motion in self.motions
+        ]
+        return F.avg_pool2d(torch.stack(found).amax(dim=0), 2)
+
+
+def _finer(intrinsics: Tensor, factor: float) -> Tensor:
+    return torch.cat([factor * intrinsics[:, :2], factor * (intrinsics[:, 2:] + 0.5) - 0.5], dim=1)
+
+
+def _multiple(length: float) -> int:
+    """The multiple of 32 nearest to `length`, at least 32."""
+    return max(32, round(length / 32) * 32)

@@ -1,0 +1,132 @@
+"""How a run goes, row by row: log.csv, and TensorBoard's event files where that is installed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import csv
+import importlib.util
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from psd_depth_ros.training.files import explained_disk, write_whole
+from psd_depth_ros.training.progress import Progress
+
+Row = dict[str, Any]
+
+
+class RunLog:
+    """Appends to log.csv; one row per step, however often a run is resumed or goes back."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: list[str] = []
+
+    def cut(self, step: int) -> None:
+        """Remove the rows after a step, and one that was never finished."""
+        rows = [row for row in self._read() if int(row['step']) <= step]
+        self._columns = list(rows[0]) if rows else []
+        self._rewrite(rows)
+
+    def add(self, progress: list[Progress]) -> None:
+        """Append rows; a column that is new (a loss that starts later) is given to all of them."""
+        rows = [_row(one) for one in progress]
+        new = [name for row in rows for name in row if name not in self._columns]
+        if new:
+            former = self._read() if self._columns else []
+            self._columns += dict.fromkeys(new)
+            self._rewrite(former)
+        text = self._text(rows)
+        with (
+            explained_disk(self._path, len(text)),
+            open(self._path, 'a', newline='', encoding='utf-8') as file,
+        ):
+            file.write(text)
+
+    def _read(self) -> list[Row]:
+        if not self._path.exists():
+            return []
+        with open(self._path, newline='', encoding='utf-8') as file:
+            text = file.read()
+        whole = text[: text.rfind('\n') + 1]
+        return list(csv.DictReader(io.StringIO(whole)))
+
+    def _rewrite(self, rows: list[Row]) -> None:
+        header = ','.join(self._columns) + '\r\n' if self._columns else ''
+        write_whole(self._path, (header + self._text(rows)).encode())
+
+    def _text(self, rows: list[Row]) -> str:
+        buffer = io.StringIO()
+        csv.DictWriter(buffer, self._columns, restval='').writerows(rows)
+        return buffer.getvalue()
+
+
+def _row(progress: Progress) -> Row:
+    scores = progress.scores or {}
+    return {
+        'step': progress.step,
+        'share': f'{progress.share:.5f}',
+        'seconds': f'{progress.seconds:.2f}',
+        'images_per_second': f'{progress.images_per_second:.3f}',
+        'waiting_share': f'{progress.waiting_share:.4f}',
+        'rollbacks': progress.rollbacks,
+        **{f'rate.{name}': f'{value:.4g}' for name, value in progress.rates.items()},
+        'loss': repr(progress.loss),
+        **{f'loss.{name}': repr(value) for name, value in progress.losses.items()},
+        **{f'score.{name}': f'{value:.6g}' for name, value in scores.items()},
+    }
+
+
+class Board:
+    """TensorBoard event files; without the `tensorboard` extra nothing is written."""
+
+    def __init__(self, folder: Path, enabled: bool) -> None:
+        self._folder = folder
+        self._is_enabled = enabled and importlib.util.find_spec('tensorboard') is not None
+        self._writer: Any = None
+
+    def cut(self, step: int) -> None:
+        """Begin after a step: what was written beyond it is hidden."""
+        self.close()
+        if self._is_enabled:
+            from torch.utils.tensorboard import SummaryWriter
+
+            with explained_disk(self._folder, 0):
+                self._writer = SummaryWriter(self._folder, purge_step=step + 1)
+
+    def add(self, progress: list[Progress]) -> None:
+        """Write the curves of some steps."""
+        if self._writer is None:
+            return
+        with explained_disk(self._folder, 0):
+            for one in progress:
+                for tag, value in _curves(one).items():
+                    self._writer.add_scalar(tag, value, one.step)
+
+    def add_pictures(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Write previews."""
+        if self._writer is None:
+            return
+        with explained_disk(self._folder, 0):
+            for name, picture in pictures.items():
+                self._writer.add_image(name, picture, step, dataformats='HWC')
+
+    def close(self) -> None:
+        """Write what is still in memory."""
+        if self._writer is not None:
+            with explained_disk(self._folder, 0):
+                self._writer.close()
+
+
+def _curves(progress: Progress) -> dict[str, float]:
+    return {
+        'loss/total': progress.loss,
+        **{f'loss/{name}': value for name, value in progress.losses.items()},
+        **{f'rate/{name}': value for name, value in progress.rates.items()},
+        **{f'score/{name}': value for name, value in (progress.scores or {}).items()},
+        'speed/images_per_second': progress.images_per_second,
+        'speed/waiting_share': progress.waiting_share,
+    }

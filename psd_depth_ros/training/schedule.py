@@ -1,0 +1,51 @@
+"""How far a run is, and how fast it learns there."""
+
+from __future__ import annotations
+
+import math
+import time
+
+from psd_depth_ros.training.recipe import Recipe
+
+LOW = {'step': 0.1, 'cosine': 0.01}  # where the rates end, as a share of where they were
+
+
+class Clock:
+    """Says how far the schedule is: by steps or by minutes, whichever is farther.
+
+    `before_s` are the seconds that a resumed run had spent before.
+    """
+
+    def __init__(self, recipe: Recipe, before_s: float = 0.0) -> None:
+        self._recipe = recipe
+        self._start = time.monotonic() - before_s
+
+    @property
+    def seconds(self) -> float:
+        """Spent training so far."""
+        return time.monotonic() - self._start
+
+    def share(self, step: int) -> float:
+        """0 at the start, 1 at the end."""
+        by_time = self.seconds / (60.0 * self._recipe.max_minutes)
+        return min(1.0, max(step / self._recipe.steps, by_time))
+
+    def seconds_left(self, step: int, seconds_per_step: float) -> float:
+        """What remains if steps go on taking this long."""
+        by_steps = (self._recipe.steps - step) * seconds_per_step
+        return max(0.0, min(by_steps, 60.0 * self._recipe.max_minutes - self.seconds))
+
+
+def rate_factor(recipe: Recipe, share: float) -> float:
+    """By what the learning rates are multiplied at `share` (0 .. 1) of the run.
+
+    They rise linearly over the warm-up; then `step` falls to a tenth at `drop_at`, and `cosine`
+    falls smoothly to a hundredth.
+    """
+    if share < recipe.warmup:
+        return share / recipe.warmup + 1e-3
+    if recipe.schedule == 'step':
+        return 1.0 if share < recipe.drop_at else LOW['step']
+    phase = (share - recipe.warmup) / (1.0 - recipe.warmup)
+    low = LOW['cosine']
+    return low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * phase))

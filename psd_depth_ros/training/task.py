@@ -1,0 +1,105 @@
+"""What the loop trains: a task has the modules, the batches and the judgement; the loop has none.
+
+The loop (`trainer`) knows steps, rates, checkpoints and processes. A task knows what a batch is,
+what a step makes small and when a network is better than another.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import nn, Tensor
+
+from psd_depth_ros.checkpoint import CheckpointInfo
+from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.training.recipe import Recipe
+
+B = TypeVar('B', bound='Batch')
+
+
+class Batch(Protocol):
+    """What one step learns from."""
+
+    def to(self: B, device: torch.device) -> B:
+        """The same batch on another device."""
+        ...
+
+
+@dataclass(frozen=True)
+class ParameterGroup:
+    """Parameters that share a learning rate; `rate` is scaled by the schedule."""
+
+    name: str
+    parameters: tuple[nn.Parameter, ...]
+    rate: float
+
+
+class Task(ABC):
+    """One thing to train.
+
+    `module` holds every trained parameter and is what gets wrapped when several processes train
+    together; until then all of them require gradients. A task with an attribute `teacher` gets the
+    averaged network there, in eval mode; it must not become a part of `module`.
+    """
+
+    recipe: Recipe
+    module: nn.Module
+    start_id: str = ''  # of the checkpoint it starts from, if any
+
+    def data_description(self) -> dict[str, Any]:
+        """What is learned from, as JSON: names, time ranges, fingerprints.
+
+        A run that is resumed must find the same again.
+        """
+        return {}
+
+    @property
+    @abstractmethod
+    def depth(self) -> DepthModel:
+        """The depth network inside `module`, the one that is averaged, judged and kept."""
+
+    @abstractmethod
+    def groups(self) -> list[ParameterGroup]:
+        """The trained parameters with their rates."""
+
+    @abstractmethod
+    def prepare(self, share: float) -> None:
+        """Before a step at `share` (0 .. 1) of the run: train and eval modes, frozen parts."""
+
+    @abstractmethod
+    def batch(self, step: int, rank: int, processes: int) -> Batch:
+        """The `rank`-th of `processes` equal parts of the batch of a step (from 1).
+
+        The same step always gives the same samples in the same order, whatever was asked before
+        and by how many processes it is divided. Called from a loader thread.
+        """
+
+    @abstractmethod
+    def losses(self, module: nn.Module, batch: Any, share: float) -> dict[str, Tensor]:
+        """The weighted terms of a step, 0-dim float32 each; their sum is the loss.
+
+        Every term is a mean over samples, so that the mean over equal parts of a batch is that of
+        the whole batch; the names are the same in every process. `module` is `self.module`,
+        perhaps wrapped, and is called once. Autocast is on where the recipe's precision says so.
+        What is drawn from torch's global generator depends on the seed, the step and the process.
+        """
+
+    @abstractmethod
+    def validate(self, depth: DepthModel) -> dict[str, float]:
+        """Scores on what is held out; the lowest finite `score` says which network is kept."""
+
+    @abstractmethod
+    def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
+        """Pictures (H, W, 3) by name that show how far the network is."""
+
+    @abstractmethod
+    def describe(
+        self, depth: DepthModel, step: int, scores: Mapping[str, float]
+    ) -> CheckpointInfo:
+        """What the kept checkpoint says of itself; asked right after `validate` gave `scores`."""

@@ -1,0 +1,147 @@
+"""What the branches of the objective share: predictions, comparisons, the tensors of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.augment.patches import Patches
+from psd_depth_ros.losses.photometric import (
+    fit_brightness,
+    refer,
+    Reference,
+    Reprojection,
+    reprojection,
+    unwarped_error,
+)
+from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks.bin_head import BinPrediction, expected_log_depth
+from psd_depth_ros.training.clip_batches import ClipBatch
+from psd_depth_ros.training.recipe import ObjectiveSettings
+
+EARLIER, LATER = 0, 1
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the depth network says of some images, in metres (as far as its scale is known)."""
+
+    log_depth: Tensor  # (B, 1, H, W) u = ln Z at the size of the image
+    sigma: Tensor  # (B, 1, H / 2, W / 2) spread of u
+    bins: BinPrediction | None
+
+    @property
+    def depth(self) -> Tensor:
+        """Z (B, 1, H, W)."""
+        return self.log_depth.exp()
+
+
+@dataclass(frozen=True)
+class Sight:
+    """The comparison of some target views with their two neighbours."""
+
+    target: Reference
+    result: Reprojection
+    unwarped: Tensor | None  # (B, 1, H, W) least error of the unwarped sources
+
+
+@dataclass
+class Pictures:
+    """What a step looked at, kept for previews."""
+
+    full: Prediction | None = None
+    sight: Sight | None = None
+    patches: Patches | None = None
+    patch_rows: Sequence[int] = ()  # which samples of the batch the patches are of
+    patch_image: Tensor | None = None
+    patch: Prediction | None = None
+    patch_error: Tensor | None = None
+    taught: Tensor | None = None
+    mixed: Tensor | None = None
+    mixed_depth: Tensor | None = None
+
+
+@dataclass
+class Step:
+    """What the terms of one step share; images (frame, B, ...)."""
+
+    network: DepthModel
+    batch: ClipBatch
+    share: float
+    shown: Tensor  # (B, 3, 3, H, W) normalised
+    clean: Tensor  # (3, B, 3, H, W) in [0, 1]
+    K: Tensor  # (B, 3, 3)
+    motions: Tensor  # (2, B, 4, 4) T_source_target
+    full: Prediction
+    terms: dict[str, Tensor] = field(default_factory=dict)
+
+
+def predict(
+    network: DepthModel, image: Tensor, intrinsics: Tensor, canonical_focal_px: float
+) -> Prediction:
+    """Metric log-depth of normalised images, Z = Z' fx / f_c."""
+    image = image.contiguous(memory_format=torch.channels_last)
+    bins = network.predict_bins(image, intrinsics) if network.has_bins else None
+    output = network(image, intrinsics) if bins is None else None
+    with torch.autocast(image.device.type, enabled=False):
+        if bins is not None:
+            canonical, sigma = expected_log_depth(bins)
+        else:
+            assert output is not None
+            canonical, sigma = output.log_depth.float(), output.sigma
+        ratio = intrinsics[:, :1, None, None] / canonical_focal_px
+        coarse = canonical + ratio.log()
+        log_depth = F.interpolate(coarse, image.shape[-2:], mode='bilinear')
+    return Prediction(log_depth, sigma, bins)
+
+
+def compare(
+    settings: ObjectiveSettings,
+    image: Tensor,
+    sources: Tensor,
+    views: Sequence[tuple[Tensor, Tensor]],
+    valid: Tensor,
+    weight: Tensor | None = None,
+) -> Sight:
+    """Compare images (B, 3, H, W) with the `views` of two sources, each with its mask.
+
+    `sources` (2, B, 3, H, W) are the sources as they are, for the mask of what does not move.
+    """
+    warped = torch.stack([view for view, _ in views])
+    inside = torch.stack([mask for _, mask in views])
+    if settings.brightness:
+        warped = torch.stack([fit_brightness(image, view, mask) for view, mask in views])
+    target = refer(image)
+    unwarped = unwarped_error(target, sources) if settings.auto_mask else None
+    result = reprojection(
+        target, warped, inside, unwarped, valid,
+        minimum=settings.minimum_reprojection, weight=weight,
+    )  # fmt: skip
+    return Sight(target, result, unwarped)
+
+
+def normalised(image: Tensor) -> Tensor:
+    """RGB uint8 as the networks see it, -1 .. 1."""
+    return image.float() / 127.5 - 1.0
+
+
+def matrix(intrinsics: Tensor) -> Tensor:
+    """fx fy cx cy (B, 4) as camera matrices (B, 3, 3)."""
+    fx, fy, cx, cy = intrinsics.unbind(1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    rows = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], dim=1)
+    return rows.view(-1, 3, 3)
+
+
+def draw_samples(seeds: Tensor, share: float, salt: int) -> list[int]:
+    """Which samples of a batch take part, each with probability `share` by its own seed."""
+    chosen = []
+    for index, seed in enumerate(seeds.tolist()):
+        generator = torch.Generator().manual_seed(seed + salt)
+        if float(torch.rand((), generator=generator)) < share:
+            chosen.append(index)
+    return chosen

@@ -1,0 +1,166 @@
+"""Batches of triplets: what is in them, and that seed and step alone decide it."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+
+from psd_depth_ros.data.sequences import Sequence
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import make_pose
+from psd_depth_ros.training.clip_batches import ClipBatches
+from psd_depth_ros.training.loading import LoaderAhead
+
+FRAMES = 12
+
+
+def make_sequence(height=16, width=32, offset=0, **changes):
+    """Frame i is grey of value offset + i, with a mark in the left half."""
+    rgb = np.zeros((FRAMES, height, width, 3), np.uint8)
+    rgb += (offset + np.arange(FRAMES, dtype=np.uint8))[:, None, None, None]
+    rgb[:, :, : width // 2] += 100
+    targets = np.arange(1, FRAMES - 1, dtype=np.int32)
+    triplets = np.stack([targets, targets - 1, targets + 1], axis=1)
+    valid = np.ones((height, width), bool)
+    valid[:, :4] = False
+    values = {
+        'name': 'made',
+        'rgb': rgb,
+        'camera': Camera(width, height, 40.0, 40.0, 12.5, 7.5),
+        'stamps_ns': np.arange(FRAMES),
+        'valid': valid,
+        'triplets': triplets[:7],
+        'held_out': triplets[7:],
+        'fine_factor': 2,
+    }
+    return Sequence(**{**values, **changes})
+
+
+def make_batches(*sequences, **changes):
+    options = {'batch': 4, 'seed': 3, 'with_fine': True, 'augment': False}
+    return ClipBatches(sequences, **{**options, **changes})
+
+
+def targets(batch):
+    return batch.clean[:, 0, 0, 0, -1].tolist()
+
+
+def test_a_sample_holds_target_and_sources_at_both_sizes():
+    batch = make_batches(make_sequence()).batch(1)
+    assert batch.clean.shape == (4, 3, 3, 8, 16)
+    assert batch.fine.shape == (4, 3, 3, 16, 32)
+    assert batch.fine_shown.shape == (4, 3, 16, 32)
+    values = batch.fine[:, :, 0, 0, -1].int()
+    assert (values[:, 0] - values[:, 1] == 1).all()
+    assert (values[:, 2] - values[:, 0] == 1).all()
+    assert torch.equal(batch.clean[:, :, 0, 0, -1].int(), values)
+    assert torch.equal(batch.shown, batch.clean)
+    # Half the size: c' = (c + 1/2) / 2 - 1/2.
+    assert batch.intrinsics[0].tolist() == [20.0, 20.0, 6.0, 3.5]
+    assert batch.valid[0, 0, 0].tolist() == [False] * 2 + [True] * 14
+    assert batch.lidar.shape == (4, 0, 3)
+    assert batch.distance_m.isnan().all()
+    assert batch.odometry.isnan().all()
+    assert batch.camera_height_m.isnan().all()
+
+
+def test_every_triplet_comes_once_before_any_comes_again():
+    batches = make_batches(make_sequence())
+    seen = [value for step in range(1, 8) for value in targets(batches.batch(step))]
+    assert [Counter(seen[i : i + 7]) for i in (0, 7, 14, 21)] == [Counter(range(1, 8))] * 4
+    assert seen[:7] != seen[7:14]
+
+
+def test_batches_hold_one_size_and_all_sizes_come():
+    batches = make_batches(make_sequence(), make_sequence(height=32))
+    shapes = [batches.batch(step).clean.shape[-2:] for step in range(1, 9)]
+    assert Counter(shapes) == {(8, 16): 4, (16, 16): 4}
+
+
+def test_the_step_alone_decides_and_processes_share_it():
+    sequence = make_sequence()
+    whole = make_batches(sequence, augment=True).batch(9)
+    parts = make_batches(sequence, augment=True)
+    parts.batch(2)
+    halves = [parts.batch(9, rank, 2) for rank in (1, 0)][::-1]
+    for name in ('clean', 'shown', 'fine_shown', 'intrinsics', 'seeds', 'valid'):
+        joined = torch.cat([getattr(half, name) for half in halves])
+        assert torch.equal(joined, getattr(whole, name)), name
+    assert len(set(whole.seeds.tolist())) == 4
+    with pytest.raises(SettingsError, match='batch is 4, which 3 processes cannot share'):
+        parts.batch(1, 0, 3)
+
+
+def test_mirrored_samples_keep_the_geometry():
+    """The camera moves 1 m to the right each frame; in a mirror it moves to the left."""
+    poses = np.stack([make_pose(np.eye(3), (float(i), 0.0, 2.0)) for i in range(FRAMES)])
+    points = tuple(np.array([[4.0, 6.0, 9.0]], np.float32) for _ in range(FRAMES))
+    sequence = make_sequence(poses=poses, lidar=points, camera_height_m=1.5)
+    batches = make_batches(sequence, augment=True)
+    kinds = set()
+    for step in range(1, 6):
+        batch = batches.batch(step)
+        for i in range(4):
+            bright_left = bool(batch.clean[i, 0, 0, 0, 0] > 50)
+            kinds.add(bright_left)
+            sign = 1.0 if bright_left else -1.0
+            # X_source = X_target - t: the earlier source lies to the left, so points move right.
+            assert batch.odometry[i, :, 0, 3].tolist() == [sign, -sign]
+            assert batch.distance_m[i].tolist() == [1.0, 1.0]
+            cx, x = (6.0, 1.75) if bright_left else (9.0, 13.25)
+            assert batch.intrinsics[i, 2] == cx
+            assert batch.lidar[i].tolist() == [[x, 2.75, 9.0]]
+            assert batch.valid[i, 0, 0, 0] != bright_left
+            assert batch.camera_height_m[i] == 1.5
+    assert kinds == {True, False}
+
+
+def test_colours_change_alike_in_the_frames_of_a_sample():
+    rgb = np.full((FRAMES, 16, 32, 3), 90, np.uint8)
+    batch = make_batches(make_sequence(rgb=rgb), augment=True).batch(1)
+    assert (batch.clean == 90).all()
+    for i in range(4):
+        assert (batch.shown[i] == batch.shown[i, 0, :, :1, :1]).all()
+        assert (batch.fine_shown[i] == batch.shown[i, 0, :, :1, :1]).all()
+    assert len({tuple(batch.shown[i, 0, :, 0, 0].tolist()) for i in range(4)}) == 4
+
+
+def test_odometry_of_a_body_gives_distances_alone():
+    poses = np.stack([make_pose(np.eye(3), (0.0, 0.5 * i, 0.0)) for i in range(FRAMES)])
+    poses[0] = np.nan
+    batch = make_batches(make_sequence(poses=poses, poses_are_of_camera=False), batch=7).batch(1)
+    assert batch.odometry.isnan().all()
+    known = batch.distance_m[~batch.distance_m.isnan()]
+    assert known.tolist() == [0.5] * 13
+
+
+def test_held_out_triplets_come_once_and_unchanged():
+    batches = make_batches(make_sequence(), make_sequence(height=32, offset=20), augment=True)
+    held = list(batches.held_out_batches())
+    assert [targets(batch) for batch in held] == [[8, 9, 10], [28, 29, 30]]
+    assert all(torch.equal(batch.shown, batch.clean) for batch in held)
+    again = list(batches.held_out_batches())
+    assert torch.equal(held[1].seeds, again[1].seeds)
+    assert [len(batch.clean) for batch in batches.held_out_batches(most=4)] == [2, 2]
+
+
+def test_nothing_to_train_on():
+    with pytest.raises(SettingsError, match='no triplets to train on'):
+        make_batches(make_sequence(triplets=np.zeros((0, 3), np.int32)))
+
+
+def test_steps_come_in_order_and_errors_when_it_is_their_turn():
+    def make(step):
+        if step == 6:
+            raise SettingsError('six')
+        return step
+
+    with LoaderAhead(make, 3, 9, threads=3, ahead=5) as loader:
+        batches = iter(loader)
+        assert [next(batches) for _ in range(3)] == [3, 4, 5]
+        with pytest.raises(SettingsError, match='six'):
+            next(batches)
+    with LoaderAhead(make, 7, 9) as loader:
+        assert list(loader) == [7, 8, 9]

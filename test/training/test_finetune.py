@@ -1,0 +1,170 @@
+"""Fine-tuning on a rendered drive, a few steps at a size that teaches nothing: what is left."""
+
+from dataclasses import replace
+import json
+
+import pytest
+
+from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
+from psd_depth_ros.errors import PsdDepthError, SettingsError
+from psd_depth_ros.replay.rendering import write_world
+from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.training.acceptance import AcceptanceSettings
+from psd_depth_ros.training.finetune import finetune, Watch
+from psd_depth_ros.training.finetune_folder import folder_state
+from psd_depth_ros.training.finetune_recipe import make_recipe
+from psd_depth_ros.training.finetune_report import duration, report_from, report_lines
+from psd_depth_ros.training.finetune_settings import FinetuneSettings
+from psd_depth_ros.training.progress import Outcome, Progress
+
+OPEN = AcceptanceSettings(minimum_gain=-1000.0, maximum_drift=100.0)
+SHUT = AcceptanceSettings(minimum_gain=1.0)
+SMALL = (
+    'pixel_budget=6144', 'batch=2', 'validate_every=2', 'save_every=1', 'preview_every=0',
+    'patch.enabled=false', 'patch_mix.enabled=false', 'pose_warmup=0', 'data.clips.held_out=0.3',
+    'data.clips.minimum_parallax=0.1',
+)  # fmt: skip
+
+
+@pytest.fixture(scope='module')
+def settings(tmp_path_factory):
+    path = tmp_path_factory.mktemp('finetune') / 'drive.mcap'
+    write_world(World(3, WorldSettings(width=96, height=64, frame_rate_hz=10.0)), path, 20)
+    return FinetuneSettings(bags=(str(path),), steps=2, device='cpu', changes=SMALL)
+
+
+def test_weights_that_pass_the_gate_take_the_place_of_the_old(settings, tmp_path):
+    seen = []
+    run = replace(settings, output=str(tmp_path / 'run'), acceptance=OPEN)
+    report = finetune(run, report=seen.append)
+    assert report.accepted
+    best = load_checkpoint(tmp_path / 'run' / 'best.safetensors')
+    assert best.id == report.checkpoint != load_checkpoint().id
+    assert best.info.output.metric, 'it still gives metres'
+    stages = list(dict.fromkeys(status.state for status in seen))
+    assert stages == ['preparing', 'training', 'judging']
+    assert (seen[-2].step, seen[-2].of) == (2, 2)
+    written = json.loads((tmp_path / 'run' / 'report.json').read_text())
+    assert written['accepted'] is True
+    assert written['before']['scale_drift'] == 0.0
+    assert {check['name'] for check in written['checks']} == {'gain', 'drift'}
+    (recording,) = written['data']
+    assert recording['name'] == 'drive'
+    assert recording['to_ns'] - recording['from_ns'] == 1_900_000_000
+    left_out = sum(written['rejected']['drive'].values())
+    assert recording['triplets'] + recording['held_out'] + left_out == recording['frames'] == 20
+    assert report_from(written) == report
+    text = '\n'.join(report_lines(report))
+    assert 'data:      drive, 1.0 s .. 2.9 s: 20 frames' in text
+    assert '2 of 2 steps' in text
+    assert 'accepted: the new weights are better; held-out photometric error' in text
+    assert folder_state(tmp_path / 'run') == 'finished'
+    with pytest.raises(SettingsError, match='the run in it is over'):
+        finetune(run, resume=True)
+
+
+def test_weights_that_fail_the_gate_leave_the_old(settings, tmp_path):
+    (tmp_path / 'run').mkdir()
+    run = replace(settings, output=str(tmp_path / 'run'), acceptance=SHUT)
+    report = finetune(run)
+    assert report.state == 'kept'
+    assert report.reason.startswith('held-out photometric error')
+    written = (tmp_path / 'run' / 'best.safetensors').read_bytes()
+    assert written == default_checkpoint().read_bytes()
+    assert report.checkpoint == load_checkpoint().id
+
+
+def test_a_run_that_was_stopped_goes_on(settings, tmp_path):
+    run = replace(settings, output=str(tmp_path / 'run'), acceptance=OPEN)
+    seen = []
+    early = finetune(run, stop=lambda: True)
+    assert (early.state, early.steps) == ('stopped', 0)
+    with pytest.raises(SettingsError, match='resume the run in it'):
+        finetune(run)
+    report = finetune(
+        run, resume=True, report=seen.append, stop=lambda: seen[-1].state == 'training'
+    )
+    assert (report.state, report.steps) == ('stopped', 1)
+    assert (tmp_path / 'run' / 'best.safetensors').read_bytes() == (
+        default_checkpoint().read_bytes()
+    )
+    assert folder_state(tmp_path / 'run') == 'unfinished'
+    seen.clear()
+    # The start is the one in the folder, whatever has become of the file it was.
+    report = finetune(replace(run, checkpoint='gone.safetensors'), resume=True, report=seen.append)
+    assert [status.step for status in seen if status.state == 'training'] == [2]
+    assert (report.state, report.steps) == ('accepted', 2)
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'bags': ('gone.mcap',)}, r'gone\.mcap is not there'),
+        ({'checkpoint': 'gone.safetensors'}, 'no such checkpoint file'),
+        ({'changes': (*SMALL, 'preset=base')}, 'the recipe wants preset'),
+        ({'device': 'cuda:77'}, 'cuda:77'),
+        ({'changes': (*SMALL, 'data.clips.held_out=0')}, 'nothing is held out'),
+    ],
+)
+def test_a_run_that_cannot_begin_leaves_nothing(settings, tmp_path, changes, told):
+    run = replace(settings, output=str(tmp_path / 'run'), **changes)
+    with pytest.raises(PsdDepthError, match=told):
+        finetune(run)
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_else_is_in_a_folder_is_not_touched(settings, tmp_path):
+    (tmp_path / 'thesis.tex').touch()
+    for resume in (False, True):
+        with pytest.raises(SettingsError, match='it holds something else'):
+            finetune(replace(settings, output=str(tmp_path)), resume=resume)
+    assert [path.name for path in tmp_path.iterdir()] == ['thesis.tex']
+
+
+@pytest.mark.parametrize(
+    ('changes', 'told'),
+    [
+        ({'bags': ()}, 'bags is empty; expected recordings to learn from'),
+        ({'output': ''}, 'output is empty'),
+        ({'steps': -1}, 'steps is -1'),
+        ({'camera': 'a.yaml', 'horizontal_fov_deg': 60.0}, 'give one of them'),
+        ({'recipe': 'starter'}, "is of kind 'worlds', expected video"),
+        ({'recipe': 'fintune'}, "no recipe 'fintune'"),
+        ({'changes': ('objective.geometri=1',)}, "did you mean 'objective.geometry'"),
+        ({'changes': ('batch=0',)}, 'batch is 0, expected 1 ..'),
+    ],
+)
+def test_settings_are_looked_at_first(changes, told):
+    given = {'bags': ('a.mcap',), 'output': 'run', **changes}
+    with pytest.raises(SettingsError, match=told):
+        make_recipe(FinetuneSettings(**given))
+
+
+def test_settings_go_before_the_recipe():
+    given = FinetuneSettings(
+        bags=('a.mcap', 'b.mcap'), output='run', image_topic='/front', horizontal_fov_deg=60.0,
+        minutes=2.5, strict=True, changes=('steps=7', 'data.clips.held_out=0.2'),
+    )  # fmt: skip
+    recipe = make_recipe(given)
+    assert recipe.data.paths == ('a.mcap', 'b.mcap')
+    assert (recipe.data.image_topic, recipe.data.horizontal_fov_deg) == ('/front', 60.0)
+    assert (recipe.steps, recipe.max_minutes, recipe.data.strict) == (7, 2.5, True)
+    assert recipe.data.clips.held_out == 0.2
+    assert make_recipe(replace(given, steps=9)).steps == 9
+
+
+def test_a_run_without_progress_ends_early(tmp_path):
+    def progress(step, score=None):
+        scores = None if score is None else {'score': score}
+        return Progress(step, 0.1, 1.0, 2.0, 0.0, 3.0, {}, {}, scores)
+
+    watch = Watch(FinetuneSettings(patience=2), 100, lambda: '', lambda status: None)
+    for step, score in enumerate((0.5, None, 0.6, 0.4, 0.45, None, 0.4)):
+        assert not watch.is_patience_over
+        watch.tell(progress(step, score))
+    assert watch.is_patience_over
+    assert watch.ended(Outcome(None, 6, 1.0, {}, True)) == 'nothing better in 2 validations'
+
+
+def test_durations_in_the_unit_a_person_would_choose():
+    assert [duration(one) for one in (12.3, 150.0, 9000.0)] == ['12 s', '2.5 min', '2.5 h']

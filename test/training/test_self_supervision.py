@@ -1,0 +1,260 @@
+"""The self-supervised objective on a rendered street, with a network that knows the truth."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn, Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.geometry.pose import relative
+from psd_depth_ros.geometry.warp import pixel_grid, sample
+from psd_depth_ros.networks import DepthModel, DepthOutput, preset
+from psd_depth_ros.networks.pose_net import PoseNet
+from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.training.clip_batches import ClipBatch
+from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.self_supervision import SelfSupervision
+from psd_depth_ros.training.views import Pictures
+
+HEIGHT, WIDTH = 96, 320
+SKY_M = 500.0
+
+
+class Oracle(nn.Module):
+    """A depth network that reads the truth at the rays of whatever it is shown."""
+
+    has_bins = False
+
+    def __init__(self, depth_m: Tensor, intrinsics: Tensor, focal: float = 240.0) -> None:
+        super().__init__()
+        self.depth_m, self.intrinsics, self.focal = depth_m, intrinsics, focal
+        self.gain = nn.Parameter(torch.zeros(()))  # added to every log-depth
+
+    def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
+        height, width = (side // 2 for side in image.shape[-2:])
+        pixels = ((pixel_grid(height, width) + 0.5) * 2 - 0.5).expand(len(image), -1, -1, -1)
+        scale = (self.intrinsics[:, :2] / intrinsics[:, :2])[:, None, None]
+        there = (pixels - intrinsics[:, None, None, 2:]) * scale + self.intrinsics[
+            :, None, None, 2:
+        ]
+        depth = sample(self.depth_m.expand(len(image), -1, -1, -1), there.round())
+        canonical = (depth * self.focal / intrinsics[:, :1, None, None]).log() + self.gain
+        return DepthOutput(canonical, torch.full_like(canonical, 0.05), canonical * 0)
+
+
+@pytest.fixture(scope='module')
+def street() -> tuple[ClipBatch, Tensor, Tensor]:
+    """A batch of one triplet, the fine depth (1, 1, 2H, 2W) and its intrinsics (1, 4)."""
+    settings = WorldSettings(kind='street', width=2 * WIDTH, height=2 * HEIGHT, moving_objects=0)
+    world = World(5, settings)
+    frames = [world.render(index) for index in (10, 9, 11)]
+    fine = torch.stack([frame.rgb for frame in frames]).permute(0, 3, 1, 2)[None]
+    clean = F.interpolate(fine[0].float(), (HEIGHT, WIDTH), mode='area').round().byte()[None]
+    camera = world.camera.rectified()
+    fine_intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]])
+    small = camera.resize(WIDTH, HEIGHT)
+    motions = np.stack(
+        [relative(frame.T_world_camera, frames[0].T_world_camera) for frame in frames[1:]]
+    )
+    depth = frames[0].depth_m.clamp(max=SKY_M)[None, None]
+    batch = ClipBatch(
+        clean=clean,
+        shown=clean,
+        intrinsics=torch.tensor([[small.fx, small.fy, small.cx, small.cy]]),
+        valid=torch.ones(1, 1, HEIGHT, WIDTH, dtype=torch.bool),
+        odometry=torch.from_numpy(motions).float()[None],
+        distance_m=torch.from_numpy(np.linalg.norm(motions[:, :3, 3], axis=1)).float()[None],
+        camera_height_m=torch.full((1,), float('nan')),
+        lidar=torch.zeros(1, 0, 3),
+        seeds=torch.tensor([7]),
+        fine=fine,
+        fine_shown=fine[:, 0],
+    )
+    return batch, depth, fine_intrinsics.float()
+
+
+def still_pose() -> PoseNet:
+    """A pose network that adds nothing to the odometry."""
+    pose = PoseNet()
+    nn.init.zeros_(pose.motion.weight)
+    return pose
+
+
+def recipe(**sections: dict[str, Any]) -> VideoRecipe:
+    """Everything from the first step on, but no PatchMix."""
+    base = VideoRecipe(head='disparity')
+    changes = {
+        'patch': {'start': 0.0, 'share': 1.0},
+        'distillation': {'start': 0.0, 'full': 0.0, 'masked': False},
+        'patch_mix': {'enabled': False},
+        **sections,
+    }
+    for name, values in changes.items():
+        base = replace(base, **{name: replace(getattr(base, name), **values)})
+    return base
+
+
+Street = tuple[ClipBatch, Tensor, Tensor]
+
+
+def run(street: Street, settings: VideoRecipe, gain: float = 0.0) -> tuple[dict[str, Tensor], Any]:
+    batch, depth, intrinsics = street
+    oracle = Oracle(depth, intrinsics)
+    nn.init.constant_(oracle.gain, gain)
+    objective = SelfSupervision(settings, oracle, still_pose(), None)  # type: ignore[arg-type]
+    pictures = Pictures()
+    return objective(batch, 1.0, pictures), pictures
+
+
+def test_the_true_depth_explains_image_and_patch(street: Street) -> None:
+    right, seen = run(street, recipe())
+    assert seen.sight.result.moving.float().mean() > 0.5  # better than unwarped
+    for gain in (-0.3, 0.3):
+        wrong, _ = run(street, recipe(), gain)
+        assert right['photometric'] < 0.9 * wrong['photometric']
+        assert right['patch_photometric'] < 0.98 * wrong['patch_photometric']  # far: little moves
+
+
+def test_a_patch_is_canonical_not_metric(street: Street) -> None:
+    """Z = s Z': taken for metric, the depth of a patch would be too near by its zoom."""
+    right, _ = run(street, recipe())
+    wrong, seen = run(street, recipe(patch={'start': 0.0, 'share': 1.0, 'convention': 'metric'}))
+    assert right['patch_photometric'] < 0.8 * wrong['patch_photometric']
+    full = sample(seen.full.log_depth, seen.patches.pixels())
+    offset = (full - seen.patch.log_depth).median()
+    assert offset.item() == pytest.approx(float(seen.patches.zoom.log()), abs=0.05)
+
+
+def test_patch_and_image_agree_on_the_truth(street: Street) -> None:
+    terms, seen = run(street, recipe())
+    offset = (sample(seen.full.log_depth, seen.patches.pixels()) - seen.patch.log_depth).median()
+    assert abs(offset.item()) < 0.02
+    assert terms['distillation'] < 0.1 * 0.06  # only edges differ, by the size of a pixel
+    assert seen.taught.float().mean() > 0.05
+
+
+def test_what_photometry_cannot_be_wrong_about_has_no_switch_left_on(street: Street) -> None:
+    off = {'enabled': False}
+    terms, _ = run(street, recipe(patch=off))
+    assert set(terms) == {'smoothness', 'pose_prior', 'photometric'}
+
+
+def test_distillation_teaches_the_full_image_alone(street: Street) -> None:
+    """With the patch's weight at 0 the only gradient left from the patch is none."""
+    batch = street[0]
+    torch.manual_seed(0)
+    network = DepthModel(preset('lite'))
+    settings = replace(recipe(), head='bins')
+    objective = SelfSupervision(settings, network, still_pose(), None)
+    seen = Pictures()
+    terms = objective(batch, 1.0, seen)
+    assert seen.patch is not None
+    seen.patch.log_depth.retain_grad()
+    assert seen.full is not None
+    seen.full.log_depth.retain_grad()
+    (100.0 * terms['distillation']).backward()
+    assert seen.patch.log_depth.grad is None
+    assert seen.full.log_depth.grad is not None
+
+
+def with_two(street: Street) -> ClipBatch:
+    """The batch and its mirror image: K follows (cx -> W - 1 - cx), poses are conjugated."""
+    batch = street[0]
+    mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
+    fx, fy, cx, cy = batch.intrinsics[0].tolist()
+    assert batch.fine is not None
+    assert batch.fine_shown is not None
+    return ClipBatch(
+        clean=torch.cat([batch.clean, batch.clean.flip(-1)]),
+        shown=torch.cat([batch.shown, batch.shown.flip(-1)]),
+        intrinsics=torch.tensor([[fx, fy, cx, cy], [fx, fy, WIDTH - 1 - cx, cy]]),
+        valid=batch.valid.expand(2, -1, -1, -1),
+        odometry=torch.cat([batch.odometry, mirror @ batch.odometry @ mirror]),
+        distance_m=batch.distance_m.expand(2, -1),
+        camera_height_m=batch.camera_height_m.expand(2),
+        lidar=batch.lidar.expand(2, -1, -1),
+        seeds=torch.tensor([7, 8]),
+        fine=torch.cat([batch.fine, batch.fine.flip(-1)]),
+        fine_shown=torch.cat([batch.fine_shown, batch.fine_shown.flip(-1)]),
+    )
+
+
+class TwoOracles(nn.Module):
+    """The truth of the image, its mirror, and of images with parts pasted into each other."""
+
+    has_bins = False
+
+    def __init__(self, truth: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.truth = truth
+
+    def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
+        canonical = self.truth(image, intrinsics)
+        return DepthOutput(canonical, torch.full_like(canonical, 0.05), canonical * 0)
+
+
+def test_pasted_parts_are_judged_by_their_own_geometry(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The true depth of a mixed image, pasted parts s times nearer, explains it."""
+    import psd_depth_ros.training.mix_branch as room
+
+    batch = with_two(street)
+    _, depth, _ = street
+    small = depth[..., ::2, ::2]  # nearest of two: the truth at the input's size, all but
+    truth = torch.cat([small, small.flip(-1)]).log()
+    mixes: list[Any] = []
+    draw = room.draw_mix
+    monkeypatch.setattr(room, 'draw_mix', lambda *given: mixes.append(draw(*given)) or mixes[-1])
+
+    def canonical(image: Tensor, intrinsics: Tensor, pasted_nearer: bool = True) -> Tensor:
+        metric = truth
+        if mixes:
+            mix = mixes[-1]
+            zoom = mix.zoom.log()[:, None, None, None] * (1.0 if pasted_nearer else 0.0)
+            metric = torch.where(mix.pasted, sample(truth.flip(0), mix.pixels) - zoom, truth)
+        ratio = (240.0 / intrinsics[:, :1, None, None]).log()
+        return F.avg_pool2d(metric + ratio, 2)
+
+    settings = recipe(patch={'enabled': False}, patch_mix={'start': 0.0, 'share': 1.0})
+    results = {}
+    for nearer in (True, False):
+        mixes.clear()
+        network = TwoOracles(lambda i, k, near=nearer: canonical(i, k, near))  # type: ignore[misc]
+        objective = SelfSupervision(settings, network, still_pose(), None)  # type: ignore[arg-type]
+        results[nearer] = objective(batch, 1.0)
+    assert results[True]['mix_consistency'] < 0.3 * results[False]['mix_consistency']
+    assert results[True]['mix_photometric'] < results[False]['mix_photometric']
+    # about the error of the clean images, seams and all
+    assert results[True]['mix_photometric'] < 1.3 * 0.5 * results[True]['photometric']
+
+
+def test_a_batch_is_the_mean_of_its_parts(street: Street) -> None:
+    batch = with_two(street)
+    torch.manual_seed(0)
+    objective = SelfSupervision(
+        replace(recipe(), head='bins'), DepthModel(preset('lite')), PoseNet(), None
+    )
+    whole = objective(batch, 1.0)
+
+    def part(index: int) -> ClipBatch:
+        names = ClipBatch.__dataclass_fields__
+        return ClipBatch(**{name: getattr(batch, name)[index : index + 1] for name in names})
+
+    parts = [objective(part(index), 1.0) for index in (0, 1)]
+    for name, value in whole.items():
+        mean = (parts[0][name] + parts[1][name]) / 2
+        torch.testing.assert_close(mean, value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+def test_odometry_ties_the_scale(street: Street) -> None:
+    settings = recipe(patch={'enabled': False}, objective={'velocity': 1.0, 'pose_prior': 1.0})
+    terms, _ = run(street, settings)
+    assert terms['velocity'].item() == pytest.approx(0.0, abs=1e-4)
+    assert terms['pose_prior'].item() == pytest.approx(0.0, abs=1e-6)

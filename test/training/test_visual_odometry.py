@@ -1,0 +1,64 @@
+"""The motion between rendered views of a still street, from corners."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from psd_depth_ros.data.sequences import Sequence
+from psd_depth_ros.geometry.pose import relative, rotation_vector
+from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.training.visual_odometry import find_motion, lift
+
+
+@pytest.fixture(scope='module')
+def street() -> tuple[Sequence, np.ndarray, np.ndarray]:
+    """Two frames, the depth of the first, and T_second_first."""
+    world = World(5, WorldSettings(kind='street', width=640, height=192, moving_objects=0))
+    frames = [world.render(index) for index in (10, 12)]
+    sequence = Sequence(
+        name='street',
+        rgb=np.stack([frame.rgb.numpy() for frame in frames]),
+        camera=world.camera.rectified(),
+        stamps_ns=np.arange(2),
+        valid=np.ones((192, 640), bool),
+        triplets=np.array([[0, 1, 1]], np.int32),
+        held_out=np.zeros((0, 3), np.int32),
+    )
+    motion = relative(frames[1].T_world_camera, frames[0].T_world_camera)
+    return sequence, frames[0].depth_m.clamp(max=300.0).numpy(), motion
+
+
+def test_turn_direction_and_length(street) -> None:
+    sequence, depth_m, motion = street
+    found = find_motion(sequence, 0, 1, depth_m)
+    assert found is not None
+    error = np.linalg.inv(motion) @ found
+    assert np.degrees(np.linalg.norm(rotation_vector(error[:3, :3]))) < 0.1
+    lengths = np.linalg.norm(found[:3, 3]), np.linalg.norm(motion[:3, 3])
+    assert found[:3, 3] @ motion[:3, 3] > 0.99 * lengths[0] * lengths[1]
+    assert lengths[0] == pytest.approx(lengths[1], rel=0.05)
+
+
+def test_the_length_follows_the_scale_of_depth(street) -> None:
+    sequence, depth_m, _ = street
+    one, two = (find_motion(sequence, 0, 1, s * depth_m) for s in (1.0, 2.0))
+    assert one is not None
+    assert two is not None
+    np.testing.assert_allclose(two[:3, 3], 2.0 * one[:3, 3], rtol=1e-3)
+
+
+def test_nothing_to_follow_is_no_motion(street) -> None:
+    sequence, depth_m, _ = street
+    flat = replace(sequence, rgb=np.full_like(sequence.rgb, 128))
+    assert find_motion(flat, 0, 1, depth_m) is None
+
+
+def test_pixels_are_lifted_at_half_pixels(street) -> None:
+    sequence, _, _ = street
+    ramp = np.tile(np.arange(320, dtype=np.float32) + 5.0, (96, 1))  # a map of half the size
+    x = np.linspace(1.0, 638.0, 500, dtype=np.float32)
+    points = lift(np.stack([x, x / 4], axis=1), ramp, sequence)
+    np.testing.assert_allclose(points[:, 2], 5.0 + ((x + 0.5) / 2 - 0.5), rtol=1e-5)
