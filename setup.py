@@ -40,8 +40,9 @@ EXTRAS = {
     'openvino': ['openvino>=2024.4'],
     'onnxruntime': ['onnxruntime>=1.18', 'onnx>=1.16', 'onnxscript>=0.1'],
     'rerun': ['rerun-sdk>=0.24'],
+    'tensorboard': ['tensorboard>=2.14'],
     'transformers': ['transformers>=4.45'],
-    'test': ['pytest', 'pytest-timeout'],
+    'test': ['pytest', 'pytest-timeout', 'tensorboard>=2.14'],
     'lint': ['ruff', 'mypy', 'types-PyYAML'],
 }
 EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
@@ -69,6 +70,7 @@ setup(
         'numpy>=1.26',
         'opencv-python-headless>=4.6',
         'PyYAML>=6.0',
+        'accelerate>=1.0',
         'rich>=13',
         'rosbags>=0.10',
         'safetensors>=0.4.3',

@@ -21,6 +21,10 @@ CONTRACT = {
         'image', 'camera_info', 'checkpoint', 'device', 'rviz', 'params_file', 'namespace',
         'use_sim_time', 'autostart', 'viewer', 'log_level',
     },
+    'finetune.launch.py': {
+        'bags', 'output', 'image_topic', 'recipe', 'checkpoint', 'deploy_to', 'device',
+        'params_file', 'namespace', 'auto_start', 'log_level',
+    },
     'replay.launch.py': {'bag', 'rate', 'loop', 'rviz', 'checkpoint', 'device'},
 }  # fmt: skip
 
@@ -91,7 +95,7 @@ def test_every_argument_is_declared_and_described(load, path):
         assert default in one.keywords.get('choices', [default]), one.arguments
 
 
-def test_both_launch_files_are_there():
+def test_all_launch_files_are_there():
     assert [path.name for path in LAUNCH_FILES] == sorted(CONTRACT)
 
 
@@ -191,3 +195,21 @@ def test_replay_of_a_recording_that_is_not_there_says_so(load, tmp_path):
     space = load('replay.launch.py')
     with pytest.raises(BagError, match=r'gone\.mcap is not there'):
         space['start'](values(space, bag=str(tmp_path / 'gone.mcap')))
+
+
+def test_finetune_tells_the_node_what_was_given_and_nothing_else(load):
+    space = load('finetune.launch.py')
+    (node,) = space['start'](values(space, bags='a.mcap, b/*.mcap', deploy_to='/depth_node'))
+    assert node['executable'] == 'finetune_node'
+    file, overrides = node['parameters']
+    assert Path(file).is_file()
+    assert overrides == {
+        'bags': ['a.mcap', 'b/*.mcap'],
+        'deploy_to': '/depth_node',
+        'auto_start': True,
+    }
+    settings = pytest.importorskip('psd_depth_ros.ros.finetune_settings')
+    known = {spec.name for spec in specs(settings.FinetuneNodeSettings)}
+    assert {*overrides, *space['OVERRIDES']} <= known
+    (node,) = space['start'](values(space, auto_start='false'))
+    assert node['parameters'][1] == {'auto_start': False}

@@ -18,6 +18,7 @@ ROOT = Path(__file__).parent.parent
 NAME = 'psd_depth_ros'
 # What is imported -> the rosdep key, and the requirement of setup.py.
 LIBRARIES = {
+    'accelerate': (None, 'accelerate'),
     'cv2': ('python3-opencv', 'opencv-python-headless'),
     'numpy': ('python3-numpy', 'numpy'),
     'rich': ('python3-rich', 'rich'),
@@ -134,7 +135,7 @@ def test_what_is_installed_for_ros_exists(setup_arguments):
 def test_executables_run_a_module_that_is_there(setup_arguments):
     scripts = dict(setup_arguments['data_files'])[f'lib/{NAME}']
     commands = setup_arguments['entry_points']['console_scripts']
-    assert {Path(one).name for one in scripts} >= {'depth_node', 'replay_node'}
+    assert {Path(one).name for one in scripts} >= {'depth_node', 'finetune_node', 'replay_node'}
     for script in map(Path, scripts):
         text = (ROOT / script).read_text(encoding='utf-8')
         assert text.startswith('#!/usr/bin/env python3\n')

@@ -1,9 +1,10 @@
-"""Documents made from the code: config/depth_node.yaml and the tables of README.md.
+"""Documents made from the code: the parameter files in config/ and the tables of README.md.
 
     python -m psd_depth_ros.ros.documents
 
-rewrites both where they differ; a test fails until somebody does. What a parameter means is said
-in `settings`, what a diagnostic means in `diagnostics`, and nowhere else.
+rewrites them where they differ; a test fails until somebody does. What a parameter means is said
+in `settings` and `finetune_settings`, what a diagnostic means in `diagnostics` and
+`finetune_progress`, and nowhere else.
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from typing import Any
 
 from psd_depth_ros.config import SettingSpec, specs
 from psd_depth_ros.ros.diagnostics import CAMERA_KEYS, ENGINE_KEYS
+from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
+from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.settings import DepthNodeSettings
 
 ROOT = Path(__file__).resolve().parents[2]
 WIDTH = 99
-HEADER = """\
+DEPTH_HEADER = """\
 # Every parameter of depth_node with its default: copy this file, keep the lines you change.
 #
 #   ros2 launch psd_depth_ros depth.launch.py params_file:=mine.yaml
@@ -32,10 +35,22 @@ HEADER = """\
 /**:
   ros__parameters:
 """
+FINETUNE_HEADER = """\
+# Every parameter of finetune_node with its default: copy this file, keep the lines you change.
+#
+#   ros2 launch psd_depth_ros finetune.launch.py params_file:=mine.yaml
+#   finetune_node --ros-args --params-file mine.yaml
+#
+# [read-only] is fixed once the node runs; the others may be changed by `ros2 param set` between
+# two runs, deploy_to and deploy_timeout_s at any time.
+# Made from psd_depth_ros/ros/finetune_settings.py by `python -m psd_depth_ros.ros.documents`.
+/**:
+  ros__parameters:
+"""
 
 
-def parameters_yaml(cls: type[Any]) -> str:
-    """Write the parameter file: every default below a comment of what it is."""
+def parameters_yaml(cls: type[Any], header: str = DEPTH_HEADER) -> str:
+    """Write a parameter file: every default below a comment of what it is."""
     lines: list[str] = []
     opened: tuple[str, ...] = ()
     for spec in specs(cls):
@@ -43,6 +58,7 @@ def parameters_yaml(cls: type[Any]) -> str:
         for depth, section in enumerate(sections):
             if opened[: depth + 1] != tuple(sections[: depth + 1]):
                 lines += ['', f'{_indent(depth)}{section}:']
+        lines += [''] if len(sections) < len(opened) else []
         opened = tuple(sections)
         indent = _indent(len(sections))
         mark = f'{indent}# '
@@ -54,7 +70,7 @@ def parameters_yaml(cls: type[Any]) -> str:
             break_on_hyphens=False,
         )
         lines.append(f'{indent}{name}: {yaml_value(spec.default)}')
-    return HEADER + '\n'.join(lines) + '\n'
+    return header + '\n'.join(lines) + '\n'
 
 
 def parameters_table(cls: type[Any]) -> str:
@@ -96,11 +112,15 @@ def yaml_value(value: Any) -> str:
 def documents() -> Iterable[tuple[Path, str]]:
     """Every document made from the code, with the text it must have."""
     yield ROOT / 'config' / 'depth_node.yaml', parameters_yaml(DepthNodeSettings)
+    settings = parameters_yaml(FinetuneNodeSettings, FINETUNE_HEADER)
+    yield ROOT / 'config' / 'finetune_node.yaml', settings
     readme = ROOT / 'README.md'
     text = readme.read_text(encoding='utf-8')
     text = replace_table(text, 'parameters', parameters_table(DepthNodeSettings))
     text = replace_table(text, 'diagnostics of the network', keys_table(ENGINE_KEYS))
     text = replace_table(text, 'diagnostics of a camera', keys_table(CAMERA_KEYS))
+    text = replace_table(text, 'finetune parameters', parameters_table(FinetuneNodeSettings))
+    text = replace_table(text, 'finetune progress', keys_table(PROGRESS_KEYS))
     yield readme, text
 
 

@@ -1,4 +1,4 @@
-"""README.md and config/depth_node.yaml say what the code says."""
+"""README.md and the parameter files say what the code says."""
 
 import re
 
@@ -14,6 +14,7 @@ from psd_depth_ros.ros.documents import (
     ROOT,
     yaml_value,
 )
+from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.settings import DepthNodeSettings
 
 
@@ -29,10 +30,11 @@ def test_parameter_file_holds_every_default_in_its_type():
     assert build(DepthNodeSettings, parsed['/**']['ros__parameters']) == DepthNodeSettings()
 
 
-def test_every_parameter_says_what_it_is():
-    for spec in specs(DepthNodeSettings):
+@pytest.mark.parametrize('settings', [DepthNodeSettings, FinetuneNodeSettings])
+def test_every_parameter_says_what_it_is(settings):
+    for spec in specs(settings):
         assert len(spec.description) > 10, f'{spec.name}: {spec.description!r}'
-        assert '`' + spec.name + '`' in parameters_table(DepthNodeSettings)
+        assert '`' + spec.name + '`' in parameters_table(settings)
 
 
 def test_parameter_file_nests_sections_and_explains():
