@@ -1,6 +1,6 @@
-"""Measures this machine and writes bench_out/bench.json: network, steps of a frame, end to end.
+"""Measures this machine and writes bench_out/bench.json: see PARTS for what.
 
-    python benchmarks/run.py [--quick] [--only network pipeline end_to_end] [--output bench_out]
+    python benchmarks/run.py [--quick] [--only network pipeline ...] [--output bench_out]
 
 Nothing is asserted: figures are compared with the targets of the project, which are for two cores
 without a GPU. Measure on a machine that does nothing else.
@@ -17,15 +17,18 @@ from end_to_end import measure_end_to_end
 from network import measure_networks
 from pipeline import measure_pipeline
 from timing import describe_machine, print_table
+from training import measure_reading, measure_training
 
-PARTS = ('network', 'pipeline', 'end_to_end')
+PARTS = ('network', 'pipeline', 'end_to_end', 'training')
+PSD_SHARE = 0.6  # of the rate of the baseline
+WAITING_SHARE = 0.05  # of a step
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('--quick', action='store_true', help='a minute, rough figures')
+    parser.add_argument('--quick', action='store_true', help='some minutes, rough figures')
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
     parser.add_argument('--output', type=Path, default=Path('bench_out'))
     chosen = parser.parse_args()
@@ -41,7 +44,12 @@ def main() -> None:
     if 'end_to_end' in chosen.only:
         results['end_to_end'] = measure_end_to_end(chosen.quick, chosen.output)
         print_table('camera process -> depth_node -> subscriber process', results['end_to_end'])
-    results['targets'] = list(_targets(results))
+    if 'training' in chosen.only:
+        results['reading'] = measure_reading(chosen.quick)
+        print_table('bag to tensors', results['reading'])
+        results['training'] = measure_training(chosen.quick)
+        print_table('training on the CPU, preset lite', results['training'])
+    results['targets'] = [*_targets(results), *_training_targets(results)]
     print_table('targets, for two cores', results['targets'])
     path = chosen.output / 'bench.json'
     path.write_text(json.dumps(results, indent=2) + '\n')
@@ -71,6 +79,24 @@ def _targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         if growth is not None:  # a quick run is too short to tell
             rows.append(_target('memory growth in 1000 frames', growth, 'at most', 2.0, 'MB'))
     return rows
+
+
+def _training_targets(results: dict[str, Any]) -> list[dict[str, Any]]:
+    """Of training: the baseline's rate, that of PSD beside it, waiting for data."""
+    runs = results.get('training', ())
+    if not runs:
+        return []
+    baseline, psd = runs[:2]
+    share = psd['of_baseline']
+    waiting = max(row['waiting'] for row in runs)
+    return [
+        _target(
+            f'baseline at {baseline["input"]}, batch {baseline["batch"]}',
+            baseline['images_per_s'], 'at least', 8.0, 'images/s',
+        ),
+        _target('rate of PSD', 100 * share, 'at least', 100 * PSD_SHARE, '% of it'),
+        _target('waiting for data', 100 * waiting, 'at most', 100 * WAITING_SHARE, '% of a step'),
+    ]  # fmt: skip
 
 
 def _target(what: str, found: float, sense: str, wanted: float, unit: str) -> dict[str, Any]:

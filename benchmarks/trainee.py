@@ -1,0 +1,100 @@
+"""Trains for some steps and tells how fast: a process of its own, whose peak memory is its own.
+
+    python benchmarks/trainee.py RECIPE PIXELS STEPS BAG CACHE
+
+The last line of the output is JSON.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+import resource
+import sys
+import tempfile
+import time
+from typing import Any
+
+import cv2
+import torch
+from torch import nn, Tensor
+
+from psd_depth_ros.config import build, flatten
+from psd_depth_ros.data.preparation import prepare_sequences
+from psd_depth_ros.inference.process import reuse_freed_memory
+from psd_depth_ros.networks import DepthModel, preset
+from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
+from psd_depth_ros.training.progress import Progress
+from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.trainer import run_training
+
+WARM_UP = 3  # steps that are not counted
+# Every branch from the first step on, as in most of a run; nothing but steps is measured.
+CHANGES = {
+    'batch': 8, 'patch.start': 0.0, 'distillation.start': 0.0, 'distillation.full': 0.0,
+    'patch_mix.start': 0.0, 'pose_warmup': 0.0, 'validate_every': 100_000,
+    'preview_every': 0, 'save_every': 100_000, 'data.clips.held_out': 0.2,
+}  # fmt: skip
+
+
+def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str) -> None:
+    reuse_freed_memory()
+    cv2.setNumThreads(1)
+    recipe = make_recipe(recipe_name, int(pixels), int(steps), bag)
+    data = prepare_sequences(
+        recipe.data, pixel_budget=recipe.pixel_budget, cache=Path(cache), fine_factor=FINE_FACTOR
+    )
+    task = ClipTask(recipe, data, folded_weights())
+    seen: list[tuple[float, Progress]] = []
+    with tempfile.TemporaryDirectory(dir=cache) as folder:
+        run_training(
+            task, RunFolder(Path(folder) / 'run'), device='cpu',
+            report=lambda progress: seen.append((time.perf_counter(), progress)),
+        )  # fmt: skip
+    print(json.dumps(summarise(recipe, task, seen)))
+
+
+def make_recipe(name: str, pixels: int, steps: int, bag: str) -> VideoRecipe:
+    """A recipe that comes with the package, for so many steps on a bag."""
+    shipped = read_recipe(find_recipe(name))
+    # a step more: the last one ends with a validation
+    changes = {
+        'pixel_budget': pixels, 'steps': steps + WARM_UP + 1, 'data.paths': [bag], **CHANGES
+    }  # fmt: skip
+    return build(VideoRecipe, {**flatten(shipped), **changes}, name)
+
+
+def folded_weights() -> dict[str, Tensor]:
+    """Random weights like those of ImageNet: with them the batch norm stays as it is."""
+    weights = {}
+    for name, module in DepthModel(preset('lite')).encoder.named_modules():
+        if isinstance(module, nn.Conv2d):
+            weights[f'{name}.weight'] = module.weight.detach()
+            weights[f'{name}.bias'] = torch.zeros(module.out_channels)
+    return weights
+
+
+def summarise(
+    recipe: VideoRecipe, task: ClipTask, seen: list[tuple[float, Progress]]
+) -> dict[str, Any]:
+    """Rate over all steps but the first ones and the last."""
+    counted = seen[WARM_UP - 1 : -1]
+    spent = counted[-1][0] - counted[0][0]
+    images = recipe.batch * (len(counted) - 1)
+    height, width = task.batch(1, 0, 1).clean.shape[-2:]
+    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return {
+        'recipe': recipe.name,
+        'input': f'{width}x{height}',
+        'batch': recipe.batch,
+        'images_per_s': round(images / spent, 2),
+        'step_ms': round(1e3 * spent * recipe.batch / images, 1),
+        'waiting': round(counted[-1][1].waiting_share, 4),
+        'peak_memory_mb': round(kilobytes / 1024),
+        'threads': torch.get_num_threads(),
+    }
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
