@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.geometry.warp import pixel_grid, sample
+from psd_depth_ros.geometry.warp import pixel_grid, resize_intrinsics, sample
 
 FAR_QUANTILE = 0.7
 TEXTURE = 0.02
@@ -31,9 +31,8 @@ class Patches:
 
     def intrinsics(self, full: Tensor) -> Tensor:
         """fx fy cx cy (B, 4) of the patch from those of the full image."""
-        s = self.zoom[:, None]
-        centre = s * (full[:, 2:] + 0.5) - 0.5 - self.offset
-        return torch.cat([s * full[:, :2], centre], dim=1)
+        zoomed = resize_intrinsics(full, self.zoom)
+        return torch.cat([zoomed[:, :2], zoomed[:, 2:] - self.offset], dim=1)
 
     def pixels(self, stride: int = 1) -> Tensor:
         """Pixels (B, h, w, 2) of the full image at the centres of the patch's cells of `stride`.

@@ -35,6 +35,23 @@ def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
     return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
 
 
+def resize_intrinsics(intrinsics: Tensor, scale: Tensor | float) -> Tensor:
+    """fx fy cx cy (B, 4) of an image resized by `scale` (a number, or (B,)).
+
+    Pixel centres lie at integers: cx' = s (cx + 1/2) - 1/2.
+    """
+    scale = torch.as_tensor(scale, dtype=intrinsics.dtype, device=intrinsics.device)[..., None]
+    return torch.cat([scale * intrinsics[:, :2], scale * (intrinsics[:, 2:] + 0.5) - 0.5], dim=1)
+
+
+def camera_matrix(intrinsics: Tensor) -> Tensor:
+    """K (B, 3, 3) of fx fy cx cy (B, 4)."""
+    fx, fy, cx, cy = intrinsics.unbind(1)
+    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
+    rows = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], dim=1)
+    return rows.view(-1, 3, 3)
+
+
 def backproject(depth: Tensor, K: Tensor) -> Tensor:
     """Points (B, 3, H, W) in metres of `depth` (B, 1, H, W) seen by cameras K (B, 3, 3)."""
     height, width = depth.shape[-2:]

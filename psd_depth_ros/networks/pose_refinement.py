@@ -10,18 +10,28 @@ the left of T_source_target, robust weights of Huber, coarse levels first.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.geometry.twist import exponential
-from psd_depth_ros.geometry.warp import backproject, inside_image, project, sample, transform
+from psd_depth_ros.geometry.warp import (
+    backproject,
+    camera_matrix,
+    inside_image,
+    project,
+    resize_intrinsics,
+    sample,
+    transform,
+)
 
 DELTA = 0.05  # of brightness in 0 .. 1: larger residuals count by their size only
 DAMPING = 1e-3
 LARGEST_STEP = 0.1  # radians, and share of the median depth
-FEWEST_PIXELS = 100
+FEWEST_PIXELS = 25
+LEAST_SHARE = 0.3
 LEVELS = ((8, 4), (4, 3), (2, 2))  # reduction of the image, steps
 
 
@@ -30,31 +40,40 @@ def refine_motions(
     target: Tensor,
     source: Tensor,
     depth: Tensor,
-    K: Tensor,
+    intrinsics: Tensor,
     motions: Tensor,
     valid: Tensor,
     levels: Sequence[tuple[int, int]] = LEVELS,
 ) -> Tensor:
     """Improve `motions` T_source_target (B, 4, 4) of images (B, 3, H, W) in [0, 1].
 
-    `depth` (B, 1, H, W), intrinsics K (B, 3, 3), `valid` (B, 1, H, W) bool. A sample keeps the
-    motion that it came with where alignment does not make its error smaller. Everything float32,
-    no gradient; translations are in the units of `depth`.
+    `depth` (B, 1, H, W), `intrinsics` fx fy cx cy (B, 4), `valid` (B, 1, H, W) bool. A
+    sample keeps the motion that it came with where alignment does not make its error smaller.
+    Everything float32, no gradient; translations are in the units of `depth`.
     """
     found = motions.clone()
     pair = torch.stack([target.mean(dim=1), source.mean(dim=1)], dim=1)  # grey (B, 2, H, W)
     for reduction, steps in levels:
-        view = _View.of(pair, depth, K, valid, reduction)
-        best, error = found, view.error(found)
-        current = found
+        view = _View.of(pair, depth, intrinsics, valid, reduction)
+        current, sight = found, view.compare(found)
+        error = view.error(sight)
         for _ in range(steps):
-            current = view.step(current)
-            value = view.error(current)
+            current = view.step(sight) @ current
+            sight = view.compare(current)
+            value = view.error(sight)
             better = value < error
-            best = torch.where(better[:, None, None], current, best)
+            found = torch.where(better[:, None, None], current, found)
             error = torch.where(better, value, error)
-        found = best
     return found
+
+
+class _Sight(NamedTuple):
+    """The source seen through the depth and the motion of the target."""
+
+    residual: Tensor  # (B, 1, h, w) source minus target
+    slopes: Tensor  # (B, 2, h, w) of the source, across and down
+    points: Tensor  # (B, 3, h, w) in the frame of the source
+    inside: Tensor  # (B, 1, h, w) bool: where it is seen
 
 
 class _View:
@@ -72,51 +91,48 @@ class _View:
         self.unit = points[:, 2].flatten(1).median(dim=1).values  # (B,) translations are in it
 
     @classmethod
-    def of(cls, pair: Tensor, depth: Tensor, K: Tensor, valid: Tensor, reduction: int) -> _View:
+    def of(
+        cls, pair: Tensor, depth: Tensor, intrinsics: Tensor, valid: Tensor, reduction: int
+    ) -> _View:
         """The level whose images are `reduction` times smaller."""
         small = F.avg_pool2d(pair, reduction)
-        scale = 1.0 / reduction
-        K_small = K.clone()
-        K_small[:, :2, :2] *= scale
-        K_small[:, :2, 2] = (K[:, :2, 2] + 0.5) * scale - 0.5
+        K_small = camera_matrix(resize_intrinsics(intrinsics, 1.0 / reduction))
         inverse = F.avg_pool2d(1.0 / depth, reduction)
         seen = F.avg_pool2d(valid.float(), reduction) > 0.99
         return cls(small[:, :1], small[:, 1:], backproject(1.0 / inverse, K_small), K_small, seen)
 
-    def error(self, motions: Tensor) -> Tensor:
-        """The mean robust residual (B,) of what the source sees."""
-        residual, _, _, inside = self._residual(motions)
-        size = residual.abs()
+    def compare(self, motions: Tensor) -> _Sight:
+        """What the motions make of the source."""
+        moved = transform(motions, self.points)
+        pixels = project(moved, self.K)
+        found = sample(self.stack, pixels)
+        inside = inside_image(pixels, moved, self.size) & self.valid
+        return _Sight(found[:, :1] - self.target, found[:, 1:], moved, inside)
+
+    def error(self, sight: _Sight) -> Tensor:
+        """The mean robust residual (B,) of what the source sees; infinite where that is little."""
+        inside = sight.inside
+        size = sight.residual.abs()
         cost = torch.where(size < DELTA, 0.5 * size.square() / DELTA, size - 0.5 * DELTA)
         count = inside.flatten(1).sum(dim=1)
         mean = torch.where(inside, cost, 0.0).flatten(1).sum(dim=1) / count.clamp(min=1)
-        enough = count > max(FEWEST_PIXELS // 4, 0.3 * residual[0].numel())
+        enough = count > max(FEWEST_PIXELS, LEAST_SHARE * inside[0].numel())
         return torch.where(enough, mean, torch.inf)
 
-    def step(self, motions: Tensor) -> Tensor:
-        """One damped Gauss-Newton step."""
-        residual, slopes, moved, inside = self._residual(motions)
-        jacobian = self._jacobian(slopes, moved)  # (B, 6, n)
-        size = residual.abs().flatten(1)
-        weight = torch.where(size < DELTA, 1.0, DELTA / size.clamp(min=DELTA))
-        weight = weight * inside.flatten(1)
+    def step(self, sight: _Sight) -> Tensor:
+        """The motion (B, 4, 4) of one damped Gauss-Newton step, to be applied on the left."""
+        residual = sight.residual.flatten(1)
+        jacobian = self._jacobian(sight.slopes, sight.points)  # (B, 6, n)
+        weight = DELTA / residual.abs().clamp(min=DELTA) * sight.inside.flatten(1)
         weighted = jacobian * weight[:, None]
         normal = weighted @ jacobian.transpose(1, 2)  # (B, 6, 6)
-        right = (weighted @ residual.flatten(1)[..., None])[..., 0]
+        right = (weighted @ residual[..., None])[..., 0]
         diagonal = normal.diagonal(dim1=1, dim2=2)
         damped = normal + torch.diag_embed(DAMPING * diagonal + 1e-6)
         twist = -torch.linalg.solve(damped, right)
         twist = twist.clamp(-LARGEST_STEP, LARGEST_STEP)
         twist = torch.cat([twist[:, :3], twist[:, 3:] * self.unit[:, None]], dim=1)
-        return exponential(twist) @ motions
-
-    def _residual(self, motions: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Source minus target (B, 1, h, w), slopes (B, 2, h, w), points, where it is seen."""
-        moved = transform(motions, self.points)
-        pixels = project(moved, self.K)
-        found = sample(self.stack, pixels)
-        inside = inside_image(pixels, moved, self.size) & self.valid
-        return found[:, :1] - self.target, found[:, 1:], moved, inside
+        return exponential(twist)
 
     def _jacobian(self, slopes: Tensor, points: Tensor) -> Tensor:
         """d residual / d (rotation, translation in units of the median depth), (B, 6, n)."""

@@ -76,8 +76,9 @@ VARIANTS = {
                 is_control=True),
         Variant('A3u', 'A3, distillation without mask', {**_FULL, 'distillation.masked': False},
                 is_control=True),
-        Variant('A3m', 'A3, metric patches', {**_FULL, 'patch.convention': 'metric'},
-                is_control=True),
+        Variant('A3m', 'A3, metric patches', {
+            **_FULL, 'patch.convention': 'metric', 'patch.largest_offset': 10.0,
+        }, is_control=True),
     )
 }  # fmt: skip
 _WORLD = 'frames=2&frame_rate_hz=0.5&size=896x256&focal_px=560&camera_height_m=1.5'

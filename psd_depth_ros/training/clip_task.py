@@ -51,8 +51,8 @@ class ClipTask(Task):
     """A depth and a pose network that learn from triplets of recordings.
 
     `start` is a checkpoint to go on from, folded MobileNetV2 weights of ImageNet for the encoder,
-    or None for a random start. `pose_start` are weights of a pose network. Raises CheckpointError
-    where the checkpoint does not fit the recipe.
+    or None for a random start. Raises CheckpointError where the checkpoint does not fit the
+    recipe.
     """
 
     recipe: VideoRecipe
@@ -73,7 +73,11 @@ class ClipTask(Task):
             data.sequences, batch=recipe.batch, seed=recipe.seed, with_fine=recipe.patch.enabled
         )
         self._held_out = ClipBatches(
-            data.sequences, batch=recipe.batch, seed=recipe.seed, with_fine=True, augment=False
+            data.sequences,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            with_fine=recipe.patch.enabled,
+            augment=False,
         )
 
     def _with_poses(self, data: Preparation) -> Preparation:
@@ -235,8 +239,6 @@ class ClipTask(Task):
         ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()
         motions = motions.clone()
         motions[..., :3, 3] *= ratio[:, None]
-        if objective.refines(1.0):
-            motions = objective.refine(batch, new, motions)
         sight = objective.compare_full(batch, new, motions)
         found.photometric.extend(sight.result.loss.tolist())
         if old is not None:

@@ -21,7 +21,6 @@ from psd_depth_ros.training.views import (
     draw_samples,
     EARLIER,
     LATER,
-    Pictures,
     predict,
     Step,
 )
@@ -33,7 +32,7 @@ class MixBranch:
     def __init__(self, recipe: VideoRecipe) -> None:
         self.recipe = recipe
 
-    def add(self, step: Step, pictures: Pictures) -> None:
+    def add(self, step: Step) -> None:
         """Predict on images with foreign parts; judge every part by its own geometry."""
         settings, batch = self.recipe.patch_mix, step.batch
         zero = step.motions.new_zeros(())
@@ -71,7 +70,6 @@ class MixBranch:
             )
             agreement = scale_invariant(log_depth - clean, mix.judged)
             step.terms['mix_consistency'] = settings.consistency * agreement.sum() / count
-            pictures.mixed, pictures.mixed_depth = image, log_depth
 
     def _mixed_views(
         self, step: Step, rows: Tensor, donors: Tensor, mix: Mix, depth: Tensor

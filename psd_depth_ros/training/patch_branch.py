@@ -10,20 +10,27 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.augment.patches import draw_patches, Patches
-from psd_depth_ros.geometry.warp import backproject, inverse_warp, sample, transform
+from psd_depth_ros.geometry.warp import (
+    backproject,
+    camera_matrix,
+    inverse_warp,
+    resize_intrinsics,
+    sample,
+    transform,
+)
 from psd_depth_ros.losses.distillation import distil, Evidence, warp_sensitivity
-from psd_depth_ros.losses.photometric import OUTSIDE, photometric_error
+from psd_depth_ros.losses.photometric import reprojection
 from psd_depth_ros.losses.smoothness import smoothness
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
     compare,
     draw_samples,
-    matrix,
     Pictures,
     predict,
     Prediction,
     Sight,
+    stack_views,
     Step,
 )
 
@@ -44,7 +51,7 @@ class PatchBranch:
         assert batch.fine_shown is not None, 'the batches lack fine images'
         teaches = self._distillation_weight(step.share) > 0
         zero = step.motions.new_zeros(())
-        step.terms.update(patch_photometric=zero, patch_smoothness=zero)
+        step.terms.update(patch_photometric=zero, patch_smoothness=zero, patch_level=zero)
         if teaches:
             step.terms['distillation'] = zero
         chosen = draw_samples(batch.seeds, settings.share, salt=1)
@@ -64,9 +71,14 @@ class PatchBranch:
             )
         with torch.autocast(shown.device.type, enabled=False):
             geometry = _PatchGeometry(
-                patches, matrix(intrinsics), matrix(_finer(batch.intrinsics[rows], factor)),
-                step.motions[:, rows].detach(), fine[1:],
-            )  # fmt: skip
+                patches,
+                camera_matrix(intrinsics),
+                camera_matrix(resize_intrinsics(batch.intrinsics[rows], factor)),
+                step.motions[:, rows].detach(),
+                fine[1:],
+            )
+            known = sample(step.full.log_depth[rows].detach(), patches.pixels())
+            level, patch = self._keep_level(known, patch)
             valid = sample(batch.valid[rows].float(), patches.pixels()) > 0.5
             with torch.no_grad():
                 still = torch.stack([patches.cut(one, factor) for one in fine[1:]]) / 255.0
@@ -77,11 +89,28 @@ class PatchBranch:
             step.terms['patch_smoothness'] = (
                 scale * self.recipe.objective.smoothness * smoothness(disparity, image).sum()
             )
+            step.terms['patch_level'] = settings.level * scale * level.sum()
             pictures.patches, pictures.patch_image, pictures.patch = patches, image, patch
             pictures.patch_rows = chosen
             pictures.patch_error = seen.result.error
         if teaches:
-            self._distil(step, rows, shown, intrinsics, geometry, seen, patch, pictures)
+            self._distil(step, rows, shown, intrinsics, geometry, seen, patch, known, pictures)
+
+    def _keep_level(self, known: Tensor, patch: Prediction) -> tuple[Tensor, Prediction]:
+        """How far the level of patches is off (B,), and the patches with that taken off.
+
+        The level is the median log-depth, compared with what the full image says there, `known`
+        (B, 1, h, w). Up to `largest_offset` the patch may know better. Beyond, the network has not
+        learned yet that an enlarged thing is no nearer one: warped with a depth that is off by its
+        zoom, a patch would be judged by pixels that have nothing to do with it.
+        """
+        most = self.recipe.patch.largest_offset
+        difference = known - patch.log_depth
+        offset = difference.detach().flatten(1).median(dim=1).values
+        excess = offset - offset.clamp(-most, most)
+        off = F.relu(difference.mean(dim=(1, 2, 3)).abs() - most)
+        log_depth = patch.log_depth + excess[:, None, None, None]
+        return off, Prediction(log_depth, patch.sigma, patch.bins)
 
     def _draw_patches(self, step: Step, chosen: Sequence[int]) -> Patches:
         settings = self.recipe.patch
@@ -114,6 +143,7 @@ class PatchBranch:
         geometry: _PatchGeometry,
         seen: Sight,
         patch: Prediction,
+        known: Tensor,
         pictures: Pictures,
     ) -> None:
         teacher = self._teacher()
@@ -123,7 +153,7 @@ class PatchBranch:
         with torch.autocast(shown.device.type, enabled=False):
             patches = geometry.patches
             full = step.full.log_depth[rows]
-            evidence = self._evidence(full, geometry, seen, patch)
+            evidence = self._evidence(known.exp(), geometry, seen, patch)
             result = distil(
                 sample(full, patches.pixels(2)),
                 F.avg_pool2d(patch.log_depth, 2),
@@ -138,22 +168,20 @@ class PatchBranch:
 
     @torch.no_grad()
     def _evidence(
-        self, full: Tensor, geometry: _PatchGeometry, seen: Sight, patch: Prediction
+        self, depth: Tensor, geometry: _PatchGeometry, seen: Sight, patch: Prediction
     ) -> Evidence:
-        """What distillation goes by, on the stride-2 grid of the patch."""
-        depth = sample(full, geometry.patches.pixels()).exp()
-        views = geometry.warp(depth)
-        errors = torch.stack(
-            [
-                torch.where(mask, photometric_error(seen.target, view), OUTSIDE)
-                for view, mask in views
-            ]
-        )  # fmt: skip
+        """What distillation goes by, on the stride-2 grid; `depth` is the full image's."""
+        settings = self.recipe.objective
+        views, inside_source = stack_views(settings, seen.target.image, geometry.warp(depth))
+        full_error = reprojection(
+            seen.target, views, inside_source, None, inside_source.any(dim=0),
+            minimum=settings.minimum_reprojection,
+        ).error  # fmt: skip
         moving = seen.result.moving.float()
         inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
         inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
         return Evidence(
-            full_error=F.avg_pool2d(errors.amin(dim=0), 2),
+            full_error=F.avg_pool2d(full_error, 2),
             patch_error=F.avg_pool2d(seen.result.error, 2),
             moving=F.avg_pool2d(moving, 2) > 0.5,
             sensitivity=geometry.sensitivity(depth),
@@ -190,10 +218,6 @@ class _PatchGeometry:
             for motion in self.motions
         ]
         return F.avg_pool2d(torch.stack(found).amax(dim=0), 2)
-
-
-def _finer(intrinsics: Tensor, factor: float) -> Tensor:
-    return torch.cat([factor * intrinsics[:, :2], factor * (intrinsics[:, 2:] + 0.5) - 0.5], dim=1)
 
 
 def _multiple(length: float) -> int:

@@ -131,6 +131,11 @@ class PatchSettings:
         'far', 'Where patches are cut: far and textured, at random, or about the principal point',
         choices=('far', 'random', 'centre'),
     )  # fmt: skip
+    largest_offset: float = setting(
+        0.2, 'Largest difference of the median log-depth of a patch from the full image\'s; what '
+        'is beyond is taken off before the patch is judged', minimum=0.0, maximum=10.0,
+    )  # fmt: skip
+    level: float = setting(0.1, 'Weight of the difference beyond', minimum=0.0, maximum=10.0)
     convention: str = setting(
         'canonical', 'Depth of a patch: canonical (Z = s Z\'), or metric as the control of the '
         'ablation', choices=('canonical', 'metric'),

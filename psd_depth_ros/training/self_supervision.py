@@ -7,6 +7,9 @@ the caller's autocast; depth, warping and losses are float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
@@ -14,19 +17,16 @@ import torch.nn.functional as F
 from psd_depth_ros.geometry.twist import invert
 from psd_depth_ros.geometry.warp import (
     backproject,
+    camera_matrix,
     inside_image,
     inverse_warp,
     project,
     sample,
     transform,
 )
-from psd_depth_ros.losses.distillation import (
-    huber,
-)
+from psd_depth_ros.losses.distillation import huber
 from psd_depth_ros.losses.geometry import depth_difference
-from psd_depth_ros.losses.photometric import (
-    mean_over,
-)
+from psd_depth_ros.losses.photometric import mean_over
 from psd_depth_ros.losses.scale import camera_height_error, lidar_error, velocity_error
 from psd_depth_ros.losses.smoothness import smoothness
 from psd_depth_ros.losses.supervised import bin_uniformity
@@ -41,7 +41,6 @@ from psd_depth_ros.training.views import (
     compare,
     EARLIER,
     LATER,
-    matrix,
     normalised,
     Pictures,
     predict,
@@ -73,6 +72,13 @@ class SelfSupervision(nn.Module):
     def teacher(self) -> DepthModel | None:
         """The averaged network, where it was given."""
         return self._others.get('teacher')
+
+    def _apply(self, function: Callable[..., Any], recurse: bool = True) -> SelfSupervision:
+        """Move the other networks with the module."""
+        for network in self._others.values():
+            network._apply(function, recurse)
+        super()._apply(function, recurse)
+        return self
 
     def set_teacher(self, teacher: DepthModel) -> None:
         """Take the patch depth that teaches from `teacher` (settings `distillation.teacher`)."""
@@ -107,39 +113,38 @@ class SelfSupervision(nn.Module):
         step.terms['photometric'] = full_weight * sight.result.loss.mean()
         step.terms['smoothness'] = full_weight * step.terms['smoothness']
         if self.recipe.patch_mix.enabled and share >= self.recipe.patch_mix.start:
-            self._mixes.add(step, pictures)
+            self._mixes.add(step)
         return step.terms
 
     def compare_full(self, batch: ClipBatch, full: Prediction, motions: Tensor) -> Sight:
-        """Compare targets with what a prediction and known motions make of their neighbours."""
-        shown = normalised(batch.shown)
-        return self._look(self._gather(self.depth, batch, 1.0, shown, motions, full))
+        """Compare targets with what a prediction and motions make of their neighbours."""
+        return self._look(self._gather(self.depth, batch, 1.0, full, motions))
 
     def _begin(self, depth: DepthModel, batch: ClipBatch, share: float) -> Step:
         shown = normalised(batch.shown)
         full = self.predict(depth, shown[:, 0], batch.intrinsics)
-        motions = self.motions(batch, shown)
-        if not self.refines(share):
-            return self._gather(depth, batch, share, shown, motions, full)
-        with torch.autocast(shown.device.type, enabled=False):
-            refined = self.refine(batch, full, motions)
-            step = self._gather(depth, batch, share, shown, refined, full)
-            unit = full.depth.detach().flatten(1).median(dim=1).values
-            step.terms['pose'] = pose_error(motions, refined, unit)
-        return step
+        return self._gather(depth, batch, share, full, self.motions(batch, shown), shown)
 
     def _gather(
         self,
         network: DepthModel,
         batch: ClipBatch,
         share: float,
-        shown: Tensor,
-        motions: Tensor,
         full: Prediction,
+        motions: Tensor,
+        shown: Tensor | None = None,
     ) -> Step:
+        """The tensors of a step; the motions aligned where the recipe wants that."""
+        shown = normalised(batch.shown) if shown is None else shown
         clean = (batch.clean.float() / 255.0).transpose(0, 1).contiguous()
-        K = matrix(batch.intrinsics)
-        return Step(network, batch, share, shown, clean, K, motions, full)
+        K = camera_matrix(batch.intrinsics)
+        step = Step(network, batch, share, shown, clean, K, motions, full)
+        if self.refines(share):
+            with torch.autocast(shown.device.type, enabled=False):
+                step.motions = self._refine(step)
+                unit = full.depth.detach().flatten(1).median(dim=1).values
+                step.terms['pose'] = pose_error(motions, step.motions, unit)
+        return step
 
     # The networks.
 
@@ -172,18 +177,15 @@ class SelfSupervision(nn.Module):
         """Whether motions are refined at `share` of the run."""
         return self.recipe.refine_from < 1.0 and share >= self.recipe.refine_from
 
-    def refine(self, batch: ClipBatch, full: Prediction, motions: Tensor) -> Tensor:
-        """The same motions brought to where the images align; without a gradient."""
-        clean = batch.clean.float() / 255.0
-        K = matrix(batch.intrinsics)
-        target, *sources = clean.unbind(1)
+    def _refine(self, step: Step) -> Tensor:
+        """The motions brought to where the images align; without a gradient."""
         return refine_motions(
-            torch.cat([target, target]),
-            torch.cat(sources),
-            full.depth.detach().repeat(2, 1, 1, 1),
-            K.repeat(2, 1, 1),
-            motions.detach().flatten(0, 1),
-            batch.valid.repeat(2, 1, 1, 1),
+            step.clean[0].repeat(2, 1, 1, 1),
+            step.clean[1:].flatten(0, 1),
+            step.full.depth.detach().repeat(2, 1, 1, 1),
+            step.batch.intrinsics.repeat(2, 1),
+            step.motions.detach().flatten(0, 1),
+            step.batch.valid.repeat(2, 1, 1, 1),
         ).unflatten(0, (2, -1))
 
     # The full image.

@@ -46,7 +46,6 @@ class Sight:
 
     target: Reference
     result: Reprojection
-    unwarped: Tensor | None  # (B, 1, H, W) least error of the unwarped sources
 
 
 @dataclass
@@ -61,8 +60,6 @@ class Pictures:
     patch: Prediction | None = None
     patch_error: Tensor | None = None
     taught: Tensor | None = None
-    mixed: Tensor | None = None
-    mixed_depth: Tensor | None = None
 
 
 @dataclass
@@ -111,30 +108,29 @@ def compare(
 
     `sources` (2, B, 3, H, W) are the sources as they are, for the mask of what does not move.
     """
-    warped = torch.stack([view for view, _ in views])
-    inside = torch.stack([mask for _, mask in views])
-    if settings.brightness:
-        warped = torch.stack([fit_brightness(image, view, mask) for view, mask in views])
     target = refer(image)
+    warped, inside = stack_views(settings, image, views)
     unwarped = unwarped_error(target, sources) if settings.auto_mask else None
     result = reprojection(
         target, warped, inside, unwarped, valid,
         minimum=settings.minimum_reprojection, weight=weight,
     )  # fmt: skip
-    return Sight(target, result, unwarped)
+    return Sight(target, result)
+
+
+def stack_views(
+    settings: ObjectiveSettings, image: Tensor, views: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Tensor]:
+    """Views (S, B, 3, H, W) of images, their brightness fitted where wanted, and their masks."""
+    warped = [
+        fit_brightness(image, view, mask) if settings.brightness else view for view, mask in views
+    ]
+    return torch.stack(warped), torch.stack([mask for _, mask in views])
 
 
 def normalised(image: Tensor) -> Tensor:
     """RGB uint8 as the networks see it, -1 .. 1."""
     return image.float() / 127.5 - 1.0
-
-
-def matrix(intrinsics: Tensor) -> Tensor:
-    """fx fy cx cy (B, 4) as camera matrices (B, 3, 3)."""
-    fx, fy, cx, cy = intrinsics.unbind(1)
-    zero, one = torch.zeros_like(fx), torch.ones_like(fx)
-    rows = torch.stack([fx, zero, cx, zero, fy, cy, zero, zero, one], dim=1)
-    return rows.view(-1, 3, 3)
 
 
 def draw_samples(seeds: Tensor, share: float, salt: int) -> list[int]:

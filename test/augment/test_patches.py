@@ -7,8 +7,7 @@ import torch
 
 from psd_depth_ros.augment.patches import draw_patches, far_score, Patches
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.warp import inverse_warp, pixel_grid
-from psd_depth_ros.training.views import matrix
+from psd_depth_ros.geometry.warp import camera_matrix, inverse_warp, pixel_grid
 
 CAMERA = Camera(64, 32, 50.0, 52.0, 31.0, 14.0)
 INTRINSICS = torch.tensor([[50.0, 52.0, 31.0, 14.0]])
@@ -52,9 +51,9 @@ def test_a_patch_shows_what_lies_there(factor: int) -> None:
 def test_zooming_is_no_motion() -> None:
     """A patch seen through its own camera is what the full source shows there, at any depth."""
     source = torch.rand(1, 3, 64, 128)
-    fine = matrix(torch.tensor([[100.0, 104.0, 62.5, 28.5]]))  # 2 (c + 1/2) - 1/2
+    fine = camera_matrix(torch.tensor([[100.0, 104.0, 62.5, 28.5]]))  # 2 (c + 1/2) - 1/2
     depth = torch.rand(1, 1, 16, 32) * 30 + 2
-    K = matrix(PATCH.intrinsics(INTRINSICS))
+    K = camera_matrix(PATCH.intrinsics(INTRINSICS))
     warped, inside = inverse_warp(source, depth, torch.eye(4)[None], K, fine)
     torch.testing.assert_close(warped, PATCH.cut(source, 2.0), atol=1e-4, rtol=0)
     assert inside.all()

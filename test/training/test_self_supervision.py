@@ -124,7 +124,8 @@ def test_the_true_depth_explains_image_and_patch(street: Street) -> None:
 def test_a_patch_is_canonical_not_metric(street: Street) -> None:
     """Z = s Z': taken for metric, the depth of a patch would be too near by its zoom."""
     right, _ = run(street, recipe())
-    wrong, seen = run(street, recipe(patch={'start': 0.0, 'share': 1.0, 'convention': 'metric'}))
+    metric = {'start': 0.0, 'share': 1.0, 'convention': 'metric', 'largest_offset': 10.0}
+    wrong, seen = run(street, recipe(patch=metric))
     assert right['patch_photometric'] < 0.8 * wrong['patch_photometric']
     full = sample(seen.full.log_depth, seen.patches.pixels())
     offset = (full - seen.patch.log_depth).median()
