@@ -27,10 +27,11 @@ from psd_depth_ros.evaluation.samples import Sample, SampleList
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.training.ablation_folder import AblationFolder
 from psd_depth_ros.training.ablation_table import FIGURES, RunResult
-from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR, Start
+from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
 from psd_depth_ros.training.progress import Progress
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.start import Start
 from psd_depth_ros.training.trainer import run_training
 
 SHOWN_FRAMES = 4

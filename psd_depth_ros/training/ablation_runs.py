@@ -20,7 +20,7 @@ from psd_depth_ros.training.ablation import Ablation, Plan, Report, VARIANTS
 from psd_depth_ros.training.ablation_folder import AblationFolder
 from psd_depth_ros.training.ablation_report import write_report
 from psd_depth_ros.training.ablation_table import RunResult
-from psd_depth_ros.training.clip_task import Start
+from psd_depth_ros.training.start import Start
 
 Job = tuple[str, int]
 

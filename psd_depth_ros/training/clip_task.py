@@ -16,22 +16,19 @@ from torch import nn, Tensor
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.data.preparation import Preparation, prepare_sequences
-from psd_depth_ros.errors import CheckpointError
 from psd_depth_ros.geometry.warp import sample
-from psd_depth_ros.networks import DepthModel, load_model, preset
-from psd_depth_ros.networks.encoder import freeze_norm, load_imagenet
+from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks.encoder import freeze_norm
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.training.clip_batches import ClipBatch, ClipBatches
 from psd_depth_ros.training.clip_preview import draw_preview
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.self_supervision import SelfSupervision
+from psd_depth_ros.training.start import depth_groups, MEAN, Start, start_network, STD
 from psd_depth_ros.training.task import ParameterGroup, Task
 from psd_depth_ros.training.views import normalised, Pictures
 from psd_depth_ros.training.visual_odometry import estimate_motions
 
-Start = Checkpoint | Mapping[str, Tensor] | None
-
-MEAN = STD = 0.5
 FINE_FACTOR = 2
 MOST_HELD_OUT = 96  # triplets a validation looks at
 PREVIEWS = 2
@@ -61,7 +58,7 @@ class ClipTask(Task):
         data.check()
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self._depth = start_depth(recipe, start)
+        self._depth = start_network(recipe, start, recipe.head)
         self._start = deepcopy(self._depth).eval() if isinstance(start, Checkpoint) else None
         self._data = data = self._with_poses(data)
         self._info = start.info if isinstance(start, Checkpoint) else None
@@ -132,12 +129,8 @@ class ClipTask(Task):
 
     def groups(self) -> list[ParameterGroup]:
         """The encoder, the rest of the depth network, the pose network."""
-        encoder = tuple(self._depth.encoder.parameters())
-        known = {id(parameter) for parameter in encoder}
-        rest = tuple(p for p in self._depth.parameters() if id(p) not in known)
         return [
-            ParameterGroup('encoder', encoder, self.recipe.encoder_rate),
-            ParameterGroup('rest', rest, self.recipe.rate),
+            *depth_groups(self.recipe, self._depth),
             ParameterGroup(
                 'pose', tuple(self._objective.pose.parameters()), self.recipe.pose_rate
             ),
@@ -247,35 +240,6 @@ class ClipTask(Task):
             found.offset.extend(offset.tolist())
             found.change.extend((difference - offset[:, None]).abs().mean(dim=1).tolist())
         found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
-
-
-def start_depth(recipe: VideoRecipe, start: Start) -> DepthModel:
-    """The depth network a run begins with; CheckpointError where a checkpoint does not fit."""
-    wanted = replace(preset(recipe.preset), head=recipe.head)
-    if not isinstance(start, Checkpoint):
-        model = DepthModel(wanted)
-        if start is not None:
-            load_imagenet(model.encoder, start)
-        return model
-    model = deepcopy(load_model(start))  # the tensors of a checkpoint are shared by its models
-    if model.architecture != wanted:
-        raise CheckpointError(
-            f'{start.path}: is a network with {model.architecture.encoder!r} and '
-            f'{model.architecture.head!r} head, but the recipe wants preset {recipe.preset!r} '
-            f'with {recipe.head!r} head; choose another start, or other settings in the recipe'
-        )
-    focal = start.info.output.canonical_focal_px
-    if focal != recipe.canonical_focal_px:
-        raise CheckpointError(
-            f'{start.path}: has a canonical focal length of {focal:g} px and the recipe '
-            f'{recipe.canonical_focal_px:g}; set canonical_focal_px: {focal:g}'
-        )
-    if set(start.info.input.mean) != {MEAN} or set(start.info.input.std) != {STD}:
-        raise CheckpointError(
-            f'{start.path}: wants its input normalised by {start.info.input.mean} and '
-            f'{start.info.input.std}, expected {MEAN} and {STD} everywhere'
-        )
-    return model
 
 
 def describe_data(data: Preparation) -> dict[str, Any]:

@@ -16,8 +16,7 @@ from psd_depth_ros.networks import DepthModel, expectation
 from psd_depth_ros.networks.bin_head import FAR_BINS
 from psd_depth_ros.training.batches import Batch
 from psd_depth_ros.training.recipe import LossSettings
-
-MEAN = STD = 0.5  # of the MobileNetV2 ImageNet weights: RGB in -1 .. 1
+from psd_depth_ros.training.start import MEAN, STD
 
 
 class SupervisedObjective(nn.Module):

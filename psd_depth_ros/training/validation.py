@@ -10,8 +10,8 @@ import torch.nn.functional as F
 
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.batches import Batch, validation_batches
-from psd_depth_ros.training.objective import MEAN, STD
 from psd_depth_ros.training.recipe import WorldsRecipe
+from psd_depth_ros.training.start import MEAN, STD
 from psd_depth_ros.training.worlds import Frames
 
 CLOSE = 0.223  # ln 1.25: "close" is within 25 %, the delta_1 of the depth literature

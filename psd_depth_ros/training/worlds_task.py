@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from copy import deepcopy
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -15,18 +14,16 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
-from psd_depth_ros.errors import CheckpointError
 from psd_depth_ros.inference.colour import colour_depth
-from psd_depth_ros.networks import DepthModel, load_model, preset
-from psd_depth_ros.networks.encoder import freeze_norm, load_imagenet
+from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks.encoder import freeze_norm
 from psd_depth_ros.training.batches import Batch, draw_batch, validation_batches
-from psd_depth_ros.training.objective import MEAN, STD, SupervisedObjective
+from psd_depth_ros.training.objective import SupervisedObjective
 from psd_depth_ros.training.recipe import WorldsRecipe
+from psd_depth_ros.training.start import depth_groups, MEAN, Start, start_network, STD
 from psd_depth_ros.training.task import ParameterGroup, Task
 from psd_depth_ros.training.validation import Calibration, predict, validate
 from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards, Shard
-
-Start = Checkpoint | Mapping[str, Tensor] | None
 
 
 class WorldsTask(Task):
@@ -54,7 +51,7 @@ class WorldsTask(Task):
         self._calibration = Calibration()
         self._keeps_norm = start is not None
         torch.manual_seed(recipe.seed)
-        self._depth = start_model(recipe, start) if model is None else model
+        self._depth = start_network(recipe, start) if model is None else model
         self.start_id = start.id if isinstance(start, Checkpoint) else ''
         self.module: nn.Module = SupervisedObjective(self._depth, recipe.losses)
 
@@ -91,13 +88,7 @@ class WorldsTask(Task):
 
     def groups(self) -> list[ParameterGroup]:
         """One rate for the encoder and one for the rest."""
-        encoder = tuple(self._depth.encoder.parameters())
-        known = {id(parameter) for parameter in encoder}
-        rest = tuple(p for p in self._depth.parameters() if id(p) not in known)
-        return [
-            ParameterGroup('encoder', encoder, self.recipe.encoder_rate),
-            ParameterGroup('rest', rest, self.recipe.rate),
-        ]
+        return depth_groups(self.recipe, self._depth)
 
     def prepare(self, share: float) -> None:
         """Train mode; batch norm keeps what it started with, where it started with anything."""
@@ -155,22 +146,6 @@ class WorldsTask(Task):
                 {'name': 'ImageNet weights of MobileNetV2 (start)', 'licence': 'Apache-2.0'},
             ),
         )
-
-
-def start_model(recipe: WorldsRecipe, start: Start) -> DepthModel:
-    """The network a run begins with; CheckpointError where a checkpoint has another shape."""
-    if isinstance(start, Checkpoint):
-        model = deepcopy(load_model(start))  # tensors of a checkpoint are shared
-        if model.architecture != preset(recipe.preset):
-            raise CheckpointError(
-                f'{start.path}: is no {recipe.preset!r} network, as the recipe wants; '
-                'choose another preset or another start'
-            )
-        return model
-    model = DepthModel(preset(recipe.preset))
-    if start is not None:
-        load_imagenet(model.encoder, start)
-    return model
 
 
 def _describe(shards: list[Shard]) -> dict[str, Any]:

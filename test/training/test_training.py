@@ -19,9 +19,10 @@ from psd_depth_ros.training.recipe import (
     WorldsSettings,
 )
 from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.start import start_network
 from psd_depth_ros.training.trainer import run_training
 from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards
-from psd_depth_ros.training.worlds_task import start_model, WorldsTask
+from psd_depth_ros.training.worlds_task import WorldsTask
 
 RECIPE = WorldsRecipe(
     name='tiny', steps=40, batch=4, pixel_budget=6144, rate=3e-3, encoder_rate=1e-3,
@@ -101,10 +102,10 @@ def test_a_run_goes_on_from_a_checkpoint_of_the_same_shape(tmp_path):
     path = tmp_path / 'start.safetensors'
     model = DepthModel(preset('lite'))
     save_checkpoint(path, CheckpointInfo('start', dump(model.architecture)), model.state_dict())
-    again = start_model(RECIPE, load_checkpoint(path))
+    again = start_network(RECIPE, load_checkpoint(path))
     assert torch.equal(again.head.queries, model.head.queries)
-    with pytest.raises(CheckpointError, match=r"start\.safetensors: is no 'base' network"):
-        start_model(replace(RECIPE, preset='base'), load_checkpoint(path))
+    with pytest.raises(CheckpointError, match="start.*the recipe wants preset 'base'"):
+        start_network(replace(RECIPE, preset='base'), load_checkpoint(path))
 
 
 def test_worlds_are_rendered_once_and_never_overlap_with_validation(tmp_path):

@@ -1,0 +1,63 @@
+"""The depth network a run begins with, and how its parts learn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import replace
+
+from torch import Tensor
+
+from psd_depth_ros.checkpoint import Checkpoint
+from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.networks import DepthModel, load_model, preset
+from psd_depth_ros.networks.encoder import load_imagenet
+from psd_depth_ros.training.recipe import Recipe
+from psd_depth_ros.training.task import ParameterGroup
+
+Start = Checkpoint | Mapping[str, Tensor] | None
+
+MEAN = STD = 0.5  # of the MobileNetV2 ImageNet weights: RGB in -1 .. 1
+
+
+def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthModel:
+    """The network of `start`: a checkpoint, ImageNet weights for the encoder, or random ones.
+
+    Raises CheckpointError where a checkpoint does not fit the recipe.
+    """
+    wanted = replace(preset(recipe.preset), head=head)
+    if not isinstance(start, Checkpoint):
+        model = DepthModel(wanted)
+        if start is not None:
+            load_imagenet(model.encoder, start)
+        return model
+    model = deepcopy(load_model(start))  # the tensors of a checkpoint are shared by its models
+    if model.architecture != wanted:
+        raise CheckpointError(
+            f'{start.path}: is a network with {model.architecture.encoder!r} and '
+            f'{model.architecture.head!r} head, but the recipe wants preset {recipe.preset!r} '
+            f'with {head!r} head; choose another start, or other settings in the recipe'
+        )
+    focal = start.info.output.canonical_focal_px
+    if focal != recipe.canonical_focal_px:
+        raise CheckpointError(
+            f'{start.path}: has a canonical focal length of {focal:g} px and the recipe '
+            f'{recipe.canonical_focal_px:g}; set canonical_focal_px: {focal:g}'
+        )
+    if set(start.info.input.mean) != {MEAN} or set(start.info.input.std) != {STD}:
+        raise CheckpointError(
+            f'{start.path}: wants its input normalised by {start.info.input.mean} and '
+            f'{start.info.input.std}, expected {MEAN} and {STD} everywhere'
+        )
+    return model
+
+
+def depth_groups(recipe: Recipe, depth: DepthModel) -> list[ParameterGroup]:
+    """One rate for the encoder and one for the rest."""
+    encoder = tuple(depth.encoder.parameters())
+    known = {id(parameter) for parameter in encoder}
+    rest = tuple(p for p in depth.parameters() if id(p) not in known)
+    return [
+        ParameterGroup('encoder', encoder, recipe.encoder_rate),
+        ParameterGroup('rest', rest, recipe.rate),
+    ]
