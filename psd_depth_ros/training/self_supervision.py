@@ -49,6 +49,8 @@ from psd_depth_ros.training.views import (
     Step,
 )
 
+NARROWEST = 64  # px of the pose network's input, which is halved six times
+
 
 class SelfSupervision(nn.Module):
     """Depth and pose network with the losses that train them from image triplets.
@@ -117,13 +119,26 @@ class SelfSupervision(nn.Module):
         return step.terms
 
     def compare_full(self, batch: ClipBatch, full: Prediction, motions: Tensor) -> Sight:
-        """Compare targets with what a prediction and motions make of their neighbours."""
-        return self._look(self._gather(self.depth, batch, 1.0, full, motions))
+        """Compare targets with what a prediction and aligned motions make of their neighbours.
+
+        Motions are aligned whatever the recipe says: depth is to be judged here, not the pose
+        network.
+        """
+        step = self._gather(self.depth, batch, 1.0, full, motions, normalised(batch.shown))
+        step.motions = self._align(step)
+        return self._look(step)
 
     def _begin(self, depth: DepthModel, batch: ClipBatch, share: float) -> Step:
         shown = normalised(batch.shown)
         full = self.predict(depth, shown[:, 0], batch.intrinsics)
-        return self._gather(depth, batch, share, full, self.motions(batch, shown), shown)
+        step = self._gather(depth, batch, share, full, self.motions(batch, shown), shown)
+        if self.refines(share):
+            with torch.autocast(shown.device.type, enabled=False):
+                aligned = self._align(step)
+                unit = full.depth.detach().flatten(1).median(dim=1).values
+                step.terms['pose'] = pose_error(step.motions, aligned, unit)
+                step.motions = aligned
+        return step
 
     def _gather(
         self,
@@ -132,19 +147,11 @@ class SelfSupervision(nn.Module):
         share: float,
         full: Prediction,
         motions: Tensor,
-        shown: Tensor | None = None,
+        shown: Tensor,
     ) -> Step:
-        """The tensors of a step; the motions aligned where the recipe wants that."""
-        shown = normalised(batch.shown) if shown is None else shown
         clean = (batch.clean.float() / 255.0).transpose(0, 1).contiguous()
         K = camera_matrix(batch.intrinsics)
-        step = Step(network, batch, share, shown, clean, K, motions, full)
-        if self.refines(share):
-            with torch.autocast(shown.device.type, enabled=False):
-                step.motions = self._refine(step)
-                unit = full.depth.detach().flatten(1).median(dim=1).values
-                step.terms['pose'] = pose_error(motions, step.motions, unit)
-        return step
+        return Step(network, batch, share, shown, clean, K, motions, full)
 
     # The networks.
 
@@ -158,9 +165,9 @@ class SelfSupervision(nn.Module):
         The network sees frames in the order of time; the motion to the earlier source is the
         inverse of what it says.
         """
-        small = F.interpolate(
-            shown.flatten(0, 1), scale_factor=self.recipe.pose_width, mode='area'
-        )
+        height, width = (round(self.recipe.pose_width * side) for side in shown.shape[-2:])
+        size = (height, max(width, NARROWEST))
+        small = F.interpolate(shown.flatten(0, 1), size, mode='area')
         target, earlier, later = small.unflatten(0, shown.shape[:2]).unbind(1)
         found = self.pose(torch.cat([earlier, target]), torch.cat([target, later])).float()
         with torch.autocast(shown.device.type, enabled=False):
@@ -177,7 +184,7 @@ class SelfSupervision(nn.Module):
         """Whether motions are refined at `share` of the run."""
         return self.recipe.refine_from < 1.0 and share >= self.recipe.refine_from
 
-    def _refine(self, step: Step) -> Tensor:
+    def _align(self, step: Step) -> Tensor:
         """The motions brought to where the images align; without a gradient."""
         return refine_motions(
             step.clean[0].repeat(2, 1, 1, 1),

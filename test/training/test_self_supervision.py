@@ -132,6 +132,19 @@ def test_a_patch_is_canonical_not_metric(street: Street) -> None:
     assert offset.item() == pytest.approx(float(seen.patches.zoom.log()), abs=0.05)
 
 
+def test_a_patch_off_by_its_zoom_is_judged_by_its_shape(street: Street) -> None:
+    """Off by ln s, of which `largest_offset` is left; the rest is a term of its own."""
+    right, _ = run(street, recipe())
+    metric = {'start': 0.0, 'share': 1.0, 'convention': 'metric', 'largest_offset': 0.0}
+    wrong, seen = run(street, recipe(patch=metric))
+    assert wrong['patch_photometric'].item() == pytest.approx(
+        right['patch_photometric'].item(), rel=0.02
+    )
+    level = 0.1 * 0.5 * float(seen.patches.zoom.log())  # weight, half of the step is the patch's
+    assert wrong['patch_level'].item() == pytest.approx(level, rel=0.05)
+    assert right['patch_level'].item() == 0.0
+
+
 def test_patch_and_image_agree_on_the_truth(street: Street) -> None:
     terms, seen = run(street, recipe())
     offset = (sample(seen.full.log_depth, seen.patches.pixels()) - seen.patch.log_depth).median()

@@ -104,7 +104,7 @@ def test_a_run_goes_on_from_a_checkpoint_of_the_same_shape(tmp_path):
     save_checkpoint(path, CheckpointInfo('start', dump(model.architecture)), model.state_dict())
     again = start_network(RECIPE, load_checkpoint(path))
     assert torch.equal(again.head.queries, model.head.queries)
-    with pytest.raises(CheckpointError, match="start.*the recipe wants preset 'base'"):
+    with pytest.raises(CheckpointError, match=r"start.*the recipe wants preset 'base'"):
         start_network(replace(RECIPE, preset='base'), load_checkpoint(path))
 
 
