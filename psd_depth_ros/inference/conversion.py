@@ -23,7 +23,7 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import CheckpointInfo, save_checkpoint
 from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.networks import DepthModel, expectation
+from psd_depth_ros.networks import DepthModel
 
 Shape = tuple[int, ...]  # of the image: (B, 3, H, W)
 # From a format and a shape to the network in parts: `openvino` gives openvino.Models of the stem
@@ -68,7 +68,7 @@ class RestModel(nn.Module):
     def forward(self, stem: Tensor, intrinsics: Tensor) -> Tensor:
         """The stem's output and fx fy cx cy (B, 4) to maps as in `backends.Backend.run`."""
         maps = self.model.encoder.maps(stem)
-        return torch.cat(expectation(self.model.decode(maps, intrinsics)), dim=1)
+        return torch.cat(self.model.read(maps, intrinsics), dim=1)
 
 
 def convert_here(model: DepthModel) -> Convert:

@@ -77,7 +77,7 @@ class PatchBranch:
                 step.motions[:, rows].detach(),
                 fine[1:],
             )
-            known = sample(step.full.log_depth[rows].detach(), patches.pixels())
+            known = sample(step.full.log_depth[rows], patches.pixels())
             level, patch = self._keep_level(known, patch)
             valid = sample(batch.valid[rows].float(), patches.pixels()) > 0.5
             with torch.no_grad():
@@ -152,10 +152,9 @@ class PatchBranch:
                 patch = predict(teacher, shown, intrinsics, self.recipe.canonical_focal_px)
         with torch.autocast(shown.device.type, enabled=False):
             patches = geometry.patches
-            full = step.full.log_depth[rows]
-            evidence = self._evidence(known.exp(), geometry, seen, patch)
+            evidence = self._evidence(known.detach().exp(), geometry, seen, patch)
             result = distil(
-                sample(full, patches.pixels(2)),
+                F.avg_pool2d(known, 2),
                 F.avg_pool2d(patch.log_depth, 2),
                 evidence,
                 patches.zoom,

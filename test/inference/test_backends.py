@@ -55,6 +55,20 @@ def test_parity_with_float32_torch(model, image, expected, name):
     backend.close()
 
 
+@pytest.mark.parametrize('name', ['openvino', 'onnxruntime'])
+def test_a_network_without_bins_runs_everywhere(image, name):
+    pytest.importorskip(name, reason=f'the optional backend {name} is not installed')
+    torch.manual_seed(0)
+    plain = DepthModel(Architecture(decoder_channels=(16,) * 4, head='disparity')).eval()
+    with torch.no_grad():
+        plain.head.convolution.weight.mul_(20.0)
+    wanted = TorchBackend(plain, torch.device('cpu'), half=False).run(image, INTRINSICS)
+    assert wanted[:, 0].std() > 0.02
+    found = backends.make_backend(name, plain, torch.device('cpu')).run(image, INTRINSICS)
+    assert ((found[:, 0] - wanted[:, 0]).exp() - 1.0).abs().mean() < 0.01
+    assert torch.equal(found[:, 2], wanted[:, 2])  # nothing is called far
+
+
 @pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
 def test_float32_is_exact_to_rounding(model, image, expected, kind):
     pytest.importorskip(kind.name, reason=f'the optional backend {kind.name} is not installed')
