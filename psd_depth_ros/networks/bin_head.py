@@ -19,6 +19,7 @@ import torch.nn.functional as F
 
 FREQUENCIES = 6
 FAR_BINS = 2
+HIGHEST_OCTAVE = 5.0  # of the code of a bin's place
 
 
 class BinPrediction(NamedTuple):
@@ -121,6 +122,20 @@ def ray_code(intrinsics: Tensor, height: int, width: int, stride: int = 32) -> T
     return torch.cat([phases.sin(), phases.cos()], dim=-1)
 
 
+def place_code(bins: int, width: int) -> Tensor:
+    """Sines and cosines of the place of each bin in the range of log-depth, (Q, d).
+
+    Queries that begin so tell near bins from far ones: a change of a pixel's features moves its
+    depth at once. From queries that are all alike it would move fifty times less, and depth would
+    stay a blur for thousands of steps.
+    """
+    half = width // 2
+    places = (torch.arange(bins) + 0.5) / bins
+    powers = 2.0 ** (torch.arange(half) * (HIGHEST_OCTAVE / half))
+    phases = math.pi * places[:, None] * powers
+    return torch.cat([phases.sin(), phases.cos()], dim=1)
+
+
 class BinHead(nn.Module):
     """Learned queries read the tokens, place the bins and score every pixel against them."""
 
@@ -130,7 +145,7 @@ class BinHead(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.log_range = log_range
-        self.queries = nn.Parameter(torch.randn(bins, width) * 0.02)
+        self.queries = nn.Parameter(place_code(bins, width))
         self.blocks = nn.ModuleList(Block(width, heads, cross=True) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.key = nn.Linear(width, embedding)

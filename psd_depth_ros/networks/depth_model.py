@@ -85,9 +85,9 @@ class DepthModel(nn.Module):
     ) -> None:
         super().__init__()
         a = architecture
-        if a.token_width % a.heads or len(a.decoder_channels) != 4:
+        if a.token_width % a.heads or a.token_width % 2 or len(a.decoder_channels) != 4:
             raise SettingsError(
-                f'token_width {a.token_width} must be a multiple of heads {a.heads}, and '
+                f'token_width {a.token_width} must be even and a multiple of heads {a.heads}, and '
                 f'decoder_channels {a.decoder_channels} must be four numbers'
             )
         self.architecture = a

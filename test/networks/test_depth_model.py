@@ -182,3 +182,17 @@ def test_the_expectation_for_training_is_the_expectation() -> None:
     torch.testing.assert_close(
         torch.autograd.grad((found[0] * weight).sum(), (logits, centres)), wanted
     )
+
+
+def test_bins_move_with_the_features_as_a_disparity_does():
+    """At the start, so that both learn the shapes of things equally fast."""
+    slopes = {}
+    for head in ('bins', 'disparity'):
+        torch.manual_seed(0)
+        model = DepthModel(replace(preset('lite'), head=head))
+        seen = []
+        model.decoder.register_forward_hook(lambda *given, seen=seen: seen.append(given[2]))
+        log_depth = model(torch.randn(1, 3, 64, 96), INTRINSICS).log_depth
+        (gradient,) = torch.autograd.grad(log_depth.sum(), seen)
+        slopes[head] = gradient.norm(dim=1).mean().item()
+    assert slopes['bins'] > 0.5 * slopes['disparity']
