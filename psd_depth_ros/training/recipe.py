@@ -223,6 +223,11 @@ class VideoRecipe(Recipe):
         'steps, beginning with what the pose network says; depth must have a shape by then. '
         '1: never', minimum=0.0, maximum=1.0,
     )  # fmt: skip
+    refine_until: float = setting(
+        1.0, 'Share of the run after which that ends, and the pose network, having learned from '
+        'it, goes on by itself: motions that fit every image hide errors of far depth',
+        minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     use_known_poses: bool = setting(
         True, 'Start from the poses of the recording, where it has those of the camera'
     )

@@ -182,7 +182,8 @@ class SelfSupervision(nn.Module):
 
     def refines(self, share: float) -> bool:
         """Whether motions are refined at `share` of the run."""
-        return self.recipe.refine_from < 1.0 and share >= self.recipe.refine_from
+        recipe = self.recipe
+        return recipe.refine_from < 1.0 and recipe.refine_from <= share <= recipe.refine_until
 
     def _align(self, step: Step) -> Tensor:
         """The motions brought to where the images align; without a gradient."""

@@ -255,6 +255,7 @@ def test_a_batch_is_the_mean_of_its_parts(street: Street) -> None:
     objective = SelfSupervision(
         replace(recipe(), head='bins'), DepthModel(preset('lite')), PoseNet(), None
     )
+    objective.eval()  # batch norm would mix the samples
     whole = objective(batch, 1.0)
 
     def part(index: int) -> ClipBatch:
@@ -265,6 +266,18 @@ def test_a_batch_is_the_mean_of_its_parts(street: Street) -> None:
     for name, value in whole.items():
         mean = (parts[0][name] + parts[1][name]) / 2
         torch.testing.assert_close(mean, value, rtol=1e-3, atol=1e-5, msg=name)
+
+
+@pytest.mark.parametrize(
+    ('share', 'aligned'), [(0.1, False), (0.2, True), (0.5, True), (0.6, False), (1.0, False)]
+)
+def test_motions_are_aligned_for_a_part_of_the_run(
+    street: Street, share: float, aligned: bool
+) -> None:
+    settings = replace(recipe(), refine_from=0.2, refine_until=0.5)
+    oracle = Oracle(street[1], street[2])
+    objective = SelfSupervision(settings, oracle, still_pose(), None)  # type: ignore[arg-type]
+    assert ('pose' in objective(street[0], share)) == aligned
 
 
 def test_odometry_ties_the_scale(street: Street) -> None:
