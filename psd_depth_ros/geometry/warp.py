@@ -30,8 +30,8 @@ def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
     `pixels` are (x, y) in the image's own pixels; `padding` is 'border' or 'zeros'.
     """
     height, width = image.shape[-2:]
-    size = pixels.new_tensor([width, height])
-    grid = (2.0 * pixels + 1.0) / size - 1.0  # (B, h, w, 2) in [-1, 1]
+    share = 1.0 / pixels.new_tensor([width, height])
+    grid = torch.addcmul(share - 1.0, pixels, share, value=2.0)  # (2 x + 1) / W - 1, in [-1, 1]
     return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
 
 
@@ -68,8 +68,8 @@ def backproject_pixels(depth: Tensor, pixels: Tensor, K: Tensor) -> Tensor:
 
 def transform(T_b_a: Tensor, points: Tensor) -> Tensor:
     """Move points (B, 3, H, W) from frame a to frame b by poses (B, 4, 4)."""
-    rotated = torch.einsum('bij,bjhw->bihw', T_b_a[:, :3, :3], points)
-    return rotated + T_b_a[:, :3, 3, None, None]
+    moved = torch.baddbmm(T_b_a[:, :3, 3:], T_b_a[:, :3, :3], points.flatten(2))
+    return moved.view_as(points)
 
 
 def project(points: Tensor, K: Tensor) -> Tensor:
