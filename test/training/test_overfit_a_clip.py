@@ -17,28 +17,28 @@ from psd_depth_ros.training.trainer import run_training
 CLIP = 'synth:street:2000005?frames=8&size=384x128&focal_px=220'
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(180)
 def test_a_clip_is_learned_by_heart(tmp_path: Path) -> None:
     recipe = change(
         VideoRecipe(data=DataSettings(paths=(CLIP,))),
         (
-            'steps=40',
+            'steps=80',
             'batch=2',
             'pixel_budget=12288',
-            'rate=0.0005',
-            'encoder_rate=0.0003',
+            'rate=0.001',
+            'encoder_rate=0.0005',
             'average=0.8',
             'schedule=cosine',
             'data.clips.held_out=0.3',
             'data.clips.mask_fixed_regions=false',
-            'patch.start=0.3',
-            'distillation.start=0.5',
-            'distillation.full=0.6',
-            'patch_mix.start=0.3',
+            'patch.start=0.6',
+            'distillation.start=0.7',
+            'distillation.full=0.8',
+            'patch_mix.start=0.6',
             'patch_mix.share=0.5',
-            'validate_every=40',
-            'save_every=40',
-            'preview_every=40',
+            'validate_every=80',
+            'save_every=80',
+            'preview_every=80',
         ),
         'test',
     )
