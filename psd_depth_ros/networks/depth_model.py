@@ -48,6 +48,11 @@ class Architecture:
     decoder_convolutions: int = setting(
         2, 'Convolutions in each decoder stage', minimum=1, maximum=4
     )
+    positions: bool = setting(
+        False,
+        'The decoder sees where a pixel lies from the principal point; not so in networks '
+        'that were made before this was',
+    )
     bins: int = setting(64, 'Depth bins and scene-structure queries', minimum=4, maximum=512)
     token_width: int = setting(128, 'Width of the attention tokens', minimum=16, maximum=1024)
     heads: int = setting(4, 'Attention heads', minimum=1, maximum=32)
@@ -61,8 +66,8 @@ class Architecture:
 
 
 PRESETS: dict[str, Architecture] = {
-    'lite': Architecture(),
-    'base': Architecture(encoder='resnet18', decoder_channels=(256, 128, 64, 32)),
+    'lite': Architecture(positions=True),
+    'base': Architecture(encoder='resnet18', decoder_channels=(256, 128, 64, 32), positions=True),
 }
 
 
@@ -102,8 +107,9 @@ class DepthModel(nn.Module):
         else:
             self.aggregator = nn.Conv2d(deepest, a.token_width, 1)
         self.decoder = Decoder(
-            a.token_width, self.encoder.channels[:4], a.decoder_channels, a.decoder_convolutions
-        )
+            a.token_width, self.encoder.channels[:4], a.decoder_channels, a.decoder_convolutions,
+            a.positions,
+        )  # fmt: skip
         if self.has_bins:
             self.head = BinHead(a.bins, finest, a.token_width, a.heads, a.blocks, log_range)
         else:
@@ -135,14 +141,15 @@ class DepthModel(nn.Module):
         """Like `forward`, from the encoder's five maps."""
         if self.has_bins:
             return expectation(self.decode(maps, intrinsics))
-        output: DepthOutput = self.head(self.decoder(self.aggregator(maps[4]), maps[:4]))
+        features = self.decoder(self.aggregator(maps[4]), maps[:4], intrinsics)
+        output: DepthOutput = self.head(features)
         return output
 
     def decode(self, maps: list[Tensor], intrinsics: Tensor) -> BinPrediction:
         """Like `predict_bins`, from the encoder's five maps."""
         tokens = self.aggregator(maps[4], intrinsics)
         deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
-        features = self.decoder(deepest, maps[:4])
+        features = self.decoder(deepest, maps[:4], intrinsics)
         result: BinPrediction = self.head(tokens, features)
         return result
 

@@ -26,13 +26,15 @@ def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthMode
     Raises CheckpointError where a checkpoint does not fit the recipe.
     """
     wanted = replace(preset(recipe.preset), head=head)
+    if head == 'disparity':
+        wanted = replace(wanted, positions=False)  # the plain baseline
     if not isinstance(start, Checkpoint):
         model = DepthModel(wanted)
         if start is not None:
             load_imagenet(model.encoder, start)
         return model
     model = deepcopy(load_model(start))  # the tensors of a checkpoint are shared by its models
-    if model.architecture != wanted:
+    if replace(model.architecture, positions=wanted.positions) != wanted:
         raise CheckpointError(
             f'{start.path}: is a network with {model.architecture.encoder!r} and '
             f'{model.architecture.head!r} head, but the recipe wants preset {recipe.preset!r} '
