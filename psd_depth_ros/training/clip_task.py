@@ -26,7 +26,7 @@ from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.self_supervision import SelfSupervision
 from psd_depth_ros.training.start import depth_groups, MEAN, Start, start_network, STD
 from psd_depth_ros.training.task import ParameterGroup, Task
-from psd_depth_ros.training.views import normalised, Pictures
+from psd_depth_ros.training.views import normalised, Pictures, Prediction
 from psd_depth_ros.training.visual_odometry import estimate_motions
 
 FINE_FACTOR = 2
@@ -40,6 +40,7 @@ class _Measured:
 
     photometric: list[float]
     offset: list[float]  # median ln(Z / Z_start) of each image
+    stretch: list[float]  # ln of the ratio of both standard deviations of log-depth
     change: list[float]  # mean |ln Z - ln Z_start| of each image, its median taken off
     lidar: list[float]
 
@@ -160,7 +161,7 @@ class ClipTask(Task):
         Distances of the pose network are brought to the scale of the depth that is judged, so
         that an old network is not judged by the scale of a new one.
         """
-        found = _Measured([], [], [], [])
+        found = _Measured([], [], [], [], [])
         with torch.no_grad():
             for batch in self._held_out_batches():
                 self._measure(depth, batch, found)
@@ -168,6 +169,7 @@ class ClipTask(Task):
         scores = {'score': photometric, 'photometric': photometric}
         if found.offset:
             scores['scale_drift'] = float(np.median(found.offset))
+            scores['stretch'] = float(np.median(found.stretch))
             scores['change'] = float(np.mean(found.change))
         if found.lidar:
             scores['lidar_abs_rel'] = scores['score'] = float(np.mean(found.lidar))
@@ -238,6 +240,7 @@ class ClipTask(Task):
             difference = (new.log_depth - old.log_depth).flatten(1)
             offset = difference.median(dim=1).values
             found.offset.extend(offset.tolist())
+            found.stretch.extend((_spread(new) / _spread(old)).log().tolist())
             found.change.extend((difference - offset[:, None]).abs().mean(dim=1).tolist())
         found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
 
@@ -263,6 +266,11 @@ def describe_data(data: Preparation) -> dict[str, Any]:
         'unreadable': unreadable,
         'notes': list(data.notes),
     }
+
+
+def _spread(prediction: Prediction) -> Tensor:
+    """The standard deviation of each image's log-depth (B,)."""
+    return prediction.log_depth.flatten(1).std(dim=1).clamp(min=1e-6)
 
 
 def _lidar_abs_rel(log_depth: Tensor, lidar: Tensor) -> list[float]:

@@ -29,6 +29,7 @@ QUICK = {
     ],
     'acceptance.minimum_gain': -1000.0,
     'acceptance.maximum_drift': 100.0,
+    'acceptance.maximum_stretch': 100.0,
 }  # fmt: skip
 
 

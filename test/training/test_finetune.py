@@ -17,7 +17,7 @@ from psd_depth_ros.training.finetune_report import duration, report_from, report
 from psd_depth_ros.training.finetune_settings import FinetuneSettings
 from psd_depth_ros.training.progress import Outcome, Progress
 
-OPEN = AcceptanceSettings(minimum_gain=-1000.0, maximum_drift=100.0)
+OPEN = AcceptanceSettings(-1000.0, maximum_drift=100.0, maximum_stretch=100.0)
 SHUT = AcceptanceSettings(minimum_gain=1.0)
 SMALL = (
     'pixel_budget=6144', 'batch=2', 'validate_every=2', 'save_every=1', 'preview_every=0',
@@ -46,8 +46,8 @@ def test_weights_that_pass_the_gate_take_the_place_of_the_old(settings, tmp_path
     assert (seen[-2].step, seen[-2].of) == (2, 2)
     written = json.loads((tmp_path / 'run' / 'report.json').read_text())
     assert written['accepted'] is True
-    assert written['before']['scale_drift'] == 0.0
-    assert {check['name'] for check in written['checks']} == {'gain', 'drift'}
+    assert written['before']['scale_drift'] == written['before']['stretch'] == 0.0
+    assert {check['name'] for check in written['checks']} == {'gain', 'drift', 'stretch'}
     (recording,) = written['data']
     assert recording['name'] == 'drive'
     assert recording['to_ns'] - recording['from_ns'] == 1_900_000_000
