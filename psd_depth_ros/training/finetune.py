@@ -214,8 +214,8 @@ def _follow(recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint) 
     focal_px = start.info.output.canonical_focal_px
     found: dict[str, Any] = {'head': architecture.head, 'canonical_focal_px': focal_px}
     for name, known in PRESETS.items():
-        same = {'head': architecture.head, 'positions': architecture.positions}
-        if replace(known, **same) == architecture:
+        known = replace(known, head=architecture.head, positions=architecture.positions)
+        if known == architecture:
             found['preset'] = name
     asked = parse_changes(settings.changes, 'changes')
     return replace(recipe, **{name: one for name, one in found.items() if name not in asked})
