@@ -33,8 +33,8 @@ def draw_preview(batch: ClipBatch, seen: Pictures) -> Picture:
     rows = [
         [image, coloured(depth)],
         [
-            _heat(seen.sight.result.error[row, 0] / LARGEST_ERROR),
-            _masked(image, seen.sight.result.moving[row, 0]),
+            _heat(seen.sight.error[row, 0] / LARGEST_ERROR),
+            _masked(image, seen.sight.moving[row, 0]),
         ],
     ]
     if seen.patch is not None and seen.patch_image is not None:

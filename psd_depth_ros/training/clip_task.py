@@ -235,7 +235,7 @@ class ClipTask(Task):
         motions = motions.clone()
         motions[..., :3, 3] *= ratio[:, None]
         sight = objective.compare_full(batch, new, motions)
-        found.photometric.extend(sight.result.loss.tolist())
+        found.photometric.extend(sight.loss.tolist())
         if old is not None:
             difference = (new.log_depth - old.log_depth).flatten(1)
             offset = difference.median(dim=1).values

@@ -17,6 +17,7 @@ from psd_depth_ros.geometry.warp import (
 from psd_depth_ros.losses.distillation import scale_invariant
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
+    aim,
     compare,
     draw_samples,
     EARLIER,
@@ -62,9 +63,10 @@ class MixBranch:
                 sample(batch.valid[donors].float(), mix.pixels) > 0.5,
                 batch.valid[rows],
             )
-            seen = compare(self.recipe.objective, image, still, views, valid)
+            target = aim(self.recipe.objective, image, still, valid)
+            seen = compare(self.recipe.objective, target, views)
             count = len(batch.seeds) * settings.share
-            step.terms['mix_photometric'] = settings.weight * seen.result.loss.sum() / count
+            step.terms['mix_photometric'] = settings.weight * seen.loss.sum() / count
             clean = mix.apply(
                 step.full.log_depth.detach()[rows], step.full.log_depth.detach()[donors]
             )

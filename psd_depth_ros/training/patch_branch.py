@@ -19,18 +19,17 @@ from psd_depth_ros.geometry.warp import (
     transform,
 )
 from psd_depth_ros.losses.distillation import distil, Evidence, warp_sensitivity
-from psd_depth_ros.losses.photometric import reprojection
+from psd_depth_ros.losses.photometric import Reprojection
 from psd_depth_ros.losses.smoothness import smoothness
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
+    aim,
     compare,
     draw_samples,
     Pictures,
     predict,
     Prediction,
-    Sight,
-    stack_views,
     Step,
 )
 
@@ -52,6 +51,8 @@ class PatchBranch:
         teaches = self._distillation_weight(step.share) > 0
         zero = step.motions.new_zeros(())
         step.terms.update(patch_photometric=zero, patch_smoothness=zero, patch_level=zero)
+        if settings.full_image > 0:
+            step.terms['patch_full_image'] = zero
         if teaches:
             step.terms['distillation'] = zero
         chosen = draw_samples(batch.seeds, settings.share, salt=1)
@@ -82,9 +83,18 @@ class PatchBranch:
             valid = sample(batch.valid[rows].float(), patches.pixels()) > 0.5
             with torch.no_grad():
                 still = torch.stack([patches.cut(one, factor) for one in fine[1:]]) / 255.0
-            seen = compare(self.recipe.objective, image, still, geometry.warp(patch.depth), valid)
+            target = aim(self.recipe.objective, image, still, valid)
+            seen = compare(self.recipe.objective, target, geometry.warp(patch.depth))
             scale = settings.weight / (1.0 + settings.weight) / (len(batch.seeds) * settings.share)
-            step.terms['patch_photometric'] = scale * seen.result.loss.sum()
+            step.terms['patch_photometric'] = scale * seen.loss.sum()
+            by_full = None
+            if settings.full_image > 0:
+                by_full = compare(self.recipe.objective, target, geometry.warp(known.exp()))
+                loss = settings.full_image * scale * by_full.loss.sum()
+                step.terms['patch_full_image'] = loss
+            elif teaches:
+                with torch.no_grad():
+                    by_full = compare(self.recipe.objective, target, geometry.warp(known.exp()))
             disparity = (-patch.log_depth).exp()
             step.terms['patch_smoothness'] = (
                 scale * self.recipe.objective.smoothness * smoothness(disparity, image).sum()
@@ -92,9 +102,9 @@ class PatchBranch:
             step.terms['patch_level'] = settings.level * scale * level.sum()
             pictures.patches, pictures.patch_image, pictures.patch = patches, image, patch
             pictures.patch_rows = chosen
-            pictures.patch_error = seen.result.error
-        if teaches:
-            self._distil(step, rows, shown, intrinsics, geometry, seen, patch, known, pictures)
+            pictures.patch_error = seen.error
+        if by_full is not None and teaches:
+            self._distil(step, shown, intrinsics, geometry, seen, by_full, patch, known, pictures)
 
     def _keep_level(self, known: Tensor, patch: Prediction) -> tuple[Tensor, Prediction]:
         """How far the level of patches is off (B,), and the patches with that taken off.
@@ -137,11 +147,11 @@ class PatchBranch:
     def _distil(
         self,
         step: Step,
-        rows: Tensor,
         shown: Tensor,
         intrinsics: Tensor,
         geometry: _PatchGeometry,
-        seen: Sight,
+        seen: Reprojection,
+        by_full: Reprojection,
         patch: Prediction,
         known: Tensor,
         pictures: Pictures,
@@ -152,7 +162,7 @@ class PatchBranch:
                 patch = predict(teacher, shown, intrinsics, self.recipe.canonical_focal_px)
         with torch.autocast(shown.device.type, enabled=False):
             patches = geometry.patches
-            evidence = self._evidence(known.detach().exp(), geometry, seen, patch)
+            evidence = self._evidence(known.detach().exp(), geometry, seen, by_full, patch)
             result = distil(
                 F.avg_pool2d(known, 2),
                 F.avg_pool2d(patch.log_depth, 2),
@@ -167,21 +177,20 @@ class PatchBranch:
 
     @torch.no_grad()
     def _evidence(
-        self, depth: Tensor, geometry: _PatchGeometry, seen: Sight, patch: Prediction
+        self,
+        depth: Tensor,
+        geometry: _PatchGeometry,
+        seen: Reprojection,
+        by_full: Reprojection,
+        patch: Prediction,
     ) -> Evidence:
         """What distillation goes by, on the stride-2 grid; `depth` is the full image's."""
-        settings = self.recipe.objective
-        views, inside_source = stack_views(settings, seen.target.image, geometry.warp(depth))
-        full_error = reprojection(
-            seen.target, views, inside_source, None, inside_source.any(dim=0),
-            minimum=settings.minimum_reprojection,
-        ).error  # fmt: skip
-        moving = seen.result.moving.float()
+        moving = seen.moving.float()
         inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
         inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
         return Evidence(
-            full_error=F.avg_pool2d(full_error, 2),
-            patch_error=F.avg_pool2d(seen.result.error, 2),
+            full_error=F.avg_pool2d(by_full.error, 2),
+            patch_error=F.avg_pool2d(seen.error, 2),
             moving=F.avg_pool2d(moving, 2) > 0.5,
             sensitivity=geometry.sensitivity(depth),
             sigma=patch.sigma.detach(),

@@ -117,6 +117,10 @@ class PatchSettings:
     enabled: bool = setting(True, 'Switch of the whole patch branch')
     weight: float = setting(1.0, 'Weight of the patch against the full image', minimum=0.0,
                             maximum=10.0)  # fmt: skip
+    full_image: float = setting(
+        0.0, 'Weight of the depth of the full image, judged by the fine pixels of the patch, '
+        'against that of the patch', minimum=0.0, maximum=10.0,
+    )  # fmt: skip
     minimum_zoom: float = setting(1.5, 'Smallest enlargement', minimum=1.0, maximum=8.0)
     maximum_zoom: float = setting(2.5, 'Largest enlargement', minimum=1.0, maximum=8.0)
     width_share: float = setting(0.6, 'Width of the patch over that of the network\'s input',

@@ -26,7 +26,7 @@ from psd_depth_ros.geometry.warp import (
 )
 from psd_depth_ros.losses.distillation import huber
 from psd_depth_ros.losses.geometry import depth_difference
-from psd_depth_ros.losses.photometric import mean_over
+from psd_depth_ros.losses.photometric import mean_over, Reprojection
 from psd_depth_ros.losses.scale import camera_height_error, lidar_error, velocity_error
 from psd_depth_ros.losses.smoothness import smoothness
 from psd_depth_ros.losses.supervised import bin_uniformity
@@ -38,6 +38,7 @@ from psd_depth_ros.training.mix_branch import MixBranch
 from psd_depth_ros.training.patch_branch import PatchBranch
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
+    aim,
     compare,
     EARLIER,
     LATER,
@@ -45,7 +46,6 @@ from psd_depth_ros.training.views import (
     Pictures,
     predict,
     Prediction,
-    Sight,
     Step,
 )
 
@@ -112,13 +112,13 @@ class SelfSupervision(nn.Module):
         if self.recipe.patch.enabled and share >= self.recipe.patch.start:
             full_weight = 1.0 / (1.0 + self.recipe.patch.weight)
             self._patches.add(step, pictures)
-        step.terms['photometric'] = full_weight * sight.result.loss.mean()
+        step.terms['photometric'] = full_weight * sight.loss.mean()
         step.terms['smoothness'] = full_weight * step.terms['smoothness']
         if self.recipe.patch_mix.enabled and share >= self.recipe.patch_mix.start:
             self._mixes.add(step)
         return step.terms
 
-    def compare_full(self, batch: ClipBatch, full: Prediction, motions: Tensor) -> Sight:
+    def compare_full(self, batch: ClipBatch, full: Prediction, motions: Tensor) -> Reprojection:
         """Compare targets with what a prediction and aligned motions make of their neighbours.
 
         Motions are aligned whatever the recipe says: depth is to be judged here, not the pose
@@ -198,7 +198,7 @@ class SelfSupervision(nn.Module):
 
     # The full image.
 
-    def _look(self, step: Step) -> Sight:
+    def _look(self, step: Step) -> Reprojection:
         """Compare the target with what its neighbours and the depth of the full image make."""
         batch, settings = step.batch, self.recipe.objective
         views = [
@@ -206,7 +206,8 @@ class SelfSupervision(nn.Module):
             for i in (EARLIER, LATER)
         ]
         weight = self._agreement(step) if settings.geometry > 0 else None
-        return compare(settings, step.clean[0], step.clean[1:], views, batch.valid, weight)
+        target = aim(settings, step.clean[0], step.clean[1:], batch.valid)
+        return compare(settings, target, views, weight)
 
     def _agreement(self, step: Step) -> Tensor:
         """The term of depth consistency; returns the weight 1 - D of the photometric error."""

@@ -41,11 +41,12 @@ class Prediction:
 
 
 @dataclass(frozen=True)
-class Sight:
-    """The comparison of some target views with their two neighbours."""
+class Target:
+    """An image to be explained by its neighbours, and how well they do unwarped."""
 
-    target: Reference
-    result: Reprojection
+    reference: Reference
+    unwarped: Tensor | None  # (B, 1, H, W) least error of the sources as they are
+    valid: Tensor  # (B, 1, H, W) bool
 
 
 @dataclass
@@ -53,7 +54,7 @@ class Pictures:
     """What a step looked at, kept for previews."""
 
     full: Prediction | None = None
-    sight: Sight | None = None
+    sight: Reprojection | None = None
     patches: Patches | None = None
     patch_rows: Sequence[int] = ()  # which samples of the batch the patches are of
     patch_image: Tensor | None = None
@@ -96,36 +97,31 @@ def predict(
     return Prediction(log_depth, sigma, bins)
 
 
+def aim(settings: ObjectiveSettings, image: Tensor, sources: Tensor, valid: Tensor) -> Target:
+    """Prepare images (B, 3, H, W) for `compare`.
+
+    `sources` (2, B, 3, H, W) are their neighbours as they are, for the mask of what does not move.
+    """
+    reference = refer(image)
+    unwarped = unwarped_error(reference, sources) if settings.auto_mask else None
+    return Target(reference, unwarped, valid)
+
+
 def compare(
     settings: ObjectiveSettings,
-    image: Tensor,
-    sources: Tensor,
+    target: Target,
     views: Sequence[tuple[Tensor, Tensor]],
-    valid: Tensor,
     weight: Tensor | None = None,
-) -> Sight:
-    """Compare images (B, 3, H, W) with the `views` of two sources, each with its mask.
-
-    `sources` (2, B, 3, H, W) are the sources as they are, for the mask of what does not move.
-    """
-    target = refer(image)
-    warped, inside = stack_views(settings, image, views)
-    unwarped = unwarped_error(target, sources) if settings.auto_mask else None
-    result = reprojection(
-        target, warped, inside, unwarped, valid,
-        minimum=settings.minimum_reprojection, weight=weight,
-    )  # fmt: skip
-    return Sight(target, result)
-
-
-def stack_views(
-    settings: ObjectiveSettings, image: Tensor, views: Sequence[tuple[Tensor, Tensor]]
-) -> tuple[Tensor, Tensor]:
-    """Views (S, B, 3, H, W) of images, their brightness fitted where wanted, and their masks."""
+) -> Reprojection:
+    """Compare images with the `views` of their two sources, each with its mask."""
+    image = target.reference.image
     warped = [
         fit_brightness(image, view, mask) if settings.brightness else view for view, mask in views
     ]
-    return torch.stack(warped), torch.stack([mask for _, mask in views])
+    return reprojection(
+        target.reference, torch.stack(warped), torch.stack([mask for _, mask in views]),
+        target.unwarped, target.valid, minimum=settings.minimum_reprojection, weight=weight,
+    )  # fmt: skip
 
 
 def normalised(image: Tensor) -> Tensor:

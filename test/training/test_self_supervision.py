@@ -114,7 +114,7 @@ def run(street: Street, settings: VideoRecipe, gain: float = 0.0) -> tuple[dict[
 
 def test_the_true_depth_explains_image_and_patch(street: Street) -> None:
     right, seen = run(street, recipe())
-    assert seen.sight.result.moving.float().mean() > 0.5  # better than unwarped
+    assert seen.sight.moving.float().mean() > 0.5  # better than unwarped
     for gain in (-0.3, 0.3):
         wrong, _ = run(street, recipe(), gain)
         assert right['photometric'] < 0.9 * wrong['photometric']
@@ -151,6 +151,16 @@ def test_patch_and_image_agree_on_the_truth(street: Street) -> None:
     assert abs(offset.item()) < 0.02
     assert terms['distillation'] < 0.1 * 0.06  # only edges differ, by the size of a pixel
     assert seen.taught.float().mean() > 0.05
+
+
+def test_the_full_image_is_judged_by_the_fine_pixels_of_its_patch(street: Street) -> None:
+    """Patch and image know the same depth here, so both explain the patch alike."""
+    patch = {'start': 0.0, 'share': 1.0, 'full_image': 0.5}
+    right, _ = run(street, recipe(patch=patch))
+    ratio = (right['patch_full_image'] / right['patch_photometric']).item()
+    assert ratio == pytest.approx(0.5, rel=0.02)
+    wrong, _ = run(street, recipe(patch=patch), gain=0.3)
+    assert right['patch_full_image'] < 0.98 * wrong['patch_full_image']
 
 
 def test_what_photometry_cannot_be_wrong_about_has_no_switch_left_on(street: Street) -> None:
