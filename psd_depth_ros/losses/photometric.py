@@ -98,6 +98,7 @@ def reprojection(
     *,
     minimum: bool,
     weight: Tensor | None = None,
+    counted: Tensor | None = None,
 ) -> Reprojection:
     """The photometric loss of S synthesised views `warped` (S, B, 3, H, W) of `target`.
 
@@ -106,6 +107,7 @@ def reprojection(
     or no view is inside, it is the error and there is no gradient (None: no such mask). The mean
     is over `valid` (B, 1, H, W) pixels. `minimum` False takes the mean over the views inside
     instead of the smallest error. `weight` (B, 1, H, W) multiplies the error of warped views.
+    `counted` (B, 1, H, W) pixels count even where an unwarped source wins.
     """
     errors = torch.stack([photometric_error(target, view) for view in warped])
     seen = inside.any(dim=0)
@@ -113,10 +115,13 @@ def reprojection(
         error = torch.where(inside, errors, OUTSIDE).amin(dim=0)
     else:
         error = torch.where(inside, errors, 0.0).sum(dim=0) / inside.sum(dim=0).clamp(min=1)
-    moving = valid & seen if unwarped is None else valid & seen & (error < unwarped)
-    counted = error if weight is None else error * weight
+    moving = valid & seen
+    if unwarped is not None:
+        better = error < unwarped
+        moving = moving & (better if counted is None else better | counted)
+    found = error if weight is None else error * weight
     rest = torch.zeros_like(error) if unwarped is None else unwarped
-    loss = mean_over(torch.where(moving, counted, rest), valid)
+    loss = mean_over(torch.where(moving, found, rest), valid)
     return Reprojection(loss, torch.where(seen, error.detach(), OUTSIDE), moving)
 
 

@@ -14,7 +14,7 @@ from psd_depth_ros.geometry.warp import (
     sample,
     transform,
 )
-from psd_depth_ros.losses.distillation import scale_invariant
+from psd_depth_ros.losses.distillation import scale_invariant, warp_sensitivity
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
     aim,
@@ -53,7 +53,7 @@ class MixBranch:
             focal = mix.zoom * batch.intrinsics[donors, 0] / batch.intrinsics[rows, 0]
             pasted = own.log_depth + focal.log()[:, None, None, None]
             log_depth = torch.where(mix.pasted, pasted, own.log_depth)
-            views = self._mixed_views(step, rows, donors, mix, log_depth.exp())
+            views, parallax = self._mixed_views(step, rows, donors, mix, log_depth.exp())
             image = mix.apply(step.clean[0][rows], step.clean[0][donors])
             still = torch.stack(
                 [mix.apply(step.clean[1 + i][rows], step.clean[1 + i][donors]) for i in (0, 1)]
@@ -64,8 +64,8 @@ class MixBranch:
                 batch.valid[rows],
             )
             target = aim(self.recipe.objective, image, still, valid)
-            seen = compare(self.recipe.objective, target, views)
-            count = len(batch.seeds) * settings.share
+            seen = compare(self.recipe.objective, target, views, parallax)
+            count = len(batch.seeds)
             step.terms['mix_photometric'] = settings.weight * seen.loss.sum() / count
             clean = mix.apply(
                 step.full.log_depth.detach()[rows], step.full.log_depth.detach()[donors]
@@ -75,11 +75,14 @@ class MixBranch:
 
     def _mixed_views(
         self, step: Step, rows: Tensor, donors: Tensor, mix: Mix, depth: Tensor
-    ) -> list[tuple[Tensor, Tensor]]:
-        """Both sources seen through a mixed depth: every pixel in the geometry of its image."""
+    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
+        """Both sources seen through a mixed depth, every pixel in the geometry of its image.
+
+        And the parallax that this depth gives each pixel, for `compare`.
+        """
         height, width = depth.shape[-2:]
         grid = pixel_grid(height, width, depth.device).expand(len(rows), -1, -1, -1)
-        views = []
+        views, parallax = [], []
         for i in (EARLIER, LATER):
             result = []
             for index, pixels in ((rows, grid), (donors, mix.pixels)):
@@ -88,20 +91,16 @@ class MixBranch:
                     step.motions[i][index].detach(), backproject_pixels(depth, pixels, K)
                 )
                 landed = project(points, K)
-                result.append(
-                    (
-                        sample(step.clean[1 + i][index], landed),
-                        inside_image(landed, points, (height, width)),
-                    )
-                )
-            (own, own_inside), (other, other_inside) = result
-            views.append(
-                (
-                    torch.where(mix.pasted, other, own),
-                    torch.where(mix.pasted, other_inside, own_inside),
-                )
+                inside = inside_image(landed, points, (height, width))
+                offset, focal = step.motions[i][index, :3, 3], step.batch.intrinsics[index, :2]
+                moved = warp_sensitivity(points.detach(), offset.detach(), focal)
+                result.append((sample(step.clean[1 + i][index], landed), inside, moved))
+            view, inside, moved = (
+                torch.where(mix.pasted, other, own) for own, other in zip(*result, strict=True)
             )
-        return views
+            views.append((view, inside))
+            parallax.append(moved)
+        return views, torch.maximum(*parallax)
 
 
 def _partner(index: int, count: int) -> int:

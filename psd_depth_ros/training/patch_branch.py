@@ -11,14 +11,12 @@ import torch.nn.functional as F
 
 from psd_depth_ros.augment.patches import draw_patches, Patches
 from psd_depth_ros.geometry.warp import (
-    backproject,
     camera_matrix,
     inverse_warp,
     resize_intrinsics,
     sample,
-    transform,
 )
-from psd_depth_ros.losses.distillation import distil, Evidence, warp_sensitivity
+from psd_depth_ros.losses.distillation import distil, Evidence
 from psd_depth_ros.losses.photometric import Reprojection
 from psd_depth_ros.losses.smoothness import smoothness
 from psd_depth_ros.networks import DepthModel
@@ -27,10 +25,12 @@ from psd_depth_ros.training.views import (
     aim,
     compare,
     draw_samples,
+    find_parallax,
     Pictures,
     predict,
     Prediction,
     Step,
+    Target,
 )
 
 MARGIN = 4  # cells of stride 2 at the border of a patch that teach nothing
@@ -84,17 +84,16 @@ class PatchBranch:
             with torch.no_grad():
                 still = torch.stack([patches.cut(one, factor) for one in fine[1:]]) / 255.0
             target = aim(self.recipe.objective, image, still, valid)
-            seen = compare(self.recipe.objective, target, geometry.warp(patch.depth))
+            seen, _ = self._judge(target, geometry, patch.log_depth)
             scale = settings.weight / (1.0 + settings.weight) / (len(batch.seeds) * settings.share)
             step.terms['patch_photometric'] = scale * seen.loss.sum()
             by_full = None
             if settings.full_image > 0:
-                by_full = compare(self.recipe.objective, target, geometry.warp(known.exp()))
-                loss = settings.full_image * scale * by_full.loss.sum()
+                by_full = self._judge(target, geometry, known)
+                loss = settings.full_image * scale * by_full[0].loss.sum()
                 step.terms['patch_full_image'] = loss
             elif teaches:
-                with torch.no_grad():
-                    by_full = compare(self.recipe.objective, target, geometry.warp(known.exp()))
+                by_full = self._judge(target, geometry, known.detach())
             disparity = (-patch.log_depth).exp()
             step.terms['patch_smoothness'] = (
                 scale * self.recipe.objective.smoothness * smoothness(disparity, image).sum()
@@ -104,7 +103,16 @@ class PatchBranch:
             pictures.patch_rows = chosen
             pictures.patch_error = seen.error
         if by_full is not None and teaches:
-            self._distil(step, shown, intrinsics, geometry, seen, by_full, patch, known, pictures)
+            evidence = self._evidence(seen, *by_full, patches.zoom, patch)
+            self._distil(step, shown, intrinsics, patch, known, evidence, patches, pictures)
+
+    def _judge(
+        self, target: Target, geometry: _PatchGeometry, log_depth: Tensor
+    ) -> tuple[Reprojection, Tensor]:
+        """How well a depth explains the patches, and their parallax by it."""
+        depth = log_depth.exp()
+        parallax = geometry.parallax(depth)
+        return compare(self.recipe.objective, target, geometry.warp(depth), parallax), parallax
 
     def _keep_level(self, known: Tensor, patch: Prediction) -> tuple[Tensor, Prediction]:
         """How far the level of patches is off (B,), and the patches with that taken off.
@@ -149,11 +157,10 @@ class PatchBranch:
         step: Step,
         shown: Tensor,
         intrinsics: Tensor,
-        geometry: _PatchGeometry,
-        seen: Reprojection,
-        by_full: Reprojection,
         patch: Prediction,
         known: Tensor,
+        evidence: Evidence,
+        patches: Patches,
         pictures: Pictures,
     ) -> None:
         teacher = self._teacher()
@@ -161,8 +168,6 @@ class PatchBranch:
             with torch.no_grad():
                 patch = predict(teacher, shown, intrinsics, self.recipe.canonical_focal_px)
         with torch.autocast(shown.device.type, enabled=False):
-            patches = geometry.patches
-            evidence = self._evidence(known.detach().exp(), geometry, seen, by_full, patch)
             result = distil(
                 F.avg_pool2d(known, 2),
                 F.avg_pool2d(patch.log_depth, 2),
@@ -178,13 +183,16 @@ class PatchBranch:
     @torch.no_grad()
     def _evidence(
         self,
-        depth: Tensor,
-        geometry: _PatchGeometry,
         seen: Reprojection,
         by_full: Reprojection,
+        parallax: Tensor,
+        zoom: Tensor,
         patch: Prediction,
     ) -> Evidence:
-        """What distillation goes by, on the stride-2 grid; `depth` is the full image's."""
+        """What distillation goes by, on the stride-2 grid; `parallax` by the full image's depth.
+
+        That is its sensitivity, too: a shift falls as 1 / Z.
+        """
         moving = seen.moving.float()
         inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
         inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
@@ -192,7 +200,7 @@ class PatchBranch:
             full_error=F.avg_pool2d(by_full.error, 2),
             patch_error=F.avg_pool2d(seen.error, 2),
             moving=F.avg_pool2d(moving, 2) > 0.5,
-            sensitivity=geometry.sensitivity(depth),
+            sensitivity=F.avg_pool2d(parallax / zoom[:, None, None, None], 2),
             sigma=patch.sigma.detach(),
             inside=inside,
         )
@@ -216,16 +224,10 @@ class _PatchGeometry:
         ]
         return [(view / 255.0, inside) for view, inside in views]
 
-    def sensitivity(self, depth: Tensor) -> Tensor:
-        """s_u of the full image (pixels per unit of log-depth) on the patch's stride-2 grid."""
-        scale = self.patches.zoom[:, None]
-        focal = torch.stack([self.K[:, 0, 0], self.K[:, 1, 1]], dim=1) / scale
-        points = backproject(depth, self.K)
-        found = [
-            warp_sensitivity(transform(motion, points), motion[:, :3, 3], focal)
-            for motion in self.motions
-        ]
-        return F.avg_pool2d(torch.stack(found).amax(dim=0), 2)
+    def parallax(self, depth: Tensor) -> Tensor:
+        """The pixels of the patch by which the sources move for not being far."""
+        focal = torch.stack([self.K[:, 0, 0], self.K[:, 1, 1]], dim=1)
+        return find_parallax(depth, self.motions, self.K, focal)
 
 
 def _multiple(length: float) -> int:

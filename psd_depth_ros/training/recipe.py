@@ -184,6 +184,11 @@ class ObjectiveSettings:
     geometry: float = setting(0.0, 'Consistency of depth between frames', minimum=0.0,
                               maximum=10.0)  # fmt: skip
     auto_mask: bool = setting(True, 'No gradient where the unwarped source fits better')
+    auto_mask_from: float = setting(
+        0.0, 'That mask counts where a pixel moves by more than this, as its depth has it: far '
+        'things hardly move, and one that is taken for too near would be kept there',
+        'px', minimum=0.0, maximum=1000.0,
+    )  # fmt: skip
     minimum_reprojection: bool = setting(True, 'The better of both sources, else their mean')
     brightness: bool = setting(False, 'Fit a gain and an offset between the frames of a pair')
     uniformity: float = setting(1e-3, 'KL divergence of bin widths from uniform', minimum=0.0,

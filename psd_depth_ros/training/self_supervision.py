@@ -41,6 +41,7 @@ from psd_depth_ros.training.views import (
     aim,
     compare,
     EARLIER,
+    find_parallax,
     LATER,
     normalised,
     Pictures,
@@ -207,7 +208,11 @@ class SelfSupervision(nn.Module):
         ]
         weight = self._agreement(step) if settings.geometry > 0 else None
         target = aim(settings, step.clean[0], step.clean[1:], batch.valid)
-        return compare(settings, target, views, weight)
+        parallax = None
+        if settings.auto_mask_from > 0:
+            focal = batch.intrinsics[:, :2]
+            parallax = find_parallax(step.full.depth, step.motions, step.K, focal)
+        return compare(settings, target, views, parallax, weight)
 
     def _agreement(self, step: Step) -> Tensor:
         """The term of depth consistency; returns the weight 1 - D of the photometric error."""

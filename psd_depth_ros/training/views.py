@@ -10,6 +10,8 @@ from torch import Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.augment.patches import Patches
+from psd_depth_ros.geometry.warp import backproject, transform
+from psd_depth_ros.losses.distillation import warp_sensitivity
 from psd_depth_ros.losses.photometric import (
     fit_brightness,
     refer,
@@ -111,17 +113,39 @@ def compare(
     settings: ObjectiveSettings,
     target: Target,
     views: Sequence[tuple[Tensor, Tensor]],
+    parallax: Tensor | None,
     weight: Tensor | None = None,
 ) -> Reprojection:
-    """Compare images with the `views` of their two sources, each with its mask."""
+    """Compare images with the `views` of their two sources, each with its mask.
+
+    `parallax` (B, 1, H, W), see `find_parallax`, is needed for `auto_mask_from`.
+    """
     image = target.reference.image
     warped = [
         fit_brightness(image, view, mask) if settings.brightness else view for view, mask in views
     ]
+    counted = None
+    if settings.auto_mask_from > 0:
+        assert parallax is not None, 'needed for auto_mask_from'
+        counted = parallax < settings.auto_mask_from
     return reprojection(
         target.reference, torch.stack(warped), torch.stack([mask for _, mask in views]),
         target.unwarped, target.valid, minimum=settings.minimum_reprojection, weight=weight,
+        counted=counted,
     )  # fmt: skip
+
+
+@torch.no_grad()
+def find_parallax(depth: Tensor, motions: Tensor, K: Tensor, focal: Tensor) -> Tensor:
+    """The pixels by which the larger of two motions (2, B, 4, 4) moves things for not being far.
+
+    (B, 1, H, W) from depth (B, 1, H, W) of cameras K; `focal` (B, 2) of the sources.
+    """
+    points = backproject(depth, K)
+    found = [
+        warp_sensitivity(transform(motion, points), motion[:, :3, 3], focal) for motion in motions
+    ]
+    return torch.stack(found).amax(dim=0)
 
 
 def normalised(image: Tensor) -> Tensor:

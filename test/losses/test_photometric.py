@@ -87,6 +87,22 @@ def test_no_gradient_where_the_unwarped_source_fits_better() -> None:
     assert not result.moving.any()
 
 
+def test_what_counts_anyway_has_a_gradient_even_where_the_unwarped_source_fits_better() -> None:
+    target = refer(flat(0.2))
+    views = torch.stack([flat(0.3), flat(0.3)])
+    unwarped = unwarped_error(target, torch.stack([flat(0.25), flat(0.9)]))
+    counted = everywhere()[0].clone()
+    counted[..., 2:] = False
+    inside = everywhere()
+    inside[..., 0] = False  # nobody sees the first column, whatever counts
+    result = reprojection(
+        target, views, inside, unwarped, everywhere()[0], minimum=True, counted=counted
+    )
+    assert result.moving[0, 0, 0].tolist() == [False, True, False, False, False]
+    still, warped = error_of_flat(0.2, 0.25), error_of_flat(0.2, 0.3)
+    assert result.loss.item() == pytest.approx(0.8 * still + 0.2 * warped, rel=1e-3)
+
+
 def test_the_mean_is_over_the_valid_pixels_of_each_sample() -> None:
     values = torch.tensor([[1.0, 2.0], [3.0, 5.0]]).view(2, 1, 1, 2)
     mask = torch.tensor([[True, False], [False, False]]).view(2, 1, 1, 2)

@@ -20,7 +20,7 @@ from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.clip_batches import ClipBatch
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.self_supervision import SelfSupervision
-from psd_depth_ros.training.views import Pictures
+from psd_depth_ros.training.views import find_parallax, Pictures
 
 HEIGHT, WIDTH = 96, 320
 SKY_M = 500.0
@@ -161,6 +161,26 @@ def test_the_full_image_is_judged_by_the_fine_pixels_of_its_patch(street: Street
     assert ratio == pytest.approx(0.5, rel=0.02)
     wrong, _ = run(street, recipe(patch=patch), gain=0.3)
     assert right['patch_full_image'] < 0.98 * wrong['patch_full_image']
+
+
+def test_parallax_is_the_larger_shift_of_both_sources() -> None:
+    """1 m sideways moves what is 50 m away by f / 50; 2 m ahead by (x - cx) / (25 - 1)."""
+    motions = torch.eye(4).repeat(2, 1, 1, 1)
+    motions[0, 0, 0, 3] = 1.0
+    motions[1, 0, 2, 3] = -2.0
+    K = torch.tensor([[[100.0, 0.0, 0.0], [0.0, 100.0, 0.0], [0.0, 0.0, 1.0]]])
+    found = find_parallax(torch.full((1, 1, 1, 97), 50.0), motions, K, torch.full((1, 2), 100.0))
+    assert found[0, 0, 0, 0].item() == pytest.approx(2.0)
+    assert found[0, 0, 0, 96].item() == pytest.approx(96 / 24 * 50 / 48)
+
+
+def test_far_things_taken_for_near_are_freed_of_the_mask(street: Street) -> None:
+    """A fifth of the true distance: unwarped fits better, but where little moves it counts."""
+    _, plain = run(street, recipe(), gain=-1.6)
+    _, freed = run(street, recipe(objective={'auto_mask_from': 1000.0}), gain=-1.6)
+    assert plain.sight.moving.float().mean() < 0.7
+    inside = plain.sight.error < 10.0
+    assert freed.sight.moving[inside].all()
 
 
 def test_what_photometry_cannot_be_wrong_about_has_no_switch_left_on(street: Street) -> None:
