@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ from psd_depth_ros.geometry.warp import (
     resize_intrinsics,
     sample,
 )
-from psd_depth_ros.losses.distillation import distil, Evidence
+from psd_depth_ros.losses.distillation import distil, Distilled, Evidence
 from psd_depth_ros.losses.photometric import Reprojection
 from psd_depth_ros.losses.smoothness import smoothness
 from psd_depth_ros.networks import DepthModel
@@ -45,55 +45,51 @@ class PatchBranch:
 
     def add(self, step: Step, pictures: Pictures) -> None:
         """Photometry of enlarged patches, and what they teach the full image."""
-        settings, batch = self.recipe.patch, step.batch
-        assert batch.fine is not None, 'the batches lack fine images'
-        assert batch.fine_shown is not None, 'the batches lack fine images'
-        teaches = self._distillation_weight(step.share) > 0
+        settings = self.recipe.patch
+        chosen: list[int] = []
+        if step.share >= settings.start:
+            chosen = draw_samples(step.batch.seeds, settings.share, salt=1)
+            self._begin(step)
+        rows = list(range(len(step.batch.seeds))) if settings.full_image > 0 else chosen
+        if not rows:
+            return
+        with torch.autocast(step.K.device.type, enabled=False):
+            view = self._cut(step, rows)
+            if settings.full_image > 0:
+                seen = self._judge(view, view.known)
+                step.terms['patch_full_image'] = settings.full_image * seen.loss.mean()
+            if settings.full_image > 0 and chosen:
+                view = view.take(chosen)
+        if chosen:
+            self._add_patches(step, chosen, view, pictures)
+
+    def _begin(self, step: Step) -> None:
+        """Every term that patches may add, so that all processes have the same ones."""
         zero = step.motions.new_zeros(())
         step.terms.update(patch_photometric=zero, patch_smoothness=zero, patch_level=zero)
-        if settings.full_image > 0:
-            step.terms['patch_full_image'] = zero
-        if teaches:
+        if self._distillation_weight(step.share) > 0:
             step.terms['distillation'] = zero
-        chosen = draw_samples(batch.seeds, settings.share, salt=1)
-        if not chosen:
-            return
-        rows = torch.tensor(chosen, device=step.K.device)
-        patches = self._draw_patches(step, chosen)
-        factor = batch.fine.shape[-1] / batch.clean.shape[-1]
-        fine = batch.fine[rows].transpose(0, 1).float()  # (3, b, 3, fH, fW), 0 .. 255
-        image = patches.cut(fine[0], factor) / 255.0
-        shown = patches.cut(batch.fine_shown[rows].float(), factor) / 127.5 - 1.0
-        intrinsics = patches.intrinsics(batch.intrinsics[rows])
-        patch = predict(step.network, shown, intrinsics, self.recipe.canonical_focal_px)
+
+    def _add_patches(
+        self, step: Step, chosen: list[int], view: _PatchView, pictures: Pictures
+    ) -> None:
+        """Let the network see patches; add their terms."""
+        settings, batch, patches = self.recipe.patch, step.batch, view.patches
+        assert batch.fine_shown is not None, 'the batches lack fine images'
+        fine_shown = batch.fine_shown[torch.tensor(chosen, device=step.K.device)]
+        shown = patches.cut(fine_shown.float(), view.factor) / 127.5 - 1.0
+        patch = predict(step.network, shown, view.intrinsics, self.recipe.canonical_focal_px)
         if settings.convention == 'metric':
             patch = Prediction(
                 patch.log_depth - patches.zoom.log()[:, None, None, None], patch.sigma, patch.bins
             )
         with torch.autocast(shown.device.type, enabled=False):
-            geometry = _PatchGeometry(
-                patches,
-                camera_matrix(intrinsics),
-                camera_matrix(resize_intrinsics(batch.intrinsics[rows], factor)),
-                step.motions[:, rows].detach(),
-                fine[1:],
-            )
-            known = sample(step.full.log_depth[rows], patches.pixels())
-            level, patch = self._keep_level(known, patch)
-            valid = sample(batch.valid[rows].float(), patches.pixels()) > 0.5
-            with torch.no_grad():
-                still = torch.stack([patches.cut(one, factor) for one in fine[1:]]) / 255.0
-            target = aim(self.recipe.objective, image, still, valid)
-            seen, _ = self._judge(target, geometry, patch.log_depth)
-            scale = settings.weight / (1.0 + settings.weight) / (len(batch.seeds) * settings.share)
+            level, patch = self._keep_level(view.known, patch)
+            seen = self._judge(view, patch.log_depth)
+            image = view.target.reference.image
+            count = len(batch.seeds) * settings.share
+            scale = settings.weight / (1.0 + settings.weight) / count
             step.terms['patch_photometric'] = scale * seen.loss.sum()
-            by_full = None
-            if settings.full_image > 0:
-                by_full = self._judge(target, geometry, known)
-                loss = settings.full_image * scale * by_full[0].loss.sum()
-                step.terms['patch_full_image'] = loss
-            elif teaches:
-                by_full = self._judge(target, geometry, known.detach())
             disparity = (-patch.log_depth).exp()
             step.terms['patch_smoothness'] = (
                 scale * self.recipe.objective.smoothness * smoothness(disparity, image).sum()
@@ -102,17 +98,40 @@ class PatchBranch:
             pictures.patches, pictures.patch_image, pictures.patch = patches, image, patch
             pictures.patch_rows = chosen
             pictures.patch_error = seen.error
-        if by_full is not None and teaches:
-            evidence = self._evidence(seen, *by_full, patches.zoom, patch)
-            self._distil(step, shown, intrinsics, patch, known, evidence, patches, pictures)
+        weight = self._distillation_weight(step.share)
+        if weight > 0:
+            taught = self._distil(shown, view, seen, patch)
+            step.terms['distillation'] = weight * taught.loss.sum() / count
+            pictures.taught = taught.mask
 
-    def _judge(
-        self, target: Target, geometry: _PatchGeometry, log_depth: Tensor
-    ) -> tuple[Reprojection, Tensor]:
-        """How well a depth explains the patches, and their parallax by it."""
-        depth = log_depth.exp()
-        parallax = geometry.parallax(depth)
-        return compare(self.recipe.objective, target, geometry.warp(depth), parallax), parallax
+    def _cut(self, step: Step, rows: list[int]) -> _PatchView:
+        """Draw a patch of each of some samples, with all it is compared with."""
+        batch = step.batch
+        assert batch.fine is not None, 'the batches lack fine images'
+        index = torch.tensor(rows, device=step.K.device)
+        patches = self._draw_patches(step, rows)
+        factor = batch.fine.shape[-1] / batch.clean.shape[-1]
+        fine = batch.fine[index].transpose(0, 1).float()  # (3, b, 3, fH, fW), 0 .. 255
+        image, *still = (patches.cut(one, factor) / 255.0 for one in fine)
+        known = sample(step.full.log_depth[index], patches.pixels())
+        valid = sample(batch.valid[index].float(), patches.pixels()) > 0.5
+        intrinsics = patches.intrinsics(batch.intrinsics[index])
+        return _PatchView(
+            patches,
+            factor,
+            intrinsics,
+            camera_matrix(resize_intrinsics(batch.intrinsics[index], factor)),
+            step.motions[:, index].detach(),
+            fine[1:],
+            aim(self.recipe.objective, image, torch.stack(still), valid),
+            known,
+        )
+
+    def _judge(self, view: _PatchView, log_depth: Tensor) -> Reprojection:
+        """How well a depth explains the patches."""
+        settings, depth = self.recipe.objective, log_depth.exp()
+        parallax = view.parallax(depth) if settings.auto_mask_from > 0 else None
+        return compare(settings, view.target, view.warp(depth), parallax)
 
     def _keep_level(self, known: Tensor, patch: Prediction) -> tuple[Tensor, Prediction]:
         """How far the level of patches is off (B,), and the patches with that taken off.
@@ -130,19 +149,19 @@ class PatchBranch:
         log_depth = patch.log_depth + excess[:, None, None, None]
         return off, Prediction(log_depth, patch.sigma, patch.bins)
 
-    def _draw_patches(self, step: Step, chosen: Sequence[int]) -> Patches:
+    def _draw_patches(self, step: Step, rows: list[int]) -> Patches:
         settings = self.recipe.patch
-        rows = torch.tensor(chosen, device=step.K.device)
+        index = torch.tensor(rows, device=step.K.device)
         height, width = step.clean.shape[-2:]
         size = (_multiple(height * settings.height_share), _multiple(width * settings.width_share))
         return draw_patches(
-            step.full.log_depth.detach()[rows],
-            step.clean[0][rows],
-            step.batch.intrinsics[rows],
+            step.full.log_depth.detach()[index],
+            step.clean[0][index],
+            step.batch.intrinsics[index],
             size,
             (settings.minimum_zoom, settings.maximum_zoom),
             settings.choice,
-            [int(step.batch.seeds[i]) for i in chosen],
+            [int(step.batch.seeds[i]) for i in rows],
         )
 
     def _distillation_weight(self, share: float) -> float:
@@ -153,68 +172,74 @@ class PatchBranch:
         return settings.weight * min(1.0, (share - settings.start) / length)
 
     def _distil(
-        self,
-        step: Step,
-        shown: Tensor,
-        intrinsics: Tensor,
-        patch: Prediction,
-        known: Tensor,
-        evidence: Evidence,
-        patches: Patches,
-        pictures: Pictures,
-    ) -> None:
+        self, shown: Tensor, view: _PatchView, seen: Reprojection, patch: Prediction
+    ) -> Distilled:
+        """Let the patch, or what the averaged network makes of it, teach the full image."""
         teacher = self._teacher()
         if self.recipe.distillation.teacher and teacher is not None:
             with torch.no_grad():
-                patch = predict(teacher, shown, intrinsics, self.recipe.canonical_focal_px)
+                patch = predict(teacher, shown, view.intrinsics, self.recipe.canonical_focal_px)
         with torch.autocast(shown.device.type, enabled=False):
-            result = distil(
-                F.avg_pool2d(known, 2),
+            return distil(
+                F.avg_pool2d(view.known, 2),
                 F.avg_pool2d(patch.log_depth, 2),
-                evidence,
-                patches.zoom,
+                self._evidence(view, seen, patch),
+                view.patches.zoom,
                 masked=self.recipe.distillation.masked,
             )
-            weight = self._distillation_weight(step.share)
-            count = len(step.batch.seeds) * self.recipe.patch.share
-            step.terms['distillation'] = weight * result.loss.sum() / count
-            pictures.taught = result.mask
 
     @torch.no_grad()
-    def _evidence(
-        self,
-        seen: Reprojection,
-        by_full: Reprojection,
-        parallax: Tensor,
-        zoom: Tensor,
-        patch: Prediction,
-    ) -> Evidence:
-        """What distillation goes by, on the stride-2 grid; `parallax` by the full image's depth.
-
-        That is its sensitivity, too: a shift falls as 1 / Z.
-        """
+    def _evidence(self, view: _PatchView, seen: Reprojection, patch: Prediction) -> Evidence:
+        """What distillation goes by, on the stride-2 grid."""
+        by_full = self._judge(view, view.known)
         moving = seen.moving.float()
         inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
         inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
+        # the parallax is the sensitivity, too: a shift falls as 1 / Z
+        sensitivity = view.parallax(view.known.exp()) / view.patches.zoom[:, None, None, None]
         return Evidence(
             full_error=F.avg_pool2d(by_full.error, 2),
             patch_error=F.avg_pool2d(seen.error, 2),
             moving=F.avg_pool2d(moving, 2) > 0.5,
-            sensitivity=F.avg_pool2d(parallax / zoom[:, None, None, None], 2),
+            sensitivity=F.avg_pool2d(sensitivity, 2),
             sigma=patch.sigma.detach(),
             inside=inside,
         )
 
 
 @dataclass(frozen=True)
-class _PatchGeometry:
-    """The cameras and motions through which patches are compared with the full sources."""
+class _PatchView:
+    """Patches, the cameras and motions through which they are compared with the full sources.
+
+    And what the full image says of their depth.
+    """
 
     patches: Patches
-    K: Tensor  # (B, 3, 3) of the patches
+    factor: float  # of the fine images
+    intrinsics: Tensor  # (B, 4) of the patches
     K_fine: Tensor  # (B, 3, 3) of the sources
     motions: Tensor  # (2, B, 4, 4) T_source_target, no gradient
     sources: Tensor  # (2, B, 3, fH, fW) in 0 .. 255
+    target: Target
+    known: Tensor  # (B, 1, h, w) log-depth of the full image
+
+    @property
+    def K(self) -> Tensor:
+        """(B, 3, 3) of the patches."""
+        return camera_matrix(self.intrinsics)
+
+    def take(self, rows: list[int]) -> _PatchView:
+        """Some of them."""
+        return _PatchView(
+            self.patches.take(rows),
+            self.factor,
+            self.intrinsics[rows],
+            self.K_fine[rows],
+            self.motions[:, rows],
+            self.sources[:, rows],
+            self.target.take(rows),
+            self.known[rows],
+        )
 
     def warp(self, depth: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The patches made from both sources, and where they lie inside them."""
@@ -226,8 +251,7 @@ class _PatchGeometry:
 
     def parallax(self, depth: Tensor) -> Tensor:
         """The pixels of the patch by which the sources move for not being far."""
-        focal = torch.stack([self.K[:, 0, 0], self.K[:, 1, 1]], dim=1)
-        return find_parallax(depth, self.motions, self.K, focal)
+        return find_parallax(depth, self.motions, self.K, self.intrinsics[:, :2])
 
 
 def _multiple(length: float) -> int:

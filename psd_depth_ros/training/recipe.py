@@ -118,8 +118,8 @@ class PatchSettings:
     weight: float = setting(1.0, 'Weight of the patch against the full image', minimum=0.0,
                             maximum=10.0)  # fmt: skip
     full_image: float = setting(
-        0.0, 'Weight of the depth of the full image, judged by the fine pixels of the patch, '
-        'against that of the patch', minimum=0.0, maximum=10.0,
+        0.0, 'Weight of the depth of the full image judged by the fine pixels of a patch, for '
+        'every image and from the first step on', minimum=0.0, maximum=10.0,
     )  # fmt: skip
     minimum_zoom: float = setting(1.5, 'Smallest enlargement', minimum=1.0, maximum=8.0)
     maximum_zoom: float = setting(2.5, 'Largest enlargement', minimum=1.0, maximum=8.0)

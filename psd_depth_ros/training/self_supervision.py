@@ -110,9 +110,10 @@ class SelfSupervision(nn.Module):
         self._anchor(step)
         pictures.full, pictures.sight = step.full, sight
         full_weight = 1.0
-        if self.recipe.patch.enabled and share >= self.recipe.patch.start:
-            full_weight = 1.0 / (1.0 + self.recipe.patch.weight)
+        if self.recipe.patch.enabled:
             self._patches.add(step, pictures)
+            if share >= self.recipe.patch.start:
+                full_weight = 1.0 / (1.0 + self.recipe.patch.weight)
         step.terms['photometric'] = full_weight * sight.loss.mean()
         step.terms['smoothness'] = full_weight * step.terms['smoothness']
         if self.recipe.patch_mix.enabled and share >= self.recipe.patch_mix.start:

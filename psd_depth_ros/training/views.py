@@ -50,6 +50,12 @@ class Target:
     unwarped: Tensor | None  # (B, 1, H, W) least error of the sources as they are
     valid: Tensor  # (B, 1, H, W) bool
 
+    def take(self, rows: list[int]) -> Target:
+        """Some of them."""
+        reference = Reference(*(part[rows] for part in self.reference))
+        unwarped = None if self.unwarped is None else self.unwarped[rows]
+        return Target(reference, unwarped, self.valid[rows])
+
 
 @dataclass
 class Pictures:

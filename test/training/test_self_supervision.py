@@ -156,9 +156,11 @@ def test_patch_and_image_agree_on_the_truth(street: Street) -> None:
 def test_the_full_image_is_judged_by_the_fine_pixels_of_its_patch(street: Street) -> None:
     """Patch and image know the same depth here, so both explain the patch alike."""
     patch = {'start': 0.0, 'share': 1.0, 'full_image': 0.5}
-    right, _ = run(street, recipe(patch=patch))
+    right, _ = run(street, recipe(patch=patch))  # half of the step is the patch's
     ratio = (right['patch_full_image'] / right['patch_photometric']).item()
-    assert ratio == pytest.approx(0.5, rel=0.02)
+    assert ratio == pytest.approx(1.0, rel=0.02)
+    early, _ = run(street, recipe(patch={**patch, 'start': 1.0, 'share': 0.0}))
+    assert early['patch_full_image'] == right['patch_full_image']
     wrong, _ = run(street, recipe(patch=patch), gain=0.3)
     assert right['patch_full_image'] < 0.98 * wrong['patch_full_image']
 
