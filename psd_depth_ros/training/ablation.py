@@ -57,7 +57,11 @@ class Variant:
     is_control: bool = False
 
 
-_BINS = {'patch.enabled': False, 'distillation.enabled': False, 'patch_mix.enabled': False}
+_FAR = {
+    'patch.share': 0.0, 'patch.weight': 0.0, 'distillation.enabled': False,
+    'patch_mix.enabled': False,
+}  # fmt: skip
+_BINS = {**_FAR, 'patch.enabled': False, 'far.fine_weight': 0.0, 'far.unmasked_px': 0.0}
 _BASELINE = {
     **_BINS, 'head': 'disparity', 'objective.uniformity': 0.0, 'objective.bin_usage': 0.0,
 }  # fmt: skip
@@ -71,7 +75,8 @@ VARIANTS = {
         Variant('A3', 'A2 + distillation (full PSD)', _FULL),
         Variant('A0+', 'baseline, computing time of A3', _BASELINE, as_long_as='A3'),
         Variant('A1', 'A0 + bin head', _BINS),
-        Variant('A2', 'A1 + patch branch', _PATCHES),
+        Variant('A1f', 'A1 + far parts of the image judged by fine pixels', _FAR),
+        Variant('A2', 'A1f + patch branch', _PATCHES),
         Variant('A4', 'A3 + PatchMix', {}),
         Variant('A3r', 'A3, patches anywhere', {**_FULL, 'patch.choice': 'random'},
                 is_control=True),

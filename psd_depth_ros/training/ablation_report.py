@@ -25,7 +25,7 @@ from psd_depth_ros.training.ablation_table import (
 )
 from psd_depth_ros.training.files import write_whole
 
-ORDER = ('A0', 'A0+', 'A1', 'A2', 'A3', 'A4', 'A3r', 'A3u', 'A3m')
+ORDER = ('A0', 'A0+', 'A1', 'A1f', 'A2', 'A3', 'A4', 'A3r', 'A3u', 'A3m')
 HEADING = 'What each part of PSD earns'
 LEGEND = (
     'Mean ± standard deviation over seeds of the run, on rendered worlds that were not trained '

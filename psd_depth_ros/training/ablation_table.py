@@ -48,8 +48,8 @@ FIGURES = (
 COLUMNS = tuple(figure for figure in FIGURES if figure.in_table)
 # What is held against what, the most important first.
 QUESTIONS = (
-    ('A3', 'A0+'), ('A3', 'A0'), ('A1', 'A0'), ('A2', 'A1'), ('A3', 'A2'), ('A4', 'A3'),
-    ('A3', 'A3r'), ('A3', 'A3u'), ('A3', 'A3m'),
+    ('A3', 'A0+'), ('A3', 'A0'), ('A1', 'A0'), ('A1f', 'A1'), ('A2', 'A1f'), ('A3', 'A2'),
+    ('A4', 'A3'), ('A3', 'A3r'), ('A3', 'A3u'), ('A3', 'A3m'),
 )  # fmt: skip
 
 

@@ -64,7 +64,8 @@ class MixBranch:
                 batch.valid[rows],
             )
             target = aim(self.recipe.objective, image, still, valid)
-            seen = compare(self.recipe.objective, target, views, parallax)
+            far = self.recipe.far.unmasked_px if step.share >= self.recipe.far.start else 0.0
+            seen = compare(self.recipe.objective, target, views, parallax < far)
             count = len(batch.seeds)
             step.terms['mix_photometric'] = settings.weight * seen.loss.sum() / count
             clean = mix.apply(

@@ -50,15 +50,16 @@ class PatchBranch:
         if step.share >= settings.start:
             chosen = draw_samples(step.batch.seeds, settings.share, salt=1)
             self._begin(step)
-        rows = list(range(len(step.batch.seeds))) if settings.full_image > 0 else chosen
+        far = self.recipe.far
+        judges_full = far.fine_weight > 0 and step.share >= far.start
+        rows = list(range(len(step.batch.seeds))) if judges_full else chosen
         if not rows:
             return
         with torch.autocast(step.K.device.type, enabled=False):
             view = self._cut(step, rows)
-            if settings.full_image > 0:
+            if judges_full:
                 seen = self._judge(view, view.known)
-                step.terms['patch_full_image'] = settings.full_image * seen.loss.mean()
-            if settings.full_image > 0 and chosen:
+                step.terms['far'] = far.fine_weight * seen.loss.mean()
                 view = view.take(chosen)
         if chosen:
             self._add_patches(step, chosen, view, pictures)
@@ -125,13 +126,14 @@ class PatchBranch:
             fine[1:],
             aim(self.recipe.objective, image, torch.stack(still), valid),
             known,
+            self.recipe.far.unmasked_px if step.share >= self.recipe.far.start else 0.0,
         )
 
     def _judge(self, view: _PatchView, log_depth: Tensor) -> Reprojection:
         """How well a depth explains the patches."""
-        settings, depth = self.recipe.objective, log_depth.exp()
-        parallax = view.parallax(depth) if settings.auto_mask_from > 0 else None
-        return compare(settings, view.target, view.warp(depth), parallax)
+        depth = log_depth.exp()
+        counted = view.parallax(depth) < view.unmasked_px if view.unmasked_px > 0 else None
+        return compare(self.recipe.objective, view.target, view.warp(depth), counted)
 
     def _keep_level(self, known: Tensor, patch: Prediction) -> tuple[Tensor, Prediction]:
         """How far the level of patches is off (B,), and the patches with that taken off.
@@ -222,6 +224,7 @@ class _PatchView:
     sources: Tensor  # (2, B, 3, fH, fW) in 0 .. 255
     target: Target
     known: Tensor  # (B, 1, h, w) log-depth of the full image
+    unmasked_px: float
 
     @property
     def K(self) -> Tensor:
@@ -239,6 +242,7 @@ class _PatchView:
             self.sources[:, rows],
             self.target.take(rows),
             self.known[rows],
+            self.unmasked_px,
         )
 
     def warp(self, depth: Tensor) -> list[tuple[Tensor, Tensor]]:

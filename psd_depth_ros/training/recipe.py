@@ -111,16 +111,31 @@ class WorldsRecipe(Recipe):
 
 
 @dataclass(frozen=True)
+class FarSettings:
+    """What helps the depth of far things in the full image itself; nothing of it by default."""
+
+    start: float = setting(
+        0.0, 'Share of the run after which it begins; where motions are learned, too, the image '
+        'must have a shape by then', minimum=0.0, maximum=1.0,
+    )  # fmt: skip
+    fine_weight: float = setting(
+        0.0, 'Weight of the depth of the full image, judged in a far part of every image by '
+        'pixels as fine as those of the patches', minimum=0.0, maximum=10.0,
+    )  # fmt: skip
+    unmasked_px: float = setting(
+        0.0, 'The mask of what does not move leaves out what depth says to move by less: far '
+        'things that are taken for too near would be kept there',
+        'px', minimum=0.0, maximum=1000.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
 class PatchSettings:
     """The patch branch of PSD: far regions, enlarged and cropped."""
 
     enabled: bool = setting(True, 'Switch of the whole patch branch')
     weight: float = setting(1.0, 'Weight of the patch against the full image', minimum=0.0,
                             maximum=10.0)  # fmt: skip
-    full_image: float = setting(
-        0.0, 'Weight of the depth of the full image judged by the fine pixels of a patch, for '
-        'every image and from the first step on', minimum=0.0, maximum=10.0,
-    )  # fmt: skip
     minimum_zoom: float = setting(1.5, 'Smallest enlargement', minimum=1.0, maximum=8.0)
     maximum_zoom: float = setting(2.5, 'Largest enlargement', minimum=1.0, maximum=8.0)
     width_share: float = setting(0.6, 'Width of the patch over that of the network\'s input',
@@ -184,11 +199,6 @@ class ObjectiveSettings:
     geometry: float = setting(0.0, 'Consistency of depth between frames', minimum=0.0,
                               maximum=10.0)  # fmt: skip
     auto_mask: bool = setting(True, 'No gradient where the unwarped source fits better')
-    auto_mask_from: float = setting(
-        0.0, 'That mask counts where a pixel moves by more than this, as its depth has it: far '
-        'things hardly move, and one that is taken for too near would be kept there',
-        'px', minimum=0.0, maximum=1000.0,
-    )  # fmt: skip
     minimum_reprojection: bool = setting(True, 'The better of both sources, else their mean')
     brightness: bool = setting(False, 'Fit a gain and an offset between the frames of a pair')
     uniformity: float = setting(1e-3, 'KL divergence of bin widths from uniform', minimum=0.0,
@@ -246,6 +256,7 @@ class VideoRecipe(Recipe):
     )  # fmt: skip
     data: DataSettings = section(DataSettings)
     objective: ObjectiveSettings = section(ObjectiveSettings)
+    far: FarSettings = section(FarSettings)
     patch: PatchSettings = section(PatchSettings)
     distillation: DistillationSettings = section(DistillationSettings)
     patch_mix: PatchMixSettings = section(PatchMixSettings)

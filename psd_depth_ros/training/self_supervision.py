@@ -209,11 +209,12 @@ class SelfSupervision(nn.Module):
         ]
         weight = self._agreement(step) if settings.geometry > 0 else None
         target = aim(settings, step.clean[0], step.clean[1:], batch.valid)
-        parallax = None
-        if settings.auto_mask_from > 0:
+        counted = None
+        if self.recipe.far.unmasked_px > 0 and step.share >= self.recipe.far.start:
             focal = batch.intrinsics[:, :2]
             parallax = find_parallax(step.full.depth, step.motions, step.K, focal)
-        return compare(settings, target, views, parallax, weight)
+            counted = parallax < self.recipe.far.unmasked_px
+        return compare(settings, target, views, counted, weight)
 
     def _agreement(self, step: Step) -> Tensor:
         """The term of depth consistency; returns the weight 1 - D of the photometric error."""

@@ -119,21 +119,17 @@ def compare(
     settings: ObjectiveSettings,
     target: Target,
     views: Sequence[tuple[Tensor, Tensor]],
-    parallax: Tensor | None,
+    counted: Tensor | None = None,
     weight: Tensor | None = None,
 ) -> Reprojection:
     """Compare images with the `views` of their two sources, each with its mask.
 
-    `parallax` (B, 1, H, W), see `find_parallax`, is needed for `auto_mask_from`.
+    `counted` (B, 1, H, W) pixels count whether they seem to move or not.
     """
     image = target.reference.image
     warped = [
         fit_brightness(image, view, mask) if settings.brightness else view for view, mask in views
     ]
-    counted = None
-    if settings.auto_mask_from > 0:
-        assert parallax is not None, 'needed for auto_mask_from'
-        counted = parallax < settings.auto_mask_from
     return reprojection(
         target.reference, torch.stack(warped), torch.stack([mask for _, mask in views]),
         target.unwarped, target.valid, minimum=settings.minimum_reprojection, weight=weight,

@@ -155,14 +155,14 @@ def test_patch_and_image_agree_on_the_truth(street: Street) -> None:
 
 def test_the_full_image_is_judged_by_the_fine_pixels_of_its_patch(street: Street) -> None:
     """Patch and image know the same depth here, so both explain the patch alike."""
-    patch = {'start': 0.0, 'share': 1.0, 'full_image': 0.5}
-    right, _ = run(street, recipe(patch=patch))  # half of the step is the patch's
-    ratio = (right['patch_full_image'] / right['patch_photometric']).item()
+    far = {'fine_weight': 0.5}
+    right, _ = run(street, recipe(far=far))  # half of the step is the patch's
+    ratio = (right['far'] / right['patch_photometric']).item()
     assert ratio == pytest.approx(1.0, rel=0.02)
-    early, _ = run(street, recipe(patch={**patch, 'start': 1.0, 'share': 0.0}))
-    assert early['patch_full_image'] == right['patch_full_image']
-    wrong, _ = run(street, recipe(patch=patch), gain=0.3)
-    assert right['patch_full_image'] < 0.98 * wrong['patch_full_image']
+    alone, _ = run(street, recipe(far=far, patch={'start': 1.0, 'share': 0.0}))
+    assert alone['far'] == right['far']
+    wrong, _ = run(street, recipe(far=far), gain=0.3)
+    assert right['far'] < 0.98 * wrong['far']
 
 
 def test_parallax_is_the_larger_shift_of_both_sources() -> None:
@@ -179,7 +179,7 @@ def test_parallax_is_the_larger_shift_of_both_sources() -> None:
 def test_far_things_taken_for_near_are_freed_of_the_mask(street: Street) -> None:
     """A fifth of the true distance: unwarped fits better, but where little moves it counts."""
     _, plain = run(street, recipe(), gain=-1.6)
-    _, freed = run(street, recipe(objective={'auto_mask_from': 1000.0}), gain=-1.6)
+    _, freed = run(street, recipe(far={'unmasked_px': 1000.0}), gain=-1.6)
     assert plain.sight.moving.float().mean() < 0.7
     inside = plain.sight.error < 10.0
     assert freed.sight.moving[inside].all()
