@@ -25,7 +25,8 @@ def add_parser(subparsers: Any) -> None:
         description='Train the baseline (A0), the baseline with the computing time of PSD (A0+), '
         'bin head (A1), far parts judged by fine pixels (A1f), patches (A2), distillation (A3), '
         'PatchMix (A4) and controls (A3r patches anywhere, A3u no mask, A3m metric patches) on '
-        'rendered worlds, without labels; measure all on other worlds. RUN gets ablation.md, .html, .json and .png, anew after each run.',
+        'rendered worlds, without labels; measure all on other worlds. RUN gets ablation.md, '
+        '.html, .json and .png, anew after each run.',
     )
     parser.add_argument('--output', metavar='RUN', type=Path, required=True, help='new folder')
     parser.add_argument(
