@@ -33,7 +33,8 @@ WARM_UP = 3  # steps that are not counted
 # Every branch from the first step on, as in most of a run; nothing but steps is measured.
 CHANGES = {
     'batch': 8, 'far.start': 0.0, 'patch.start': 0.0, 'distillation.start': 0.0,
-    'distillation.full': 0.0, 'patch_mix.start': 0.0, 'pose_warmup': 0.0, 'validate_every': 100_000,
+    'distillation.full': 0.0, 'patch_mix.start': 0.0, 'pose_warmup': 0.0,
+    'validate_every': 100_000,
     'preview_every': 0, 'save_every': 100_000, 'data.clips.held_out': 0.2,
 }  # fmt: skip
 

@@ -73,9 +73,9 @@ def distil(
 ) -> Distilled:
     """Pull the full image's log-depth to that of the patch, both (B, 1, h, w) on the patch's grid.
 
-    Only trusted patches teach (`is_trusted`), where they explain the images at least as well as
-    the full image ((i)), or where
-    photometry is mute and the patch is sure ((ii)), and never where both disagree wildly ((iii)).
+    Only trusted patches teach (`is_trusted`), where they explain the images better than the full
+    image ((i)), or where photometry is mute and the patch is sure ((ii)), and never where both
+    disagree wildly ((iii)).
     `masked` False drops (i) and (ii), a control for ablations. Pixels count by
     exp(-s_u / 2 px): where photometry tells little, the patch tells more.
 
@@ -87,7 +87,7 @@ def distil(
     with torch.no_grad():
         mute = ~evidence.moving | (zoom[:, None, None, None] * evidence.sensitivity < MUTE_PX)
         offset = _median(full.detach() - teacher, evidence.inside)
-        better = evidence.patch_error <= evidence.full_error + BETTER_BY
+        better = evidence.patch_error < evidence.full_error - BETTER_BY
         difference = full.detach() - teacher - offset[:, None, None, None]
         mask = evidence.inside & (difference.abs() < LARGEST_DIFFERENCE)
         if masked:
@@ -103,15 +103,16 @@ def distil(
 
 
 def is_trusted(evidence: Evidence) -> Tensor:
-    """Patches (B, 1, 1, 1) that explain what moves in them no worse than the full image does.
+    """Patches (B, 1, 1, 1) that explain what moves in them better than the full image does.
 
-    A patch that is flat, because the network has not learned to see enlarged pictures yet, would
-    else flatten the full image, and with it itself: a constant depth agrees with itself.
+    One that does not has nothing to teach yet. And a flat one, because the network has not learned
+    to see enlarged pictures, would flatten the full image, and with it itself: a constant depth
+    agrees with itself.
     """
     seen = evidence.moving & evidence.inside
-    gain = evidence.full_error - evidence.patch_error + BETTER_BY
+    gain = evidence.full_error - evidence.patch_error
     total = torch.where(seen, gain, 0.0).sum(dim=(2, 3), keepdim=True)
-    return seen.any(dim=3, keepdim=True).any(dim=2, keepdim=True) & (total >= 0.0)
+    return seen.any(dim=3, keepdim=True).any(dim=2, keepdim=True) & (total > 0.0)
 
 
 def _median(values: Tensor, mask: Tensor) -> Tensor:

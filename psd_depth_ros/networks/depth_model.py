@@ -7,7 +7,7 @@ go in and what becomes of the maps is left to `preprocess` and `inference`.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from typing import Any
 
@@ -66,16 +66,26 @@ class Architecture:
 
 
 PRESETS: dict[str, Architecture] = {
-    'lite': Architecture(positions=True),
-    'base': Architecture(encoder='resnet18', decoder_channels=(256, 128, 64, 32), positions=True),
-}
+    'lite': Architecture(positions=True, max_canonical_depth_m=1000.0),
+    'base': Architecture(
+        encoder='resnet18', decoder_channels=(256, 128, 64, 32), positions=True,
+        max_canonical_depth_m=1000.0,
+    ),
+}  # fmt: skip
 
 
-def preset(name: str) -> Architecture:
-    """The architecture called `lite` or `base`; SettingsError names both for any other."""
+def preset(name: str, head: str = 'bins') -> Architecture:
+    """The architecture called `lite` or `base`; SettingsError names both for any other.
+
+    Bins reach far beyond what is measured: log-depth moves slower with the features the nearer it
+    is to the end of the bins. With the `disparity` head it is the plain network of monodepth2.
+    """
     if name not in PRESETS:
         raise SettingsError(f'unknown preset {name!r}, expected one of {", ".join(PRESETS)}')
-    return PRESETS[name]
+    found = replace(PRESETS[name], head=head)
+    if head == 'disparity':
+        found = replace(found, positions=False, max_canonical_depth_m=200.0)
+    return found
 
 
 class DepthModel(nn.Module):

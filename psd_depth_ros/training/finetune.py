@@ -41,6 +41,7 @@ from psd_depth_ros.training.finetune_settings import FinetuneSettings
 from psd_depth_ros.training.progress import Outcome, Progress
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.start import SHAPE
 from psd_depth_ros.training.task import Task
 from psd_depth_ros.training.trainer import run_training
 
@@ -214,8 +215,9 @@ def _follow(recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint) 
     focal_px = start.info.output.canonical_focal_px
     found: dict[str, Any] = {'head': architecture.head, 'canonical_focal_px': focal_px}
     for name, known in PRESETS.items():
-        known = replace(known, head=architecture.head, positions=architecture.positions)
-        if known == architecture:
+        if all(
+            getattr(known, one) == getattr(architecture, one) for one in SHAPE if one != 'head'
+        ):
             found['preset'] = name
     asked = parse_changes(settings.changes, 'changes')
     return replace(recipe, **{name: one for name, one in found.items() if name not in asked})

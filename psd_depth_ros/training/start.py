@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from copy import deepcopy
-from dataclasses import replace
 
 from torch import Tensor
 
@@ -17,6 +16,8 @@ from psd_depth_ros.training.task import ParameterGroup
 
 Start = Checkpoint | Mapping[str, Tensor] | None
 
+# What a preset says of a network; the rest is as a checkpoint has it.
+SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
 MEAN = STD = 0.5  # of the MobileNetV2 ImageNet weights: RGB in -1 .. 1
 
 
@@ -25,16 +26,14 @@ def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthMode
 
     Raises CheckpointError where a checkpoint does not fit the recipe.
     """
-    wanted = replace(preset(recipe.preset), head=head)
-    if head == 'disparity':
-        wanted = replace(wanted, positions=False)  # the plain baseline
+    wanted = preset(recipe.preset, head)
     if not isinstance(start, Checkpoint):
         model = DepthModel(wanted)
         if start is not None:
             load_imagenet(model.encoder, start)
         return model
     model = deepcopy(load_model(start))  # the tensors of a checkpoint are shared by its models
-    if replace(model.architecture, positions=wanted.positions) != wanted:
+    if any(getattr(model.architecture, name) != getattr(wanted, name) for name in SHAPE):
         raise CheckpointError(
             f'{start.path}: is a network with {model.architecture.encoder!r} and '
             f'{model.architecture.head!r} head, but the recipe wants preset {recipe.preset!r} '

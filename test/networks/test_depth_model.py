@@ -158,7 +158,7 @@ def test_imagenet_weights_of_a_resnet_fit() -> None:
 
 
 def test_the_disparity_head_starts_in_the_middle_and_stays_in_range() -> None:
-    model = DepthModel(replace(preset('lite'), head='disparity'))
+    model = DepthModel(preset('lite', 'disparity'))
     nn.init.zeros_(model.head.convolution.weight)
     intrinsics = torch.tensor([[60.0, 60.0, 31.5, 31.5]])
     depth = model(torch.zeros(1, 3, 64, 64), intrinsics).log_depth.exp()
@@ -189,7 +189,7 @@ def test_bins_move_with_the_features_as_a_disparity_does():
     slopes = {}
     for head in ('bins', 'disparity'):
         torch.manual_seed(0)
-        model = DepthModel(replace(preset('lite'), head=head))
+        model = DepthModel(preset('lite', head))
         seen = []
         model.decoder.register_forward_hook(lambda *given, seen=seen: seen.append(given[2]))
         log_depth = model(torch.randn(1, 3, 64, 96), INTRINSICS).log_depth
