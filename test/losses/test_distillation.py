@@ -78,7 +78,12 @@ def taught(given: Evidence, zoom: float = 1.0, masked: bool = True) -> bool:
 def test_a_patch_that_explains_nothing_better_teaches_nothing() -> None:
     """Not even where photometry is mute, and however sure it is: it may be flat."""
     patch, full = torch.zeros(SHAPE), 0.1 * torch.randn(SHAPE)
-    for given in (evidence(patch_error=WORSE, sensitivity=MUTE), evidence(moving=STILL)):
+    hardly_worse = torch.full(SHAPE, 0.2001)
+    for given in (
+        evidence(patch_error=WORSE, sensitivity=MUTE),
+        evidence(patch_error=hardly_worse, sensitivity=MUTE),
+        evidence(moving=STILL),
+    ):
         assert not distil(full, patch, given, ONE).mask.any()
 
 
