@@ -20,7 +20,7 @@ from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkp
 from psd_depth_ros.config import dump, parse_changes
 from psd_depth_ros.errors import BagError, SettingsError
 from psd_depth_ros.inference.backends import choose_device
-from psd_depth_ros.networks import load_model
+from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
 from psd_depth_ros.training.acceptance import HeldOut, judge, Verdict
 from psd_depth_ros.training.checkpoints import has_state
@@ -41,7 +41,7 @@ from psd_depth_ros.training.finetune_settings import FinetuneSettings
 from psd_depth_ros.training.progress import Outcome, Progress
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.start import SHAPE
+from psd_depth_ros.training.start import has_shape
 from psd_depth_ros.training.task import Task
 from psd_depth_ros.training.trainer import run_training
 
@@ -214,10 +214,8 @@ def _follow(recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint) 
     architecture = load_model(start).architecture
     focal_px = start.info.output.canonical_focal_px
     found: dict[str, Any] = {'head': architecture.head, 'canonical_focal_px': focal_px}
-    for name, known in PRESETS.items():
-        if all(
-            getattr(known, one) == getattr(architecture, one) for one in SHAPE if one != 'head'
-        ):
+    for name in PRESETS:
+        if has_shape(architecture, preset(name, architecture.head)):
             found['preset'] = name
     asked = parse_changes(settings.changes, 'changes')
     return replace(recipe, **{name: one for name, one in found.items() if name not in asked})

@@ -64,8 +64,8 @@ class MixBranch:
                 batch.valid[rows],
             )
             target = aim(self.recipe.objective, image, still, valid)
-            far = self.recipe.far.unmasked_px if step.share >= self.recipe.far.start else 0.0
-            seen = compare(self.recipe.objective, target, views, parallax < far)
+            unmasked_px = self.recipe.far.unmasked_at(step.share)
+            seen = compare(self.recipe.objective, target, views, parallax < unmasked_px)
             count = len(batch.seeds)
             step.terms['mix_photometric'] = settings.weight * seen.loss.sum() / count
             clean = mix.apply(

@@ -57,12 +57,16 @@ class PatchBranch:
             return
         with torch.autocast(step.K.device.type, enabled=False):
             view = self._cut(step, rows)
+            by_full = None
             if judges_full:
-                seen = self._judge(view, view.known)
-                step.terms['far'] = far.fine_weight * seen.loss.mean()
+                by_full = self._judge(view, view.known)
+                step.terms['far'] = far.fine_weight * by_full.loss.mean()
+            if not chosen:
+                return
+            if by_full is not None:
                 view = view.take(chosen)
-        if chosen:
-            self._add_patches(step, chosen, view, pictures)
+                by_full = Reprojection(*(part[chosen] for part in by_full))
+        self._add_patches(step, chosen, view, by_full, pictures)
 
     def _begin(self, step: Step) -> None:
         """Every term that patches may add, so that all processes have the same ones."""
@@ -72,9 +76,17 @@ class PatchBranch:
             step.terms['distillation'] = zero
 
     def _add_patches(
-        self, step: Step, chosen: list[int], view: _PatchView, pictures: Pictures
+        self,
+        step: Step,
+        chosen: list[int],
+        view: _PatchView,
+        by_full: Reprojection | None,
+        pictures: Pictures,
     ) -> None:
-        """Let the network see patches; add their terms."""
+        """Let the network see patches; add their terms.
+
+        `by_full` tells how well the full image explains them, where that is known already.
+        """
         settings, batch, patches = self.recipe.patch, step.batch, view.patches
         assert batch.fine_shown is not None, 'the batches lack fine images'
         fine_shown = batch.fine_shown[torch.tensor(chosen, device=step.K.device)]
@@ -101,7 +113,7 @@ class PatchBranch:
             pictures.patch_error = seen.error
         weight = self._distillation_weight(step.share)
         if weight > 0:
-            taught = self._distil(shown, view, seen, patch)
+            taught = self._distil(shown, view, seen, by_full, patch)
             step.terms['distillation'] = weight * taught.loss.sum() / count
             pictures.taught = taught.mask
 
@@ -126,7 +138,7 @@ class PatchBranch:
             fine[1:],
             aim(self.recipe.objective, image, torch.stack(still), valid),
             known,
-            self.recipe.far.unmasked_px if step.share >= self.recipe.far.start else 0.0,
+            self.recipe.far.unmasked_at(step.share),
         )
 
     def _judge(self, view: _PatchView, log_depth: Tensor) -> Reprojection:
@@ -174,7 +186,12 @@ class PatchBranch:
         return settings.weight * min(1.0, (share - settings.start) / length)
 
     def _distil(
-        self, shown: Tensor, view: _PatchView, seen: Reprojection, patch: Prediction
+        self,
+        shown: Tensor,
+        view: _PatchView,
+        seen: Reprojection,
+        by_full: Reprojection | None,
+        patch: Prediction,
     ) -> Distilled:
         """Let the patch, or what the averaged network makes of it, teach the full image."""
         teacher = self._teacher()
@@ -185,15 +202,21 @@ class PatchBranch:
             return distil(
                 F.avg_pool2d(view.known, 2),
                 F.avg_pool2d(patch.log_depth, 2),
-                self._evidence(view, seen, patch),
+                self._evidence(view, seen, by_full, patch),
                 view.patches.zoom,
                 masked=self.recipe.distillation.masked,
             )
 
     @torch.no_grad()
-    def _evidence(self, view: _PatchView, seen: Reprojection, patch: Prediction) -> Evidence:
+    def _evidence(
+        self,
+        view: _PatchView,
+        seen: Reprojection,
+        by_full: Reprojection | None,
+        patch: Prediction,
+    ) -> Evidence:
         """What distillation goes by, on the stride-2 grid."""
-        by_full = self._judge(view, view.known)
+        by_full = by_full or self._judge(view, view.known)
         moving = seen.moving.float()
         inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
         inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True

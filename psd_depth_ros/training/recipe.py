@@ -128,6 +128,10 @@ class FarSettings:
         'px', minimum=0.0, maximum=1000.0,
     )  # fmt: skip
 
+    def unmasked_at(self, share: float) -> float:
+        """`unmasked_px` from `start` on, 0 before it."""
+        return self.unmasked_px if share >= self.start else 0.0
+
 
 @dataclass(frozen=True)
 class PatchSettings:

@@ -210,10 +210,11 @@ class SelfSupervision(nn.Module):
         weight = self._agreement(step) if settings.geometry > 0 else None
         target = aim(settings, step.clean[0], step.clean[1:], batch.valid)
         counted = None
-        if self.recipe.far.unmasked_px > 0 and step.share >= self.recipe.far.start:
+        unmasked_px = self.recipe.far.unmasked_at(step.share)
+        if unmasked_px > 0:
             focal = batch.intrinsics[:, :2]
             parallax = find_parallax(step.full.depth, step.motions, step.K, focal)
-            counted = parallax < self.recipe.far.unmasked_px
+            counted = parallax < unmasked_px
         return compare(settings, target, views, counted, weight)
 
     def _agreement(self, step: Step) -> Tensor:

@@ -9,16 +9,20 @@ from torch import Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.errors import CheckpointError
-from psd_depth_ros.networks import DepthModel, load_model, preset
+from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
 from psd_depth_ros.networks.encoder import load_imagenet
 from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.task import ParameterGroup
 
 Start = Checkpoint | Mapping[str, Tensor] | None
 
-# What a preset says of a network; the rest is as a checkpoint has it.
-SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
+_SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
 MEAN = STD = 0.5  # of the MobileNetV2 ImageNet weights: RGB in -1 .. 1
+
+
+def has_shape(found: Architecture, wanted: Architecture) -> bool:
+    """Whether a network is of a preset; what else it is, is as its checkpoint has it."""
+    return all(getattr(found, name) == getattr(wanted, name) for name in _SHAPE)
 
 
 def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthModel:
@@ -33,7 +37,7 @@ def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthMode
             load_imagenet(model.encoder, start)
         return model
     model = deepcopy(load_model(start))  # the tensors of a checkpoint are shared by its models
-    if any(getattr(model.architecture, name) != getattr(wanted, name) for name in SHAPE):
+    if not has_shape(model.architecture, wanted):
         raise CheckpointError(
             f'{start.path}: is a network with {model.architecture.encoder!r} and '
             f'{model.architecture.head!r} head, but the recipe wants preset {recipe.preset!r} '
