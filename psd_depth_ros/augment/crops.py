@@ -42,10 +42,24 @@ class Window:
         """The output depth (h, w): the nearest pixel, never a mean across an edge."""
         return self._take(depth_m, cv2.INTER_NEAREST_EXACT)
 
+    def share(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """The share of every output pixel (h, w) that a mask (H, W) covers."""
+        return self._take(mask.astype(np.float32), cv2.INTER_LINEAR)
+
+    def pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Where pixels (n, 2) of the whole image lie in the output; some lie outside."""
+        scale = np.array([self.output_width / self.width, self.output_height / self.height])
+        moved = (pixels - (self.x, self.y) + 0.5) * scale - 0.5
+        if self.mirrored:
+            moved[:, 0] = self.output_width - 1 - moved[:, 0]
+        return moved.astype(np.float32)
+
     def _take(self, image: NDArray, method: int) -> NDArray:
-        part = image[self.y : self.y + self.height, self.x : self.x + self.width]
-        output = cv2.resize(part, (self.output_width, self.output_height), interpolation=method)
-        return np.ascontiguousarray(output[:, ::-1]) if self.mirrored else output
+        output = image[self.y : self.y + self.height, self.x : self.x + self.width]
+        size = (self.output_width, self.output_height)
+        if size != (self.width, self.height):
+            output = cv2.resize(output, size, interpolation=method)
+        return cv2.flip(output, 1) if self.mirrored else np.ascontiguousarray(output)
 
 
 def draw_window(
@@ -66,6 +80,11 @@ def centred_window(size: tuple[int, int], output: tuple[int, int]) -> Window:
     """The largest window in the middle of an image of `size`, not mirrored."""
     w, h = _extent(size, output, 1.0)
     return Window((size[1] - w) // 2, (size[0] - h) // 2, w, h, output[1], output[0], False)
+
+
+def whole_window(size: tuple[int, int]) -> Window:
+    """The whole of an image of `size` (height, width) as it is."""
+    return centred_window(size, size)
 
 
 def _extent(size: tuple[int, int], output: tuple[int, int], share: float) -> tuple[int, int]:

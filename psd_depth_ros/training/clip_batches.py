@@ -17,8 +17,10 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.augment.colour import Colours, draw_colours
+from psd_depth_ros.augment.crops import draw_window, whole_window, Window
 from psd_depth_ros.data.sequences import Sequence
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import relative
 
 Sample = dict[str, Tensor]
@@ -62,9 +64,9 @@ class ClipBatches:
     """Batches of the triplets of some sequences.
 
     Every triplet comes once before any comes again; a batch holds pictures of one size. Half of
-    the samples are mirrored, and what the networks see has its colours changed, the same way in
-    the three frames of a sample; without `augment` neither. Raises SettingsError where there are
-    no triplets.
+    the samples are mirrored, a window of down to `smallest_window` of the sides fills the whole
+    picture, and what the networks see has its colours changed, the same way in the three frames of
+    a sample; without `augment` none of it. Raises SettingsError where there are no triplets.
     """
 
     def __init__(
@@ -75,10 +77,12 @@ class ClipBatches:
         seed: int,
         with_fine: bool,
         augment: bool = True,
+        smallest_window: float = 1.0,
     ) -> None:
         self._batch = batch
         self._seed = seed
         self._augment = augment
+        self._smallest_window = smallest_window
         self._views = [_View(sequence, with_fine) for sequence in sequences]
         self._groups = [group for group in _by_size(self._views, held_out=False) if len(group)]
         if not self._groups:
@@ -118,7 +122,7 @@ class ClipBatches:
             for start in range(0, len(kept), self._batch):
                 items = group[kept[start : start + self._batch]]
                 yield _collate([
-                    _make_sample(self._views[view], triplet, _seed(0, 0, start + place), None)
+                    _make_sample(self._views[view], triplet, _seed(0, 0, start + place))
                     for place, (view, *triplet) in enumerate(items.tolist())
                 ])  # fmt: skip
 
@@ -150,7 +154,7 @@ class ClipBatches:
     def _sample(self, step: int, place: int, view: int, triplet: list[int]) -> Sample:
         seed = _seed(self._seed, step, place)
         rng = np.random.default_rng((self._seed, 3, step, place)) if self._augment else None
-        return _make_sample(self._views[view], triplet, seed, rng)
+        return _make_sample(self._views[view], triplet, seed, rng, self._smallest_window)
 
 
 class _View:
@@ -160,13 +164,18 @@ class _View:
         self.sequence = sequence
         self.factor = sequence.fine_factor
         self.with_fine = with_fine
-        height, width = sequence.camera.size
-        self.size = (height // self.factor, width // self.factor)
-        camera = sequence.camera.resize(self.size[1], self.size[0])
-        self.intrinsics = np.array([camera.fx, camera.fy, camera.cx, camera.cy], np.float32)
-        whole = cv2.resize(sequence.valid.astype(np.float32), self.size[::-1],
-                           interpolation=cv2.INTER_AREA)  # fmt: skip
-        self.valid = whole > 0.999
+        size = sequence.camera.size
+        self.size = (size[0] // self.factor, size[1] // self.factor)
+        self.whole = whole_window(size)
+
+    def camera(self, window: Window) -> Camera:
+        """The camera of a window of the frames that fills the network's input."""
+        return window.camera(self.sequence.camera).resize(self.size[1], self.size[0])
+
+    def valid(self, window: Window) -> NDArray[np.bool_]:
+        """The pixels of a window at the network's size that are valid throughout."""
+        share = window.share(self.sequence.valid)
+        return cv2.resize(share, self.size[::-1], interpolation=cv2.INTER_AREA) > 0.999
 
     def shrink(self, fine: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """A frame at the network's size."""
@@ -191,19 +200,27 @@ def _seed(seed: int, step: int, place: int) -> int:
 
 
 def _make_sample(
-    view: _View, triplet: list[int], seed: int, rng: np.random.Generator | None
+    view: _View,
+    triplet: list[int],
+    seed: int,
+    rng: np.random.Generator | None = None,
+    smallest_window: float = 1.0,
 ) -> Sample:
-    mirrored = rng is not None and rng.random() < 0.5
-    colours = None if rng is None else draw_colours(rng)
-    fine = [view.sequence.rgb[index] for index in triplet]
-    if mirrored:
-        fine = [cv2.flip(frame, 1) for frame in fine]
+    window, colours = view.whole, None
+    if rng is not None:
+        mirrored = rng.random() < 0.5
+        colours = draw_colours(rng)
+        if smallest_window < 1.0:
+            size = view.sequence.camera.size
+            window = draw_window(rng, size, size, smallest_window)
+        window = replace(window, mirrored=mirrored)
+    fine = [window.image(view.sequence.rgb[index]) for index in triplet]
     clean = [view.shrink(frame) for frame in fine]
     sample = {
         'clean': _planes(clean),
         'shown': _planes(_changed(clean, colours)),
         'seeds': torch.tensor(seed, dtype=torch.int64),
-        **_facts(view, triplet, mirrored),
+        **_facts(view, triplet, window),
     }
     if view.with_fine:
         sample['fine'] = _planes(fine)
@@ -223,25 +240,21 @@ def _planes(frames: list[NDArray[np.uint8]]) -> Tensor:
     return torch.from_numpy(planes)
 
 
-def _facts(view: _View, triplet: list[int], mirrored: bool) -> Sample:
+def _facts(view: _View, triplet: list[int], window: Window) -> Sample:
     """Everything but the pictures."""
-    sequence, width = view.sequence, view.size[1]
-    intrinsics, valid = view.intrinsics.copy(), view.valid
+    sequence = view.sequence
+    camera = view.camera(window)
     odometry, distance_m = _motion(sequence, triplet)
-    points = _lidar(view, triplet[0])
-    if mirrored:
-        intrinsics[2] = width - 1 - intrinsics[2]
-        valid = valid[:, ::-1].copy()
+    if window.mirrored:
         odometry = _MIRROR @ odometry @ _MIRROR
-        points[:, 0] = width - 1 - points[:, 0]
     height_m = np.nan if sequence.camera_height_m is None else sequence.camera_height_m
     return {
-        'intrinsics': torch.from_numpy(intrinsics),
-        'valid': torch.from_numpy(valid)[None],
+        'intrinsics': torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy]),
+        'valid': torch.from_numpy(view.valid(window))[None],
         'odometry': torch.from_numpy(odometry).float(),
         'distance_m': torch.from_numpy(distance_m).float(),
         'camera_height_m': torch.tensor(height_m, dtype=torch.float32),
-        'lidar': torch.from_numpy(points),
+        'lidar': torch.from_numpy(_lidar(view, triplet[0], window)),
     }
 
 
@@ -263,14 +276,15 @@ def _motion(
     return odometry, distance_m
 
 
-def _lidar(view: _View, target: int) -> NDArray[np.float32]:
+def _lidar(view: _View, target: int, window: Window) -> NDArray[np.float32]:
     """Points (n, 3) of the target: x, y in pixels of the network's input, Z in metres."""
     if view.sequence.lidar is None:
         return np.zeros((0, 3), np.float32)
-    points = view.sequence.lidar[target].astype(np.float32, copy=True)
-    points = points[:: max(1, -(-len(points) // MOST_LIDAR_POINTS))]
-    points[:, :2] = (points[:, :2] + 0.5) / view.factor - 0.5
-    return points
+    points = view.sequence.lidar[target]
+    points = points[:: max(1, -(-len(points) // MOST_LIDAR_POINTS))].astype(np.float32)
+    points[:, :2] = (window.pixels(points[:, :2]) + 0.5) / view.factor - 0.5
+    beyond = np.array(view.size[::-1]) - 0.5
+    return points[((points[:, :2] >= -0.5) & (points[:, :2] <= beyond)).all(axis=1)]
 
 
 def _collate(samples: list[Sample]) -> ClipBatch:

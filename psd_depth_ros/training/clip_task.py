@@ -68,7 +68,11 @@ class ClipTask(Task):
         self._objective = SelfSupervision(recipe, self._depth, PoseNet(), self._start)
         self.module: nn.Module = self._objective
         self._batches = ClipBatches(
-            data.sequences, batch=recipe.batch, seed=recipe.seed, with_fine=recipe.patch.enabled
+            data.sequences,
+            batch=recipe.batch,
+            seed=recipe.seed,
+            with_fine=recipe.patch.enabled,
+            smallest_window=recipe.smallest_window,
         )
         self._held_out = ClipBatches(
             data.sequences,
@@ -86,12 +90,8 @@ class ClipTask(Task):
             usable = recipe.use_known_poses and sequence.poses is not None
             if not recipe.use_known_poses:
                 sequence = replace(sequence, poses_are_of_camera=False)
-            if (
-                recipe.estimate_poses
-                and self._start is not None
-                and not (usable and sequence.poses_are_of_camera)
-            ):
-                found = estimate_motions(sequence, self._start, recipe.canonical_focal_px)
+            if recipe.estimate_poses and not (usable and sequence.poses_are_of_camera):
+                found = estimate_motions(sequence, self._depth, recipe.canonical_focal_px)
                 sequence = replace(sequence, pair_poses=found)
             sequences.append(sequence)
         return replace(data, sequences=tuple(sequences))

@@ -239,6 +239,10 @@ class VideoRecipe(Recipe):
     pose_warmup: float = setting(
         0.0, 'Share of the run in which only the pose network learns', minimum=0.0, maximum=0.9
     )
+    smallest_window: float = setting(
+        1.0, 'Smallest window of the pictures that fills the whole input, as a share of the side: '
+        'few recordings are seen at many sizes', minimum=0.4, maximum=1.0,
+    )  # fmt: skip
     pose_width: float = setting(0.5, 'Side of the pose network\'s input over that of the depth '
                                 'network\'s', minimum=0.25, maximum=1.0)  # fmt: skip
     refine_from: float = setting(
@@ -255,8 +259,8 @@ class VideoRecipe(Recipe):
         True, 'Start from the poses of the recording, where it has those of the camera'
     )
     estimate_poses: bool = setting(
-        False, 'Where there are none, start from the motion of tracked corners, lifted by the '
-        'depth of the checkpoint that the run starts from',
+        False, 'Where there are none, start from the motion of tracked corners, as long as the '
+        'depth of the network at the start of the run says',
     )  # fmt: skip
     data: DataSettings = section(DataSettings)
     objective: ObjectiveSettings = section(ObjectiveSettings)

@@ -1,11 +1,12 @@
 """The motion between frames of a recording without poses, from features and the depth at hand.
 
-A pose network needs thousands of images before it follows a hand-held camera; until then it would
-spoil a depth network that is good already. Tracked corners give the turn of the camera and the
-direction it moves in whatever depth says (essential matrix, Nister 2004; MAGSAC, Barath et al.
-2019), so that a wrong depth is not explained away by a wrong motion; how far it moves follows from
-the depth of the network that is fine-tuned, so that its scale stays. The pose network then learns
-corrections.
+A pose network needs thousands of images before it follows a camera, and is never exact to the
+tenth of a pixel by which far things move; until then it would spoil a depth network that is good
+already, and teach a new one nothing. Tracked corners give the turn of the camera and the direction
+it moves in whatever depth says (essential matrix, Nister 2004; MAGSAC, Barath et al. 2019), so
+that a wrong depth is not explained away by a wrong motion. How far it moves follows from the depth
+of the network as it begins: a fine-tuned one keeps its scale, and one that knows nothing yet, and
+sees a wall everywhere, has scenes of one size. The pose network then learns corrections.
 """
 
 from __future__ import annotations

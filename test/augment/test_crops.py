@@ -33,6 +33,20 @@ def test_depth_takes_the_nearest_pixel_centre():
     assert window.depth(depth)[0].tolist() == [1, 4, 7, 10]
 
 
+def test_pixels_and_masks_go_with_the_window():
+    window = Window(20, 10, 32, 16, 64, 32, False)
+    mirrored = Window(20, 10, 32, 16, 64, 32, True)
+    # Twice as large: the centre of pixel 20 lies half an output pixel right of that of pixel 0.
+    assert window.pixels(np.array([[20.0, 10.0], [30.0, 12.0]])).tolist() == [
+        [0.5, 0.5], [20.5, 4.5]
+    ]  # fmt: skip
+    assert mirrored.pixels(np.array([[20.0, 10.0]])).tolist() == [[62.5, 0.5]]
+    mask = np.zeros((40, 80), bool)
+    mask[:, :21] = True
+    assert window.share(mask)[0, :4].tolist() == [1.0, 0.75, 0.25, 0.0]
+    assert mirrored.share(mask)[0, -4:].tolist() == [0.0, 0.25, 0.75, 1.0]
+
+
 def test_windows_fit_and_keep_the_aspect():
     rng = np.random.default_rng(0)
     for _ in range(200):

@@ -117,6 +117,47 @@ def test_mirrored_samples_keep_the_geometry():
     assert kinds == {True, False}
 
 
+def test_windows_keep_the_geometry():
+    """Frames whose red and green are their own pixel coordinates, and a point of known pixel."""
+    y, x = np.mgrid[0:32, 0:64]
+    ramps = np.stack([4 * x, 7 * y, 0 * x], axis=-1).astype(np.uint8)
+    points = tuple(np.array([[41.0, 13.0, 9.0]], np.float32) for _ in range(FRAMES))
+    camera = Camera(64, 32, 80.0, 80.0, 30.0, 15.0)
+    sequence = make_sequence(
+        height=32, width=64, rgb=np.stack([ramps] * FRAMES), camera=camera, lidar=points
+    )
+    batches = make_batches(sequence, augment=True, smallest_window=0.5)
+    focal_lengths, seen = set(), 0
+    for step in range(1, 11):
+        batch = batches.batch(step)
+        for i in range(4):
+            fx, fy, cx, cy = batch.intrinsics[i].tolist()
+            focal_lengths.add(fx)
+            mirrored = bool(batch.clean[i, 0, 0, 8, 0] > batch.clean[i, 0, 0, 8, -1])
+            sign = -1.0 if mirrored else 1.0
+            # Whatever the window, a pixel looks along the ray it looked along in the frame.
+            u, v = 9, 6
+            frame_x = 30.0 + 80.0 * sign * (u - cx) / fx
+            frame_y = 15.0 + 80.0 * (v - cy) / fy
+            assert batch.clean[i, 0, 0, v, u] == pytest.approx(4 * frame_x, abs=1.6)
+            assert batch.clean[i, 0, 1, v, u] == pytest.approx(7 * frame_y, abs=1.6)
+            if batch.lidar[i].isfinite().all():
+                seen += 1
+                u, v, depth_m = batch.lidar[i, 0].tolist()
+                assert 30.0 + 80.0 * sign * (u - cx) / fx == pytest.approx(41.0, abs=1e-3)
+                assert 15.0 + 80.0 * (v - cy) / fy == pytest.approx(13.0, abs=1e-3)
+                assert depth_m == 9.0
+            across = np.arange(32)
+            frame_x = 30.0 + 80.0 * sign * (across - cx) / fx
+            valid = batch.valid[i, 0, 0].numpy()
+            assert valid[frame_x > 5.5].all()  # the frame's first four columns are not
+            assert not valid[frame_x < 3.5].any()
+    assert len(focal_lengths) > 20
+    assert min(focal_lengths) >= 40.0
+    assert 70.0 < max(focal_lengths) <= 80.5
+    assert 10 < seen < 40
+
+
 def test_colours_change_alike_in_the_frames_of_a_sample():
     rgb = np.full((FRAMES, 16, 32, 3), 90, np.uint8)
     batch = make_batches(make_sequence(rgb=rgb), augment=True).batch(1)

@@ -7,9 +7,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from psd_depth_ros.data.preparation import Preparation
 from psd_depth_ros.data.sequences import Sequence
 from psd_depth_ros.geometry.pose import relative, rotation_vector
 from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.training.clip_task import ClipTask
+from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.visual_odometry import find_motion, lift
 
 
@@ -48,6 +51,19 @@ def test_the_length_follows_the_scale_of_depth(street) -> None:
     assert one is not None
     assert two is not None
     np.testing.assert_allclose(two[:3, 3], 2.0 * one[:3, 3], rtol=1e-3)
+
+
+def test_a_network_that_knows_nothing_yet_has_motions_to_learn_from(street) -> None:
+    sequence, _, motion = street
+    data = Preparation((sequence,), {}, ())
+    assert ClipTask(VideoRecipe(batch=1), data).batch(1, 0, 1).odometry.isnan().all()
+    recipe = VideoRecipe(batch=1, estimate_poses=True)
+    for found in ClipTask(recipe, data).batch(1, 0, 1).odometry[0].double().numpy():
+        direction = found[:3, 3] / np.linalg.norm(found[:3, 3])
+        wanted = motion[:3, 3] / np.linalg.norm(motion[:3, 3])
+        assert abs(direction[2] - wanted[2]) < 0.005  # whether mirrored or not
+        angle = np.linalg.norm(rotation_vector(found[:3, :3]))
+        assert np.degrees(abs(angle - np.linalg.norm(rotation_vector(motion[:3, :3])))) < 0.1
 
 
 def test_nothing_to_follow_is_no_motion(street) -> None:
