@@ -20,6 +20,7 @@ import torch.nn.functional as F
 FREQUENCIES = 6
 FAR_BINS = 2
 HIGHEST_OCTAVE = 5.0  # of the code of a bin's place
+CACHED_COLUMNS = 2048  # pixels whose scores over the bins a CPU keeps in its cache
 
 
 class BinPrediction(NamedTuple):
@@ -212,8 +213,8 @@ def expected_log_depth(bins: BinPrediction) -> tuple[Tensor, Tensor]:
     """The log-depth and sigma of `expectation`, for training: half the time on a CPU.
 
     Sigma has no gradient. Maps are 64 times the size of a depth image here, so that every pass
-    over memory counts: one product sums e^logit and c e^logit, and the backward pass needs no more
-    than e^logit.
+    over memory counts: a CPU takes them in parts that stay in its cache, one product sums e^logit
+    and c e^logit, and the backward pass needs no more than e^logit.
     """
     size = bins.logits.shape[-2:]
     logits, centres = bins.logits.flatten(2), bins.centres.float()
@@ -226,14 +227,19 @@ class _Expectation(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, logits: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
-        weight = logits.float() - logits.amax(dim=1, keepdim=True)
-        weight.exp_()  # (B, Q, n)
         powers = torch.stack([torch.ones_like(centres), centres, centres.square()], dim=1)
-        total, first, second = (powers @ weight).unbind(1)
+        sums = powers.new_empty(len(logits), 3, logits.shape[2])
+        weight = torch.empty_like(logits)  # e^logit (B, Q, n)
+        for part in _parts(logits):
+            scores = logits[part].float()
+            scores -= scores.amax(dim=1, keepdim=True)
+            scores.exp_()
+            sums[part] = powers[part[0]] @ scores
+            weight[part] = scores
+        total, first, second = sums.unbind(1)
         log_depth = first / total
         sigma = (second / total - log_depth.square()).clamp(min=1e-6).sqrt()
         ctx.save_for_backward(weight, centres, total, log_depth)
-        ctx.dtype = logits.dtype
         ctx.mark_non_differentiable(sigma)
         return log_depth, sigma
 
@@ -243,5 +249,23 @@ class _Expectation(torch.autograd.Function):
         share = gradient / total  # (B, n)
         pair = torch.stack([-log_depth * share, share], dim=1)
         powers = torch.stack([torch.ones_like(centres), centres], dim=2)  # (B, Q, 2)
-        by_logits = (powers @ pair).mul_(weight)
-        return by_logits.to(ctx.dtype), (weight @ share[..., None])[..., 0]
+        by_logits = torch.empty_like(weight)
+        by_centres = torch.zeros_like(centres)
+        for part in _parts(weight):
+            rows, _, columns = part
+            scores = weight[part].float()
+            by_centres[rows] += (scores @ share[rows, columns, None])[..., 0]
+            by_logits[part] = (powers[rows] @ pair[part]).mul_(scores)
+        return by_logits, by_centres
+
+
+def _parts(maps: Tensor) -> list[tuple[slice, slice, slice]]:
+    """Parts of maps (B, Q, n) that fit a CPU's cache; on other devices all in one."""
+    count, _, length = maps.shape
+    if maps.device.type != 'cpu':
+        return [(slice(None),) * 3]
+    return [
+        (slice(row, row + 1), slice(None), slice(start, start + CACHED_COLUMNS))
+        for row in range(count)
+        for start in range(0, length, CACHED_COLUMNS)
+    ]

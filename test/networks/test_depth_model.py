@@ -9,6 +9,7 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.networks import (
     Architecture,
+    bin_head,
     BinPrediction,
     build_encoder,
     DepthModel,
@@ -170,7 +171,9 @@ def test_the_disparity_head_starts_in_the_middle_and_stays_in_range() -> None:
         assert found == pytest.approx(expected, rel=1e-3)
 
 
-def test_the_expectation_for_training_is_the_expectation() -> None:
+@pytest.mark.parametrize('columns', [5, 2048])
+def test_the_expectation_for_training_is_the_expectation(columns, monkeypatch) -> None:
+    monkeypatch.setattr(bin_head, 'CACHED_COLUMNS', columns)  # parts, and all at once
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 3, 4, requires_grad=True)
     centres = torch.randn(2, 5).sort(dim=1).values.requires_grad_()
