@@ -252,10 +252,9 @@ class _Expectation(torch.autograd.Function):
         by_logits = torch.empty_like(weight)
         by_centres = torch.zeros_like(centres)
         for part in _parts(weight):
-            rows, _, columns = part
             scores = weight[part].float()
-            by_centres[rows] += (scores @ share[rows, columns, None])[..., 0]
-            by_logits[part] = (powers[rows] @ pair[part]).mul_(scores)
+            by_centres[part[0]] += (scores @ share[part[0], part[2], None])[..., 0]
+            by_logits[part] = (powers[part[0]] @ pair[part]).mul_(scores)
         return by_logits, by_centres
 
 
