@@ -91,7 +91,12 @@ class ClipTask(Task):
             if not recipe.use_known_poses:
                 sequence = replace(sequence, poses_are_of_camera=False)
             if recipe.estimate_poses and not (usable and sequence.poses_are_of_camera):
-                found = estimate_motions(sequence, self._depth, recipe.canonical_focal_px)
+                found = estimate_motions(
+                    sequence,
+                    self._depth,
+                    recipe.canonical_focal_px,
+                    knows_nothing=self._start is None,
+                )
                 sequence = replace(sequence, pair_poses=found)
             sequences.append(sequence)
         return replace(data, sequences=tuple(sequences))

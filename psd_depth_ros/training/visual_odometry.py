@@ -5,8 +5,8 @@ tenth of a pixel by which far things move; until then it would spoil a depth net
 already, and teach a new one nothing. Tracked corners give the turn of the camera and the direction
 it moves in whatever depth says (essential matrix, Nister 2004; MAGSAC, Barath et al. 2019), so
 that a wrong depth is not explained away by a wrong motion. How far it moves follows from the depth
-of the network as it begins: a fine-tuned one keeps its scale, and one that knows nothing yet, and
-sees a wall everywhere, has scenes of one size. The pose network then learns corrections.
+of the network as it begins, so that a fine-tuned one keeps its scale; where it knows nothing yet,
+`motion_lengths` sees to it that lengths agree. The pose network then learns corrections.
 """
 
 from __future__ import annotations
@@ -19,8 +19,12 @@ import torch
 from psd_depth_ros.data.sequences import Sequence
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.networks import DepthModel
-
-Motions = dict[tuple[int, int], NDArray[np.float64]]
+from psd_depth_ros.training.motion_lengths import (
+    agree_on_lengths,
+    Motions,
+    PairMotion,
+    weighted_median,
+)
 
 CORNERS = 1000
 LARGEST_RETURN_PX = 1.0  # a corner tracked there and back ends where it began
@@ -32,11 +36,17 @@ BATCH = 8
 
 
 def estimate_motions(
-    sequence: Sequence, network: DepthModel, canonical_focal_px: float
-) -> Motions:
+    sequence: Sequence,
+    network: DepthModel,
+    canonical_focal_px: float,
+    *,
+    knows_nothing: bool = False,
+) -> dict[tuple[int, int], NDArray[np.float64]]:
     """T_source_target by (target, source) of all triplets; pairs that cannot be told are absent.
 
-    Distances are in the units of `network`, whose canonical depth has `canonical_focal_px`.
+    Distances are in the units of `network`, whose canonical depth has `canonical_focal_px`. One
+    that `knows_nothing` yet sees a wall everywhere, and all scenes would have one size: the ratios
+    of lengths then come from the pictures.
     """
     triplets = np.concatenate([sequence.triplets, sequence.held_out])
     found: Motions = {}
@@ -50,7 +60,9 @@ def estimate_motions(
                 motion = find_motion(sequence, target, source, depth_m)
                 if motion is not None:
                     found[target, source] = motion
-    return found
+    if knows_nothing and found:
+        found = agree_on_lengths(found)
+    return {key: motion.pose for key, motion in found.items()}
 
 
 @torch.inference_mode()
@@ -78,8 +90,8 @@ def predict_depth(
 
 def find_motion(
     sequence: Sequence, target: int, source: int, depth_m: NDArray[np.float32]
-) -> NDArray[np.float64] | None:
-    """T_source_target (4, 4) of two frames; None where too few corners agree on one."""
+) -> PairMotion | None:
+    """The motion between two frames; None where too few corners agree on one."""
     here, there = (
         cv2.cvtColor(sequence.rgb[index], cv2.COLOR_RGB2GRAY) for index in (target, source)
     )
@@ -120,7 +132,7 @@ def solve(
     there: NDArray[np.float32],
     depth_m: NDArray[np.float64],
     K: NDArray[np.float64],
-) -> NDArray[np.float64] | None:
+) -> PairMotion | None:
     """The motion that moves pixels (n, 2) of a camera K from here to there; None without one.
 
     Its length brings the triangulated points to the depths (n,): the median of their ratios, each
@@ -137,8 +149,7 @@ def solve(
     kept = agreeing[:, 0] > 0
     if kept.sum() < max(FEWEST_INLIERS, LEAST_SHARE * len(here)):
         return None
-    lengths = depth_m[kept] * points[3, kept] / points[2, kept]
-    order = np.argsort(lengths)
-    weight = np.cumsum(1.0 / depth_m[kept][order])
-    length = lengths[order[np.searchsorted(weight, 0.5 * weight[-1])]]
-    return make_pose(rotation, direction[:, 0] * length)
+    distances = points[2, kept] / points[3, kept]  # in lengths of the motion
+    length = weighted_median(depth_m[kept] / distances, 1.0 / depth_m[kept])
+    corners = np.column_stack([here[kept], distances]).astype(np.float32)
+    return PairMotion(make_pose(rotation, direction[:, 0] * length), corners)

@@ -38,11 +38,15 @@ def test_turn_direction_and_length(street) -> None:
     sequence, depth_m, motion = street
     found = find_motion(sequence, 0, 1, depth_m)
     assert found is not None
-    error = np.linalg.inv(motion) @ found
+    error = np.linalg.inv(motion) @ found.pose
     assert np.degrees(np.linalg.norm(rotation_vector(error[:3, :3]))) < 0.1
-    lengths = np.linalg.norm(found[:3, 3]), np.linalg.norm(motion[:3, 3])
-    assert found[:3, 3] @ motion[:3, 3] > 0.99 * lengths[0] * lengths[1]
+    lengths = np.linalg.norm(found.pose[:3, 3]), np.linalg.norm(motion[:3, 3])
+    assert found.pose[:3, 3] @ motion[:3, 3] > 0.99 * lengths[0] * lengths[1]
     assert lengths[0] == pytest.approx(lengths[1], rel=0.05)
+    x, y, distance = found.corners.T
+    truth = depth_m[y.round().astype(int), x.round().astype(int)] / lengths[1]
+    near = truth < 30.0  # a pixel of error is too much farther away
+    assert np.median(np.abs(distance / truth - 1.0)[near]) < 0.1
 
 
 def test_the_length_follows_the_scale_of_depth(street) -> None:
@@ -50,7 +54,7 @@ def test_the_length_follows_the_scale_of_depth(street) -> None:
     one, two = (find_motion(sequence, 0, 1, s * depth_m) for s in (1.0, 2.0))
     assert one is not None
     assert two is not None
-    np.testing.assert_allclose(two[:3, 3], 2.0 * one[:3, 3], rtol=1e-3)
+    np.testing.assert_allclose(two.pose[:3, 3], 2.0 * one.pose[:3, 3], rtol=1e-3)
 
 
 def test_a_network_that_knows_nothing_yet_has_motions_to_learn_from(street) -> None:

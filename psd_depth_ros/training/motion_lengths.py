@@ -1,0 +1,135 @@
+"""How long the motions of a recording are in comparison with each other.
+
+One camera does not tell how far it moved. A network that has learned nothing yet sees a wall
+everywhere, and by it a motion through a narrow lane would be as long as twice the motion over an
+open place: a network that learned from such motions could not rely on anything that has one size
+everywhere, such as the height of the camera above the ground.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+import itertools
+import math
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEWEST_COMMON = 20
+RATIO_ERROR = 0.02  # of the logarithm of the ratio of neighbouring lengths
+DEPTH_ERROR = 1.0  # of the logarithm of a length by the depth of a network that knows nothing yet
+MOST_ITERATIONS = 5000
+
+
+class PairMotion(NamedTuple):
+    """The motion between two frames, and what it was estimated from.
+
+    `pose` is T_source_target (4, 4). `corners` (n, 3) hold x, y in pixels of the target's frame
+    and Z in lengths of the motion.
+    """
+
+    pose: NDArray[np.float64]
+    corners: NDArray[np.float32]
+
+
+Motions = dict[tuple[int, int], PairMotion]  # by target and source
+
+
+def agree_on_lengths(found: Motions) -> Motions:
+    """The motions of a recording with lengths that agree with each other.
+
+    A corner has one depth, whichever of two motions of its frame tells it: that gives the ratio of
+    their lengths, to a percent or two. Ratios of neighbours run on through the recording, and what
+    adds up over it is held by the lengths as they were (least squares in their logarithm).
+    """
+    pairs = sorted({_unordered(*key) for key in found})
+    number = {pair: index for index, pair in enumerate(pairs)}
+    rows = np.array([number[_unordered(*key)] for key in found])
+    links = _links(found, number)
+    first, second = (np.array([link[i] for link in links], np.int64) for i in (0, 1))
+    difference = np.array([link[2] for link in links])
+    lengths = np.array([np.linalg.norm(motion.pose[:3, 3]) for motion in found.values()])
+    ties, holds = RATIO_ERROR**-2, DEPTH_ERROR**-2
+
+    def apply(x: NDArray[np.float64]) -> NDArray[np.float64]:
+        result = holds * np.bincount(rows, minlength=len(x)) * x
+        step = ties * (x[first] - x[second])
+        np.add.at(result, first, step)
+        np.add.at(result, second, -step)
+        return result
+
+    wanted = np.zeros(len(pairs))
+    np.add.at(wanted, rows, holds * np.log(lengths))
+    np.add.at(wanted, first, ties * difference)
+    np.add.at(wanted, second, -ties * difference)
+    agreed = np.exp(conjugate_gradients(apply, wanted))
+    result = {}
+    for row, length, (key, motion) in zip(rows, lengths, found.items(), strict=True):
+        pose = motion.pose.copy()
+        pose[:3, 3] *= agreed[row] / length
+        result[key] = PairMotion(pose, motion.corners)
+    return result
+
+
+def _unordered(target: int, source: int) -> tuple[int, int]:
+    """A motion and its inverse are equally long."""
+    return min(target, source), max(target, source)
+
+
+def _links(found: Motions, number: dict[tuple[int, int], int]) -> list[tuple[int, int, float]]:
+    """Numbers of two motions, and the logarithm of the ratio of their lengths."""
+    sources: dict[int, list[int]] = {}
+    for target, source in found:
+        sources.setdefault(target, []).append(source)
+    links = []
+    for target, group in sources.items():
+        for a, b in itertools.pairwise(group):
+            ratio = compare_lengths(found[target, a].corners, found[target, b].corners)
+            if ratio is not None:
+                one, other = number[_unordered(target, a)], number[_unordered(target, b)]
+                links.append((one, other, math.log(ratio)))
+    return links
+
+
+def compare_lengths(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
+    """The length of one motion over that of another of the same target, from their corners."""
+    first, second = (  # both coordinates of a corner as one number
+        np.ascontiguousarray(corners[:, :2]).view(np.int64)[:, 0] for corners in (one, other)
+    )
+    _, here, there = np.intersect1d(first, second, return_indices=True)
+    if len(here) < FEWEST_COMMON:
+        return None
+    near = one[here, 2]
+    return weighted_median(other[there, 2] / near, 1.0 / near)
+
+
+def weighted_median(values: NDArray[np.floating], weights: NDArray[np.floating]) -> float:
+    """The value with half of the weight below it.
+
+    Of lengths, weighted by inverse depth: an error in pixels is one in inverse depth.
+    """
+    order = np.argsort(values)
+    total = np.cumsum(weights[order])
+    return float(values[order[np.searchsorted(total, 0.5 * total[-1])]])
+
+
+def conjugate_gradients(
+    apply: Callable[[NDArray[np.float64]], NDArray[np.float64]], wanted: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """x with apply(x) = wanted, for a symmetric positive definite `apply`."""
+    x = np.zeros_like(wanted)
+    rest = wanted.copy()
+    direction = rest.copy()
+    size = rest @ rest
+    enough = 1e-16 * size
+    for _ in range(MOST_ITERATIONS):
+        if size <= enough:
+            break
+        image = apply(direction)
+        step = size / (direction @ image)
+        x += step * direction
+        rest -= step * image
+        size, before = rest @ rest, size
+        direction = rest + (size / before) * direction
+    return x
