@@ -49,19 +49,26 @@ class ClipTask(Task):
     """A depth and a pose network that learn from triplets of recordings.
 
     `start` is a checkpoint to go on from, folded MobileNetV2 weights of ImageNet for the encoder,
-    or None for a random start. Raises CheckpointError where the checkpoint does not fit the
+    or None for a random start. `report` gets how many of all frames motions were estimated for,
+    where the recipe asks for it. Raises CheckpointError where the checkpoint does not fit the
     recipe.
     """
 
     recipe: VideoRecipe
 
-    def __init__(self, recipe: VideoRecipe, data: Preparation, start: Start = None) -> None:
+    def __init__(
+        self,
+        recipe: VideoRecipe,
+        data: Preparation,
+        start: Start = None,
+        report: Callable[[int, int], None] = lambda done, total: None,
+    ) -> None:
         data.check()
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self._depth = start_network(recipe, start, recipe.head)
         self._start = deepcopy(self._depth).eval() if isinstance(start, Checkpoint) else None
-        self._data = data = self._with_poses(data)
+        self._data = data = self._with_poses(data, report)
         self._info = start.info if isinstance(start, Checkpoint) else None
         self.start_id = start.id if isinstance(start, Checkpoint) else ''
         self._keeps_norm = recipe.freeze_norm and start is not None
@@ -82,7 +89,7 @@ class ClipTask(Task):
             augment=False,
         )
 
-    def _with_poses(self, data: Preparation) -> Preparation:
+    def _with_poses(self, data: Preparation, report: Callable[[int, int], None]) -> Preparation:
         """The recordings with only those poses that the recipe wants, and estimated ones."""
         recipe = self.recipe
         sequences = []
@@ -96,6 +103,7 @@ class ClipTask(Task):
                     self._depth,
                     recipe.canonical_focal_px,
                     knows_nothing=self._start is None,
+                    report=report,
                 )
                 sequence = replace(sequence, pair_poses=found)
             sequences.append(sequence)
@@ -105,7 +113,10 @@ class ClipTask(Task):
     def from_recipe(
         cls, recipe: VideoRecipe, folder: Path, start: Start, report: Callable[[int, int], None]
     ) -> ClipTask:
-        """Decode the recordings of the recipe into `folder`/frames and learn from them."""
+        """Decode the recordings of the recipe into `folder`/frames and learn from them.
+
+        `report` gets how much is done of all, for one recording after the other.
+        """
         data = prepare_sequences(
             recipe.data,
             pixel_budget=recipe.pixel_budget,
@@ -113,7 +124,7 @@ class ClipTask(Task):
             fine_factor=FINE_FACTOR,
             report=lambda _, done, total: report(done, total),
         )
-        return cls(recipe, data, start)
+        return cls(recipe, data, start, report)
 
     @property
     def depth(self) -> DepthModel:

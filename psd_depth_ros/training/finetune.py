@@ -227,7 +227,7 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> Task:
     def advance(done: int, total: int) -> None:
         if stop():
             raise _StoppedError
-        report(FinetuneStatus(PREPARING, done, total, 'decoding recordings'))
+        report(FinetuneStatus(PREPARING, done, total, 'preparing recordings'))
 
     report(FinetuneStatus(PREPARING, detail='looking at the recordings'))
     resumable = has_state(run.training.states)

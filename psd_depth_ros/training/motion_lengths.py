@@ -1,9 +1,9 @@
 """How long the motions of a recording are in comparison with each other.
 
 One camera does not tell how far it moved. A network that has learned nothing yet sees a wall
-everywhere, and by it a motion through a narrow lane would be as long as twice the motion over an
-open place: a network that learned from such motions could not rely on anything that has one size
-everywhere, such as the height of the camera above the ground.
+everywhere, and by it the same motion is longer through a narrow lane than over an open place: a
+network that learned from such motions could not rely on what has one size everywhere, such as the
+height of the camera above the ground.
 """
 
 from __future__ import annotations

@@ -11,6 +11,8 @@ of the network as it begins, so that a fine-tuned one keeps its scale; where it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
@@ -41,18 +43,20 @@ def estimate_motions(
     canonical_focal_px: float,
     *,
     knows_nothing: bool = False,
+    report: Callable[[int, int], None] = lambda done, total: None,
 ) -> dict[tuple[int, int], NDArray[np.float64]]:
     """T_source_target by (target, source) of all triplets; pairs that cannot be told are absent.
 
     Distances are in the units of `network`, whose canonical depth has `canonical_focal_px`. One
     that `knows_nothing` yet sees a wall everywhere, and all scenes would have one size: the ratios
-    of lengths then come from the pictures.
+    of lengths then come from the pictures. `report` gets the targets done and how many there are.
     """
     triplets = np.concatenate([sequence.triplets, sequence.held_out])
     found: Motions = {}
     targets = sorted({int(target) for target in triplets[:, 0]})
     sources = {int(target): (int(a), int(b)) for target, a, b in triplets}
     for start in range(0, len(targets), BATCH):
+        report(start, len(targets))
         chosen = targets[start : start + BATCH]
         depths = predict_depth(sequence, chosen, network, canonical_focal_px)
         for target, depth_m in zip(chosen, depths, strict=True):
@@ -60,6 +64,7 @@ def estimate_motions(
                 motion = find_motion(sequence, target, source, depth_m)
                 if motion is not None:
                     found[target, source] = motion
+    report(len(targets), len(targets))
     if knows_nothing and found:
         found = agree_on_lengths(found)
     return {key: motion.pose for key, motion in found.items()}
