@@ -82,11 +82,6 @@ def centred_window(size: tuple[int, int], output: tuple[int, int]) -> Window:
     return Window((size[1] - w) // 2, (size[0] - h) // 2, w, h, output[1], output[0], False)
 
 
-def whole_window(size: tuple[int, int]) -> Window:
-    """The whole of an image of `size` (height, width) as it is."""
-    return centred_window(size, size)
-
-
 def _extent(size: tuple[int, int], output: tuple[int, int], share: float) -> tuple[int, int]:
     """Width and height of a window of the output's aspect ratio."""
     height, width = size

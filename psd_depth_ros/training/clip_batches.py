@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.augment.colour import Colours, draw_colours
-from psd_depth_ros.augment.crops import draw_window, whole_window, Window
+from psd_depth_ros.augment.crops import centred_window, draw_window, Window
 from psd_depth_ros.data.sequences import Sequence
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
@@ -166,7 +166,7 @@ class _View:
         self.with_fine = with_fine
         size = sequence.camera.size
         self.size = (size[0] // self.factor, size[1] // self.factor)
-        self.whole = whole_window(size)
+        self.whole = centred_window(size, size)
 
     def camera(self, window: Window) -> Camera:
         """The camera of a window of the frames that fills the network's input."""

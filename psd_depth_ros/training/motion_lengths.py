@@ -51,9 +51,10 @@ def agree_on_lengths(found: Motions) -> Motions:
     difference = np.array([link[2] for link in links])
     lengths = np.array([np.linalg.norm(motion.pose[:3, 3]) for motion in found.values()])
     ties, holds = RATIO_ERROR**-2, DEPTH_ERROR**-2
+    held = holds * np.bincount(rows)
 
     def apply(x: NDArray[np.float64]) -> NDArray[np.float64]:
-        result = holds * np.bincount(rows, minlength=len(x)) * x
+        result = held * x
         step = ties * (x[first] - x[second])
         np.add.at(result, first, step)
         np.add.at(result, second, -step)
