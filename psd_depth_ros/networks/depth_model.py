@@ -50,7 +50,7 @@ class Architecture:
     )
     positions: bool = setting(
         False,
-        'The decoder sees where a pixel lies from the principal point; not so in networks '
+        'The decoder sees how far below the principal point a pixel lies; not so in networks '
         'that were made before this was',
     )
     bins: int = setting(64, 'Depth bins and scene-structure queries', minimum=4, maximum=512)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psd_depth_ros.augment.patches import Patches
-from psd_depth_ros.networks.decoder import BEND_PX, Decoder, pixel_positions
+from psd_depth_ros.networks.decoder import BEND_PX, Decoder, row_positions
 
 INTRINSICS = torch.tensor([[80.0, 80.0, 19.5, 11.5]])
 
@@ -12,19 +12,19 @@ INTRINSICS = torch.tensor([[80.0, 80.0, 19.5, 11.5]])
 def test_positions_are_zero_at_the_principal_point_and_one_at_ten_sinh_one():
     # Cells of stride 4 have their centres at 1.5, 5.5, 9.5 ...
     place = BEND_PX * math.sinh(1.0)
-    intrinsics = torch.tensor([[80.0, 80.0, 9.5 - place, 5.5]])
-    positions = pixel_positions(intrinsics, 3, 5, 4)
-    assert positions.shape == (1, 2, 3, 5)
-    assert positions[0, 0, :, 2].tolist() == pytest.approx([1.0] * 3, abs=1e-5)
-    assert positions[0, 1, 1].tolist() == [0.0] * 5
-    assert positions[0, 1, 0, 0].item() == pytest.approx(math.asinh(-4.0 / BEND_PX))
+    intrinsics = torch.tensor([[80.0, 80.0, 7.0, 9.5 - place], [80.0, 80.0, 7.0, 5.5]])
+    positions = row_positions(intrinsics, 3, 5, 4)
+    assert positions.shape == (2, 1, 3, 5)
+    assert positions[0, 0, 2].tolist() == pytest.approx([1.0] * 5, abs=1e-5)
+    assert positions[1, 0, 1].tolist() == [0.0] * 5
+    assert positions[1, 0, 0, 0].item() == pytest.approx(math.asinh(-4.0 / BEND_PX))
 
 
 def test_level_ground_has_one_depth_for_each_position_at_any_zoom_and_crop():
     patches = Patches(torch.tensor([2.0]), torch.tensor([[16.0, 24.0]]), 16, 32)
     focal, height_m = 80.0, 1.5
     for intrinsics, size in ((INTRINSICS, (24, 40)), (patches.intrinsics(INTRINSICS), (16, 32))):
-        below = BEND_PX * pixel_positions(intrinsics, *size, 1)[0, 1, :, 0].sinh()
+        below = BEND_PX * row_positions(intrinsics, *size, 1)[0, 0, :, 0].sinh()
         ground = height_m * focal / below  # the depth that the position stands for, canonical
         rows = torch.arange(size[0])
         metric = height_m * intrinsics[0, 1] / (rows - intrinsics[0, 3])
@@ -34,13 +34,16 @@ def test_level_ground_has_one_depth_for_each_position_at_any_zoom_and_crop():
         torch.testing.assert_close(ground[seen], canonical[seen], rtol=1e-4, atol=0.0)
 
 
-@pytest.mark.parametrize('positions', [True, False])
-def test_only_a_decoder_with_positions_tells_where_it_looks(positions):
+@pytest.mark.parametrize(
+    ('positions', 'moved', 'same'),
+    [(True, (0.0, 5.0), False), (True, (5.0, 0.0), True), (False, (0.0, 5.0), True)],
+)
+def test_only_a_decoder_with_positions_tells_how_high_it_looks(positions, moved, same):
     torch.manual_seed(0)
     decoder = Decoder(8, (4, 4, 4, 4), (8, 8, 8, 8), 1, positions)
     deepest = torch.zeros(1, 8, 1, 2)
     skips = [torch.zeros(1, 4, 16 >> i, 32 >> i) for i in range(4)]
-    shifted = INTRINSICS + torch.tensor([0.0, 0.0, 0.0, 5.0])
+    shifted = INTRINSICS + torch.tensor([0.0, 0.0, *moved])
     one, other = (decoder(deepest, skips, intrinsics) for intrinsics in (INTRINSICS, shifted))
     assert one.shape == (1, 8, 16, 32)
-    assert torch.equal(one, other) != positions
+    assert torch.equal(one, other) == same
