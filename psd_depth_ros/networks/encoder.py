@@ -296,3 +296,20 @@ def freeze_norm(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
             child.eval()
+
+
+def freeze_maps(encoder: Encoder, count: int) -> None:
+    """Keep every parameter that the `count` (1 .. 5) finest maps are made with as it is.
+
+    Which these are, the gradients of the maps tell, whatever the encoder.
+    """
+    parameters = list(encoder.parameters())
+    weight, mode = parameters[0], encoder.training
+    encoder.eval()  # the statistics of batch norms must not change
+    maps = encoder(weight.new_zeros(1, 3, 64, 64))[:count]
+    encoder.train(mode)
+    total = torch.stack([one.float().sum() for one in maps]).sum()
+    found = torch.autograd.grad(total, parameters, allow_unused=True)
+    for parameter, gradient in zip(parameters, found, strict=True):
+        if gradient is not None:
+            parameter.requires_grad_(False)

@@ -74,6 +74,7 @@ class ClipTask(Task):
         self._keeps_norm = recipe.freeze_norm and start is not None
         self._objective = SelfSupervision(recipe, self._depth, PoseNet(), self._start)
         self.module: nn.Module = self._objective
+        self._depth_groups = depth_groups(recipe, self._depth)
         self._batches = ClipBatches(
             data.sequences,
             batch=recipe.batch,
@@ -147,7 +148,7 @@ class ClipTask(Task):
     def groups(self) -> list[ParameterGroup]:
         """The encoder, the rest of the depth network, the pose network."""
         return [
-            *depth_groups(self.recipe, self._depth),
+            *self._depth_groups,
             ParameterGroup(
                 'pose', tuple(self._objective.pose.parameters()), self.recipe.pose_rate
             ),
@@ -159,8 +160,9 @@ class ClipTask(Task):
         if self._keeps_norm:
             freeze_norm(self._depth.encoder)
         learns = share >= self.recipe.pose_warmup
-        for parameter in self._depth.parameters():
-            parameter.requires_grad_(learns)
+        for group in self._depth_groups:
+            for parameter in group.parameters:
+                parameter.requires_grad_(learns)
 
     def batch(self, step: int, rank: int, processes: int) -> ClipBatch:
         """Triplets by motion, mirrored and recoloured; seeded by recipe, step and place."""

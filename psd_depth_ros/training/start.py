@@ -10,7 +10,7 @@ from torch import Tensor
 from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.errors import CheckpointError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
-from psd_depth_ros.networks.encoder import load_imagenet
+from psd_depth_ros.networks.encoder import freeze_maps, load_imagenet
 from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.task import ParameterGroup
 
@@ -28,20 +28,28 @@ def has_shape(found: Architecture, wanted: Architecture) -> bool:
 def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthModel:
     """The network of `start`: a checkpoint, ImageNet weights for the encoder, or random ones.
 
-    Raises CheckpointError where a checkpoint does not fit the recipe.
+    Parameters of its frozen maps require no gradient. Raises CheckpointError where a checkpoint
+    does not fit the recipe.
     """
     wanted = preset(recipe.preset, head)
-    if not isinstance(start, Checkpoint):
+    if isinstance(start, Checkpoint):
+        model = _read_checkpoint(start, recipe, wanted)
+    else:
         model = DepthModel(wanted)
         if start is not None:
             load_imagenet(model.encoder, start)
-        return model
+    if start is not None and recipe.frozen_maps > 0:
+        freeze_maps(model.encoder, recipe.frozen_maps)
+    return model
+
+
+def _read_checkpoint(start: Checkpoint, recipe: Recipe, wanted: Architecture) -> DepthModel:
     model = deepcopy(load_model(start))  # the tensors of a checkpoint are shared by its models
     if not has_shape(model.architecture, wanted):
         raise CheckpointError(
             f'{start.path}: is a network with {model.architecture.encoder!r} and '
             f'{model.architecture.head!r} head, but the recipe wants preset {recipe.preset!r} '
-            f'with {head!r} head; choose another start, or other settings in the recipe'
+            f'with {wanted.head!r} head; choose another start, or other settings in the recipe'
         )
     focal = start.info.output.canonical_focal_px
     if focal != recipe.canonical_focal_px:
@@ -58,9 +66,9 @@ def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthMode
 
 
 def depth_groups(recipe: Recipe, depth: DepthModel) -> list[ParameterGroup]:
-    """One rate for the encoder and one for the rest."""
-    encoder = tuple(depth.encoder.parameters())
-    known = {id(parameter) for parameter in encoder}
+    """One rate for the encoder, as far as it learns, and one for the rest."""
+    known = {id(parameter) for parameter in depth.encoder.parameters()}
+    encoder = tuple(p for p in depth.encoder.parameters() if p.requires_grad)
     rest = tuple(p for p in depth.parameters() if id(p) not in known)
     return [
         ParameterGroup('encoder', encoder, recipe.encoder_rate),

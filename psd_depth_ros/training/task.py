@@ -44,8 +44,8 @@ class Task(ABC):
     """One thing to train.
 
     `module` holds every trained parameter and is what gets wrapped when several processes train
-    together; until then all of them require gradients. A task with an attribute `teacher` gets the
-    averaged network there, in eval mode; it must not become a part of `module`.
+    together; until then all of `groups` require gradients. A task with an attribute `teacher` gets
+    the averaged network there, in eval mode; it must not become a part of `module`.
     """
 
     recipe: Recipe

@@ -19,7 +19,13 @@ from psd_depth_ros.networks import (
 )
 from psd_depth_ros.networks.bin_head import expected_log_depth
 from psd_depth_ros.networks.depth_model import measure_complexity
-from psd_depth_ros.networks.encoder import freeze_norm, load_folded, load_imagenet, ResNet18Encoder
+from psd_depth_ros.networks.encoder import (
+    freeze_maps,
+    freeze_norm,
+    load_folded,
+    load_imagenet,
+    ResNet18Encoder,
+)
 
 TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, blocks=1)
 INTRINSICS = torch.tensor([[80.0, 80.0, 47.5, 31.5]])
@@ -118,6 +124,28 @@ def test_a_folded_start_computes_what_the_folded_network_computes():
     del tensors['features.3.conv.1.0.bias']
     with pytest.raises(SettingsError, match=r'features\.3\.conv\.1\.0'):
         load_folded(encoder, tensors)
+
+
+@pytest.mark.parametrize(
+    ('name', 'count', 'frozen'),
+    [
+        ('mobilenet_v2', 2, {f'features.{layer}' for layer in range(4)}),
+        ('resnet18', 1, {'conv1', 'bn1'}),
+        ('resnet18', 2, {'conv1', 'bn1', 'layer1.0', 'layer1.1'}),
+    ],
+)
+def test_frozen_maps_freeze_the_layers_that_make_them(name, count, frozen):
+    encoder = build_encoder(name)
+    before = {key: value.clone() for key, value in encoder.state_dict().items()}
+    freeze_maps(encoder, count)
+    still = {key for key, value in encoder.named_parameters() if not value.requires_grad}
+    assert still == {
+        key
+        for key, _ in encoder.named_parameters()
+        if key.startswith(tuple(f + '.' for f in frozen))
+    }
+    assert encoder.training
+    assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
 
 
 def test_a_saved_model_loads_and_computes_the_same(model, tmp_path):

@@ -108,6 +108,22 @@ def test_a_run_goes_on_from_a_checkpoint_of_the_same_shape(tmp_path):
         start_network(replace(RECIPE, preset='base'), load_checkpoint(path))
 
 
+def test_frozen_maps_of_a_start_stay_and_the_rest_learns(tmp_path):
+    torch.manual_seed(0)
+    path = tmp_path / 'start.safetensors'
+    model = DepthModel(preset('lite'))
+    save_checkpoint(path, CheckpointInfo('start', dump(model.architecture)), model.state_dict())
+    recipe = replace(RECIPE, frozen_maps=2, steps=1, warmup=0.0)
+    assert all(p.requires_grad for p in start_network(recipe, None).parameters())
+    network = start_network(recipe, load_checkpoint(path))
+    task = WorldsTask(recipe, [stripes()], [stripes(1)], model=network)
+    run_training(task, RunFolder(tmp_path / 'run'), device='cpu')
+    before = dict(model.encoder.named_parameters())
+    for name, parameter in network.encoder.named_parameters():
+        frozen = int(name.split('.')[1]) <= 3
+        assert torch.equal(parameter, before[name]) == frozen, name
+
+
 def test_worlds_are_rendered_once_and_never_overlap_with_validation(tmp_path):
     recipe = replace(RECIPE, pixel_budget=1024)
     training = plan_shards(recipe, tmp_path, validation=False)
