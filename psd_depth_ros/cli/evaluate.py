@@ -172,13 +172,19 @@ def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from psd_depth_ros.evaluation.summary import COLUMNS, describe, distance_rows, figure_rows
+    from psd_depth_ros.evaluation.summary import (
+        COLUMNS,
+        describe,
+        DISTANCE_COLUMNS,
+        distance_rows,
+        figure_rows,
+    )
 
     tables = (
         (f'{report["frames"]} images, {report["protocol_rules"]}', COLUMNS, figure_rows(report)),
         (
             'by distance, median-scaled',
-            ('abs_rel', 'a1', 'median ln p/gt', 'pixels'),
+            DISTANCE_COLUMNS,
             distance_rows(report['by_distance']),
         ),
     )

@@ -24,13 +24,14 @@ class BandMetrics:
     """Errors over the pixels whose truth lies in one band.
 
     `bias` is the median of ln p/gt: above 0 is seen too far, below too near. `share` is that of
-    the image's measured pixels.
+    the image's measured pixels, which are `pixels` here.
     """
 
     abs_rel: float
     a1: float
     bias: float
     share: float
+    pixels: int
 
 
 def band_name(band: tuple[float, float]) -> str:
@@ -52,6 +53,7 @@ def measure_bands(matched: Matched, bands: Bands) -> dict[str, BandMetrics]:
             a1=float(np.mean(np.maximum(ratio, 1.0 / ratio) < 1.25)),
             bias=float(np.median(np.log(ratio))),
             share=float(np.mean(inside)),
+            pixels=int(np.count_nonzero(inside)),
         )
     return found
 
@@ -61,7 +63,8 @@ def average_bands(
 ) -> dict[str, dict[str, Any]]:
     """The means over the images that have pixels in a band, and how many `frames` those are.
 
-    `share` is the mean over all images. A band that no image has holds None.
+    `pooled_abs_rel` is the mean over the pixels of all images: few far pixels of one image weigh
+    little there. `share` is the mean over all images. A band that no image has holds None.
     """
     averages: dict[str, dict[str, Any]] = {}
     for name in map(band_name, bands):
@@ -70,6 +73,11 @@ def average_bands(
             key: float(np.mean([row[key] for row in rows])) if rows else None
             for key in ('abs_rel', 'a1', 'bias')
         }
+        pixels = sum(row['pixels'] for row in rows)
+        pooled = sum(row['abs_rel'] * row['pixels'] for row in rows) / pixels if rows else None
         share = sum(row['share'] for row in rows) / max(1, len(images))
-        averages[name] = means | {'share': share, 'frames': len(rows)}
+        averages[name] = {
+            **means, 'pooled_abs_rel': pooled, 'share': share, 'pixels': pixels,
+            'frames': len(rows),
+        }  # fmt: skip
     return averages

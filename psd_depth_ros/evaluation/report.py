@@ -24,7 +24,13 @@ from psd_depth_ros.evaluation.pictures import (
     TOO_NEAR,
 )
 from psd_depth_ros.evaluation.results import Evaluation
-from psd_depth_ros.evaluation.summary import COLUMNS, describe, distance_rows, figure_rows
+from psd_depth_ros.evaluation.summary import (
+    COLUMNS,
+    describe,
+    DISTANCE_COLUMNS,
+    distance_rows,
+    figure_rows,
+)
 from psd_depth_ros.inference.colour import colour_depth
 
 _FEWEST_FOR_CHARTS = 5
@@ -107,12 +113,11 @@ def _facts(report: dict[str, Any]) -> list[str]:
 
 def _distances(report: dict[str, Any]) -> list[str]:
     parts = ['<h2>By distance</h2>', '<div class="pair">']
-    columns = ('abs_rel', 'a1', 'median ln p/gt', 'pixels')
     for title, bands in (
         ('median-scaled', report['by_distance']),
         ('unscaled', report['unscaled']['by_distance']),
     ):
-        parts.append(_table((title, *columns), distance_rows(bands)))
+        parts.append(_table((title, *DISTANCE_COLUMNS), distance_rows(bands)))
     parts.append('</div><p class="faint">median ln p/gt above 0: seen too far.</p>')
     return parts
 

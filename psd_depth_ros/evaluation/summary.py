@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 COLUMNS = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'a1', 'a2', 'a3', 'silog')
+DISTANCE_COLUMNS = ('abs_rel', 'of all pixels', 'a1', 'median ln p/gt', 'pixels')
 
 
 def figure_rows(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
@@ -17,12 +18,16 @@ def figure_rows(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
 
 
 def distance_rows(bands: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    """Each band of metres that has pixels: abs_rel, a1, median ln p/gt, share of the pixels."""
+    """Each band of metres that has pixels, with `DISTANCE_COLUMNS`.
+
+    abs_rel as the mean of the images and over all their pixels; the share of the pixels.
+    """
     return [
         (
             f'{name} m',
             [
                 f'{band["abs_rel"]:.3f}',
+                f'{band["pooled_abs_rel"]:.3f}',
                 f'{band["a1"]:.3f}',
                 f'{band["bias"]:+.3f}',
                 f'{band["share"]:.1%}',

@@ -97,13 +97,16 @@ def test_errors_by_distance_and_their_means():
             band = [row for row in rows if low <= row[1] < high]
             bias = statistics.median(math.log(p) - math.log(t) for p, t, _ in band)
             values = loops(band)
-            parts.append((values['abs_rel'], values['a1'], bias, len(band) / len(rows)))
+            share = len(band) / len(rows)
+            parts.append((values['abs_rel'], values['a1'], bias, share, len(band)))
     means = average_bands(images, DRIVING_BANDS_M)
     for name, parts in expected.items():
-        columns = zip(*parts, strict=True)
+        *columns, counts = zip(*parts, strict=True)
         for key, column in zip(('abs_rel', 'a1', 'bias', 'share'), columns, strict=True):
             assert means[name][key] == EXACT(math.fsum(column) / 3), (name, key)
-        assert means[name]['frames'] == 3
+        pooled = math.fsum(a * n for a, n in zip(columns[0], counts, strict=True)) / sum(counts)
+        assert means[name]['pooled_abs_rel'] == EXACT(pooled)
+        assert (means[name]['pixels'], means[name]['frames']) == (sum(counts), 3)
 
 
 def test_means_over_images_of_the_crop():
