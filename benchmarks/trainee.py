@@ -30,7 +30,8 @@ from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.trainer import run_training
 
 WARM_UP = 3  # steps that are not counted
-# Every branch from the first step on, as in most of a run; nothing but steps is measured.
+# Every branch from the first step on, as in the last part of a run, the slowest; nothing but steps
+# is measured.
 CHANGES = {
     'batch': 8, 'far.start': 0.0, 'patch.start': 0.0, 'distillation.start': 0.0,
     'distillation.full': 0.0, 'patch_mix.start': 0.0, 'pose_warmup': 0.0,
