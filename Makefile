@@ -12,6 +12,8 @@ VENV   ?= .venv
 TORCH       ?= $(shell grep ^torch== constraints.txt)
 TORCH_INDEX ?=
 OUTPUT ?= demo_out
+# Files of tests that run side by side; each of them has up to three processes of its own.
+WORKERS ?= 2
 
 prefix  := $(abspath $(VENV))
 bin     := $(prefix)/bin
@@ -48,7 +50,7 @@ demo: install  ## camera in, depth and cloud out, over real topics: demo_out/pre
 
 test: install  ## all tests, with the ROS nodes in processes of their own
 	$(say) 'test: pytest'
-	$(bin)/python -m pytest $(TESTS)
+	$(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
 
 lint: install  ## ruff (lint and format) and mypy
 	$(say) 'lint: ruff check, ruff format --check, mypy'

@@ -42,7 +42,7 @@ EXTRAS = {
     'rerun': ['rerun-sdk>=0.24'],
     'tensorboard': ['tensorboard>=2.14'],
     'transformers': ['transformers>=4.45'],
-    'test': ['pytest', 'pytest-timeout', 'tensorboard>=2.14'],
+    'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'tensorboard>=2.14'],
     'lint': ['ruff', 'mypy', 'types-PyYAML'],
 }
 EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})

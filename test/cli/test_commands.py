@@ -247,9 +247,9 @@ def test_replay_refuses_before_ros_starts(capsys):
     assert 'recording gone.mcap is not there' in capsys.readouterr().err
 
 
-def test_replay_plays_to_the_end(drive):
+def test_replay_plays_to_the_end(drive, ros_domains):
     environment = os.environ | {
-        'ROS_DOMAIN_ID': str(1 + os.getpid() % 100),
+        'ROS_DOMAIN_ID': str(next(ros_domains)),
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
     }
     command = [sys.executable, '-m', 'psd_depth_ros.cli.main', 'replay', str(drive), '--rate', '4']

@@ -5,7 +5,6 @@ from __future__ import annotations
 import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-import itertools
 import os
 from pathlib import Path
 import signal
@@ -32,7 +31,6 @@ FAKE_NODE = Path(__file__).with_name('fake_depth_node.py')
 PATIENCE_S = 60.0  # of a machine that is busy with other things
 # Questions that may be put twice; an order must not be.
 ASK_AGAIN_S = dict.fromkeys((GetState, GetParameters, SetParameters, DescribeParameters), 5.0)
-_domains = itertools.count(os.getpid() * 7)
 
 
 class NodeProcess:
@@ -276,8 +274,8 @@ def _stay_on_this_machine() -> Iterator[None]:
 
 
 @pytest.fixture
-def bench() -> Iterator[Bench]:
-    made = Bench(1 + next(_domains) % 100)
+def bench(ros_domains: Iterator[int]) -> Iterator[Bench]:
+    made = Bench(next(ros_domains))
     yield made
     made.close()
 
@@ -340,9 +338,11 @@ class Running:
 
 
 @pytest.fixture(scope='session')
-def _shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Bench, NodeProcess]]:
+def _shared(
+    ros_domains: Iterator[int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Bench, NodeProcess]]:
     """One process for the many tests that need nothing special; starting one takes seconds."""
-    bench = Bench(1 + next(_domains) % 100)
+    bench = Bench(next(ros_domains))
     starter = _starter(bench, tmp_path_factory.mktemp('shared'))
     node = next(starter)(FAKE_NODE, diagnostics_period_s=0.2)
     bench.wait_for_state('active')
