@@ -23,8 +23,8 @@ INDOOR_BANDS_M: Bands = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 10.0))
 class BandMetrics:
     """Errors over the pixels whose truth lies in one band.
 
-    `bias` is the median of ln p/gt: above 0 is seen too far, below too near. `share` is that of
-    the image's measured pixels, which are `pixels` here.
+    `bias` is the median of ln p/gt: above 0 is seen too far, below too near. The band has so many
+    `pixels`, the `share` of all that are measured in the image.
     """
 
     abs_rel: float
@@ -44,7 +44,8 @@ def measure_bands(matched: Matched, bands: Bands) -> dict[str, BandMetrics]:
     found = {}
     for low, high in bands:
         inside = (matched.true >= low) & (matched.true < high)
-        if not inside.any():
+        pixels = int(np.count_nonzero(inside))
+        if pixels == 0:
             continue
         predicted, true = matched.predicted[inside], matched.true[inside]
         ratio = predicted / true
@@ -52,8 +53,8 @@ def measure_bands(matched: Matched, bands: Bands) -> dict[str, BandMetrics]:
             abs_rel=float(np.mean(np.abs(predicted - true) / true)),
             a1=float(np.mean(np.maximum(ratio, 1.0 / ratio) < 1.25)),
             bias=float(np.median(np.log(ratio))),
-            share=float(np.mean(inside)),
-            pixels=int(np.count_nonzero(inside)),
+            share=pixels / len(inside),
+            pixels=pixels,
         )
     return found
 

@@ -67,7 +67,7 @@ class Recipe:
     encoder_rate: float = setting(2e-4, 'Learning rate of the encoder', minimum=0.0, maximum=1.0)
     frozen_maps: int = setting(
         0, 'Of the five maps of an encoder that starts from weights, so many stay as they are, '
-        'from the finest on: a step takes a fifth less with two', minimum=0, maximum=5,
+        'from the finest on: a step takes a sixth less with two', minimum=0, maximum=5,
     )  # fmt: skip
     schedule: str = setting(
         'step', 'How the rates fall: a tenth from `drop_at` on, or a cosine to a hundredth',
