@@ -27,12 +27,20 @@ def pixel_grid(height: int, width: int, device: torch.device | str = 'cpu') -> T
 def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
     """Read `image` (B, C, H, W) bilinearly at `pixels` (B, h, w, 2), giving (B, C, h, w).
 
-    `pixels` are (x, y) in the image's own pixels; `padding` is 'border' or 'zeros'.
+    `pixels` are (x, y) in the image's own pixels; `padding` is 'border' or 'zeros'. Images of
+    bytes become float32 on the way, on a CPU in parts: all of them would not fit its cache.
     """
     height, width = image.shape[-2:]
     share = 1.0 / pixels.new_tensor([width, height])
     grid = torch.addcmul(share - 1.0, pixels, share, value=2.0)  # (2 x + 1) / W - 1, in [-1, 1]
-    return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
+    if image.dtype != torch.uint8:
+        return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
+    count = torch.get_num_threads() if image.device.type == 'cpu' else len(image)
+    read = [
+        F.grid_sample(part.float(), places, 'bilinear', padding, align_corners=False)
+        for part, places in zip(image.split(count), grid.split(count), strict=True)
+    ]
+    return torch.cat(read)
 
 
 def resize_intrinsics(intrinsics: Tensor, scale: Tensor | float) -> Tensor:

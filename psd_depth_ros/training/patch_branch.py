@@ -90,7 +90,7 @@ class PatchBranch:
         settings, batch, patches = self.recipe.patch, step.batch, view.patches
         assert batch.fine_shown is not None, 'the batches lack fine images'
         fine_shown = batch.fine_shown[torch.tensor(chosen, device=step.K.device)]
-        shown = patches.cut(fine_shown.float(), view.factor) / 127.5 - 1.0
+        shown = patches.cut(fine_shown, view.factor) / 127.5 - 1.0
         patch = predict(step.network, shown, view.intrinsics, self.recipe.canonical_focal_px)
         if settings.convention == 'metric':
             patch = Prediction(
@@ -121,10 +121,12 @@ class PatchBranch:
         """Draw a patch of each of some samples, with all it is compared with."""
         batch = step.batch
         assert batch.fine is not None, 'the batches lack fine images'
-        index = torch.tensor(rows, device=step.K.device)
+        index: slice | Tensor = slice(None)  # all of them need no copy
+        if len(rows) < len(batch.seeds):
+            index = torch.tensor(rows, device=step.K.device)
         patches = self._draw_patches(step, rows)
         factor = batch.fine.shape[-1] / batch.clean.shape[-1]
-        fine = batch.fine[index].transpose(0, 1).float()  # (3, b, 3, fH, fW), 0 .. 255
+        fine = batch.fine[index].transpose(0, 1)  # (3, b, 3, fH, fW) uint8
         image, *still = (patches.cut(one, factor) / 255.0 for one in fine)
         known = sample(step.full.log_depth[index], patches.pixels())
         valid = sample(batch.valid[index].float(), patches.pixels()) > 0.5
@@ -244,7 +246,7 @@ class _PatchView:
     intrinsics: Tensor  # (B, 4) of the patches
     K_fine: Tensor  # (B, 3, 3) of the sources
     motions: Tensor  # (2, B, 4, 4) T_source_target, no gradient
-    sources: Tensor  # (2, B, 3, fH, fW) in 0 .. 255
+    sources: Tensor  # (2, B, 3, fH, fW) uint8
     target: Target
     known: Tensor  # (B, 1, h, w) log-depth of the full image
     unmasked_px: float

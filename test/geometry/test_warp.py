@@ -23,6 +23,12 @@ def test_sampling_a_ramp_reads_the_coordinates():
     assert torch.allclose(read[0].permute(1, 2, 0), pixels[0], atol=1e-4)
 
 
+def test_images_of_bytes_are_read_as_if_they_were_floats():
+    image = torch.randint(0, 256, (5, 3, 20, 40), dtype=torch.uint8)
+    pixels = torch.rand(5, 6, 7, 2) * torch.tensor([44.0, 24.0]) - 2.0
+    assert torch.equal(warp.sample(image, pixels), warp.sample(image.float(), pixels))
+
+
 def test_the_identity_warp_returns_the_image():
     image = torch.rand(1, 3, 20, 40)
     depth = torch.rand(1, 1, 20, 40) * 10 + 1
