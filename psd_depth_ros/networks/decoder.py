@@ -51,10 +51,11 @@ class Decoder(nn.Module):
         x = deepest
         for index, (stage, skip) in enumerate(zip(self.stages, reversed(skips), strict=True)):
             x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-            parts = [x, skip]
+            # an encoder's finest map may be float32: it must not make all of this float32
+            parts = [x, skip.to(x.dtype)]
             if self.positions:
                 place = row_positions(intrinsics, skip.shape[-2], skip.shape[-1], 16 >> index)
-                parts.append(place.to(skip.dtype))
+                parts.append(place.to(x.dtype))
             x = stage(torch.cat(parts, dim=1))
         return x
 
