@@ -29,7 +29,7 @@ from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.trainer import run_training
 
-WARM_UP = 3  # steps that are not counted
+WARM_UP = 8  # steps that are not counted: until then, memory still comes from the kernel
 # Every branch from the first step on, as in the last part of a run, the slowest; nothing but steps
 # is measured.
 CHANGES = {
@@ -41,7 +41,7 @@ CHANGES = {
 
 
 def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str) -> None:
-    reuse_freed_memory()
+    reuse_freed_memory(keep_all=True)
     cv2.setNumThreads(1)
     recipe = make_recipe(recipe_name, int(pixels), int(steps), bag)
     data = prepare_sequences(

@@ -75,7 +75,7 @@ def execute(options: argparse.Namespace) -> int:
     plan = _make_plan(options)
     start = None if options.imagenet is None else read_imagenet(options.imagenet)
     start_id = '' if options.imagenet is None else imagenet_id(options.imagenet)
-    reuse_freed_memory()
+    reuse_freed_memory(keep_all=True)
     done = len(plan.jobs)
     with progress_bar('ablation', options.quiet) as advance:
 

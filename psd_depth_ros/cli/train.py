@@ -78,7 +78,7 @@ def execute(options: argparse.Namespace) -> int:
 
     recipe = _read_recipe(options)
     start = _read_start(options)
-    reuse_freed_memory()
+    reuse_freed_memory(keep_all=True)
     team = Team(options.device)
     folder = RunFolder(options.output)
     if team.is_main:

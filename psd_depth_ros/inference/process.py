@@ -11,10 +11,13 @@ cores with two more processes at work, for 640x480:
 
 from __future__ import annotations
 
+import ctypes
+
 import cv2
 import numpy as np
 import torch
 
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _BYTES = 31 * 1024 * 1024  # with its header below glibc's ceiling of 32 MiB
 
 
@@ -30,10 +33,16 @@ def settle_process(backend: str) -> None:
         torch.set_num_threads(1)
 
 
-def reuse_freed_memory() -> None:
+def reuse_freed_memory(*, keep_all: bool = False) -> None:
     """Let freed blocks of up to 31 MiB be reused; harmless where the C library is another.
 
-    glibc raises its limit to the size of a block that it sees freed.
+    glibc raises its limit to the size of a block that it sees freed. With `keep_all` nothing that
+    was freed goes back to the kernel, for programs whose every step needs all of it again:
+    otherwise glibc gives back what is free beyond 64 MiB, and a step of training pays for most of
+    its memory in page faults, a tenth of its time.
     """
     block = np.empty(_BYTES, np.uint8)
     del block
+    if keep_all and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
+        libc.mallopt(_M_MMAP_THRESHOLD, _BYTES + 1024 * 1024)  # a call fixes the other limit, too
+        libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
