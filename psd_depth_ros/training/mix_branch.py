@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,7 @@ from psd_depth_ros.geometry.warp import (
     transform,
 )
 from psd_depth_ros.losses.distillation import scale_invariant, warp_sensitivity
+from psd_depth_ros.training.clip_batches import ClipBatch
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
     aim,
@@ -22,33 +25,54 @@ from psd_depth_ros.training.views import (
     draw_samples,
     EARLIER,
     LATER,
-    predict,
     Step,
 )
 
 
+class Drawn(NamedTuple):
+    """Which samples of a batch are mixed with parts of which others, and what comes of it."""
+
+    rows: Tensor
+    donors: Tensor
+    mix: Mix
+    image: Tensor  # (b, 3, H, W) normalised
+
+
 class MixBranch:
-    """Adds the terms of PatchMix to a step."""
+    """Draws the mixed images of a step, and adds their terms.
+
+    Between both the network sees them, together with the images as they are.
+    """
 
     def __init__(self, recipe: VideoRecipe) -> None:
         self.recipe = recipe
 
+    def draw(self, batch: ClipBatch, shown: Tensor, share: float) -> Drawn | None:
+        """Mix some of the normalised targets (B, 3, H, W) at `share` of the run; None for none."""
+        chosen = draw_samples(batch.seeds, self.recipe.patch_mix.share, salt=2)
+        if not self._begins(share) or not chosen or len(batch.seeds) < 2:
+            return None
+        rows = torch.tensor(chosen, device=shown.device)
+        donors = torch.tensor([_partner(i, len(batch.seeds)) for i in chosen], device=shown.device)
+        seeds = [int(batch.seeds[i]) + 3 for i in chosen]
+        mix = draw_mix((shown.shape[-2], shown.shape[-1]), seeds).to(shown.device)
+        return Drawn(rows, donors, mix, mix.apply(shown[rows], shown[donors]))
+
+    def _begins(self, share: float) -> bool:
+        return self.recipe.patch_mix.enabled and share >= self.recipe.patch_mix.start
+
     def add(self, step: Step) -> None:
-        """Predict on images with foreign parts; judge every part by its own geometry."""
+        """Judge every part of the mixed images by its own geometry."""
+        if not self._begins(step.share):
+            return
         settings, batch = self.recipe.patch_mix, step.batch
         zero = step.motions.new_zeros(())
         step.terms.update(mix_photometric=zero, mix_consistency=zero)
-        chosen = draw_samples(batch.seeds, settings.share, salt=2)
-        if not chosen or len(batch.seeds) < 2:
+        if step.mixed is None:
             return
-        device = step.K.device
-        rows = torch.tensor(chosen, device=device)
-        donors = torch.tensor([_partner(i, len(batch.seeds)) for i in chosen], device=device)
-        height, width = step.clean.shape[-2:]
-        mix = draw_mix((height, width), [int(batch.seeds[i]) + 3 for i in chosen]).to(device)
-        shown = mix.apply(step.shown[rows, 0], step.shown[donors, 0])
-        own = predict(step.network, shown, batch.intrinsics[rows], self.recipe.canonical_focal_px)
-        with torch.autocast(shown.device.type, enabled=False):
+        rows, donors, mix = step.mixed.rows, step.mixed.donors, step.mixed.mix
+        own = step.mixed.prediction
+        with torch.autocast(step.K.device.type, enabled=False):
             # a pasted pixel has the focal length of the donor, enlarged
             focal = mix.zoom * batch.intrinsics[donors, 0] / batch.intrinsics[rows, 0]
             pasted = own.log_depth + focal.log()[:, None, None, None]

@@ -43,6 +43,7 @@ from psd_depth_ros.training.views import (
     EARLIER,
     find_parallax,
     LATER,
+    Mixed,
     normalised,
     Pictures,
     predict,
@@ -116,8 +117,7 @@ class SelfSupervision(nn.Module):
                 full_weight = 1.0 / (1.0 + self.recipe.patch.weight)
         step.terms['photometric'] = full_weight * sight.loss.mean()
         step.terms['smoothness'] = full_weight * step.terms['smoothness']
-        if self.recipe.patch_mix.enabled and share >= self.recipe.patch_mix.start:
-            self._mixes.add(step)
+        self._mixes.add(step)
         return step.terms
 
     def compare_full(self, batch: ClipBatch, full: Prediction, motions: Tensor) -> Reprojection:
@@ -132,8 +132,9 @@ class SelfSupervision(nn.Module):
 
     def _begin(self, depth: DepthModel, batch: ClipBatch, share: float) -> Step:
         shown = normalised(batch.shown)
-        full = self.predict(depth, shown[:, 0], batch.intrinsics)
+        full, mixed = self._predict_both(depth, batch, share, shown[:, 0])
         step = self._gather(depth, batch, share, full, self.motions(batch, shown), shown)
+        step.mixed = mixed
         if self.refines(share):
             with torch.autocast(shown.device.type, enabled=False):
                 aligned = self._align(step)
@@ -160,6 +161,19 @@ class SelfSupervision(nn.Module):
     def predict(self, network: DepthModel, image: Tensor, intrinsics: Tensor) -> Prediction:
         """Metric log-depth of normalised images."""
         return predict(network, image, intrinsics, self.recipe.canonical_focal_px)
+
+    def _predict_both(
+        self, network: DepthModel, batch: ClipBatch, share: float, shown: Tensor
+    ) -> tuple[Prediction, Mixed | None]:
+        """What a network says of the targets, and of the mixed ones: in one pass."""
+        drawn = self._mixes.draw(batch, shown, share)
+        if drawn is None:
+            return self.predict(network, shown, batch.intrinsics), None
+        images = torch.cat([shown, drawn.image])
+        intrinsics = torch.cat([batch.intrinsics, batch.intrinsics[drawn.rows]])
+        both = self.predict(network, images, intrinsics)
+        mixed = both.take(slice(len(shown), None))
+        return both.take(slice(len(shown))), Mixed(drawn.rows, drawn.donors, drawn.mix, mixed)
 
     def motions(self, batch: ClipBatch, shown: Tensor) -> Tensor:
         """T_source_target of both sources, (2, B, 4, 4): odometry where known, and a correction.

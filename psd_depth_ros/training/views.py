@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+from psd_depth_ros.augment.patch_mix import Mix
 from psd_depth_ros.augment.patches import Patches
 from psd_depth_ros.geometry.warp import backproject, transform
 from psd_depth_ros.losses.distillation import warp_sensitivity
@@ -40,6 +41,24 @@ class Prediction:
     def depth(self) -> Tensor:
         """Z (B, 1, H, W)."""
         return self.log_depth.exp()
+
+    def take(self, rows: slice) -> Prediction:
+        """What it says of some of the images."""
+        bins = None if self.bins is None else BinPrediction(*(part[rows] for part in self.bins))
+        return Prediction(self.log_depth[rows], self.sigma[rows], bins)
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """Images with parts of others (PatchMix), and what the network says of them.
+
+    Mixed image i is the one of sample `rows[i]` of the batch with parts of sample `donors[i]`.
+    """
+
+    rows: Tensor
+    donors: Tensor
+    mix: Mix
+    prediction: Prediction
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,7 @@ class Step:
     K: Tensor  # (B, 3, 3)
     motions: Tensor  # (2, B, 4, 4) T_source_target
     full: Prediction
+    mixed: Mixed | None = None
     terms: dict[str, Tensor] = field(default_factory=dict)
 
 
