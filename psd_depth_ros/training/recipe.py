@@ -13,6 +13,13 @@ from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.installed import find_installed
 
+# Where the rates of a schedule end, as a share of where they were.
+LOW = {'step': 0.1, 'cosine': 0.01, 'constant': 1.0}
+_SCHEDULE = (
+    'How the rates fall: a tenth from `drop_at` on, a cosine to a hundredth, or not at all, for '
+    'an average over a long time'
+)
+
 
 @dataclass(frozen=True)
 class WorldsSettings:
@@ -69,10 +76,7 @@ class Recipe:
         0, 'Of the five maps of an encoder that starts from weights, so many stay as they are, '
         'from the finest on: a step takes a sixth less with two', minimum=0, maximum=5,
     )  # fmt: skip
-    schedule: str = setting(
-        'step', 'How the rates fall: a tenth from `drop_at` on, or a cosine to a hundredth',
-        choices=('step', 'cosine'),
-    )  # fmt: skip
+    schedule: str = setting('step', _SCHEDULE, choices=tuple(LOW))
     drop_at: float = setting(0.75, 'Share of the run after which `step` falls to a tenth',
                              minimum=0.0, maximum=1.0)  # fmt: skip
     warmup: float = setting(0.01, 'Share of the run in which the rates rise', minimum=0.0,
@@ -80,7 +84,11 @@ class Recipe:
     weight_decay: float = setting(0.01, 'AdamW weight decay', minimum=0.0, maximum=1.0)
     clip: float = setting(1.0, 'Largest gradient norm', minimum=1e-3, maximum=1e6)
     average: float = setting(0.998, 'Decay of the averaged weights that are kept', minimum=0.0,
-                             maximum=0.99999)  # fmt: skip
+                             maximum=1.0)  # fmt: skip
+    average_power: float = setting(
+        8.0, 'As long as the average is young, step k counts in it as k to this power; with 0 and '
+        'decay 1 it is the mean of all steps, which forgets nothing', minimum=0.0, maximum=100.0,
+    )  # fmt: skip
     precision: str = setting('bf16', 'Arithmetic of the networks; geometry and losses are float32',
                              choices=('bf16', 'fp32'))  # fmt: skip
     pixel_budget: int = setting(53248, 'Pixels of a training input', 'px', minimum=1024,
@@ -100,10 +108,7 @@ class WorldsRecipe(Recipe):
     batch: int = setting(12, 'Images in a step, over all processes', minimum=1, maximum=4096)
     rate: float = setting(4e-4, 'Learning rate of what is no encoder', minimum=1e-8,
                           maximum=1.0)  # fmt: skip
-    schedule: str = setting(
-        'cosine', 'How the rates fall: a tenth from `drop_at` on, or a cosine to a hundredth',
-        choices=('step', 'cosine'),
-    )  # fmt: skip
+    schedule: str = setting('cosine', _SCHEDULE, choices=tuple(LOW))
     warmup: float = setting(0.02, 'Share of the run in which the rates rise', minimum=0.0,
                             maximum=0.5)  # fmt: skip
     max_depth_m: float = setting(120.0, 'Depth beyond this counts as far, like sky', 'm',

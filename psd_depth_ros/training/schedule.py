@@ -5,9 +5,7 @@ from __future__ import annotations
 import math
 import time
 
-from psd_depth_ros.training.recipe import Recipe
-
-LOW = {'step': 0.1, 'cosine': 0.01}  # where the rates end, as a share of where they were
+from psd_depth_ros.training.recipe import LOW, Recipe
 
 
 class Clock:
@@ -39,13 +37,13 @@ class Clock:
 def rate_factor(recipe: Recipe, share: float) -> float:
     """By what the learning rates are multiplied at `share` (0 .. 1) of the run.
 
-    They rise linearly over the warm-up; then `step` falls to a tenth at `drop_at`, and `cosine`
-    falls smoothly to a hundredth.
+    They rise linearly over the warm-up; then `step` falls to a tenth at `drop_at`, `cosine` falls
+    smoothly to a hundredth, and `constant` stays.
     """
     if share < recipe.warmup:
         return share / recipe.warmup + 1e-3
+    low = LOW[recipe.schedule]
     if recipe.schedule == 'step':
-        return 1.0 if share < recipe.drop_at else LOW['step']
+        return 1.0 if share < recipe.drop_at else low
     phase = (share - recipe.warmup) / (1.0 - recipe.warmup)
-    low = LOW['cosine']
     return low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * phase))

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
+from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.schedule import rate_factor
 from psd_depth_ros.training.task import Task
 
@@ -56,7 +57,8 @@ class TrainingState:
 
     def update_average(self) -> None:
         """Move the averaged weights towards the current ones."""
-        update_average(self.average, self._depth, self.recipe.average, self.step)
+        decay = average_decay(self.recipe, self.step)
+        update_average(self.average, self._depth, decay)
 
     def is_finite(self) -> bool:
         """Whether every trained parameter is a number."""
@@ -96,10 +98,18 @@ class TrainingState:
             setattr(self, name, deepcopy(value))
 
 
+def average_decay(recipe: Recipe, step: int) -> float:
+    """What is kept of the averaged weights at `step` (from 1); young averages move faster.
+
+    With 1 - (p + 1) / (p + 2 + k) step k weighs like k^p (polynomial decay, Shamir & Zhang 2013).
+    """
+    weight = recipe.average_power + 1.0
+    return min(recipe.average, (1.0 + step) / (1.0 + weight + step))
+
+
 @torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float, step: int) -> None:
-    """Move the averaged weights towards the current ones; young averages move faster."""
-    decay = min(decay, (1.0 + step) / (10.0 + step))
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move the averaged weights towards the current ones."""
     for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
         if kept.is_floating_point():
             kept.lerp_(new, 1.0 - decay)

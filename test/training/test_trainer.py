@@ -13,7 +13,7 @@ from psd_depth_ros.errors import DeviceError, SettingsError, TrainingError
 from psd_depth_ros.training.recipe import VideoRecipe, WorldsRecipe
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.schedule import Clock, rate_factor
-from psd_depth_ros.training.state import update_average
+from psd_depth_ros.training.state import average_decay, update_average
 from psd_depth_ros.training.trainer import run_training
 
 
@@ -255,6 +255,10 @@ def test_the_rate_rises_then_falls():
     assert [rate_factor(stepped, share) for share in (0.05, 0.5, 0.75, 1.0)] == [
         pytest.approx(0.501), 1.0, 0.1, 0.1,
     ]  # fmt: skip
+    constant = replace(recipe, schedule='constant')
+    assert [rate_factor(constant, share) for share in (0.05, 0.1, 0.5, 1.0)] == [
+        pytest.approx(0.501), 1.0, 1.0, 1.0,
+    ]  # fmt: skip
 
 
 def test_the_clock_takes_what_is_farther():
@@ -269,7 +273,17 @@ def test_a_young_average_moves_fast():
     average, model = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
     torch.nn.init.zeros_(average.weight)
     torch.nn.init.ones_(model.weight)
-    update_average(average, model, 0.99, step=1)
+    recipe = WorldsRecipe(average=0.99)
+    update_average(average, model, average_decay(recipe, 1))
     assert average.weight.item() == pytest.approx(1.0 - 2.0 / 11.0)
-    update_average(average, model, 0.5, step=1000)
-    assert average.weight.item() == pytest.approx(1.0 - 1.0 / 11.0)
+    assert average_decay(recipe, 100_000) == 0.99
+
+
+def test_an_average_that_forgets_nothing_is_the_mean_of_all_steps():
+    average, model = torch.nn.Linear(1, 1, bias=False), torch.nn.Linear(1, 1, bias=False)
+    torch.nn.init.zeros_(average.weight)  # how it starts counts twice
+    recipe = WorldsRecipe(average=1.0, average_power=0.0)
+    for step, value in enumerate([5.0, 1.0, 7.0, 2.0], start=1):
+        torch.nn.init.constant_(model.weight, value)
+        update_average(average, model, average_decay(recipe, step))
+    assert average.weight.item() == pytest.approx((0.0 + 0.0 + 5.0 + 1.0 + 7.0 + 2.0) / 6.0)
