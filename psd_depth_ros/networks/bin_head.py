@@ -209,29 +209,38 @@ def expectation(bins: BinPrediction) -> DepthOutput:
     return DepthOutput(log_depth, sigma, far)
 
 
-def expected_log_depth(bins: BinPrediction) -> tuple[Tensor, Tensor]:
+class TrainedDepth(NamedTuple):
+    """What training needs of a `BinPrediction`."""
+
+    log_depth: Tensor  # (B, 1, h, w) as in `expectation`
+    sigma: Tensor  # (B, 1, h, w) as in `expectation`, without a gradient
+    scores: Tensor  # (B, Q, h / 4, w / 4) the logits of every fourth pixel of every fourth row
+
+
+def expected_log_depth(bins: BinPrediction) -> TrainedDepth:
     """The log-depth and sigma of `expectation`, for training: half the time on a CPU.
 
-    Sigma has no gradient. Maps are 64 times the size of a depth image here, so that every pass
-    over memory counts: a CPU takes them in parts that stay in its cache, one product sums e^logit
-    and c e^logit, and the backward pass needs no more than e^logit.
+    Maps are 64 times the size of a depth image here, so that every pass over memory counts: a CPU
+    takes them in parts that stay in its cache, one product sums e^logit and c e^logit, and the
+    backward pass needs no more than e^logit. Whoever asks for some `scores` here adds his gradient
+    to those few, where a slice of the logits would make and add a map of zeros.
     """
-    size = bins.logits.shape[-2:]
-    logits, centres = bins.logits.flatten(2), bins.centres.float()
-    log_depth, sigma = cast(tuple[Tensor, Tensor], _Expectation.apply(logits, centres))
-    return log_depth[:, None].unflatten(-1, size), sigma[:, None].unflatten(-1, size)
+    found = cast(tuple[Tensor, ...], _Expectation.apply(bins.logits, bins.centres.float()))
+    return TrainedDepth(*found)
 
 
 class _Expectation(torch.autograd.Function):
     """u = sum p_i c_i of p = softmax(logits); du/dl_i = p_i (c_i - u), du/dc_i = p_i."""
 
     @staticmethod
-    def forward(ctx: Any, logits: Tensor, centres: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(ctx: Any, logits: Tensor, centres: Tensor) -> tuple[Tensor, ...]:
+        ctx.size = size = logits.shape[-2:]
+        flat = logits.flatten(2)  # (B, Q, n)
         powers = torch.stack([torch.ones_like(centres), centres, centres.square()], dim=1)
-        sums = powers.new_empty(len(logits), 3, logits.shape[2])
-        weight = torch.empty_like(logits)  # e^logit (B, Q, n)
-        for part in _parts(logits):
-            scores = logits[part].float()
+        sums = powers.new_empty(len(flat), 3, flat.shape[2])
+        weight = torch.empty_like(flat)  # e^logit
+        for part in _parts(flat):
+            scores = flat[part].float()
             scores -= scores.amax(dim=1, keepdim=True)
             scores.exp_()
             sums[part] = powers[part[0]] @ scores
@@ -240,13 +249,14 @@ class _Expectation(torch.autograd.Function):
         log_depth = first / total
         sigma = (second / total - log_depth.square()).clamp(min=1e-6).sqrt()
         ctx.save_for_backward(weight, centres, total, log_depth)
+        sigma, few = sigma[:, None].unflatten(-1, size), _every_fourth(logits).contiguous()
         ctx.mark_non_differentiable(sigma)
-        return log_depth, sigma
+        return log_depth[:, None].unflatten(-1, size), sigma, few
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor, _: Tensor) -> tuple[Tensor, Tensor]:
+    def backward(ctx: Any, by_depth: Tensor, _: Tensor, by_few: Tensor) -> tuple[Tensor, Tensor]:
         weight, centres, total, log_depth = ctx.saved_tensors
-        share = gradient / total  # (B, n)
+        share = by_depth.flatten(1) / total  # (B, n)
         pair = torch.stack([-log_depth * share, share], dim=1)
         powers = torch.stack([torch.ones_like(centres), centres], dim=2)  # (B, Q, 2)
         by_logits = torch.empty_like(weight)
@@ -255,7 +265,14 @@ class _Expectation(torch.autograd.Function):
             scores = weight[part].float()
             by_centres[part[0]] += (scores @ share[part[0], part[2], None])[..., 0]
             by_logits[part] = (powers[part[0]] @ pair[part]).mul_(scores)
+        by_logits = by_logits.unflatten(-1, ctx.size)
+        _every_fourth(by_logits).add_(by_few)
         return by_logits, by_centres
+
+
+def _every_fourth(maps: Tensor) -> Tensor:
+    """Every fourth pixel of every fourth row."""
+    return maps[..., ::4, ::4]
 
 
 def _parts(maps: Tensor) -> list[tuple[slice, slice, slice]]:

@@ -295,7 +295,7 @@ class SelfSupervision(nn.Module):
 
 def unused_bins(logits: Tensor) -> Tensor:
     """ln Q - entropy of the mean use of the Q bins (B,): 0 where all are used alike."""
-    use = logits[..., ::4, ::4].float().softmax(dim=1).mean(dim=(2, 3))  # (B, Q)
+    use = logits.float().softmax(dim=1).mean(dim=(2, 3))  # (B, Q)
     return (use * (use * use.shape[1]).clamp(min=1e-8).log()).sum(dim=1)
 
 

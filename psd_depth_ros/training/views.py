@@ -35,7 +35,7 @@ class Prediction:
 
     log_depth: Tensor  # (B, 1, H, W) u = ln Z at the size of the image
     sigma: Tensor  # (B, 1, H / 2, W / 2) spread of u
-    bins: BinPrediction | None
+    bins: BinPrediction | None  # with the logits of every eighth pixel of every eighth row
 
     @property
     def depth(self) -> Tensor:
@@ -115,7 +115,8 @@ def predict(
     output = network(image, intrinsics) if bins is None else None
     with torch.autocast(image.device.type, enabled=False):
         if bins is not None:
-            canonical, sigma = expected_log_depth(bins)
+            canonical, sigma, scores = expected_log_depth(bins)
+            bins = bins._replace(logits=scores)
         else:
             assert output is not None
             canonical, sigma = output.log_depth.float(), output.sigma

@@ -203,16 +203,21 @@ def test_the_disparity_head_starts_in_the_middle_and_stays_in_range() -> None:
 def test_the_expectation_for_training_is_the_expectation(columns, monkeypatch) -> None:
     monkeypatch.setattr(bin_head, 'CACHED_COLUMNS', columns)  # parts, and all at once
     torch.manual_seed(0)
-    logits = torch.randn(2, 5, 3, 4, requires_grad=True)
+    logits = torch.randn(2, 5, 6, 9, requires_grad=True)
     centres = torch.randn(2, 5).sort(dim=1).values.requires_grad_()
     bins = BinPrediction(logits, centres, centres)
     expected, found = expectation(bins), expected_log_depth(bins)
-    torch.testing.assert_close(found, expected[:2])
-    weight = torch.randn(2, 1, 3, 4)
-    wanted = torch.autograd.grad((expected.log_depth * weight).sum(), (logits, centres))
-    torch.testing.assert_close(
-        torch.autograd.grad((found[0] * weight).sum(), (logits, centres)), wanted
-    )
+    torch.testing.assert_close(found[:2], expected[:2])
+    few = logits[..., ::4, ::4]
+    torch.testing.assert_close(found.scores, few)
+    weights = torch.randn(2, 1, 6, 9), torch.randn(2, 5, 2, 3)
+
+    def gradient(log_depth, scores):
+        total = (log_depth * weights[0]).sum() + (scores.square() * weights[1]).sum()
+        return torch.autograd.grad(total, (logits, centres))
+
+    wanted = gradient(expected.log_depth, few)
+    torch.testing.assert_close(gradient(found.log_depth, found.scores), wanted)
 
 
 def test_bins_move_with_the_features_as_a_disparity_does():
