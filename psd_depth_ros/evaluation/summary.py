@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 COLUMNS = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'a1', 'a2', 'a3', 'silog')
-DISTANCE_COLUMNS = ('abs_rel', 'of all pixels', 'a1', 'median ln p/gt', 'pixels')
+DISTANCE_COLUMNS = ('abs_rel', 'of all pixels', 'a1', 'median ln p/gt', 'share')
 
 
 def figure_rows(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
