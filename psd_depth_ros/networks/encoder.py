@@ -291,11 +291,16 @@ def _next_name(name: str) -> str:
     return f'{parent}.{int(index) + 1}'
 
 
-def freeze_norm(module: nn.Module) -> None:
-    """Put every batch norm into `eval` mode: its statistics stay as they are while training."""
+def freeze_norm(module: nn.Module, *, everywhere: bool = True) -> None:
+    """Put batch norms into `eval` mode: their statistics stay as they are while training.
+
+    Every one, or without `everywhere` those whose parameters are frozen.
+    """
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
-            child.eval()
+            learns = any(parameter.requires_grad for parameter in child.parameters())
+            if everywhere or not learns:
+                child.eval()
 
 
 def freeze_maps(encoder: Encoder, count: int) -> None:

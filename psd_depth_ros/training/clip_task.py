@@ -157,12 +157,11 @@ class ClipTask(Task):
     def prepare(self, share: float) -> None:
         """Train mode; while the pose network warms up, the depth network stays as it is."""
         self.module.train()
-        if self._keeps_norm:
-            freeze_norm(self._depth.encoder)
         learns = share >= self.recipe.pose_warmup
         for group in self._depth_groups:
             for parameter in group.parameters:
                 parameter.requires_grad_(learns)
+        freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
 
     def batch(self, step: int, rank: int, processes: int) -> ClipBatch:
         """Triplets by motion, mirrored and recoloured; seeded by recipe, step and place."""

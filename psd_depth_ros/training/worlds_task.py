@@ -93,8 +93,7 @@ class WorldsTask(Task):
     def prepare(self, share: float) -> None:
         """Train mode; batch norm keeps what it started with, where it started with anything."""
         self.module.train()
-        if self._keeps_norm:
-            freeze_norm(self._depth.encoder)
+        freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
 
     def batch(self, step: int, rank: int, processes: int) -> Batch:
         """Augmented windows of one shape of picture, seeded by recipe, step and place."""

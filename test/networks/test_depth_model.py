@@ -146,6 +146,12 @@ def test_frozen_maps_freeze_the_layers_that_make_them(name, count, frozen):
     }
     assert encoder.training
     assert all(torch.equal(value, before[key]) for key, value in encoder.state_dict().items())
+    freeze_norm(encoder, everywhere=False)
+    encoder(torch.rand(2, 3, 64, 64))
+    for key, value in encoder.state_dict().items():
+        if key.endswith('running_mean'):
+            stays = key.startswith(tuple(f + '.' for f in frozen))
+            assert torch.equal(value, before[key]) == stays, key
 
 
 def test_a_saved_model_loads_and_computes_the_same(model, tmp_path):
