@@ -15,13 +15,12 @@ import tempfile
 import time
 from typing import Any
 
-import cv2
 import torch
 from torch import nn, Tensor
 
 from psd_depth_ros.config import build, flatten
 from psd_depth_ros.data.preparation import prepare_sequences
-from psd_depth_ros.inference.process import reuse_freed_memory
+from psd_depth_ros.inference.process import settle_training
 from psd_depth_ros.networks import DepthModel, preset
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
 from psd_depth_ros.training.progress import Progress
@@ -41,8 +40,7 @@ CHANGES = {
 
 
 def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str) -> None:
-    reuse_freed_memory(keep_all=True)
-    cv2.setNumThreads(1)
+    settle_training()
     recipe = make_recipe(recipe_name, int(pixels), int(steps), bag)
     data = prepare_sequences(
         recipe.data, pixel_budget=recipe.pixel_budget, cache=Path(cache), fine_factor=FINE_FACTOR

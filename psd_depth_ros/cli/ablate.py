@@ -67,7 +67,7 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Train what is not there yet; print a line after each run, and the table at the end."""
     from psd_depth_ros.cli.train import imagenet_id, read_imagenet
-    from psd_depth_ros.inference.process import reuse_freed_memory
+    from psd_depth_ros.inference.process import settle_training
     from psd_depth_ros.training.ablation_runs import run_ablation
 
     if options.processes < 1:
@@ -75,7 +75,7 @@ def execute(options: argparse.Namespace) -> int:
     plan = _make_plan(options)
     start = None if options.imagenet is None else read_imagenet(options.imagenet)
     start_id = '' if options.imagenet is None else imagenet_id(options.imagenet)
-    reuse_freed_memory(keep_all=True)
+    settle_training()
     done = len(plan.jobs)
     with progress_bar('ablation', options.quiet) as advance:
 

@@ -72,13 +72,12 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prepare the data, then train; 130 or 143 where a signal ended the run early."""
-    from psd_depth_ros.inference.process import reuse_freed_memory
+    from psd_depth_ros.inference.process import settle_training
     from psd_depth_ros.training.run_folder import RunFolder
     from psd_depth_ros.training.team import Team
 
     recipe = _read_recipe(options)
     start = _read_start(options)
-    reuse_freed_memory(keep_all=True)
     team = Team(options.device)
     folder = RunFolder(options.output)
     if team.is_main:
@@ -88,6 +87,7 @@ def execute(options: argparse.Namespace) -> int:
         task = _make_task(options, recipe, folder, start)
     if options.imagenet is not None:
         task.start_id = imagenet_id(options.imagenet)
+    settle_training()
     with asked_to_stop() as asked:
         outcome = _train(options, task, folder, team, lambda: bool(asked))
     if team.is_main:

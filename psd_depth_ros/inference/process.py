@@ -33,6 +33,15 @@ def settle_process(backend: str) -> None:
         torch.set_num_threads(1)
 
 
+def settle_training() -> None:
+    """Keep all freed memory, and OpenCV to one thread: it makes batches while torch has the cores.
+
+    To be called when the data is prepared: tracking corners is faster with all threads.
+    """
+    reuse_freed_memory(keep_all=True)
+    cv2.setNumThreads(1)
+
+
 def reuse_freed_memory(*, keep_all: bool = False) -> None:
     """Let freed blocks of up to 31 MiB be reused; harmless where the C library is another.
 
