@@ -222,8 +222,8 @@ def expected_log_depth(bins: BinPrediction) -> TrainedDepth:
 
     Maps are 64 times the size of a depth image here, so that every pass over memory counts: a CPU
     takes them in parts that stay in its cache, one product sums e^logit and c e^logit, and the
-    backward pass needs no more than e^logit. Whoever asks for some `scores` here adds his gradient
-    to those few, where a slice of the logits would make and add a map of zeros.
+    backward pass needs no more than e^logit. The gradient of `scores` goes to those few alone,
+    where that of a slice of the logits would be a map of zeros to make and to add.
     """
     found = cast(tuple[Tensor, ...], _Expectation.apply(bins.logits, bins.centres.float()))
     return TrainedDepth(*found)

@@ -49,8 +49,10 @@ class MixBranch:
 
     def draw(self, batch: ClipBatch, shown: Tensor, share: float) -> Drawn | None:
         """Mix some of the normalised targets (B, 3, H, W) at `share` of the run; None for none."""
+        if not self._begins(share) or len(batch.seeds) < 2:
+            return None
         chosen = draw_samples(batch.seeds, self.recipe.patch_mix.share, salt=2)
-        if not self._begins(share) or not chosen or len(batch.seeds) < 2:
+        if not chosen:
             return None
         rows = torch.tensor(chosen, device=shown.device)
         donors = torch.tensor([_partner(i, len(batch.seeds)) for i in chosen], device=shown.device)
