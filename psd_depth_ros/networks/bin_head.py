@@ -20,7 +20,7 @@ import torch.nn.functional as F
 FREQUENCIES = 6
 FAR_BINS = 2
 HIGHEST_OCTAVE = 5.0  # of the code of a bin's place
-CACHED_COLUMNS = 2048  # pixels whose scores over the bins a CPU keeps in its cache
+CACHED_COLUMNS = 16384  # pixels whose scores over the bins a CPU keeps in its cache
 
 
 class BinPrediction(NamedTuple):

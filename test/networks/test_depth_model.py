@@ -205,7 +205,7 @@ def test_the_disparity_head_starts_in_the_middle_and_stays_in_range() -> None:
         assert found == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.parametrize('columns', [5, 2048])
+@pytest.mark.parametrize('columns', [5, 16384])
 def test_the_expectation_for_training_is_the_expectation(columns, monkeypatch) -> None:
     monkeypatch.setattr(bin_head, 'CACHED_COLUMNS', columns)  # parts, and all at once
     torch.manual_seed(0)
