@@ -119,7 +119,7 @@ def _draw_far(
         min(max(1, round(side / 4)), have)
         for side, have in zip(footprint, score.shape[-2:], strict=True)
     ]
-    mean = F.avg_pool2d(score[None], kernel, stride=1)[0, 0].cpu()  # of every window
+    mean = _window_means(score[0].cpu(), *kernel)
     best = mean.max().clamp(min=1e-6)
     weights = (8.0 * mean / best).exp().flatten()
     index = int(torch.multinomial(weights, 1, generator=generator))
@@ -127,6 +127,14 @@ def _draw_far(
     shift = torch.rand(2, generator=generator)
     room_x, room_y = size[1] - footprint[1], size[0] - footprint[0]
     return min(4.0 * (x + float(shift[0])), room_x), min(4.0 * (y + float(shift[1])), room_y)
+
+
+def _window_means(score: Tensor, height: int, width: int) -> Tensor:
+    """The mean of every window (height, width) of a map (H, W), from sums over all before it."""
+    total = F.pad(score.double().cumsum(0).cumsum(1), (1, 0, 1, 0))
+    lower, upper = total[height:], total[:-height]
+    inside = lower[:, width:] - lower[:, :-width] - upper[:, width:] + upper[:, :-width]
+    return inside / (height * width)
 
 
 def _about_principal_point(
