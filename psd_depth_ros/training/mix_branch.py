@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -25,6 +26,7 @@ from psd_depth_ros.training.views import (
     draw_samples,
     EARLIER,
     LATER,
+    Mixed,
     Step,
 )
 
@@ -79,7 +81,7 @@ class MixBranch:
             focal = mix.zoom * batch.intrinsics[donors, 0] / batch.intrinsics[rows, 0]
             pasted = own.log_depth + focal.log()[:, None, None, None]
             log_depth = torch.where(mix.pasted, pasted, own.log_depth)
-            views, parallax = self._mixed_views(step, rows, donors, mix, log_depth.exp())
+            views = self._mixed_views(step, step.mixed, log_depth.exp())
             image = mix.apply(step.clean[0][rows], step.clean[0][donors])
             still = torch.stack(
                 [mix.apply(step.clean[1 + i][rows], step.clean[1 + i][donors]) for i in (0, 1)]
@@ -91,7 +93,10 @@ class MixBranch:
             )
             target = aim(self.recipe.objective, image, still, valid)
             unmasked_px = self.recipe.far.unmasked_at(step.share)
-            seen = compare(self.recipe.objective, target, views, parallax < unmasked_px)
+            counted = None
+            if unmasked_px > 0:
+                counted = self._mixed_parallax(step, step.mixed, log_depth.exp()) < unmasked_px
+            seen = compare(self.recipe.objective, target, views, counted)
             count = len(batch.seeds)
             step.terms['mix_photometric'] = settings.weight * seen.loss.sum() / count
             clean = mix.apply(
@@ -100,34 +105,48 @@ class MixBranch:
             agreement = scale_invariant(log_depth - clean, mix.judged)
             step.terms['mix_consistency'] = settings.consistency * agreement.sum() / count
 
-    def _mixed_views(
-        self, step: Step, rows: Tensor, donors: Tensor, mix: Mix, depth: Tensor
-    ) -> tuple[list[tuple[Tensor, Tensor]], Tensor]:
-        """Both sources seen through a mixed depth, every pixel in the geometry of its image.
-
-        And the parallax that this depth gives each pixel, for `compare`.
-        """
-        height, width = depth.shape[-2:]
-        grid = pixel_grid(height, width, depth.device).expand(len(rows), -1, -1, -1)
-        views, parallax = [], []
+    def _mixed_views(self, step: Step, mixed: Mixed, depth: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """Both sources seen through a mixed depth, every pixel in the geometry of its image."""
+        views = []
         for i in (EARLIER, LATER):
             result = []
-            for index, pixels in ((rows, grid), (donors, mix.pixels)):
-                K = step.K[index]
-                points = transform(
-                    step.motions[i][index].detach(), backproject_pixels(depth, pixels, K)
-                )
-                landed = project(points, K)
-                inside = inside_image(landed, points, (height, width))
-                offset, focal = step.motions[i][index, :3, 3], step.batch.intrinsics[index, :2]
-                moved = warp_sensitivity(points.detach(), offset.detach(), focal)
-                result.append((sample(step.clean[1 + i][index], landed), inside, moved))
-            view, inside, moved = (
-                torch.where(mix.pasted, other, own) for own, other in zip(*result, strict=True)
+            for index, points in self._moved(step, mixed, depth, i):
+                landed = project(points, step.K[index])
+                inside = inside_image(landed, points, depth.shape[-2:])
+                result.append((sample(step.clean[1 + i][index], landed), inside))
+            view, inside = (
+                torch.where(mixed.mix.pasted, other, own)
+                for own, other in zip(*result, strict=True)
             )
             views.append((view, inside))
-            parallax.append(moved)
-        return views, torch.maximum(*parallax)
+        return views
+
+    @torch.no_grad()
+    def _mixed_parallax(self, step: Step, mixed: Mixed, depth: Tensor) -> Tensor:
+        """The pixels by which the larger of both motions moves things for not being far."""
+        found = []
+        for i in (EARLIER, LATER):
+            own, other = (
+                warp_sensitivity(
+                    points, step.motions[i][index, :3, 3], step.batch.intrinsics[index, :2]
+                )
+                for index, points in self._moved(step, mixed, depth, i)
+            )
+            found.append(torch.where(mixed.mix.pasted, other, own))
+        return torch.maximum(*found)
+
+    def _moved(
+        self, step: Step, mixed: Mixed, depth: Tensor, source: int
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """The points of a mixed depth in the frame of a source: as of the target, as of the donor.
+
+        Each with the samples of the batch that these are.
+        """
+        height, width = depth.shape[-2:]
+        grid = pixel_grid(height, width, depth.device).expand(len(depth), -1, -1, -1)
+        for index, pixels in ((mixed.rows, grid), (mixed.donors, mixed.mix.pixels)):
+            points = backproject_pixels(depth, pixels, step.K[index])
+            yield index, transform(step.motions[source][index].detach(), points)
 
 
 def _partner(index: int, count: int) -> int:
