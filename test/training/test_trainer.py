@@ -277,6 +277,8 @@ def test_a_young_average_moves_fast():
     update_average(average, model, average_decay(recipe, 1))
     assert average.weight.item() == pytest.approx(1.0 - 2.0 / 11.0)
     assert average_decay(recipe, 100_000) == 0.99
+    update_average(average, model, average_decay(WorldsRecipe(average=0.5), 1000))
+    assert average.weight.item() == pytest.approx(1.0 - 1.0 / 11.0)
 
 
 def test_an_average_that_forgets_nothing_is_the_mean_of_all_steps():
