@@ -174,7 +174,10 @@ class BinHead(nn.Module):
         widths = self._widths(queries, keys, features)
         mixed = (self.mix.weight @ keys) * self.log_temperature.clamp(max=math.log(20)).exp()
         logits = mixed @ features.flatten(2)  # (B, Q, h w)
-        logits = logits + self.mix.bias[:, None].to(logits.dtype)
+        # one for every image: to sum a gradient over images and pixels at once, torch makes a
+        # float32 map of it
+        bias = self.mix.bias[:, None].to(logits.dtype).expand(len(logits), -1, 1)
+        logits = logits + bias
         return BinPrediction(
             logits.unflatten(-1, features.shape[-2:]), self._centres(widths), widths
         )
