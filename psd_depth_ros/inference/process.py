@@ -17,7 +17,7 @@ import cv2
 import numpy as np
 import torch
 
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _BYTES = 31 * 1024 * 1024  # with its header below glibc's ceiling of 32 MiB
 
 
@@ -46,12 +46,12 @@ def reuse_freed_memory(*, keep_all: bool = False) -> None:
     """Let freed blocks of up to 31 MiB be reused; harmless where the C library is another.
 
     glibc raises its limit to the size of a block that it sees freed. With `keep_all` nothing that
-    was freed goes back to the kernel, for programs whose every step needs all of it again:
-    otherwise glibc gives back what is free beyond 64 MiB, and a step of training pays for most of
-    its memory in page faults, a tenth of its time.
+    was freed goes back to the kernel, larger blocks neither, for programs whose every step needs
+    all of it again: otherwise glibc gives back what is free beyond 64 MiB, and a step of training
+    pays for most of its memory in page faults, a tenth of its time.
     """
     block = np.empty(_BYTES, np.uint8)
     del block
     if keep_all and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
-        libc.mallopt(_M_MMAP_THRESHOLD, _BYTES + 1024 * 1024)  # a call fixes the other limit, too
+        libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
