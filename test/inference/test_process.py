@@ -35,13 +35,15 @@ def test_small_steps_get_one_thread_and_a_torch_network_keeps_its_own(
 
 STEPS = """
 import resource, sys
-import numpy as np
+import torch
 from psd_depth_ros.inference.process import reuse_freed_memory
 
 def step():
-    blocks = [np.ones(20_000_000, np.uint8) for _ in range(20)]
+    sizes = 10 * [20_000_000] + 5 * [40_000_000]  # below and above what glibc can be told to reuse
+    blocks = [torch.ones(size, dtype=torch.uint8) for size in sizes]
 
 reuse_freed_memory(keep_all=sys.argv[1] == 'all')
+step()
 step()
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 step()
