@@ -176,7 +176,7 @@ class BinHead(nn.Module):
         logits = mixed @ features.flatten(2)  # (B, Q, h w)
         # one for every image: to sum a gradient over images and pixels at once, torch makes a
         # float32 map of it
-        bias = self.mix.bias[:, None].to(logits.dtype).expand(len(logits), -1, 1)
+        bias = self.mix.bias[:, None].to(logits.dtype).expand(logits.shape[0], -1, 1)
         logits = logits + bias
         return BinPrediction(
             logits.unflatten(-1, features.shape[-2:]), self._centres(widths), widths
