@@ -29,10 +29,6 @@ class Patches:
     height: int
     width: int
 
-    def take(self, rows: list[int]) -> Patches:
-        """Some of them."""
-        return Patches(self.zoom[rows], self.offset[rows], self.height, self.width)
-
     def intrinsics(self, full: Tensor) -> Tensor:
         """fx fy cx cy (B, 4) of the patch from those of the full image."""
         zoomed = resize_intrinsics(full, self.zoom)

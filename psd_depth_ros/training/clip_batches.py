@@ -34,7 +34,8 @@ class ClipBatch:
     """Triplets; frame 0 is the target, 1 the earlier and 2 the later source.
 
     Images are RGB uint8. `fine` tensors exist where patches are wanted: the same view at a
-    whole multiple of the network's size. Unknown numbers are NaN.
+    whole multiple of the network's size; `fine_shown` only in steps that have patches. Unknown
+    numbers are NaN.
     """
 
     clean: Tensor  # (B, 3, 3, H, W) what is compared: B samples, frames, channels
@@ -66,7 +67,8 @@ class ClipBatches:
     Every triplet comes once before any comes again; a batch holds pictures of one size. Half of
     the samples are mirrored, a window of down to `smallest_window` of the sides fills the whole
     picture, and what the networks see has its colours changed, the same way in the three frames of
-    a sample; without `augment` none of it. Raises SettingsError where there are no triplets.
+    a sample; without `augment` none of it. `patch_share` of the steps, evenly, have patches.
+    Raises SettingsError where there are no triplets.
     """
 
     def __init__(
@@ -76,10 +78,12 @@ class ClipBatches:
         batch: int,
         seed: int,
         with_fine: bool,
+        patch_share: float = 1.0,
         augment: bool = True,
         smallest_window: float = 1.0,
     ) -> None:
         self._batch = batch
+        self._patch_share = patch_share
         self._seed = seed
         self._augment = augment
         self._smallest_window = smallest_window
@@ -107,7 +111,9 @@ class ClipBatches:
         part = self._batch // processes
         places = range(rank * part, (rank + 1) * part)
         chosen = self._choose(step - 1)
-        return _collate([self._sample(step, place, *chosen[place]) for place in places])
+        has_patches = is_turn(step, self._patch_share)
+        samples = [self._sample(step, place, *chosen[place], has_patches) for place in places]
+        return _collate(samples)
 
     def held_out_batches(self, most: int | None = None) -> Iterator[ClipBatch]:
         """Give what is held out, unchanged and always in the same order, in batches.
@@ -151,10 +157,19 @@ class ClipBatches:
         rng = np.random.default_rng((self._seed, 2, number, turn))
         return rng.permutation(len(self._groups[number]))
 
-    def _sample(self, step: int, place: int, view: int, triplet: list[int]) -> Sample:
+    def _sample(
+        self, step: int, place: int, view: int, triplet: list[int], has_patches: bool
+    ) -> Sample:
         seed = _seed(self._seed, step, place)
         rng = np.random.default_rng((self._seed, 3, step, place)) if self._augment else None
-        return _make_sample(self._views[view], triplet, seed, rng, self._smallest_window)
+        return _make_sample(
+            self._views[view], triplet, seed, rng, self._smallest_window, has_patches
+        )
+
+
+def is_turn(step: int, share: float) -> bool:
+    """Whether a step, from 1, is one of `share` of all, as evenly spread as they can be."""
+    return int(step * share + 1e-9) > int((step - 1) * share + 1e-9)
 
 
 class _View:
@@ -205,6 +220,7 @@ def _make_sample(
     seed: int,
     rng: np.random.Generator | None = None,
     smallest_window: float = 1.0,
+    has_patches: bool = True,
 ) -> Sample:
     window, colours = view.whole, None
     if rng is not None:
@@ -224,6 +240,7 @@ def _make_sample(
     }
     if view.with_fine:
         sample['fine'] = _planes(fine)
+    if view.with_fine and has_patches:
         sample['fine_shown'] = _planes(_changed(fine[:1], colours))[0]
     return sample
 

@@ -22,9 +22,8 @@ def draw_preview(batch: ClipBatch, seen: Pictures) -> Picture:
     """
     assert seen.full is not None
     assert seen.sight is not None
-    row = seen.patch_rows[0] if seen.patch_rows else 0
-    image = batch.clean[row, 0].permute(1, 2, 0).cpu().numpy()
-    depth = seen.full.log_depth[row, 0].exp()
+    image = batch.clean[0, 0].permute(1, 2, 0).cpu().numpy()
+    depth = seen.full.log_depth[0, 0].exp()
     low, high = (float(depth.flatten().quantile(q)) for q in (0.02, 0.98))
 
     def coloured(metres: Tensor) -> Picture:
@@ -32,10 +31,7 @@ def draw_preview(batch: ClipBatch, seen: Pictures) -> Picture:
 
     rows = [
         [image, coloured(depth)],
-        [
-            _heat(seen.sight.error[row, 0] / LARGEST_ERROR),
-            _masked(image, seen.sight.moving[row, 0]),
-        ],
+        [_heat(seen.sight.error[0, 0] / LARGEST_ERROR), _masked(image, seen.sight.moving[0, 0])],
     ]
     if seen.patch is not None and seen.patch_image is not None:
         assert seen.patches is not None

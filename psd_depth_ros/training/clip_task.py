@@ -80,6 +80,7 @@ class ClipTask(Task):
             batch=recipe.batch,
             seed=recipe.seed,
             with_fine=recipe.patch.enabled,
+            patch_share=recipe.patch.share,
             smallest_window=recipe.smallest_window,
         )
         self._held_out = ClipBatches(

@@ -23,7 +23,6 @@ from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
     aim,
     compare,
-    draw_samples,
     EARLIER,
     LATER,
     Mixed,
@@ -53,7 +52,7 @@ class MixBranch:
         """Mix some of the normalised targets (B, 3, H, W) at `share` of the run; None for none."""
         if not self._begins(share) or len(batch.seeds) < 2:
             return None
-        chosen = draw_samples(batch.seeds, self.recipe.patch_mix.share, salt=2)
+        chosen = _draw_samples(batch.seeds, self.recipe.patch_mix.share)
         if not chosen:
             return None
         rows = torch.tensor(chosen, device=shown.device)
@@ -147,6 +146,16 @@ class MixBranch:
         for index, pixels in ((mixed.rows, grid), (mixed.donors, mixed.mix.pixels)):
             points = backproject_pixels(depth, pixels, step.K[index])
             yield index, transform(step.motions[source][index].detach(), points)
+
+
+def _draw_samples(seeds: Tensor, share: float) -> list[int]:
+    """Which samples of a batch are mixed, each with probability `share` by its own seed."""
+    chosen = []
+    for index, seed in enumerate(seeds.tolist()):
+        generator = torch.Generator().manual_seed(seed + 2)
+        if float(torch.rand((), generator=generator)) < share:
+            chosen.append(index)
+    return chosen
 
 
 def _partner(index: int, count: int) -> int:

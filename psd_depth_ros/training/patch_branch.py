@@ -24,7 +24,6 @@ from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
     aim,
     compare,
-    draw_samples,
     find_parallax,
     Pictures,
     predict,
@@ -45,28 +44,22 @@ class PatchBranch:
 
     def add(self, step: Step, pictures: Pictures) -> None:
         """Photometry of enlarged patches, and what they teach the full image."""
-        settings = self.recipe.patch
-        chosen: list[int] = []
-        if step.share >= settings.start:
-            chosen = draw_samples(step.batch.seeds, settings.share, salt=1)
+        settings, far = self.recipe.patch, self.recipe.far
+        has_patches = step.share >= settings.start and settings.share > 0
+        if has_patches:
             self._begin(step)
-        far = self.recipe.far
+        has_patches = has_patches and step.batch.fine_shown is not None
         judges_full = far.fine_weight > 0 and step.share >= far.start
-        rows = list(range(len(step.batch.seeds))) if judges_full else chosen
-        if not rows:
+        if not (has_patches or judges_full):
             return
         with torch.autocast(step.K.device.type, enabled=False):
-            view = self._cut(step, rows)
+            view = self._cut(step)
             by_full = None
             if judges_full:
                 by_full = self._judge(view, view.known)
                 step.terms['far'] = far.fine_weight * by_full.loss.mean()
-            if not chosen:
-                return
-            if by_full is not None:
-                view = view.take(chosen)
-                by_full = Reprojection(*(part[chosen] for part in by_full))
-        self._add_patches(step, chosen, view, by_full, pictures)
+        if has_patches:
+            self._add_patches(step, view, by_full, pictures)
 
     def _begin(self, step: Step) -> None:
         """Every term that patches may add, so that all processes have the same ones."""
@@ -78,7 +71,6 @@ class PatchBranch:
     def _add_patches(
         self,
         step: Step,
-        chosen: list[int],
         view: _PatchView,
         by_full: Reprojection | None,
         pictures: Pictures,
@@ -88,9 +80,8 @@ class PatchBranch:
         `by_full` tells how well the full image explains them, where that is known already.
         """
         settings, batch, patches = self.recipe.patch, step.batch, view.patches
-        assert batch.fine_shown is not None, 'the batches lack fine images'
-        fine_shown = batch.fine_shown[torch.tensor(chosen, device=step.K.device)]
-        shown = patches.cut(fine_shown, view.factor) / 127.5 - 1.0
+        assert batch.fine_shown is not None
+        shown = patches.cut(batch.fine_shown, view.factor) / 127.5 - 1.0
         patch = predict(step.network, shown, view.intrinsics, self.recipe.canonical_focal_px)
         if settings.convention == 'metric':
             patch = Prediction(
@@ -100,43 +91,39 @@ class PatchBranch:
             level, patch = self._keep_level(view.known, patch)
             seen = self._judge(view, patch.log_depth)
             image = view.target.reference.image
-            count = len(batch.seeds) * settings.share
-            scale = settings.weight / (1.0 + settings.weight) / count
-            step.terms['patch_photometric'] = scale * seen.loss.sum()
+            # a step without patches stands for the same image without one
+            scale = settings.weight / (1.0 + settings.weight) / settings.share
+            step.terms['patch_photometric'] = scale * seen.loss.mean()
             disparity = (-patch.log_depth).exp()
             step.terms['patch_smoothness'] = (
-                scale * self.recipe.objective.smoothness * smoothness(disparity, image).sum()
+                scale * self.recipe.objective.smoothness * smoothness(disparity, image).mean()
             )
-            step.terms['patch_level'] = settings.level * scale * level.sum()
+            step.terms['patch_level'] = settings.level * scale * level.mean()
             pictures.patches, pictures.patch_image, pictures.patch = patches, image, patch
-            pictures.patch_rows = chosen
             pictures.patch_error = seen.error
         weight = self._distillation_weight(step.share)
         if weight > 0:
             taught = self._distil(shown, view, seen, by_full, patch)
-            step.terms['distillation'] = weight * taught.loss.sum() / count
+            step.terms['distillation'] = weight * taught.loss.mean() / settings.share
             pictures.taught = taught.mask
 
-    def _cut(self, step: Step, rows: list[int]) -> _PatchView:
-        """Draw a patch of each of some samples, with all it is compared with."""
+    def _cut(self, step: Step) -> _PatchView:
+        """Draw a patch of each sample, with all it is compared with."""
         batch = step.batch
         assert batch.fine is not None, 'the batches lack fine images'
-        index: slice | Tensor = slice(None)  # all of them need no copy
-        if len(rows) < len(batch.seeds):
-            index = torch.tensor(rows, device=step.K.device)
-        patches = self._draw_patches(step, rows)
+        patches = self._draw_patches(step)
         factor = batch.fine.shape[-1] / batch.clean.shape[-1]
-        fine = batch.fine[index].transpose(0, 1)  # (3, b, 3, fH, fW) uint8
+        fine = batch.fine.transpose(0, 1)  # (3, b, 3, fH, fW) uint8
         image, *still = (patches.cut(one, factor) / 255.0 for one in fine)
-        known = sample(step.full.log_depth[index], patches.pixels())
-        valid = sample(batch.valid[index].float(), patches.pixels()) > 0.5
-        intrinsics = patches.intrinsics(batch.intrinsics[index])
+        known = sample(step.full.log_depth, patches.pixels())
+        valid = sample(batch.valid.float(), patches.pixels()) > 0.5
+        intrinsics = patches.intrinsics(batch.intrinsics)
         return _PatchView(
             patches,
             factor,
             intrinsics,
-            camera_matrix(resize_intrinsics(batch.intrinsics[index], factor)),
-            step.motions[:, index].detach(),
+            camera_matrix(resize_intrinsics(batch.intrinsics, factor)),
+            step.motions.detach(),
             fine[1:],
             aim(self.recipe.objective, image, torch.stack(still), valid),
             known,
@@ -165,19 +152,18 @@ class PatchBranch:
         log_depth = patch.log_depth + excess[:, None, None, None]
         return off, Prediction(log_depth, patch.sigma, patch.bins)
 
-    def _draw_patches(self, step: Step, rows: list[int]) -> Patches:
+    def _draw_patches(self, step: Step) -> Patches:
         settings = self.recipe.patch
-        index = torch.tensor(rows, device=step.K.device)
         height, width = step.clean.shape[-2:]
         size = (_multiple(height * settings.height_share), _multiple(width * settings.width_share))
         return draw_patches(
-            step.full.log_depth.detach()[index],
-            step.clean[0][index],
-            step.batch.intrinsics[index],
+            step.full.log_depth.detach(),
+            step.clean[0],
+            step.batch.intrinsics,
             size,
             (settings.minimum_zoom, settings.maximum_zoom),
             settings.choice,
-            [int(step.batch.seeds[i]) for i in rows],
+            step.batch.seeds.tolist(),
         )
 
     def _distillation_weight(self, share: float) -> float:
@@ -255,20 +241,6 @@ class _PatchView:
     def K(self) -> Tensor:
         """(B, 3, 3) of the patches."""
         return camera_matrix(self.intrinsics)
-
-    def take(self, rows: list[int]) -> _PatchView:
-        """Some of them."""
-        return _PatchView(
-            self.patches.take(rows),
-            self.factor,
-            self.intrinsics[rows],
-            self.K_fine[rows],
-            self.motions[:, rows],
-            self.sources[:, rows],
-            self.target.take(rows),
-            self.known[rows],
-            self.unmasked_px,
-        )
 
     def warp(self, depth: Tensor) -> list[tuple[Tensor, Tensor]]:
         """The patches made from both sources, and where they lie inside them."""

@@ -155,8 +155,10 @@ class PatchSettings:
                                  minimum=0.1, maximum=1.0)  # fmt: skip
     height_share: float = setting(0.75, 'Height of the patch over that of the network\'s input',
                                   minimum=0.1, maximum=1.0)  # fmt: skip
-    share: float = setting(1.0, 'Share of the images of a step that get a patch', minimum=0.0,
-                           maximum=1.0)  # fmt: skip
+    share: float = setting(
+        1.0, 'Share of the images that get a patch: all of a step or none, for a network is slow '
+        'at few', minimum=0.0, maximum=1.0,
+    )  # fmt: skip
     start: float = setting(0.1, 'Share of the run after which patches begin', minimum=0.0,
                            maximum=1.0)  # fmt: skip
     choice: str = setting(

@@ -69,12 +69,6 @@ class Target:
     unwarped: Tensor | None  # (B, 1, H, W) least error of the sources as they are
     valid: Tensor  # (B, 1, H, W) bool
 
-    def take(self, rows: list[int]) -> Target:
-        """Some of them."""
-        reference = Reference(*(part[rows] for part in self.reference))
-        unwarped = None if self.unwarped is None else self.unwarped[rows]
-        return Target(reference, unwarped, self.valid[rows])
-
 
 @dataclass
 class Pictures:
@@ -83,7 +77,6 @@ class Pictures:
     full: Prediction | None = None
     sight: Reprojection | None = None
     patches: Patches | None = None
-    patch_rows: Sequence[int] = ()  # which samples of the batch the patches are of
     patch_image: Tensor | None = None
     patch: Prediction | None = None
     patch_error: Tensor | None = None
@@ -174,13 +167,3 @@ def find_parallax(depth: Tensor, motions: Tensor, K: Tensor, focal: Tensor) -> T
 def normalised(image: Tensor) -> Tensor:
     """RGB uint8 as the networks see it, -1 .. 1."""
     return image.float() / 127.5 - 1.0
-
-
-def draw_samples(seeds: Tensor, share: float, salt: int) -> list[int]:
-    """Which samples of a batch take part, each with probability `share` by its own seed."""
-    chosen = []
-    for index, seed in enumerate(seeds.tolist()):
-        generator = torch.Generator().manual_seed(seed + salt)
-        if float(torch.rand((), generator=generator)) < share:
-            chosen.append(index)
-    return chosen

@@ -93,6 +93,17 @@ def test_the_step_alone_decides_and_processes_share_it():
         parts.batch(1, 0, 3)
 
 
+@pytest.mark.parametrize(
+    ('share', 'steps'), [(0.25, [4, 8]), (0.3, [4, 7]), (1.0, list(range(1, 9))), (0.0, [])]
+)
+def test_patches_come_in_an_even_share_of_the_steps(share, steps):
+    batches = make_batches(make_sequence(), patch_share=share)
+    made = [batches.batch(step) for step in range(1, 9)]
+    assert [step for step in range(1, 9) if made[step - 1].fine_shown is not None] == steps
+    assert all(batch.fine is not None for batch in made)
+    assert next(batches.held_out_batches()).fine_shown is not None
+
+
 def test_mirrored_samples_keep_the_geometry():
     """The camera moves 1 m to the right each frame; in a mirror it moves to the left."""
     poses = np.stack([make_pose(np.eye(3), (float(i), 0.0, 2.0)) for i in range(FRAMES)])

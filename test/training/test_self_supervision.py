@@ -165,6 +165,19 @@ def test_the_full_image_is_judged_by_the_fine_pixels_of_its_patch(street: Street
     assert right['far'] < 0.98 * wrong['far']
 
 
+def test_a_step_with_patches_stands_for_those_without(street: Street) -> None:
+    """One image in four has a patch, so that its terms count four times; without, they are 0."""
+    always, _ = run(street, recipe())
+    seldom, _ = run(street, recipe(patch={'start': 0.0, 'share': 0.25}))
+    none, _ = run((replace(street[0], fine_shown=None), *street[1:]), recipe())
+    assert always.keys() == seldom.keys() == none.keys()
+    for name in ('patch_photometric', 'patch_smoothness', 'distillation'):
+        torch.testing.assert_close(seldom[name], 4.0 * always[name])
+        assert always[name] > 0.0
+        assert none[name] == 0.0
+    assert none['photometric'] == always['photometric']
+
+
 def test_parallax_is_the_larger_shift_of_both_sources() -> None:
     """1 m sideways moves what is 50 m away by f / 50; 2 m ahead by (x - cx) / (25 - 1)."""
     motions = torch.eye(4).repeat(2, 1, 1, 1)
