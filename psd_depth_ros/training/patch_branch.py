@@ -91,7 +91,7 @@ class PatchBranch:
             level, patch = self._keep_level(view.known, patch)
             seen = self._judge(view, patch.log_depth)
             image = view.target.reference.image
-            # a step without patches stands for the same image without one
+            # steps with patches count for those without, too
             scale = settings.weight / (1.0 + settings.weight) / settings.share
             step.terms['patch_photometric'] = scale * seen.loss.mean()
             disparity = (-patch.log_depth).exp()
