@@ -73,7 +73,8 @@ class Preprocessor:
         if isinstance(self._bend, _OpenCVBend):
             fill = -self._offset.flatten() / self._gain.flatten()
             return self._normalise(_to_tensor(self._bend.sample(rgb, fill.tolist())))
-        image = _to_tensor(rgb).to(self.device)
+        # non_blocking: pageable memory is read before this returns, the GPU is not waited for
+        image = _to_tensor(rgb).to(self.device, non_blocking=True)
         if self._bend is not None:
             return self._bend.sample(self._normalise(image))
         return self._normalise(self._resize(image))

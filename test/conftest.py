@@ -4,9 +4,11 @@ A rendered frame takes seconds instead of 50 ms beside one other busy process. S
 loaded, and inherited by the processes that tests start.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 import itertools
 import os
+import warnings
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
 os.environ.setdefault('OMP_NUM_THREADS', '1')
@@ -28,3 +30,23 @@ def ros_domains() -> Iterator[int]:
     workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
     own = DOMAINS[worker::workers]
     return (own[number % len(own)] for number in itertools.count(os.getpid() * 7))
+
+
+@pytest.fixture
+def gpu_waits() -> Callable[[], AbstractContextManager[list[str]]]:
+    """A context that lists the places (file:line) where this process waits for the GPU in it."""
+
+    @contextmanager
+    def watch() -> Iterator[list[str]]:
+        places: list[str] = []
+        torch.cuda.synchronize()
+        with warnings.catch_warnings(record=True) as found:
+            warnings.simplefilter('always')
+            torch.cuda.set_sync_debug_mode('warn')
+            try:
+                yield places
+            finally:
+                torch.cuda.set_sync_debug_mode('default')
+        places += [f'{w.filename}:{w.lineno}' for w in found if 'called a sync' in str(w.message)]
+
+    return watch

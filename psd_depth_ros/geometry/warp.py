@@ -31,7 +31,7 @@ def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
     bytes become float32 on the way, on a CPU in parts: all of them would not fit its cache.
     """
     height, width = image.shape[-2:]
-    share = 1.0 / pixels.new_tensor([width, height])
+    share = torch.stack([pixels.new_full((), 1.0 / side) for side in (width, height)])
     grid = torch.addcmul(share - 1.0, pixels, share, value=2.0)  # (2 x + 1) / W - 1, in [-1, 1]
     if image.dtype != torch.uint8:
         return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
@@ -48,7 +48,8 @@ def resize_intrinsics(intrinsics: Tensor, scale: Tensor | float) -> Tensor:
 
     Pixel centres lie at integers: cx' = s (cx + 1/2) - 1/2.
     """
-    scale = torch.as_tensor(scale, dtype=intrinsics.dtype, device=intrinsics.device)[..., None]
+    if isinstance(scale, Tensor):
+        scale = scale[:, None]
     return torch.cat([scale * intrinsics[:, :2], scale * (intrinsics[:, 2:] + 0.5) - 0.5], dim=1)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 import importlib.util
+import threading
 from typing import Any, Protocol
 
 import torch
@@ -78,22 +79,32 @@ class TorchBackend:
 
 
 class _CudaGraph:
-    """A forward pass recorded once and replayed: no launch cost for a hundred small kernels."""
+    """A forward pass recorded once and replayed: no launch cost for a hundred small kernels.
+
+    All are recorded on the one stream that torch has for it, one at a time: torch keeps scratch
+    memory for every stream that a matrix was multiplied on, and would keep more with every
+    network that is loaded.
+    """
+
+    _recording = threading.Lock()
 
     def __init__(
         self, forward: Callable[[Tensor, Tensor], Tensor], image: Tensor, intrinsics: Tensor
     ) -> None:
         self._image, self._intrinsics = image.clone(), intrinsics.clone()
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                forward(self._image, self._intrinsics)
-        torch.cuda.current_stream().wait_stream(side)
         self._graph = torch.cuda.CUDAGraph()
         # Another engine may be at work in another thread while this one is loaded.
-        with torch.cuda.graph(self._graph, capture_error_mode='thread_local'):
-            self._output = forward(self._image, self._intrinsics)
+        record = torch.cuda.graph(self._graph, capture_error_mode='thread_local')
+        stream = record.capture_stream
+        assert stream is not None
+        with self._recording:
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    forward(self._image, self._intrinsics)
+            torch.cuda.current_stream().wait_stream(stream)
+            with record:
+                self._output = forward(self._image, self._intrinsics)
 
     def replay(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """Run on new input; the result is overwritten by the next call."""

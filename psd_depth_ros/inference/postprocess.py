@@ -96,7 +96,7 @@ def finish_depth(
     """
     if not isinstance(gain, Tensor):
         gain = torch.tensor(tuple(gain), dtype=torch.float32)
-    log_gain = gain.to(log_depth.device, torch.float32).log()
+    log_gain = gain.to(torch.float32).log().to(log_depth.device, non_blocking=True)
     u = log_depth.float() + log_gain[:, None, None]
     confidence = confidence_from_sigma(sigma.float(), confidence_model, scale_variance)
     finish = _finish_with_opencv if u.device.type == 'cpu' else _finish_with_torch
