@@ -31,10 +31,10 @@ class Mix:
     def to(self, device: torch.device) -> Mix:
         """The same on another device."""
         return Mix(
-            self.pasted.to(device),
-            self.judged.to(device),
-            self.pixels.to(device),
-            self.zoom.to(device),
+            self.pasted.to(device, non_blocking=True),
+            self.judged.to(device, non_blocking=True),
+            self.pixels.to(device, non_blocking=True),
+            self.zoom.to(device, non_blocking=True),
         )
 
     def apply(self, target: Tensor, donor: Tensor) -> Tensor:

@@ -65,7 +65,9 @@ def draw_patches(
     within a tenth of the image. Sample b draws from its own `seeds[b]`.
     """
     height, width = image.shape[-2:]
-    score = far_score(log_depth, image) if choice == 'far' and log_depth is not None else None
+    score = None
+    if choice == 'far' and log_depth is not None:
+        score = far_score(log_depth, image).cpu()  # all at once: here a GPU is waited for
     zoom, offset = [], []
     for index, seed in enumerate(seeds):
         generator = torch.Generator().manual_seed(seed)
@@ -85,7 +87,12 @@ def draw_patches(
             )
         zoom.append(s)
         offset.append([min(max(c, 0.0), room) for c, room in zip(corner, rooms, strict=True)])
-    return Patches(image.new_tensor(zoom), image.new_tensor(offset), *size)
+    device = image.device
+    return Patches(
+        torch.tensor(zoom).to(device, non_blocking=True),
+        torch.tensor(offset).to(device, non_blocking=True),
+        *size,
+    )
 
 
 def far_score(log_depth: Tensor, image: Tensor) -> Tensor:
@@ -115,7 +122,7 @@ def _draw_far(
         min(max(1, round(side / 4)), have)
         for side, have in zip(footprint, score.shape[-2:], strict=True)
     ]
-    mean = _window_means(score[0].cpu(), *kernel)
+    mean = _window_means(score[0], *kernel)
     best = mean.max().clamp(min=1e-6)
     weights = (8.0 * mean / best).exp().flatten()
     index = int(torch.multinomial(weights, 1, generator=generator))

@@ -26,7 +26,7 @@ def exponential(twist: Tensor) -> Tensor:
     eye = torch.eye(3, device=twist.device, dtype=twist.dtype)
     rotation = eye + first * skew + second * (skew @ skew)
     top = torch.cat([rotation, t[:, :, None]], dim=2)
-    bottom = top.new_tensor([0.0, 0.0, 0.0, 1.0]).expand(len(top), 1, 4)
+    bottom = torch.eye(4, device=twist.device, dtype=twist.dtype)[3:].expand(len(top), 1, 4)
     return torch.cat([top, bottom], dim=1)
 
 

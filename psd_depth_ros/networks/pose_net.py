@@ -40,5 +40,5 @@ class PoseNet(nn.Module):
         """Normalised images (B, 3, H, W) to T_later_earlier (B, 4, 4), float32."""
         features = self.features(torch.cat([earlier, later], dim=1))
         raw = cast(Tensor, self.motion(features.mean(dim=(2, 3)).float())).float()
-        scale = raw.new_tensor([ROTATION_SCALE] * 3 + [TRANSLATION_SCALE] * 3)
-        return exponential(raw * scale)
+        twist = torch.cat([ROTATION_SCALE * raw[:, :3], TRANSLATION_SCALE * raw[:, 3:]], dim=1)
+        return exponential(twist)

@@ -129,7 +129,7 @@ class _View:
         right = (weighted @ residual[..., None])[..., 0]
         diagonal = normal.diagonal(dim1=1, dim2=2)
         damped = normal + torch.diag_embed(DAMPING * diagonal + 1e-6)
-        twist = -torch.linalg.solve(damped, right)
+        twist = -torch.linalg.solve_ex(damped, right).result  # `solve` waits for a GPU
         twist = twist.clamp(-LARGEST_STEP, LARGEST_STEP)
         twist = torch.cat([twist[:, :3], twist[:, 3:] * self.unit[:, None]], dim=1)
         return exponential(twist)

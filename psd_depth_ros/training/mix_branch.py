@@ -55,8 +55,9 @@ class MixBranch:
         chosen = _draw_samples(batch.seeds, self.recipe.patch_mix.share)
         if not chosen:
             return None
-        rows = torch.tensor(chosen, device=shown.device)
-        donors = torch.tensor([_partner(i, len(batch.seeds)) for i in chosen], device=shown.device)
+        partners = [_partner(i, len(batch.seeds)) for i in chosen]
+        rows = torch.tensor(chosen).to(shown.device, non_blocking=True)
+        donors = torch.tensor(partners).to(shown.device, non_blocking=True)
         seeds = [int(batch.seeds[i]) + 3 for i in chosen]
         mix = draw_mix((shown.shape[-2], shown.shape[-1]), seeds).to(shown.device)
         return Drawn(rows, donors, mix, mix.apply(shown[rows], shown[donors]))

@@ -207,7 +207,7 @@ class PatchBranch:
         by_full = by_full or self._judge(view, view.known)
         moving = seen.moving.float()
         inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
-        inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN] = True
+        inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN].fill_(True)  # `= True` waits for a GPU
         # the parallax is the sensitivity, too: a shift falls as 1 / Z
         sensitivity = view.parallax(view.known.exp()) / view.patches.zoom[:, None, None, None]
         return Evidence(

@@ -110,11 +110,12 @@ def average_decay(recipe: Recipe, step: int) -> float:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights towards the current ones."""
-    for kept, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if kept.is_floating_point():
-            kept.lerp_(new, 1.0 - decay)
-        else:
-            kept.copy_(new)
+    kept, new = (list(network.state_dict().values()) for network in (average, model))
+    places = [i for i, tensor in enumerate(kept) if tensor.is_floating_point()]
+    # on a GPU a few kernels for all of them
+    torch._foreach_lerp_([kept[i] for i in places], [new[i] for i in places], 1.0 - decay)
+    for i in set(range(len(kept))).difference(places):
+        kept[i].copy_(new[i])
 
 
 def _make_optimiser(task: Task) -> torch.optim.AdamW:

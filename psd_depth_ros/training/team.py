@@ -35,7 +35,6 @@ class Team:
         wanted = choose_device(device)
         if wanted.type == 'cuda' and wanted.index is not None:
             torch.cuda.set_device(wanted)
-        torch.backends.cudnn.benchmark = wanted.type == 'cuda'  # the sizes hardly ever change
         self._accelerator = _accelerator(wanted.type)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
