@@ -48,7 +48,7 @@ def main() -> None:
         results['reading'] = measure_reading(chosen.quick)
         print_table('bag to tensors', results['reading'])
         results['training'] = measure_training(chosen.quick)
-        print_table('training on the CPU, preset lite', results['training'])
+        print_table('training, preset lite', results['training'])
     results['targets'] = [*_targets(results), *_training_targets(results)]
     print_table('targets, for two cores', results['targets'])
     path = chosen.output / 'bench.json'
@@ -83,7 +83,7 @@ def _targets(results: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _training_targets(results: dict[str, Any]) -> list[dict[str, Any]]:
     """Of training: the baseline's rate, that of PSD beside it, waiting for data."""
-    runs = results.get('training', ())
+    runs = [row for row in results.get('training', ()) if row['device'] == 'cpu']
     if not runs:
         return []
     baseline, psd = runs[:2]

@@ -1,6 +1,6 @@
 """Trains for some steps and tells how fast: a process of its own, whose peak memory is its own.
 
-    python benchmarks/trainee.py RECIPE PIXELS STEPS BAG CACHE
+    python benchmarks/trainee.py RECIPE PIXELS STEPS BAG CACHE DEVICE
 
 The last line of the output is JSON.
 """
@@ -12,7 +12,6 @@ from pathlib import Path
 import resource
 import sys
 import tempfile
-import time
 from typing import Any
 
 import torch
@@ -39,20 +38,17 @@ CHANGES = {
 }  # fmt: skip
 
 
-def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str) -> None:
+def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str, device: str) -> None:
     settle_training()
     recipe = make_recipe(recipe_name, int(pixels), int(steps), bag)
     data = prepare_sequences(
         recipe.data, pixel_budget=recipe.pixel_budget, cache=Path(cache), fine_factor=FINE_FACTOR
     )
     task = ClipTask(recipe, data, folded_weights())
-    seen: list[tuple[float, Progress]] = []
+    seen: list[Progress] = []
     with tempfile.TemporaryDirectory(dir=cache) as folder:
-        run_training(
-            task, RunFolder(Path(folder) / 'run'), device='cpu',
-            report=lambda progress: seen.append((time.perf_counter(), progress)),
-        )  # fmt: skip
-    print(json.dumps(summarise(recipe, task, seen)))
+        run_training(task, RunFolder(Path(folder) / 'run'), device=device, report=seen.append)
+    print(json.dumps({'device': device, **summarise(recipe, task, seen)}))
 
 
 def make_recipe(name: str, pixels: int, steps: int, bag: str) -> VideoRecipe:
@@ -75,23 +71,24 @@ def folded_weights() -> dict[str, Tensor]:
     return weights
 
 
-def summarise(
-    recipe: VideoRecipe, task: ClipTask, seen: list[tuple[float, Progress]]
-) -> dict[str, Any]:
+def summarise(recipe: VideoRecipe, task: ClipTask, seen: list[Progress]) -> dict[str, Any]:
     """Rate over all steps but the first ones and the last."""
     counted = seen[WARM_UP - 1 : -1]
-    spent = counted[-1][0] - counted[0][0]
+    spent = counted[-1].seconds - counted[0].seconds
     images = recipe.batch * (len(counted) - 1)
     height, width = task.batch(1, 0, 1).clean.shape[-2:]
-    kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    if torch.cuda.is_initialized():
+        peak_memory = torch.cuda.max_memory_reserved()
+    else:
+        peak_memory = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return {
         'recipe': recipe.name,
         'input': f'{width}x{height}',
         'batch': recipe.batch,
         'images_per_s': round(images / spent, 2),
         'step_ms': round(1e3 * spent * recipe.batch / images, 1),
-        'waiting': round(counted[-1][1].waiting_share, 4),
-        'peak_memory_mb': round(kilobytes / 1024),
+        'waiting': round(counted[-1].waiting_share, 4),
+        'peak_memory_mb': round(peak_memory / 2**20),
         'threads': torch.get_num_threads(),
     }
 

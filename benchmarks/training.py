@@ -1,4 +1,4 @@
-"""Self-supervised training on this machine's CPU, and how fast bags become tensors.
+"""Self-supervised training on this machine's CPU and GPU, and how fast bags become tensors.
 
 Baseline and PSD are measured right after each other, each in a process of its own.
 """
@@ -14,6 +14,7 @@ import time
 from typing import Any
 
 from timing import summarise, Timing
+import torch
 
 from psd_depth_ros.data.sources import open_frames
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor
@@ -24,6 +25,7 @@ HERE = Path(__file__).resolve().parent
 MEAN = STD = (0.5, 0.5, 0.5)
 SIZES = {'416x128': 416 * 128, '640x192': 640 * 192}
 RECIPES = ('monodepth2', 'psd')
+DEVICES = {'cpu': (30, 8), 'cuda': (300, 100)}  # steps, in full and quick
 FRAMES = 20
 WORLD = WorldSettings(kind='street', width=832, height=256, speed_mps=8.0)
 PATIENCE_S = 1800.0
@@ -35,10 +37,14 @@ def measure_training(quick: bool) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix='psd_bench_') as folder:
         bag = Path(folder) / 'street.mcap'
         write_world(World(1, WORLD), bag, FRAMES)
-        for pixels in list(SIZES.values())[: 1 if quick else None]:
-            for recipe in RECIPES:
-                rows.append(_train(recipe, pixels, 8 if quick else 30, bag, Path(folder)))
-            rows[-1]['of_baseline'] = rows[-1]['images_per_s'] / rows[-2]['images_per_s']
+        for device, steps in DEVICES.items():
+            if device == 'cuda' and not torch.cuda.is_available():
+                continue
+            for pixels in list(SIZES.values())[: 1 if quick else None]:
+                for recipe in RECIPES:
+                    arguments = (recipe, pixels, steps[quick], bag, folder, device)
+                    rows.append(_train(*arguments))
+                rows[-1]['of_baseline'] = rows[-1]['images_per_s'] / rows[-2]['images_per_s']
     return rows
 
 
@@ -59,8 +65,10 @@ def measure_reading(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _train(recipe: str, pixels: int, steps: int, bag: Path, cache: Path) -> dict[str, Any]:
-    command = [sys.executable, HERE / 'trainee.py', recipe, pixels, steps, bag, cache]
+def _train(*arguments: Any) -> dict[str, Any]:
+    """Let `trainee` run with these arguments."""
+    recipe = arguments[0]
+    command = [sys.executable, HERE / 'trainee.py', *arguments]
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
