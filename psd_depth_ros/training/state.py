@@ -110,12 +110,14 @@ def average_decay(recipe: Recipe, step: int) -> float:
 @torch.no_grad()
 def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
     """Move the averaged weights towards the current ones."""
-    kept, new = (list(network.state_dict().values()) for network in (average, model))
-    places = [i for i, tensor in enumerate(kept) if tensor.is_floating_point()]
-    # on a GPU a few kernels for all of them
-    torch._foreach_lerp_([kept[i] for i in places], [new[i] for i in places], 1.0 - decay)
-    for i in set(range(len(kept))).difference(places):
-        kept[i].copy_(new[i])
+    kept, latest = [], []
+    for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            kept.append(old)
+            latest.append(new)
+        else:
+            old.copy_(new)
+    torch._foreach_lerp_(kept, latest, 1.0 - decay)  # on a GPU a few kernels for all of them
 
 
 def _make_optimiser(task: Task) -> torch.optim.AdamW:
