@@ -5,6 +5,7 @@ Baseline and PSD are measured right after each other, each in a process of its o
 
 from __future__ import annotations
 
+from itertools import product
 import json
 from pathlib import Path
 import subprocess
@@ -25,7 +26,7 @@ HERE = Path(__file__).resolve().parent
 MEAN = STD = (0.5, 0.5, 0.5)
 SIZES = {'416x128': 416 * 128, '640x192': 640 * 192}
 RECIPES = ('monodepth2', 'psd')
-DEVICES = {'cpu': (30, 8), 'cuda': (300, 100)}  # steps, in full and quick
+STEPS = {'cpu': (30, 8), 'cuda': (300, 100)}  # in full, quick
 FRAMES = 20
 WORLD = WorldSettings(kind='street', width=832, height=256, speed_mps=8.0)
 PATIENCE_S = 1800.0
@@ -37,14 +38,14 @@ def measure_training(quick: bool) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory(prefix='psd_bench_') as folder:
         bag = Path(folder) / 'street.mcap'
         write_world(World(1, WORLD), bag, FRAMES)
-        for device, steps in DEVICES.items():
-            if device == 'cuda' and not torch.cuda.is_available():
-                continue
-            for pixels in list(SIZES.values())[: 1 if quick else None]:
-                for recipe in RECIPES:
-                    arguments = (recipe, pixels, steps[quick], bag, folder, device)
-                    rows.append(_train(*arguments))
-                rows[-1]['of_baseline'] = rows[-1]['images_per_s'] / rows[-2]['images_per_s']
+        devices = ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',)
+        for device, pixels in product(devices, list(SIZES.values())[: 1 if quick else None]):
+            steps = STEPS[device][quick]
+            baseline, psd = (
+                _train(recipe, pixels, steps, bag, Path(folder), device) for recipe in RECIPES
+            )
+            psd['of_baseline'] = psd['images_per_s'] / baseline['images_per_s']
+            rows += [baseline, psd]
     return rows
 
 
@@ -65,10 +66,10 @@ def measure_reading(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _train(*arguments: Any) -> dict[str, Any]:
-    """Let `trainee` run with these arguments."""
-    recipe = arguments[0]
-    command = [sys.executable, HERE / 'trainee.py', *arguments]
+def _train(
+    recipe: str, pixels: int, steps: int, bag: Path, cache: Path, device: str
+) -> dict[str, Any]:
+    command = [sys.executable, HERE / 'trainee.py', recipe, pixels, steps, bag, cache, device]
     done = subprocess.run(
         list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
