@@ -58,7 +58,7 @@ def test_a_step_hardly_waits_for_the_gpu(  # type: ignore[no-untyped-def]
     task.prepare(1.0)
     parameters = list(task.module.parameters())
     optimiser = torch.optim.AdamW(parameters, fused=True)
-    batches = [task.batch(step, 0, 1).to('cuda') for step in (1, 2, 3)]
+    batches = [task.batch(step, 0, 1).to('cuda') for step in (1, 2)]
 
     def step(number: int) -> None:
         with torch.autocast('cuda', torch.bfloat16):
@@ -109,7 +109,7 @@ sys.exit(main(['train', 'psd', '--data', {CLIP!r}, '--output', {str(tmp_path / '
     done = subprocess.run(
         [sys.executable, '-c', program], capture_output=True, text=True, timeout=110, check=False
     )
-    assert done.returncode not in (0, None)
+    assert done.returncode == 2
     assert 'memory of cuda' in done.stderr
     assert 'lower batch (is 64)' in done.stderr
     assert 'Traceback' not in done.stderr
