@@ -41,7 +41,6 @@ ROS_LIBRARIES = {
     'tf2_ros',
     'tf_transformations',
 }
-LONGEST_FILE = 400
 FILES = sorted(ROOT.rglob('*.py'))
 
 
@@ -96,12 +95,6 @@ def test_imports_go_down(path):
 def test_ros_is_met_in_one_room_only(path):
     libraries = {name.split('.')[0] for name in imports(path)} & ROS_LIBRARIES
     assert room_of(path) == 'ros' or not libraries, f'{name_of(path)} imports {libraries}'
-
-
-@pytest.mark.parametrize('path', FILES, ids=name_of)
-def test_files_can_be_read_in_one_sitting(path):
-    lines = len(path.read_text(encoding='utf-8').splitlines())
-    assert lines <= LONGEST_FILE, f'{name_of(path)} has {lines} lines: split it by meaning'
 
 
 def test_grid_sample_has_one_home():
