@@ -16,6 +16,7 @@ import re
 from typing import Any, get_args, get_origin, get_type_hints, TypeVar
 
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.parsing import parse_yaml, ParseError, shorten
 
 T = TypeVar('T')
 _KEY = 'psd_depth_ros.setting'
@@ -153,17 +154,15 @@ def change(instance: T, changes: Sequence[str], source: str) -> T:
 
 def parse_changes(changes: Sequence[str], source: str) -> dict[str, Any]:
     """Values by dotted name from NAME=VALUE texts; values are YAML. Raises SettingsError."""
-    import yaml
-
     values: dict[str, Any] = {}
     for text in changes:
         name, separator, value = text.partition('=')
         if not separator or not name:
-            raise SettingsError(f'{source} {text}: expected NAME=VALUE')
+            raise SettingsError(f'{source} {shorten(text)}: expected NAME=VALUE')
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise SettingsError(f'{source} {text}: {value!r} is no YAML value') from error
+            parsed = parse_yaml(value)
+        except ParseError as error:
+            raise SettingsError(f'{source} {shorten(text)}: the value {error}') from error
         # To YAML 1e-4 is text, as it has no point.
         is_number = isinstance(parsed, str) and _EXPONENT.fullmatch(parsed)
         values[name.strip()] = float(parsed) if is_number else parsed
@@ -194,9 +193,9 @@ def _assemble(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
 
 def _unknown(name: str, known: list[str], source: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
+    near = difflib.get_close_matches(shorten(name), known, n=1)
     hint = f'did you mean {near[0]!r}?' if near else f'known settings: {", ".join(known)}'
-    return f'{_where(source)}unknown setting {name!r}; {hint}'
+    return f'{_where(source)}unknown setting {shorten(name)!r}; {hint}'
 
 
 def _where(source: str) -> str:
@@ -212,21 +211,20 @@ def _check(spec: SettingSpec, value: Any, source: str) -> Any:
 
 def _check_item(spec: SettingSpec, value: Any, source: str) -> None:
     if spec.choices is not None and value not in spec.choices:
-        near = difflib.get_close_matches(str(value), spec.choices, n=1)
+        near = difflib.get_close_matches(shorten(value), spec.choices, n=1)
         hint = f'; did you mean {near[0]!r}?' if near else ''
         raise SettingsError(
-            f'{_where(source)}{spec.name} is {value!r}, expected one of '
+            f'{_where(source)}{spec.name} is {shorten(repr(value))}, expected one of '
             f'{", ".join(spec.choices)}{hint}'
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         return
     low = -math.inf if spec.minimum is None else spec.minimum
     high = math.inf if spec.maximum is None else spec.maximum
-    if not low <= value <= high:
+    if not low <= value <= high or not math.isfinite(value):
         unit = f' {spec.unit}' if spec.unit else ''
-        raise SettingsError(
-            f'{_where(source)}{spec.name} is {value!r}, expected {spec.range_text}{unit}'
-        )
+        expected = spec.range_text or 'a finite number'
+        raise SettingsError(f'{_where(source)}{spec.name} is {value!r}, expected {expected}{unit}')
 
 
 def _typed(spec: SettingSpec, value: Any, source: str) -> Any:
@@ -242,5 +240,6 @@ def _typed(spec: SettingSpec, value: Any, source: str) -> Any:
     if get_origin(spec.type) is tuple:
         name = f'a list of {get_args(spec.type)[0].__name__}'
     raise SettingsError(
-        f'{_where(source)}{spec.name} is {value!r} ({type(value).__name__}), expected {name}'
+        f'{_where(source)}{spec.name} is {shorten(repr(value))} ({type(value).__name__}), '
+        f'expected {name}'
     )

@@ -15,10 +15,15 @@ FLOORS = [
     {'inference'},
     {'data', 'augment', 'losses', 'networks'},
     {'checkpoint', 'messages', 'preprocess', 'synth'},
-    {'geometry', 'config', 'installed', 'errors'},
+    {'geometry', 'config', 'installed', 'parsing', 'errors'},
 ]
 # Doors on one floor: every room may raise our errors.
-SAME_FLOOR = {('geometry', 'errors'), ('config', 'errors')}
+SAME_FLOOR = {
+    ('geometry', 'errors'),
+    ('config', 'errors'),
+    ('config', 'parsing'),
+    ('parsing', 'errors'),
+}
 LEVEL = {room: len(FLOORS) - index for index, floor in enumerate(FLOORS) for room in floor}
 ROS_LIBRARIES = {
     'ament_index_python',

@@ -188,16 +188,22 @@ def read_imagenet(path: Path) -> dict[str, Tensor]:
     import numpy as np
     import torch
 
+    from psd_depth_ros.parsing import ParseError, read_arrays, shorten
+
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return {
-                name: torch.from_numpy(arrays[name].astype(np.float32)) for name in arrays.files
-            }
-    except (OSError, ValueError, EOFError) as error:
+        arrays = read_arrays(path)
+    except ParseError as error:
         raise CheckpointError(
-            f'{path}: cannot be read as .npz weights ({error}); expected arrays named '
+            f'{shorten(path)}: ImageNet weights {error}; expected a .npz with arrays named '
             'features.0.0.weight, features.0.0.bias, ...'
         ) from error
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+            raise CheckpointError(
+                f'{shorten(path)}: {shorten(name)} holds {array.dtype}, or what is no finite '
+                'number; expected the weights of a trained encoder'
+            )
+    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
 
 
 def _read_recipe(options: argparse.Namespace) -> Recipe:

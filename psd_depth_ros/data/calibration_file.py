@@ -13,11 +13,11 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
-import yaml
 
 from psd_depth_ros.errors import CalibrationError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_from_info
+from psd_depth_ros.parsing import ParseError, read_yaml, shorten, user_path
 
 _SIMPLE = ('fx', 'fy', 'cx', 'cy', 'width', 'height')
 # Facts about the recording that may stand beside the intrinsics.
@@ -33,7 +33,7 @@ def load_camera(path: str | Path, image_is_rectified: bool = False) -> Camera:
     image_width, image_height, camera_matrix, distortion_model, distortion_coefficients,
     rectification_matrix, projection_matrix. Raises CalibrationError that names the file.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     values = _load(path)
     try:
         fields = _ros_fields(values) if 'camera_matrix' in values else _simple_fields(values)
@@ -44,7 +44,7 @@ def load_camera(path: str | Path, image_is_rectified: bool = False) -> Camera:
 
 def load_camera_height(path: str | Path) -> float | None:
     """Read `camera_height_m` of a camera.yaml, None where it has none. Raises CalibrationError."""
-    path = Path(path).expanduser()
+    path = user_path(path)
     values = _load(path)
     if 'camera_height_m' not in values:
         return None
@@ -66,11 +66,9 @@ def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> Camer
 
 def _load(path: Path) -> Mapping[str, Any]:
     try:
-        values = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except OSError as error:
-        raise CalibrationError(f'calibration {path} cannot be read: {error.strerror}') from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise CalibrationError(f'calibration {path} is not YAML: {error}') from error
+        values = read_yaml(path)
+    except ParseError as error:
+        raise CalibrationError(f'calibration {shorten(path)} {error}') from error
     if not isinstance(values, Mapping):
         raise CalibrationError(
             f'calibration {path} holds no settings, expected {" ".join(_SIMPLE)} or the output '

@@ -5,7 +5,6 @@ File names and formats: Cordts et al., The Cityscapes Dataset (CVPR 2016) and it
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 import re
 
@@ -15,6 +14,7 @@ from psd_depth_ros.data.file_frames import Entry, images_in, ListedFrames
 from psd_depth_ros.data.sources import LensChoice
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.parsing import ParseError, read_json_object
 
 IMAGES = 'leftImg8bit_sequence'
 _RATE_HZ = 17.0
@@ -72,9 +72,9 @@ def _nearest(cameras: dict[int, Camera], frame: int, file: Path) -> Camera:
 
 def _read_camera(file: Path, city: Path) -> Camera:
     try:
-        values = json.loads(file.read_text())['intrinsic']
+        values = read_json_object(file)['intrinsic']
         fx, fy, cx, cy = (float(values[name]) for name in ('fx', 'fy', 'u0', 'v0'))
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ParseError, ValueError, KeyError, TypeError) as error:
         raise CalibrationError(f'{file}: no intrinsic with fx fy u0 v0 ({error})') from error
     height, width = _size_of(city)
     return Camera(width, height, fx, fy, cx, cy)

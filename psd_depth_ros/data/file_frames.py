@@ -7,7 +7,6 @@ camera poses.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-import csv
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from psd_depth_ros.data.sources import FrameSource, IMAGE_SUFFIXES, LensChoice, 
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import check_sizes
+from psd_depth_ros.parsing import ParseError, read_table
 
 FRAME_ID = 'camera_optical'
 _TABLES = ('frames.csv', 'poses.csv')
@@ -187,7 +187,10 @@ def _read_points(path: Path) -> npt.NDArray[np.float32] | None:
     """Points (N, 3) of a sweep of KITTI (x, y, z, reflectance); None where there is none."""
     if not path.exists():
         return None
-    return np.fromfile(path, np.float32).reshape(-1, 4)[:, :3]
+    points = np.fromfile(path, np.float32)
+    if len(points) % 4:
+        raise BagError(f'sweep {path} has {len(points)} numbers, which are not x y z reflectance')
+    return points.reshape(-1, 4)[:, :3]
 
 
 def _list_images(folder: Path) -> list[Entry]:
@@ -219,8 +222,10 @@ def images_in(folder: Path) -> list[Path]:
 
 def _read_table(path: Path) -> list[Entry]:
     """Read `file`, and where they are there `t_nominal_s` and T00..T23 (camera to world)."""
-    with path.open(newline='', encoding='utf-8') as stream:
-        rows = list(csv.DictReader(stream))
+    try:
+        rows = read_table(path)
+    except ParseError as error:
+        raise BagError(f'table {path} {error}') from error
     if not rows or 'file' not in rows[0]:
         raise BagError(f'table {path} has no rows with a column named file')
     entries = []

@@ -24,6 +24,7 @@ from psd_depth_ros.data.sources import LensChoice
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import invert, make_pose
+from psd_depth_ros.parsing import ParseError, read_text
 
 Array = NDArray[np.float64]
 
@@ -195,8 +196,7 @@ def _odometry_poses(sequence: Path, count: int, T_camera_zero: Array) -> list[Ar
 
 def _drive_stamps(path: Path, count: int) -> list[int]:
     """Nanoseconds; from lines such as 2011-09-26 13:02:25.951199337."""
-    lines = path.read_text().split('\n') if path.is_file() else []
-    lines = [line.strip() for line in lines if line.strip()]
+    lines = [line.strip() for line in _lines(path)] if path.is_file() else []
     if len(lines) != count:
         return [nominal_stamp(index) for index in range(count)]
     return [_parse_stamp(line, path) for line in lines]
@@ -256,9 +256,9 @@ def _read_rows(path: Path, least: int) -> list[Array]:
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line for line in path.read_text().splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise BagError(f'{path} cannot be read: {error}') from error
+        return [line for line in read_text(path).splitlines() if line.strip()]
+    except ParseError as error:
+        raise BagError(f'{path} {error}') from error
 
 
 def _take(values: dict[str, Array], name: str, count: int, path: Path) -> Array:

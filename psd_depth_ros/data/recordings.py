@@ -14,6 +14,7 @@ from psd_depth_ros.data.file_frames import images_in
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.sources import BAG_SUFFIXES, kind_of, VIDEO_SUFFIXES
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.parsing import ParseError, read_text, shorten
 
 _RANGE = re.compile(r'(?P<path>.+)#(?P<first>\d*):(?P<stop>\d*)')
 _OWN = ('frames.csv', 'poses.csv', 'camera.yaml')
@@ -147,9 +148,9 @@ def read_split(path: Path) -> dict[str, list[int]]:
     Raises SettingsError.
     """
     try:
-        lines = path.read_text().splitlines()
-    except OSError as error:
-        raise SettingsError(f'split file {path} cannot be read: {error.strerror}') from error
+        lines = read_text(path).splitlines()
+    except ParseError as error:
+        raise SettingsError(f'split file {shorten(path)} {error}') from error
     frames: dict[str, list[int]] = {}
     for number, line in enumerate(lines, 1):
         if not line.strip():
@@ -157,7 +158,7 @@ def read_split(path: Path) -> dict[str, list[int]]:
         words = line.split()
         if len(words) != 3 or not words[1].isdigit() or words[2] not in _SIDES:
             raise SettingsError(
-                f'{path}, line {number} is {line!r}, expected a line such as '
+                f'{path}, line {number} is {shorten(line)!r}, expected a line such as '
                 '2011_09_26/2011_09_26_drive_0022_sync 473 r'
             )
         frames.setdefault(f'{words[0]}/{_SIDES[words[2]]}', []).append(int(words[1]))

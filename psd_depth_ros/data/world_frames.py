@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
-import yaml
-
 from psd_depth_ros.config import build
 from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.parsing import parse_yaml, ParseError, shorten
 from psd_depth_ros.synth import World, WorldSettings
 
 PREFIX = 'synth:'
@@ -76,7 +75,11 @@ def _parse(name: str) -> tuple[list[int], int, WorldSettings]:
     """Seeds, number of frames and settings."""
     body, _, query = name.partition('?')
     kind, _, seeds = body.removeprefix(PREFIX).partition(':')
-    values = {**_DEFAULTS, **{key: yaml.safe_load(text) for key, text in parse_qsl(query)}}
+    try:
+        given = {key: parse_yaml(text) for key, text in parse_qsl(query)}
+    except (ParseError, ValueError) as error:  # more than a query may hold
+        raise SettingsError(f'{shorten(name)}: a value {error}; {_FORM}') from error
+    values = {**_DEFAULTS, **given}
     frames, size = values.pop('frames'), str(values.pop('size')).lower().split('x')
     first, _, last = seeds.partition('-')
     numbers = [first or '0', last or first or '0', *size]

@@ -7,7 +7,6 @@ for NYUv2 h5py.
 from __future__ import annotations
 
 import importlib
-import json
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation.folders import find_camera
 from psd_depth_ros.evaluation.samples import check_truth, Map, read_rgb, Sample, SampleList
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.parsing import ParseError, read_json
 
 # Watson et al. 2021: the bottom quarter, with the car's bonnet, is cut off before anything else.
 _CITYSCAPES_KEPT = 0.75
@@ -123,10 +123,10 @@ def _load_cityscapes(image: Path) -> Sample:
 
 def _read_cityscapes_camera(path: Path) -> tuple[float, float, float, float, float]:
     try:
-        values = json.loads(path.read_text(encoding='utf-8'))
+        values = read_json(path)
         inner = [float(values['intrinsic'][name]) for name in ('fx', 'fy', 'u0', 'v0')]
         return inner[0], inner[1], inner[2], inner[3], float(values['extrinsic']['baseline'])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (ParseError, ValueError, KeyError, TypeError) as error:
         raise EvaluationError(
             f'camera {path} cannot be used ({error!r}); expected the camera_trainvaltest of '
             'Cityscapes beside leftImg8bit'

@@ -8,7 +8,6 @@ same names, and camera.yaml. Poses are taken from T00..T23 of the table where it
 from __future__ import annotations
 
 from collections.abc import Sequence
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from psd_depth_ros.evaluation.samples import (
 )
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import check_sizes
+from psd_depth_ros.parsing import ParseError, read_table
 
 KITTI_UNITS_PER_METRE = 256.0
 MILLIMETRES = 1000.0
@@ -78,7 +78,7 @@ def is_lidar_folder(folder: Path) -> bool:
 def is_rgbd_folder(folder: Path) -> bool:
     """Whether there is a table with a column of depth, or folders of colour and of depth."""
     if (folder / TABLE).is_file():
-        return 'depth' in _columns(folder / TABLE)
+        return 'depth' in next(iter(_rows(folder / TABLE)), {})
     return _one_of(folder, COLOUR_FOLDERS) is not None and (
         _one_of(folder, DEPTH_FOLDERS) is not None
     )
@@ -135,10 +135,8 @@ def _pairs(folder: Path, pairs: list[Pair], reader: PairReader) -> SampleList[Pa
 
 def _read_table(table: Path) -> list[Pair]:
     folder = table.parent
-    with table.open(newline='', encoding='utf-8') as stream:
-        rows = list(csv.DictReader(stream))
     pairs = []
-    for index, row in enumerate(rows):
+    for index, row in enumerate(_rows(table)):
         try:
             stamp_ns = round(float(row.get('t_nominal_s') or 0.1 * index) * 1e9)
             truth = folder / row['depth'] if row.get('depth') else None
@@ -176,9 +174,11 @@ def _match_folders(folder: Path) -> list[Pair]:
     return [Pair(file.stem, file, _beside(depth, file.stem), calibrations) for file in files]
 
 
-def _columns(table: Path) -> list[str]:
-    with table.open(newline='', encoding='utf-8') as stream:
-        return next(csv.reader(stream), [])
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        return read_table(table)
+    except ParseError as error:
+        raise EvaluationError(f'table {table} {error}') from error
 
 
 def _one_of(folder: Path, names: Sequence[str]) -> Path | None:

@@ -29,6 +29,7 @@ from psd_depth_ros.evaluation.samples import (
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import transform
 from psd_depth_ros.messages import check_sizes
+from psd_depth_ros.parsing import ParseError, read_text
 
 _CALIBRATION = 'calib_cam_to_cam.txt'
 _SIDES = {'l': '02', 'r': '03', '2': '02', '3': '03'}
@@ -121,9 +122,9 @@ def read_split(root: Path, split_file: Path) -> list[DriveImage]:
     `<date>/<drive>_sync/image_02/data/<frame>.png`, of which the first of a line counts.
     """
     try:
-        lines = split_file.read_text(encoding='utf-8').splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise EvaluationError(f'split file {split_file} cannot be read: {error}') from error
+        lines = read_text(split_file).splitlines()
+    except ParseError as error:
+        raise EvaluationError(f'split file {split_file} {error}') from error
     images = [
         _parse_line(root, line, f'{split_file}, line {number}')
         for number, line in enumerate(lines, start=1)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.parsing import ParseError, read_array
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -157,9 +158,9 @@ def read_truth(path: Path, units_per_metre: float) -> Map:
     """
     try:
         is_array = path.suffix == '.npy'
-        stored = np.load(path) if is_array else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
-    except (OSError, ValueError) as error:
-        raise EvaluationError(f'ground truth {path} cannot be read: {error}') from error
+        stored = read_array(path) if is_array else cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    except ParseError as error:
+        raise EvaluationError(f'ground truth {path} {error}') from error
     if stored is None or stored.ndim != 2:
         found = 'damaged or of an unknown format' if stored is None else f'of shape {stored.shape}'
         raise EvaluationError(

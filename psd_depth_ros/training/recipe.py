@@ -6,12 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from psd_depth_ros.config import build, section, setting
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.installed import find_installed
+from psd_depth_ros.parsing import ParseError, read_yaml, shorten, user_path
 
 # Where the rates of a schedule end, as a share of where they were.
 LOW = {'step': 0.1, 'cosine': 0.01, 'constant': 1.0}
@@ -286,14 +285,14 @@ KINDS: dict[str, type[Recipe]] = {'worlds': WorldsRecipe, 'video': VideoRecipe}
 
 def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of one that comes with the package."""
-    path = Path(name).expanduser()
+    path = user_path(name)
     if path.suffix in ('.yaml', '.yml'):
         return path
     found = find_installed(f'config/recipes/{name}.yaml')
     if found is None:
         raise SettingsError(
-            f'no recipe {name!r} comes with the package; give a name such as starter, or a '
-            '.yaml file'
+            f'no recipe {shorten(name)!r} comes with the package; give a name such as starter, or '
+            'a .yaml file'
         )
     return found
 
@@ -301,14 +300,14 @@ def find_recipe(name: str) -> Path:
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; SettingsError where it is missing, not YAML, or has a wrong setting."""
     try:
-        values: Any = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise SettingsError(f'{path}: recipe cannot be read ({error.strerror})') from error
-    except yaml.YAMLError as error:
-        raise SettingsError(f'{path}: recipe is not YAML: {error}') from error
+        values: Any = read_yaml(path)
+    except ParseError as error:
+        raise SettingsError(f'{shorten(path)}: recipe {error}') from error
     if not isinstance(values, dict):
         raise SettingsError(f'{path}: recipe is empty, expected settings such as "steps: 6000"')
     kind = values.get('kind', 'video')
-    if kind not in KINDS:
-        raise SettingsError(f'{path}: kind is {kind!r}, expected one of {", ".join(KINDS)}')
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise SettingsError(
+            f'{path}: kind is {shorten(repr(kind))}, expected one of {", ".join(KINDS)}'
+        )
     return build(KINDS[kind], values, str(path))
