@@ -1,7 +1,7 @@
 """Recordings: rosbag1, rosbag2 folders, .db3 and .mcap files in, a single .mcap file out.
 
 Which topics of a bag hold the camera is decided in `topics`; making frames of images, cameras and
-poses is left to `sources`. Parsing is that of `rosbags`, so no ROS installation is needed.
+poses is left to `sources`. No ROS installation is needed.
 """
 
 from __future__ import annotations
@@ -14,73 +14,90 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from rosbags.highlevel import AnyReader
-from rosbags.typesys import get_typestore, Stores
-from rosbags.typesys.store import Typestore
-
 from psd_depth_ros.data import topics as naming
+from psd_depth_ros.data.bag_file import Channel, merge_by_time
+from psd_depth_ros.data.bag_storage import BagStorage
+from psd_depth_ros.data.compression import decompress_zstd, ZSTD_MAGIC
 from psd_depth_ros.data.mcap_file import Data, McapFile
 from psd_depth_ros.data.message_types import MessageTypes
+from psd_depth_ros.data.recorded_types import is_ros, modern_name, RecordedTypes
 from psd_depth_ros.data.topics import list_topics, nearest, TopicInfo
-from psd_depth_ros.errors import BagError, MessageError, PsdDepthError
+from psd_depth_ros.errors import BagError, MessageError
 from psd_depth_ros.messages import header_fields
 
-_SUFFIXES = ('.mcap', '.db3', '.bag')
-_ROS1_NAMES = {'tf/msg/tfMessage': 'tf2_msgs/msg/TFMessage'}
-
-
-@dataclass(frozen=True)
-class _OpenBag:
-    """What messages need of their bag to be read: its own types, and those of ROS 2."""
-
-    reader: AnyReader
-    modern: Typestore
+_END_OF_TIME = 2**64
 
 
 @dataclass(frozen=True)
 class BagMessage:
     """One recorded message; it is deserialised when asked for.
 
-    `timestamp_ns` is when it was recorded, which is not the stamp in its header. `raw` is as
-    stored (CDR, or the ROS 1 format in a rosbag1); `msgtype` is the name ROS 2 has for the type.
+    `timestamp_ns` is when it was recorded, which is not the stamp in its header. `stored` is as
+    stored (CDR, or the ROS 1 format, compressed where the recorder did so); `msgtype` is the name
+    ROS 2 has for the type.
     """
 
     topic: str
     timestamp_ns: int
     msgtype: str
-    raw: bytes
-    stored_type: str
-    bag: _OpenBag
+    stored: bytes
+    channel: Channel
+    types: RecordedTypes
+
+    @property
+    def raw(self) -> bytes:
+        """The bytes as they were before the recorder compressed them. Raises MessageError."""
+        # rosbag2 compresses single messages where it was told to. CDR never begins like that.
+        if self.channel.encoding != 'cdr' or not self.stored.startswith(ZSTD_MAGIC):
+            return self.stored
+        try:
+            return decompress_zstd(self.stored)
+        except ValueError as error:
+            raise MessageError(
+                f'message on {self.topic} at {self.timestamp_ns} ns is compressed and cannot be '
+                f'unpacked ({len(self.stored)} bytes): {error}'
+            ) from error
 
     @property
     def message(self) -> Any:
         """The fields of the message. Raises MessageError where its bytes are damaged."""
+        raw = self.raw
         try:
-            return self.bag.reader.deserialize(self.raw, self.stored_type)
-        except Exception as error:
+            return self.types.deserialize(raw, self.channel.msgtype, self.channel.encoding)
+        except MessageError as error:
             raise MessageError(
                 f'message on {self.topic} at {self.timestamp_ns} ns cannot be read as '
-                f'{self.msgtype} ({len(self.raw)} bytes): {error}'
+                f'{self.msgtype} ({len(raw)} bytes): {error}'
             ) from error
 
     @property
     def cdr(self) -> bytes | memoryview:
         """The bytes ROS 2 would put on the wire. Raises MessageError."""
-        if self.bag.reader.is2:
+        if self.channel.encoding != 'ros1':
             return self.raw
         try:
-            return self.bag.modern.ros1_to_cdr(self.raw, self.msgtype)
-        except Exception as error:
+            return self.types.to_cdr(self.raw, self.channel.msgtype)
+        except MessageError as error:
             raise MessageError(
                 f'message on {self.topic} at {self.timestamp_ns} ns cannot be converted from ROS '
                 f'1: {error}'
             ) from error
 
 
+@dataclass(frozen=True)
+class _OpenBag:
+    """The files of a bag and the types of its messages."""
+
+    storage: BagStorage
+    types: RecordedTypes
+    topics: dict[str, TopicInfo]
+
+
 class BagReader:
     """A recording opened for reading, as a context manager.
 
-    Raises BagError where the path is missing, empty, cut short, damaged or no bag.
+    What is cut short or damaged is read as far as it is whole, and `notes` say what was lost.
+    Raises BagError where the path is missing or no bag, or nothing of it can be read.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -89,18 +106,14 @@ class BagReader:
 
     def __enter__(self) -> BagReader:
         """Open the bag and read its index."""
-        store = get_typestore(Stores.ROS2_JAZZY)
+        storage = BagStorage(self.path)
+        channels = [channel for file in storage.files for channel in file.channels]
+        self._bag = _OpenBag(storage, RecordedTypes(filter(is_ros, channels)), _topics(channels))
         try:
-            reader = AnyReader([_storage(self.path)], default_typestore=store)
-            reader.open()
-        except PsdDepthError:
-            raise
-        except Exception as error:
-            raise _unreadable(self.path, error) from error
-        self._bag = _OpenBag(reader, store)
-        if not reader.message_count:
+            self._check_content(channels)
+        except BagError:
             self.close()
-            raise BagError(f'bag {self.path} holds no messages; record it again')
+            raise
         return self
 
     def __exit__(
@@ -116,25 +129,27 @@ class BagReader:
         """Close the files; a second time does nothing."""
         bag, self._bag = self._bag, None
         if bag is not None:
-            bag.reader.close()
+            bag.storage.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What was lost or put right, as far as the bag has been read."""
+        return self._open.storage.notes
 
     @property
     def topics(self) -> dict[str, TopicInfo]:
         """Type and number of messages of every topic, sorted by name."""
-        return {
-            name: TopicInfo(_modern(info.msgtype or ''), info.msgcount)
-            for name, info in sorted(self._open.reader.topics.items())
-        }
+        return self._open.topics
 
     @property
     def start_ns(self) -> int:
         """When the first message was recorded."""
-        return int(self._open.reader.start_time)
+        return min(file.start_ns for file in self._open.storage.files if file.count)
 
     @property
     def end_ns(self) -> int:
         """When the last message was recorded."""
-        return int(self._open.reader.end_time) - 1
+        return max(file.end_ns for file in self._open.storage.files if file.count)
 
     def messages(
         self,
@@ -144,25 +159,33 @@ class BagReader:
     ) -> Iterator[BagMessage]:
         """Messages of some topics (all by default) recorded in [start_ns, stop_ns), in order.
 
-        Raises BagError for a topic that is not in the bag and where the file is damaged.
+        Raises BagError for a topic that is not in the bag and where the file is damaged so that
+        not one of them can be read.
         """
         bag = self._open
         for topic in topics or ():
             self.check_topic(topic)
-        wanted = [x for x in bag.reader.connections if topics is None or x.topic in topics]
-        if not wanted:
-            return
-        stored = bag.reader.messages(connections=wanted, start=start_ns, stop=stop_ns)
-        while True:
-            try:
-                item = next(stored, None)
-            except Exception as error:
-                raise _unreadable(self.path, error) from error
-            if item is None:
-                return
-            connection, time_ns, raw = item
-            name = connection.msgtype
-            yield BagMessage(connection.topic, time_ns, _modern(name), raw, name, bag)
+        wanted = None if topics is None else frozenset(topics)
+        start = 0 if start_ns is None else max(0, start_ns)
+        stop = _END_OF_TIME if stop_ns is None else stop_ns
+        known, blocks = [], []
+        for file in bag.storage.files:
+            channels = {
+                channel.number: channel
+                for channel in file.channels
+                if is_ros(channel) and (wanted is None or channel.topic in wanted)
+            }
+            if channels and file.count and file.end_ns >= start and file.start_ns < stop:
+                blocks.append((file.start_ns, file.messages(list(channels), start, stop)))
+                known.append(channels)
+        given = 0
+        for place, (time_ns, number, stored) in merge_by_time(blocks):
+            channel = known[place][number]
+            name = modern_name(channel.msgtype)
+            given += 1
+            yield BagMessage(channel.topic, time_ns, name, stored, channel, bag.types)
+        if blocks and not given and start_ns is None and stop_ns is None and self.notes:
+            raise BagError(f'bag {self.path} is damaged: {self.notes[-1]}')
 
     def image_topics(self) -> list[str]:
         """Topics of images, raw and compressed, depth images included."""
@@ -185,11 +208,39 @@ class BagReader:
                 f'are:{list_topics(known)}'
             )
 
+    def _check_content(self, channels: list[Channel]) -> None:
+        """Raise BagError where there is nothing to read."""
+        ros = [channel for channel in channels if is_ros(channel)]
+        if channels and not ros:
+            kinds = sorted({f'{one.msgtype} ({one.schema or one.encoding})' for one in channels})
+            raise BagError(
+                f'bag {self.path} holds no messages of ROS: its {len(channels)} topics are of '
+                f'the types {", ".join(kinds[:8])}; expected ROS 2 messages such as '
+                'sensor_msgs/msg/Image (encoding cdr, schema ros2msg or ros2idl), as '
+                '`ros2 bag record` writes them'
+            )
+        if not sum(channel.count for channel in ros):
+            notes = ''.join(f'; {note}' for note in self.notes)
+            raise BagError(f'bag {self.path} holds no messages{notes}; record it again')
+
     @property
     def _open(self) -> _OpenBag:
         if self._bag is None:
             raise BagError(f'bag {self.path} is not open; use it in a with statement')
         return self._bag
+
+
+def _topics(channels: list[Channel]) -> dict[str, TopicInfo]:
+    """Add up the channels of each topic; one that is not of ROS is listed with its encoding."""
+    found: dict[str, TopicInfo] = {}
+    for channel in sorted(channels, key=lambda one: one.topic):
+        name = modern_name(channel.msgtype)
+        if not is_ros(channel):
+            name = f'{channel.msgtype}, {channel.schema or channel.encoding}, not of ROS'
+        known = found.get(channel.topic)
+        count = channel.count + (known.count if known else 0)
+        found[channel.topic] = TopicInfo(known.msgtype if known else name, count)
+    return found
 
 
 class BagWriter:
@@ -301,38 +352,3 @@ class BagWriter:
 
     def _unwritable(self, error: OSError) -> BagError:
         return BagError(f'bag {self.path} cannot be written: {error}')
-
-
-def _storage(path: Path) -> Path:
-    """What `rosbags` should open: the path, or the one file of a folder without metadata."""
-    if not path.exists():
-        raise BagError(f'bag {path} is not there; expected a file {_kinds()} or a rosbag2 folder')
-    if not path.is_dir():
-        if path.suffix not in _SUFFIXES:
-            raise BagError(f'{path} is not a bag; expected a file {_kinds()} or a rosbag2 folder')
-        return path
-    if (path / 'metadata.yaml').exists():
-        return path
-    files = sorted(file for file in path.iterdir() if file.suffix in _SUFFIXES)
-    if len(files) != 1:
-        raise BagError(
-            f'folder {path} has no metadata.yaml and {len(files)} bag files; run '
-            f'`ros2 bag reindex {path}`, or name one file {_kinds()}'
-        )
-    return files[0]
-
-
-def _unreadable(path: Path, error: Exception) -> BagError:
-    detail = ' '.join(str(error).split()) or type(error).__name__
-    return BagError(
-        f'bag {path} is empty, cut short or damaged: {detail}. A recording that was not closed '
-        'can be mended with `ros2 bag reindex` or `mcap recover`'
-    )
-
-
-def _kinds() -> str:
-    return ' | '.join(f'*{suffix}' for suffix in _SUFFIXES)
-
-
-def _modern(msgtype: str) -> str:
-    return _ROS1_NAMES.get(msgtype, msgtype)

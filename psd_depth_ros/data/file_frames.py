@@ -15,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psd_depth_ros.data.calibration_file import load_camera, load_camera_height
+from psd_depth_ros.data.file_order import natural_key
 from psd_depth_ros.data.sources import FrameSource, IMAGE_SUFFIXES, LensChoice, TimedFrame
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera
@@ -214,10 +215,13 @@ def _list_images(folder: Path) -> list[Entry]:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder by name; none where it is no folder."""
+    """Image files of a folder in the order of their numbers; none where it is no folder."""
     if not folder.is_dir():
         return []
-    return sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    files = (path for path in folder.iterdir() if not path.name.startswith('.'))
+    return sorted(
+        (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_key
+    )
 
 
 def _read_table(path: Path) -> list[Entry]:

@@ -10,9 +10,11 @@ import glob
 from pathlib import Path
 import re
 
+from psd_depth_ros.data.bag_storage import bag_files_in, is_bag_name, is_split
 from psd_depth_ros.data.file_frames import images_in
+from psd_depth_ros.data.file_order import natural_key
 from psd_depth_ros.data.settings import DataSettings
-from psd_depth_ros.data.sources import BAG_SUFFIXES, kind_of, VIDEO_SUFFIXES
+from psd_depth_ros.data.sources import kind_of, VIDEO_SUFFIXES
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.parsing import ParseError, read_text, shorten
 
@@ -85,7 +87,7 @@ def _expand(text: str) -> list[Recording]:
         text = found['path']
         first, stop = int(found['first'] or 0), int(found['stop']) if found['stop'] else None
     path = Path(text).expanduser()
-    matches = [Path(match) for match in sorted(glob.glob(str(path)))] or [path]
+    matches = sorted(map(Path, glob.glob(str(path))), key=natural_key) or [path]
     if path.exists():
         matches = [path]
     return [Recording(one, first, stop) for match in matches for one in split_folder(match)]
@@ -95,29 +97,38 @@ def split_folder(path: Path) -> list[Path]:
     """The recordings a folder is made of; the path itself where it is one, or is not there."""
     if not path.is_dir() or _is_recording(path):
         return [path]
-    bags = sorted(file for file in path.iterdir() if file.suffix in BAG_SUFFIXES + VIDEO_SUFFIXES)
-    cities = sorted(city for city in path.glob(f'{_CITYSCAPES}/*/*') if city.is_dir())
-    drives = sorted(
+    files = [file for file in path.iterdir() if not file.name.startswith('.')]
+    bags = [file for file in files if is_bag_name(file.name) or _is_video(file)]
+    cities = [city for city in path.glob(f'{_CITYSCAPES}/*/*') if city.is_dir()]
+    drives = [
         drive
         for pattern in ('*', '*/*', 'sequences/*')
         for drive in path.glob(pattern)
         if drive.is_dir() and kind_of(drive) == 'kitti' and not drive.name.startswith('image_')
-    )
-    below = sorted(child for child in path.iterdir() if child.is_dir() and _is_recording(child))
-    return bags or cities or drives or below or [path]
+    ]
+    below = [child for child in files if child.is_dir() and _is_recording(child)]
+    return sorted(bags or cities or drives or below, key=natural_key) or [path]
+
+
+def _is_video(path: Path) -> bool:
+    return path.suffix.lower() in VIDEO_SUFFIXES
 
 
 def _is_recording(folder: Path) -> bool:
-    """Whether a folder is one recording; several bags beside each other are several."""
+    """Whether a folder is one recording.
+
+    Bags beside each other are several, unless a recorder split one into them.
+    """
     if (folder / 'metadata.yaml').exists():
         return True
-    if any(file.suffix.lower() in VIDEO_SUFFIXES for file in folder.iterdir()):
+    if any(map(_is_video, folder.iterdir())):
         return False
     if any((folder / name).exists() for name in _OWN):
         return True
     kind = kind_of(folder)
     if kind == 'bag':
-        return len([file for file in folder.iterdir() if file.suffix in BAG_SUFFIXES]) == 1
+        bags = bag_files_in(folder)
+        return len(bags) == 1 or is_split(bags)
     return kind in ('kitti', 'cityscapes') or bool(images_in(folder))
 
 

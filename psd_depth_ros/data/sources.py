@@ -16,11 +16,11 @@ from types import TracebackType
 import numpy as np
 import numpy.typing as npt
 
+from psd_depth_ros.data.bag_storage import is_bag_name
 from psd_depth_ros.data.calibration_file import camera_from_fov
 from psd_depth_ros.errors import BagError, PsdDepthError
 from psd_depth_ros.geometry import Camera
 
-BAG_SUFFIXES = ('.mcap', '.db3', '.bag')
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v')
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
 
@@ -225,8 +225,8 @@ def kind_of(path: Path) -> str:
         )
     if not path.is_dir():
         return 'video' if path.suffix.lower() in VIDEO_SUFFIXES else 'bag'
-    names = [child.name for child in path.iterdir()]
-    if 'metadata.yaml' in names or any(name.endswith(BAG_SUFFIXES) for name in names):
+    names = [child.name for child in path.iterdir() if not child.name.startswith('.')]
+    if 'metadata.yaml' in names or any(is_bag_name(name) for name in names):
         return 'bag'
     return _kind_of_folder(path)
 

@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.calibration_file import load_camera
-from psd_depth_ros.data.sources import IMAGE_SUFFIXES, LensChoice
+from psd_depth_ros.data.file_frames import images_in
+from psd_depth_ros.data.sources import LensChoice
 from psd_depth_ros.errors import CalibrationError, EvaluationError
 from psd_depth_ros.evaluation.samples import (
     check_truth,
@@ -88,7 +89,7 @@ def open_lidar_folder(
     folder: Path, lens: LensChoice, units_per_metre: float | None
 ) -> SampleList[Pair]:
     """Images with `<id>_depth` beside them; 16-bit depth is in 1/256 m unless told otherwise."""
-    files = [path for path in sorted(folder.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = images_in(folder)
     pairs = []
     for image in files:
         if image.stem.endswith(_MARK):
@@ -169,7 +170,7 @@ def _match_folders(folder: Path) -> list[Pair]:
             f'{folder} has no frames.csv, and no folder of colour ({" ".join(COLOUR_FOLDERS)}) '
             f'with one of depth ({" ".join(DEPTH_FOLDERS)}) beside it'
         )
-    files = [path for path in sorted(colour.iterdir()) if path.suffix.lower() in IMAGE_SUFFIXES]
+    files = images_in(colour)
     calibrations = (folder / 'camera.yaml', colour / 'camera.yaml')
     return [Pair(file.stem, file, _beside(depth, file.stem), calibrations) for file in files]
 

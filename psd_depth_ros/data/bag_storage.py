@@ -1,0 +1,278 @@
+"""Which files a recording is made of, made ready to be read.
+
+A rosbag2 folder has a metadata.yaml, but its files say all that is needed of themselves, so it is
+used for their order only. Compressed files are unpacked, and what a killed recorder left in the
+write-ahead log of SQLite is merged, in copies: nothing in the recording's folder is written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path, PurePath
+import re
+import shutil
+import sqlite3
+import tempfile
+from typing import Any
+
+import yaml
+
+from psd_depth_ros.data.bag_file import BagFile, Ros1File, SqliteFile
+from psd_depth_ros.data.compression import decompress_file
+from psd_depth_ros.data.file_order import natural_key
+from psd_depth_ros.data.mcap_reader import McapReader
+from psd_depth_ros.errors import BagError
+
+_READERS: dict[str, type[BagFile]] = {'.mcap': McapReader, '.db3': SqliteFile, '.bag': Ros1File}
+_PACKED = ('.zstd', '.zst')
+BAG_SUFFIXES = (
+    *_READERS,
+    *(f'{suffix}{packed}' for suffix in ('.mcap', '.db3') for packed in _PACKED),
+)
+_METADATA = 'metadata.yaml'
+_NUMBERED = re.compile(r'(?P<base>.*)_(?P<number>\d+)')
+_JOURNALS = ('-wal', '-journal')
+_COPIES = 3
+
+
+def is_bag_name(name: str) -> bool:
+    """Whether a file is a bag by its name."""
+    return name.endswith(BAG_SUFFIXES)
+
+
+def bag_files_in(folder: Path) -> list[Path]:
+    """Bag files of a folder in the order of their numbers; hidden ones are left out."""
+    files = (file for file in folder.iterdir() if not file.name.startswith('.'))
+    return sorted((file for file in files if is_bag_name(file.name)), key=natural_key)
+
+
+def is_split(files: Sequence[Path]) -> bool:
+    """Whether files without a metadata.yaml are the parts of one recording of rosbag2.
+
+    Its recorder names them FOLDER_0, FOLDER_1 and so on.
+    """
+    found = [_NUMBERED.fullmatch(_stem(file)) for file in files]
+    if len(files) < 2 or not all(found):
+        return False
+    bases = {match['base'] for match in found if match}
+    numbers = [int(match['number']) for match in found if match]
+    own = bases == {files[0].parent.name}
+    return len(bases) == 1 and (own or sorted(numbers) == list(range(len(files))))
+
+
+class BagStorage:
+    """The open files of a recording. Raises BagError where one cannot be read.
+
+    `notes` say what was lost or put right; more may come while messages are read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._own_notes: list[str] = []
+        self._folder: tempfile.TemporaryDirectory | None = None
+        self.files: list[BagFile] = []
+        try:
+            for file in self._list(path):
+                ready = self._prepare(file)
+                suffix = next(one for one in _READERS if ready.name.endswith(one))
+                self.files.append(_READERS[suffix](ready))
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the recording."""
+        return [*self._own_notes, *(note for file in self.files for note in file.notes)]
+
+    def close(self) -> None:
+        """Close the files and remove the copies."""
+        for file in self.files:
+            file.close()
+        self.files = []
+        folder, self._folder = self._folder, None
+        if folder is not None:
+            folder.cleanup()
+
+    def _list(self, path: Path) -> list[Path]:
+        if not path.exists():
+            raise BagError(
+                f'bag {path} is not there; expected a file {_kinds()} or a rosbag2 folder'
+            )
+        if not path.is_dir():
+            if not is_bag_name(path.name):
+                raise BagError(
+                    f'{path} is not a bag; expected a file {_kinds()} or a rosbag2 folder'
+                )
+            return [path]
+        files = bag_files_in(path)
+        if (path / _METADATA).exists():
+            return self._listed(path, files)
+        if len(files) == 1 or is_split(files):
+            return files
+        raise BagError(
+            f'folder {path} has no metadata.yaml and {len(files)} bag files that are not the '
+            f'parts of one recording (NAME_0, NAME_1, ...); name one file {_kinds()}'
+            + ''.join(f'\n  {file.name}' for file in files[:20])
+        )
+
+    def _listed(self, path: Path, files: list[Path]) -> list[Path]:
+        """The files that the metadata list, and parts that it does not know of yet."""
+        try:
+            names = _read_metadata(path / _METADATA)
+        except BagError as error:
+            if not files:
+                raise
+            self._own_notes.append(f'{error}; its {len(files)} bag files are read without it')
+            return files
+        listed = [_find(path, name) for name in names]
+        missing = [file.name for file in listed if not file.exists()]
+        if missing:
+            raise BagError(
+                f'bag {path} lacks {", ".join(missing)}, which its metadata.yaml lists; copy what '
+                'is missing beside it, or name one of its files'
+            )
+        late = [file for file in files if file not in listed and is_split([*listed, file])]
+        if late:
+            self._own_notes.append(
+                f'{", ".join(file.name for file in late)} of bag {path} is not listed in its '
+                'metadata.yaml, as when a recorder is killed; it is read as well'
+            )
+        return sorted({*listed, *late}, key=natural_key) if late else listed
+
+    def _prepare(self, file: Path) -> Path:
+        """The file, or the copy of it that can be read."""
+        if file.name.endswith(_PACKED):
+            return self._unpack(file)
+        journals = [_beside(file, suffix) for suffix in _JOURNALS]
+        if file.name.endswith('.db3') and any(_size(one) for one in journals):
+            return self._merge(file)
+        return file
+
+    def _unpack(self, file: Path) -> Path:
+        target = self._copies(file, file.stat().st_size) / file.with_suffix('').name
+        try:
+            decompress_file(file, target)
+        except ValueError as error:
+            if not target.stat().st_size:
+                raise BagError(
+                    f'bag {file} is empty, cut short or damaged: {error}; record it again'
+                ) from error
+            self._own_notes.append(f'{file} is cut short or damaged; what comes after is lost')
+        except OSError as error:
+            raise _no_room(file, error) from error
+        return target
+
+    def _merge(self, file: Path) -> Path:
+        """A copy of a database with what its recorder had not merged into it."""
+        names = [file, *(_beside(file, suffix) for suffix in _JOURNALS)]
+        folder = self._copies(file, sum(_size(one) for one in names))
+        target = folder / file.name
+        for _ in range(_COPIES):
+            before = [_state(one) for one in names]
+            try:
+                for one in names:
+                    if one.exists():
+                        shutil.copyfile(one, folder / one.name)
+            except OSError as error:
+                raise _no_room(file, error) from error
+            if before == [_state(one) for one in names]:
+                break
+        else:
+            raise BagError(f'bag {file} is being written; stop its recorder first')
+        try:
+            # Opened for writing, SQLite takes in the log, or takes back what was half written.
+            with closing(sqlite3.connect(target)) as database:
+                database.execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchall()
+                database.execute('SELECT COUNT(*) FROM sqlite_master').fetchall()
+                database.execute('PRAGMA journal_mode=DELETE').fetchall()
+        except sqlite3.Error as error:
+            raise BagError(
+                f'bag {file} was not closed and its log {file.name}-wal or -journal cannot be '
+                f'merged: {error}; try `sqlite3 {file.name} "PRAGMA wal_checkpoint(TRUNCATE)"` on '
+                'a copy of both files'
+            ) from error
+        self._own_notes.append(
+            f'{file} was not closed by its recorder: what its log held is read from a merged '
+            'copy; the files are as they were'
+        )
+        return target
+
+    def _copies(self, file: Path, size: int) -> Path:
+        """A folder of its own for copies, with room for so many bytes."""
+        if self._folder is None:
+            self._folder = tempfile.TemporaryDirectory(prefix='psd_depth_bag_')
+        free = shutil.disk_usage(self._folder.name).free
+        if size > free:
+            raise BagError(
+                f'bag {file} needs a copy of {size / 1e9:.2f} GB to be read, and '
+                f'{self._folder.name} has room for {free / 1e9:.2f} GB; make room, or set TMPDIR '
+                'to a folder that has it'
+            )
+        return Path(tempfile.mkdtemp(dir=self._folder.name))
+
+
+def _read_metadata(path: Path) -> list[str]:
+    """Names of the files that a metadata.yaml lists. Raises BagError."""
+    try:
+        content: Any = yaml.safe_load(path.read_text(encoding='utf-8'))
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
+        raise BagError(f'{path} cannot be read: {" ".join(str(error).split())}') from error
+    try:
+        information = content['rosbag2_bagfile_information']
+        names = information['relative_file_paths']
+        storage = information.get('storage_identifier', '')
+    except (TypeError, KeyError, AttributeError, IndexError) as error:
+        raise BagError(
+            f'{path} is not the metadata of rosbag2: it has no list relative_file_paths under '
+            'rosbag2_bagfile_information'
+        ) from error
+    if storage not in ('', 'mcap', 'sqlite3'):
+        raise BagError(
+            f'bag {path.parent} is stored by the plugin {storage!r}; expected mcap or sqlite3. '
+            f'Convert it with `ros2 bag convert -i {path.parent.name} -o options.yaml`'
+        )
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        raise BagError(f'{path} lists {names!r} as relative_file_paths, expected names of files')
+    if not names:
+        raise BagError(f'{path} lists no files')
+    return names
+
+
+def _find(folder: Path, name: str) -> Path:
+    """A listed file; while it is recorded it is listed before it is compressed."""
+    file = folder / PurePath(name).name
+    packed = [_beside(file, suffix) for suffix in _PACKED]
+    plain = [file.with_suffix('')] if file.name.endswith(_PACKED) else []
+    return next((one for one in (file, *packed, *plain) if one.exists()), file)
+
+
+def _stem(file: Path) -> str:
+    name = file.name
+    return next((name.removesuffix(one) for one in BAG_SUFFIXES if name.endswith(one)), name)
+
+
+def _beside(file: Path, suffix: str) -> Path:
+    return file.with_name(file.name + suffix)
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
+
+
+def _state(file: Path) -> tuple[int, int]:
+    if not file.exists():
+        return -1, -1
+    facts = file.stat()
+    return facts.st_size, facts.st_mtime_ns
+
+
+def _no_room(file: Path, error: OSError) -> BagError:
+    return BagError(
+        f'bag {file} cannot be copied to be read: {error.strerror or error}; make room, or set '
+        'TMPDIR to a folder that has it'
+    )
+
+
+def _kinds() -> str:
+    return ' | '.join(f'*{suffix}' for suffix in _READERS)

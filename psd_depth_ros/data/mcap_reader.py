@@ -1,0 +1,421 @@
+"""MCAP files read by their index, or from the front where it is missing or untrue.
+
+What other recorders and cut or damaged files have is read as far as it is whole; `notes` say
+what was lost. Layout: https://mcap.dev/spec. Writing is in `mcap_file`.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections import Counter
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+import struct
+import zlib
+
+import numpy as np
+
+from psd_depth_ros.data.bag_file import BagFile, Channel, merge_by_time, Stored
+from psd_depth_ros.data.compression import decompress_lz4, decompress_start, decompress_zstd
+from psd_depth_ros.errors import BagError
+
+MAGIC = b'\x89MCAP0\r\n'
+_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE = 0x01, 0x02, 0x03, 0x04, 0x05
+_CHUNK, _CHUNK_INDEX, _STATISTICS, _DATA_END = 0x06, 0x08, 0x0B, 0x0F
+_LAST_KNOWN, _FIRST_PRIVATE = 0x0F, 0x80
+_FOOTER_BYTES = 9 + 20 + len(MAGIC)
+_MESSAGE_HEAD = struct.Struct('<HIQQ')
+_RECORD_HEAD = struct.Struct('<BQ')
+# A chunk says how large it is once unpacked; recorders write some MB.
+_LARGEST_CHUNK = 4 << 30
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Where a chunk is and what is in it; `channels` is None where that is not known.
+
+    `whole` is false for one that the end of the file cuts short.
+    """
+
+    offset: int
+    length: int
+    start_ns: int
+    end_ns: int
+    channels: frozenset[int] | None = None
+    whole: bool = True
+
+
+@dataclass
+class _Loose:
+    """Messages outside of chunks: time, channel, and where their bytes are."""
+
+    times: array[int] = field(default_factory=lambda: array('Q'))
+    channels: array[int] = field(default_factory=lambda: array('H'))
+    offsets: array[int] = field(default_factory=lambda: array('Q'))
+    sizes: array[int] = field(default_factory=lambda: array('Q'))
+
+
+class _DamageError(Exception):
+    """Bytes that are not what the specification says."""
+
+
+class McapReader(BagFile):
+    """An MCAP file of any recorder. Raises BagError where nothing of it can be read."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(path)
+        self._forget()
+        self._damaged: set[int] = set()
+        try:
+            self._stream = path.open('rb')
+        except OSError as error:
+            raise BagError(f'bag {path} cannot be opened: {error.strerror}') from error
+        try:
+            self._size = path.stat().st_size
+            begin = self._read_header()
+            if not self._read_summary(begin):
+                self._forget()
+                self._scan(begin)
+            self._finish()
+        except _DamageError as error:
+            self.close()
+            raise self._unreadable(str(error)) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def messages(self, numbers: Collection[int], start_ns: int, stop_ns: int) -> Iterator[Stored]:
+        """Messages by time; a damaged chunk is left out and noted."""
+        wanted = frozenset(numbers)
+        blocks = [
+            (chunk.start_ns, self._chunk_messages(chunk, wanted, start_ns, stop_ns))
+            for chunk in self._chunks
+            if chunk.end_ns >= start_ns
+            and chunk.start_ns < stop_ns
+            and (chunk.channels is None or chunk.channels & wanted)
+        ]
+        if self._loose.times:
+            loose = self._loose_messages(wanted, start_ns, stop_ns)
+            blocks.append((min(self._loose.times), loose))
+        return (item for _, item in merge_by_time(blocks))
+
+    def close(self) -> None:
+        """Close the file."""
+        self._stream.close()
+
+    def _forget(self) -> None:
+        self._schemas: dict[int, tuple[str, str, str]] = {}
+        self._found: dict[int, tuple[int, str, str, str]] = {}
+        self._chunks: list[_Chunk] = []
+        self._loose = _Loose()
+        self._counts: Counter[int] = Counter()
+
+    def _finish(self) -> None:
+        for number, (schema, topic, encoding, digest) in self._found.items():
+            name, kind, text = self._schemas.get(schema, ('', '', ''))
+            count = self._counts[number]
+            self.channels.append(Channel(number, topic, name, encoding, count, kind, text, digest))
+        spans = [(chunk.start_ns, chunk.end_ns) for chunk in self._chunks]
+        if self._loose.times:
+            spans.append((min(self._loose.times), max(self._loose.times)))
+        if spans and self.count:
+            self.start_ns = min(span[0] for span in spans)
+            self.end_ns = max(span[1] for span in spans)
+
+    def _read_header(self) -> int:
+        """Check magic and header; return where the data begin."""
+        start = self._stream.read(len(MAGIC))
+        if not start:
+            raise _DamageError('the file has 0 bytes')
+        if start != MAGIC:
+            raise _DamageError(f'it begins with {start!r}, which is not the mark of MCAP')
+        opcode, length = self._record_head(len(MAGIC))
+        end = self._stream.tell() + length
+        if opcode != _HEADER or end > self._size:
+            raise _DamageError('its header is not whole')
+        return end
+
+    def _record_head(self, offset: int) -> tuple[int, int]:
+        self._stream.seek(offset)
+        head = self._stream.read(_RECORD_HEAD.size)
+        if len(head) < _RECORD_HEAD.size:
+            raise _DamageError(f'the record at byte {offset} is cut short')
+        return _RECORD_HEAD.unpack(head)
+
+    # The index at the end.
+
+    def _read_summary(self, begin: int) -> bool:
+        """Take channels, counts and places of chunks from the summary; false where it lacks any.
+
+        Statistics, channels and chunk index must be there and agree with each other: some writers
+        leave one out, and a file without its end has none.
+        """
+        if self._size < begin + _FOOTER_BYTES:
+            return False
+        self._stream.seek(self._size - _FOOTER_BYTES)
+        footer = self._stream.read(_FOOTER_BYTES)
+        opcode, length, start, _, crc = struct.unpack_from('<BQQQI', footer)
+        if footer[-len(MAGIC) :] != MAGIC or (opcode, length) != (_FOOTER, 20):
+            return False
+        stop = self._size - _FOOTER_BYTES
+        if not begin <= start <= stop or start == 0:
+            return False
+        self._stream.seek(start)
+        summary = self._stream.read(stop - start)
+        if crc and zlib.crc32(footer[: 9 + 16], zlib.crc32(summary)) != crc:
+            return False
+        try:
+            statistics = self._read_index(summary)
+        except (_DamageError, struct.error, ValueError):
+            return False
+        if statistics is None:
+            return False
+        messages, channels, chunks = statistics
+        self._chunks.sort(key=lambda chunk: chunk.offset)
+        return (
+            len(self._found) == channels
+            and len(self._chunks) == chunks
+            and sum(self._counts.values()) == messages
+            and (bool(self._chunks) or not messages)
+            and all(chunk.offset + chunk.length <= start for chunk in self._chunks)
+        )
+
+    def _read_index(self, summary: bytes) -> tuple[int, int, int] | None:
+        statistics = None
+        for opcode, body in _records(memoryview(summary)):
+            if opcode == _STATISTICS:
+                messages, _, channels, _, _, chunks = struct.unpack_from('<QHIIII', body)
+                statistics = messages, channels, chunks
+                (size,) = struct.unpack_from('<I', body, 42)
+                self._counts.update(dict(struct.iter_unpack('<HQ', body[46 : 46 + size])))
+            elif opcode == _CHUNK_INDEX:
+                first, last, offset, length, size = struct.unpack_from('<QQQQI', body)
+                (indexed,) = struct.unpack_from('<Q', body, 36 + size)
+                known = [number for number, _ in struct.iter_unpack('<HQ', body[36 : 36 + size])]
+                channels_of = frozenset(known) if indexed else None
+                self._chunks.append(_Chunk(offset, length, first, last, channels_of))
+            else:
+                self._describe(opcode, body)
+        return statistics
+
+    # From the front.
+
+    def _scan(self, begin: int) -> None:
+        """Read every record of the data; note where that ends too early."""
+        offset, closed = begin, False
+        while offset < self._size and not closed:
+            try:
+                opcode, length = self._record_head(offset)
+                start = offset + _RECORD_HEAD.size
+                if opcode == 0 or _LAST_KNOWN < opcode < _FIRST_PRIVATE:
+                    raise _DamageError(
+                        f'at byte {offset} of {self._size} is no record of MCAP; what comes after '
+                        'it is lost'
+                    )
+                if start + length > self._size:
+                    self._salvage(opcode, offset)
+                    raise _DamageError(
+                        f'it ends at byte {self._size}, in the middle of a record: the last '
+                        f'messages, up to {self._size - offset} bytes, are cut short'
+                    )
+                self._take(opcode, start, length)
+            except _DamageError as error:
+                self.notes.append(f'{self.path}: {error}')
+                break
+            closed = opcode in (_DATA_END, _FOOTER)
+            offset = start + length
+        else:
+            if not closed:
+                self.notes.append(
+                    f'{self.path} was not closed: it has no end mark; what the recorder had not '
+                    'written yet is lost'
+                )
+        if not self._found and self.notes:
+            raise _DamageError(self.notes.pop().partition(': ')[2] or 'it holds no messages')
+
+    def _take(self, opcode: int, start: int, length: int) -> None:
+        """Take a whole record into the index."""
+        if opcode == _CHUNK:
+            self._index_chunk(start - _RECORD_HEAD.size, length, whole=True)
+        elif opcode == _MESSAGE:
+            self._stream.seek(start)
+            head = self._stream.read(_MESSAGE_HEAD.size)
+            if length < _MESSAGE_HEAD.size:
+                raise _DamageError(f'the message at byte {start} is shorter than its header')
+            number, _, time_ns, _ = _MESSAGE_HEAD.unpack(head)
+            self._counts[number] += 1
+            self._loose.times.append(time_ns)
+            self._loose.channels.append(number)
+            self._loose.offsets.append(start + _MESSAGE_HEAD.size)
+            self._loose.sizes.append(length - _MESSAGE_HEAD.size)
+        elif opcode in (_SCHEMA, _CHANNEL):
+            self._stream.seek(start)
+            try:
+                self._describe(opcode, memoryview(self._stream.read(length)))
+            except (struct.error, ValueError) as error:
+                raise _DamageError(f'the record at byte {start} is damaged: {error}') from error
+
+    def _salvage(self, opcode: int, offset: int) -> None:
+        """Take the whole messages of a chunk that the end of the file cuts short."""
+        if opcode == _CHUNK:
+            self._index_chunk(offset, self._size - offset - _RECORD_HEAD.size, whole=False)
+
+    def _index_chunk(self, offset: int, length: int, whole: bool) -> None:
+        chunk = _Chunk(offset, length + _RECORD_HEAD.size, 0, 2**64 - 1, whole=whole)
+        counts: Counter[int] = Counter()
+        first, last = 2**64 - 1, 0
+        try:
+            for opcode, body in self._chunk_records(chunk):
+                if opcode == _MESSAGE:
+                    number, _, time_ns, _ = _MESSAGE_HEAD.unpack_from(body)
+                    counts[number] += 1
+                    first, last = min(first, time_ns), max(last, time_ns)
+                else:
+                    self._describe(opcode, body)
+        except (_DamageError, struct.error, ValueError) as error:
+            self._note_damage(chunk, error)
+        if counts:
+            self._counts.update(counts)
+            found = _Chunk(offset, chunk.length, first, last, frozenset(counts), whole)
+            self._chunks.append(found)
+
+    def _describe(self, opcode: int, body: memoryview) -> None:
+        """Take a schema or a channel."""
+        if opcode == _SCHEMA:
+            (number,) = struct.unpack_from('<H', body)
+            name, place = _text(body, 2)
+            encoding, place = _text(body, place)
+            self._schemas[number] = (name, encoding, _definition(_sized(body, place)[0]))
+        elif opcode == _CHANNEL:
+            number, schema = struct.unpack_from('<HH', body)
+            topic, place = _text(body, 4)
+            encoding, place = _text(body, place)
+            metadata = _pairs(_sized(body, place)[0])
+            digest = metadata.get('topic_type_hash', '')
+            self._found[number] = (schema, topic, encoding, digest)
+
+    # Messages.
+
+    def _chunk_messages(
+        self, chunk: _Chunk, wanted: frozenset[int], start_ns: int, stop_ns: int
+    ) -> Iterator[Stored]:
+        found: list[Stored] = []
+        try:
+            for opcode, body in self._chunk_records(chunk):
+                if opcode == _MESSAGE:
+                    number, _, time_ns, _ = _MESSAGE_HEAD.unpack_from(body)
+                    if number in wanted and start_ns <= time_ns < stop_ns:
+                        found.append((time_ns, number, bytes(body[_MESSAGE_HEAD.size :])))
+        except (_DamageError, struct.error) as error:
+            self._note_damage(chunk, error)
+        found.sort(key=lambda item: item[0])
+        yield from found
+
+    def _loose_messages(
+        self, wanted: frozenset[int], start_ns: int, stop_ns: int
+    ) -> Iterator[Stored]:
+        loose = self._loose
+        for place in np.argsort(np.asarray(loose.times), kind='stable'):
+            time_ns, number = loose.times[place], loose.channels[place]
+            if number in wanted and start_ns <= time_ns < stop_ns:
+                self._stream.seek(loose.offsets[place])
+                yield time_ns, number, self._stream.read(loose.sizes[place])
+
+    def _chunk_records(self, chunk: _Chunk) -> Iterator[tuple[int, memoryview]]:
+        yield from _records(memoryview(self._unpack(chunk)), chunk.whole)
+
+    def _unpack(self, chunk: _Chunk) -> bytes:
+        """The records of a chunk. Raises _DamageError where they are not as they were written."""
+        self._stream.seek(chunk.offset + _RECORD_HEAD.size)
+        record = memoryview(self._stream.read(chunk.length - _RECORD_HEAD.size))
+        try:
+            _, _, size, crc = struct.unpack_from('<QQQI', record)
+            compression, place = _text(record, 28)
+            (packed_size,) = struct.unpack_from('<Q', record, place)
+        except (struct.error, ValueError) as error:
+            raise _DamageError('its head is damaged') from error
+        packed = record[place + 8 : place + 8 + packed_size]
+        if size > _LARGEST_CHUNK:
+            raise _DamageError(f'it claims {size} bytes')
+        try:
+            if not chunk.whole:
+                return decompress_start(bytes(packed), compression)
+            raw = _decompress(packed, compression)
+        except ValueError as error:
+            raise _DamageError(str(error)) from error
+        if len(raw) != size:
+            raise _DamageError(f'it has {len(raw)} bytes and claims {size}')
+        if crc and zlib.crc32(raw) != crc:
+            raise _DamageError('its checksum is wrong')
+        return raw
+
+    def _note_damage(self, chunk: _Chunk, error: Exception) -> None:
+        if chunk.offset in self._damaged:
+            return
+        self._damaged.add(chunk.offset)
+        span = ''
+        if 0 < chunk.start_ns <= chunk.end_ns < 2**63:
+            span = f', from {chunk.start_ns / 1e9:.3f} s to {chunk.end_ns / 1e9:.3f} s'
+        what = 'is damaged, its messages are lost' if chunk.whole else 'is cut short'
+        self.notes.append(f'{self.path}: the chunk at byte {chunk.offset}{span} {what}: {error}')
+
+    def _unreadable(self, detail: str) -> BagError:
+        return BagError(
+            f'bag {self.path} is empty, cut short or damaged: {detail}. `mcap recover '
+            f'{self.path.name} -o saved.mcap` may find more'
+        )
+
+
+def _records(data: memoryview, whole: bool = True) -> Iterator[tuple[int, memoryview]]:
+    """Opcode and body of each record. Raises _DamageError where one is cut, if `whole`."""
+    place = 0
+    while place + _RECORD_HEAD.size <= len(data):
+        opcode, length = _RECORD_HEAD.unpack_from(data, place)
+        place += _RECORD_HEAD.size
+        if place + length > len(data):
+            break
+        yield opcode, data[place : place + length]
+        place += length
+    else:
+        if place == len(data):
+            return
+    if whole:
+        raise _DamageError(f'the record at its byte {place} is cut short')
+
+
+def _sized(body: memoryview, place: int) -> tuple[memoryview, int]:
+    (size,) = struct.unpack_from('<I', body, place)
+    start = place + 4
+    if start + size > len(body):
+        raise ValueError(f'a field of {size} bytes is longer than its record')
+    return body[start : start + size], start + size
+
+
+def _text(body: memoryview, place: int) -> tuple[str, int]:
+    value, place = _sized(body, place)
+    return str(value, 'utf-8'), place
+
+
+def _pairs(body: memoryview) -> dict[str, str]:
+    pairs, place = {}, 0
+    while place < len(body):
+        key, place = _text(body, place)
+        pairs[key], place = _text(body, place)
+    return pairs
+
+
+def _definition(data: memoryview) -> str:
+    """The text of a schema; those of other systems, such as Protobuf, are no text."""
+    try:
+        return str(data, 'utf-8')
+    except UnicodeDecodeError:
+        return ''
+
+
+def _decompress(data: memoryview, compression: str) -> bytes:
+    if compression == 'zstd':
+        return decompress_zstd(data)
+    if compression == 'lz4':
+        return decompress_lz4(data)
+    return decompress_start(bytes(data), compression)
