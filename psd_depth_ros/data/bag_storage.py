@@ -16,13 +16,12 @@ import sqlite3
 import tempfile
 from typing import Any
 
-import yaml
-
 from psd_depth_ros.data.bag_file import BagFile, Ros1File, SqliteFile
 from psd_depth_ros.data.compression import decompress_file
 from psd_depth_ros.data.file_order import natural_key
 from psd_depth_ros.data.mcap_reader import McapReader
 from psd_depth_ros.errors import BagError
+from psd_depth_ros.parsing import ParseError, read_yaml
 
 _READERS: dict[str, type[BagFile]] = {'.mcap': McapReader, '.db3': SqliteFile, '.bag': Ros1File}
 _PACKED = ('.zstd', '.zst')
@@ -215,9 +214,9 @@ class BagStorage:
 def _read_metadata(path: Path) -> list[str]:
     """Names of the files that a metadata.yaml lists. Raises BagError."""
     try:
-        content: Any = yaml.safe_load(path.read_text(encoding='utf-8'))
-    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
-        raise BagError(f'{path} cannot be read: {" ".join(str(error).split())}') from error
+        content: Any = read_yaml(path)
+    except ParseError as error:
+        raise BagError(f'{path} {error}') from error
     try:
         information = content['rosbag2_bagfile_information']
         names = information['relative_file_paths']

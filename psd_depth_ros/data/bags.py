@@ -24,6 +24,7 @@ from psd_depth_ros.data.recorded_types import is_ros, modern_name, RecordedTypes
 from psd_depth_ros.data.topics import list_topics, nearest, TopicInfo
 from psd_depth_ros.errors import BagError, MessageError
 from psd_depth_ros.messages import header_fields
+from psd_depth_ros.parsing import user_path
 
 _END_OF_TIME = 2**64
 
@@ -101,7 +102,7 @@ class BagReader:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         self._bag: _OpenBag | None = None
 
     def __enter__(self) -> BagReader:
@@ -252,7 +253,7 @@ class BagWriter:
     """
 
     def __init__(self, path: str | Path) -> None:
-        self.path = Path(path).expanduser()
+        self.path = user_path(path)
         if self.path.suffix != '.mcap':
             raise BagError(f'bags are written as .mcap files; found {self.path}')
         if self.path.is_dir():
