@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.config import setting
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose
 from psd_depth_ros.inference.scale_sources import (
     CameraHeightSource,
@@ -49,21 +49,22 @@ class ScaleSettings:
     )
     camera_height_m: float = setting(
         0.0,
-        'mode camera_height: height of the camera above the ground; 0 is unknown',
+        'mode camera_height: height of the camera above the ground; 0 takes it from TF',
         'm',
         minimum=0.0,
         maximum=100.0,
     )
     camera_pitch_deg: float = setting(
         0.0,
-        'mode camera_height: how far the camera looks down',
+        'mode camera_height: how far the camera looks down; 0 takes it from TF, else is level',
         'deg',
         minimum=-80.0,
         maximum=80.0,
     )
     lidar_pose: tuple[float, ...] = setting(
         (),
-        'mode lidar: pose of the lidar in the optical frame, x y z qx qy qz qw',
+        'mode lidar: pose of the lidar in the optical frame, x y z qx qy qz qw; empty takes it '
+        'from TF',
         'm',
         minimum=-1000.0,
         maximum=1000.0,
@@ -71,7 +72,7 @@ class ScaleSettings:
     camera_pose: tuple[float, ...] = setting(
         (),
         'mode odometry: pose of the optical frame in the frame that odometry moves, '
-        'x y z qx qy qz qw; empty is unknown, then turns count less',
+        'x y z qx qy qz qw; empty takes it from TF; where that is unknown turns count less',
         'm',
         minimum=-1000.0,
         maximum=1000.0,
@@ -93,19 +94,30 @@ class ScaleSettings:
     )
 
     def __post_init__(self) -> None:
-        """Refuse a mode whose inputs are not given."""
-        if self.mode == 'camera_height' and self.camera_height_m <= 0:
-            raise SettingsError(
-                'mode camera_height needs camera_height_m, found 0; measure the height of the '
-                'lens above the ground in metres'
-            )
-        if self.mode == 'lidar' and not self.lidar_pose:
-            raise SettingsError(
-                'mode lidar needs lidar_pose, found nothing; give x y z qx qy qz qw of the lidar '
-                'in the optical frame of the camera'
-            )
+        """Refuse poses that are none."""
         for name in ('lidar_pose', 'camera_pose'):
             _parse_pose(name, getattr(self, name))
+
+    @property
+    def extrinsics(self) -> Extrinsics:
+        """What these settings say of the camera's surroundings, for its optical frame."""
+        pitch = math.radians(self.camera_pitch_deg)
+        up = np.array([0.0, -math.cos(pitch), -math.sin(pitch)])
+        return Extrinsics(
+            _parse_pose('camera_pose', self.camera_pose),
+            _parse_pose('lidar_pose', self.lidar_pose),
+            self.camera_height_m or None,
+            up if self.camera_pitch_deg else None,
+        )
+
+    @property
+    def missing(self) -> str:
+        """Which setting the mode cannot do without unless TF knows it, with advice; '' if none."""
+        if self.mode == 'camera_height' and self.camera_height_m == 0:
+            return 'camera_height_m; measure the height of the lens above the ground in metres'
+        if self.mode == 'lidar' and not self.lidar_pose:
+            return 'lidar_pose; give x y z qx qy qz qw of the lidar in the optical frame'
+        return ''
 
     @property
     def needs_metric_checkpoint(self) -> bool:
@@ -227,6 +239,7 @@ class ScaleTracker:
         prior = UNKNOWN_SIGMA if checkpoint_sigma is None else checkpoint_sigma
         self._filter = ScaleFilter(prior, settings.drift_sigma, settings.gate_sigmas)
         self._source = _make_source(settings)
+        self._extrinsics = settings.extrinsics
 
     @property
     def scale(self) -> float:
@@ -270,6 +283,11 @@ class ScaleTracker:
         if self._source is not None:
             self._source.reset()
 
+    def locate(self, camera: Camera, found: Extrinsics | None = None) -> Extrinsics:
+        """Extrinsics for the rectified view of a camera: the settings', else those found (TF)."""
+        known = self._extrinsics if found is None else self._extrinsics.or_else(found)
+        return known.rectified(camera)
+
     def observe(
         self,
         stamp_ns: int,
@@ -280,16 +298,19 @@ class ScaleTracker:
         applied_scale: float = 1.0,
         odometry: Array | None = None,
         lidar: NDArray[np.float32] | None = None,
+        extrinsics: Extrinsics | None = None,
     ) -> ScaleMeasurement | None:
         """Learn from one frame; gives the measurement, or None where there was none.
 
         `rgb` (H, W, 3) and `depth_m` (H, W) are the rectified view of `camera`, depth being
         `applied_scale` times the network's. `odometry` is the pose of the moving frame in a fixed
         one at `stamp_ns`, `lidar` (N, 3) are points in the lidar's frame; each only in its mode.
+        `extrinsics` are what `locate` gives, by default the settings' alone.
         """
         if self._source is None:
             return None
-        view = ScaleView(stamp_ns, rgb, depth_m, camera.rectified(), odometry, lidar)
+        known = self._extrinsics if extrinsics is None else extrinsics
+        view = ScaleView(stamp_ns, rgb, depth_m, camera.rectified(), odometry, lidar, known)
         found = self._source.measure(view)
         if found is None:
             return None
@@ -303,16 +324,11 @@ def _make_source(
 ) -> OdometrySource | CameraHeightSource | LidarSource | None:
     """The source of a mode; None where s is not measured."""
     if settings.mode == 'odometry':
-        pose = _parse_pose('camera_pose', settings.camera_pose)
-        return OdometrySource(settings.odometry_sigma, pose)
+        return OdometrySource(settings.odometry_sigma)
     if settings.mode == 'camera_height':
-        pitch = math.radians(settings.camera_pitch_deg)
-        up = (0.0, -math.cos(pitch), -math.sin(pitch))
-        return CameraHeightSource(settings.camera_height_sigma, settings.camera_height_m, up)
+        return CameraHeightSource(settings.camera_height_sigma)
     if settings.mode == 'lidar':
-        pose = _parse_pose('lidar_pose', settings.lidar_pose)
-        assert pose is not None, 'checked when the settings were made'
-        return LidarSource(settings.lidar_sigma, pose)
+        return LidarSource(settings.lidar_sigma)
     return None
 
 

@@ -6,15 +6,14 @@ must be multiplied to be metres. Fusing measurements over time is left to `scale
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 import math
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import relative, rotation_vector, transform
 
 Array = NDArray[np.float64]
@@ -34,6 +33,7 @@ _MIN_POINTS = 200
 _NORMAL_GRID = 96  # columns of the coarse grid on which ground normals are taken
 _UP_COSINE = math.cos(math.radians(10.0))
 _MAX_HEIGHT_SPREAD = 0.3
+_LEVEL_UP = np.array([0.0, -1.0, 0.0])
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class ScaleView:
     """One rectified frame: image (H, W, 3), depth (H, W) in the unit to be scaled, and the rest.
 
     `odometry` is the pose of the moving frame in a fixed one, `lidar` (N, 3) points in the frame
-    of the lidar; None where there is none.
+    of the lidar; None where there is none. `extrinsics` are those of the rectified view.
     """
 
     stamp_ns: int
@@ -64,6 +64,7 @@ class ScaleView:
     camera: Camera
     odometry: Array | None = None
     lidar: Map | None = None
+    extrinsics: Extrinsics = field(default_factory=Extrinsics)
 
 
 @dataclass(frozen=True)
@@ -82,14 +83,14 @@ class OdometrySource:
     (KLT, forth and back); PnP with RANSAC gives the camera's motion in the unit of the depth, and
     s = |t_odometry| / |t_camera| once odometry has moved 0.2 m.
 
-    The lengths of both motions only agree where camera and base move alike. `T_base_camera` makes
-    that exact. Without it, a turn by an angle a moves a camera mounted off the turning point by
-    up to its lever arm times a; 1.5 m is assumed for that and widens the variance.
+    The lengths of both motions only agree where camera and body move alike. `T_body_camera` of
+    both views makes that exact. Without it, a turn by an angle a moves a camera mounted off the
+    turning point by up to its lever arm times a; 1.5 m is assumed for that and widens the
+    variance.
     """
 
-    def __init__(self, sigma: float, T_base_camera: Array | None = None) -> None:
+    def __init__(self, sigma: float) -> None:
         self._variance = sigma**2
-        self._T_base_camera = T_base_camera
         self.reset()
 
     def reset(self) -> None:
@@ -105,7 +106,7 @@ class OdometrySource:
         if key is None or not self._is_comparable(key, view):
             self._key = view if self._is_rested(view) else None
             return None
-        moved_m, angle = self._motion(key, view)
+        moved_m, angle, lever_arm_m = _body_motion(key, view)
         if moved_m < MIN_TRANSLATION_M:
             return None
         found = _track_motion(key, view)
@@ -114,7 +115,6 @@ class OdometrySource:
             self._key = key if view.stamp_ns - key.stamp_ns < _PATIENCE_NS else view
             return None
         self._key, self._measured_ns = None, view.stamp_ns
-        lever_arm_m = _ASSUMED_LEVER_ARM_M if self._T_base_camera is None else 0.0
         variance = self._variance + found.variance + (lever_arm_m * angle / moved_m) ** 2
         log_scale = math.log(moved_m / found.length)
         return ScaleMeasurement('odometry', log_scale, variance, found.tracks)
@@ -128,48 +128,39 @@ class OdometrySource:
         last = self._measured_ns
         return last is None or not 0 <= view.stamp_ns - last < _REST_NS
 
-    def _motion(self, key: ScaleView, view: ScaleView) -> tuple[float, float]:
-        """Metres and radians that the camera, or else the base, has moved."""
-        assert key.odometry is not None, 'views without odometry are never kept'
-        assert view.odometry is not None, 'nor measured'
-        before, now = key.odometry, view.odometry
-        if self._T_base_camera is not None:
-            before, now = before @ self._T_base_camera, now @ self._T_base_camera
-        motion = relative(before, now)
-        angle = float(np.linalg.norm(rotation_vector(motion[:3, :3])))
-        return float(np.linalg.norm(motion[:3, 3])), angle
-
 
 class CameraHeightSource:
     """Compares the known height of the camera with that above the ground it sees.
 
     Ground is what lies in the lower half of the picture, below the camera, with a normal within
-    10 degrees of `up` (a direction in the optical frame). s = h / median(|n . X|). The error grows
-    with that of the pitch.
+    10 degrees of `extrinsics.up`, that of a level camera where it is not known.
+    s = h / median(|n . X|). The error grows with that of the pitch.
     """
 
-    def __init__(self, sigma: float, height_m: float, up: Sequence[float]) -> None:
+    def __init__(self, sigma: float) -> None:
         self._variance = sigma**2
-        self._height_m = height_m
-        self._up = np.asarray(up) / np.linalg.norm(up)
 
     def reset(self) -> None:
         """Nothing is kept from frame to frame."""
 
     def measure(self, view: ScaleView) -> ScaleMeasurement | None:
         """Scale of one frame; None where too little ground is seen, or it is too uneven."""
+        height_m, up = view.extrinsics.camera_height_m, view.extrinsics.up
+        if height_m is None:
+            return None
+        up = _LEVEL_UP if up is None else up
         points, normals = _coarse_surface(view)
-        normals *= np.sign(normals @ self._up)[..., None]  # towards the sky
+        normals *= np.sign(normals @ up)[..., None]  # towards the sky
         heights = -np.sum(normals * points, axis=-1)
         with np.errstate(invalid='ignore'):
-            ground = (normals @ self._up > _UP_COSINE) & (heights > 0)
+            ground = (normals @ up > _UP_COSINE) & (heights > 0)
         heights = heights[ground]
         if len(heights) < _MIN_POINTS:
             return None
         low, middle, high = np.percentile(heights, (25, 50, 75))
         if (high - low) / middle > _MAX_HEIGHT_SPREAD:
             return None
-        log_scale = math.log(self._height_m / middle)
+        log_scale = math.log(height_m / middle)
         return ScaleMeasurement('camera_height', log_scale, self._variance, len(heights))
 
 
@@ -180,18 +171,18 @@ class LidarSource:
     nearer are too few to move a median.
     """
 
-    def __init__(self, sigma: float, T_camera_lidar: Array) -> None:
+    def __init__(self, sigma: float) -> None:
         self._variance = sigma**2
-        self._T_camera_lidar = T_camera_lidar
 
     def reset(self) -> None:
         """Nothing is kept from frame to frame."""
 
     def measure(self, view: ScaleView) -> ScaleMeasurement | None:
         """Scale of one frame; None where fewer than 200 points have a depth to compare."""
-        if view.lidar is None or len(view.lidar) < _MIN_POINTS:
+        T_camera_lidar = view.extrinsics.T_camera_lidar
+        if T_camera_lidar is None or view.lidar is None or len(view.lidar) < _MIN_POINTS:
             return None
-        points = transform(self._T_camera_lidar, view.lidar)
+        points = transform(T_camera_lidar, view.lidar)
         pixels = view.camera.project(points)
         with np.errstate(invalid='ignore'):
             column, row = np.rint(pixels).T
@@ -204,6 +195,20 @@ class LidarSource:
             return None
         log_scale = float(np.median(np.log(z[known] / depth[known])))
         return ScaleMeasurement('lidar', log_scale, self._variance, int(known.sum()))
+
+
+def _body_motion(key: ScaleView, view: ScaleView) -> tuple[float, float, float]:
+    """Metres and radians that the camera, or else the body, has moved; lever arm to allow for."""
+    assert key.odometry is not None, 'views without odometry are never kept'
+    assert view.odometry is not None, 'nor measured'
+    before, now = key.odometry, view.odometry
+    T_before, T_now = key.extrinsics.T_body_camera, view.extrinsics.T_body_camera
+    lever_arm_m = _ASSUMED_LEVER_ARM_M
+    if T_before is not None and T_now is not None:
+        before, now, lever_arm_m = before @ T_before, now @ T_now, 0.0
+    motion = relative(before, now)
+    angle = float(np.linalg.norm(rotation_vector(motion[:3, :3])))
+    return float(np.linalg.norm(motion[:3, 3])), angle, lever_arm_m
 
 
 def _track_motion(key: ScaleView, view: ScaleView) -> _SeenMotion | None:

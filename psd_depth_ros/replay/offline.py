@@ -120,6 +120,8 @@ class _Pipeline:
         self._settings = settings
         self._tracker = ScaleTracker(settings.scale, output.scale_sigma if output.metric else None)
         self._stamp_ns: int | None = None
+        if settings.scale.missing:
+            raise SettingsError(f'mode {settings.scale.mode} needs {settings.scale.missing}')
         if settings.scale.needs_metric_checkpoint and not output.metric:
             raise SettingsError(
                 'the checkpoint does not know metres, and scale.mode is fixed without a factor; '
@@ -147,6 +149,7 @@ class _Pipeline:
                 applied_scale=scale.factor,
                 odometry=frame.pose,
                 lidar=frame.lidar,
+                extrinsics=tracker.locate(frame.camera),
             )
         return result if is_known else None
 

@@ -220,13 +220,15 @@ class DepthNode(LifecycleNode):
         """Tell why a change of parameters cannot be made now, '' where it can."""
         if 'checkpoint' in changed and self._reloader is not None:
             return self._reloader.refuse(new.checkpoint)
-        if 'scale.mode' in changed and self.is_active and self._slot is not None:
-            if 'relative' in (old.scale.mode, new.scale.mode):
-                return (
-                    'scale.mode relative has other topics (depth_relative/...) than '
-                    f'{old.scale.mode if new.scale.mode == "relative" else new.scale.mode}; '
-                    'deactivate the node first'
-                )
+        if not self.is_active or self._slot is None:
+            return ''
+        if 'scale.mode' in changed and 'relative' in (old.scale.mode, new.scale.mode):
+            return (
+                'scale.mode relative has other topics (depth_relative/...) than '
+                f'{old.scale.mode if new.scale.mode == "relative" else new.scale.mode}; '
+                'deactivate the node first'
+            )
+        if any(name.startswith('scale.') for name in changed):
             try:
                 refuse_unscaled(new.scale, self._slot.engine)
             except PsdDepthError as error:

@@ -101,6 +101,7 @@ class ScaleInputs:
             applied_scale=applied_scale,
             odometry=odometry,
             lidar=self._points_near(time_ns),
+            extrinsics=tracker.locate(ready.camera),
         )
 
     def describe(self, channel: CameraChannel) -> dict[str, str]:
@@ -163,6 +164,8 @@ class ScaleInputs:
 
 def refuse_unscaled(settings: ScaleSettings, engine: Engine) -> None:
     """Raise SettingsError where depth would be called metres without being metric."""
+    if settings.missing:
+        raise SettingsError(f'mode {settings.mode} needs {settings.missing}')
     if settings.needs_metric_checkpoint and not engine.checkpoint.info.output.metric:
         raise SettingsError(
             f'checkpoint {engine.checkpoint.path or "of the package"} is not metric and '

@@ -9,10 +9,11 @@ import pytest
 
 from psd_depth_ros.config import build
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import exponential, make_pose
 from psd_depth_ros.inference.scale import ScaleFilter, ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_sources import (
+    _body_motion,
     CameraHeightSource,
     LidarSource,
     OdometrySource,
@@ -86,8 +87,10 @@ def ground(height_m: float, pitch_deg: float, camera: Camera = CAMERA) -> np.nda
 @pytest.mark.parametrize('pitch_deg', [0.0, 12.0, -5.0])
 def test_camera_height_on_an_exact_plane(pitch_deg: float) -> None:
     pitch = math.radians(pitch_deg)
-    source = CameraHeightSource(0.05, 1.65, (0.0, -math.cos(pitch), -math.sin(pitch)))
-    found = source.measure(ScaleView(0, BLACK, ground(1.1, pitch_deg), CAMERA))
+    up = np.array([0.0, -math.cos(pitch), -math.sin(pitch)])
+    known = Extrinsics(camera_height_m=1.65, up=up)
+    view = ScaleView(0, BLACK, ground(1.1, pitch_deg), CAMERA, extrinsics=known)
+    found = CameraHeightSource(0.05).measure(view)
     assert found is not None
     assert math.exp(found.log_scale) == pytest.approx(1.5, rel=1e-4)
     assert found.variance == pytest.approx(0.05**2)
@@ -96,14 +99,17 @@ def test_camera_height_on_an_exact_plane(pitch_deg: float) -> None:
 def test_camera_height_ignores_walls_and_gives_up_without_ground() -> None:
     depth = ground(1.1, 0.0)
     depth[:, 110:] = np.minimum(depth[:, 110:], 4.0)  # a wall over two thirds of the picture
-    source = CameraHeightSource(0.05, 1.65, (0.0, -1.0, 0.0))
-    found = source.measure(ScaleView(0, BLACK, depth, CAMERA))
+    source = CameraHeightSource(0.05)
+    known = Extrinsics(camera_height_m=1.65)
+    view = ScaleView(0, BLACK, depth, CAMERA, extrinsics=known)
+    found = source.measure(view)
     assert found is not None
     assert math.exp(found.log_scale) == pytest.approx(1.5, rel=0.02)
     wall = np.full((240, 320), 4.0, np.float32)
-    assert source.measure(ScaleView(0, BLACK, wall, CAMERA)) is None
+    assert source.measure(replace(view, depth=wall)) is None
     nothing = np.full((240, 320), np.nan, np.float32)
-    assert source.measure(ScaleView(0, BLACK, nothing, CAMERA)) is None
+    assert source.measure(replace(view, depth=nothing)) is None
+    assert source.measure(replace(view, extrinsics=Extrinsics())) is None
 
 
 def test_lidar_is_the_median_ratio_and_needs_200_points() -> None:
@@ -116,14 +122,16 @@ def test_lidar_is_the_median_ratio_and_needs_200_points() -> None:
     T_camera_lidar = make_pose(OPTICAL_IN_BASE.T, (0.1, -0.3, 0.2))
     in_lidar = (in_camera - T_camera_lidar[:3, 3]) @ T_camera_lidar[:3, :3]
     depth = np.full((240, 320), 8.0, np.float32)
-    source = LidarSource(0.01, T_camera_lidar)
-    found = source.measure(ScaleView(0, BLACK, depth, CAMERA, lidar=in_lidar))
+    source = LidarSource(0.01)
+    known = Extrinsics(T_camera_lidar=T_camera_lidar)
+    view = ScaleView(0, BLACK, depth, CAMERA, lidar=in_lidar, extrinsics=known)
+    found = source.measure(view)
     assert found is not None
     assert math.exp(found.log_scale) == pytest.approx(10 / 8)
     assert found.support == 450
-    few = ScaleView(0, BLACK, depth, CAMERA, lidar=in_lidar[:300])
-    assert source.measure(few) is None
-    assert source.measure(ScaleView(0, BLACK, depth, CAMERA)) is None
+    assert source.measure(replace(view, lidar=in_lidar[:300])) is None
+    assert source.measure(replace(view, lidar=None)) is None
+    assert source.measure(replace(view, extrinsics=Extrinsics())) is None
 
 
 def wall_views(moved: tuple[float, float], unit: float) -> list[ScaleView]:
@@ -145,14 +153,16 @@ def wall_views(moved: tuple[float, float], unit: float) -> list[ScaleView]:
         rgb = cv2.warpAffine(texture, affine, (320, 240), flags=flags)
         depth = np.full((240, 320), z / unit, np.float32)
         pose = make_pose(OPTICAL_IN_BASE, (forward, -right, 0.0))
-        views.append(ScaleView(index * SECOND // 10, rgb, depth, CAMERA, pose))
+        known = Extrinsics(T_body_camera=np.eye(4))
+        stamp_ns = index * SECOND // 10
+        views.append(ScaleView(stamp_ns, rgb, depth, CAMERA, pose, extrinsics=known))
     return views
 
 
 @pytest.mark.parametrize('moved', [(0.0, 0.8), (0.5, 0.3)])
 @pytest.mark.parametrize('unit', [1.0, 2.5])
 def test_odometry_on_an_exact_wall(moved: tuple[float, float], unit: float) -> None:
-    source = OdometrySource(0.03, np.eye(4))
+    source = OdometrySource(0.03)
     first, second = wall_views(moved, unit)
     assert source.measure(first) is None
     found = source.measure(second)
@@ -162,7 +172,7 @@ def test_odometry_on_an_exact_wall(moved: tuple[float, float], unit: float) -> N
 
 
 def test_odometry_waits_for_20_centimetres() -> None:
-    source = OdometrySource(0.03, np.eye(4))
+    source = OdometrySource(0.03)
     views = wall_views((0.0, 0.1), 1.0)
     assert [source.measure(view) for view in views] == [None, None]
     assert source.measure(replace(views[0], odometry=None)) is None
@@ -173,9 +183,10 @@ def test_a_turn_counts_less_where_the_mounting_is_unknown() -> None:
     turned = second.odometry @ exponential([0, 0, 0, 0, 0.02, 0])
     variances = []
     for mounting in (np.eye(4), None):
-        source = OdometrySource(0.03, mounting)
-        source.measure(first)
-        found = source.measure(replace(second, odometry=turned))
+        source = OdometrySource(0.03)
+        known = Extrinsics(T_body_camera=mounting)
+        source.measure(replace(first, extrinsics=known))
+        found = source.measure(replace(second, odometry=turned, extrinsics=known))
         assert found is not None
         variances.append(found.variance)
     assert variances[1] - variances[0] == pytest.approx((1.5 * 0.02 / 0.8) ** 2, rel=1e-3)
@@ -183,13 +194,17 @@ def test_a_turn_counts_less_where_the_mounting_is_unknown() -> None:
 
 def test_odometry_with_a_known_mounting_measures_the_camera() -> None:
     # The base turns on the spot about a point 2 m behind the camera: the camera moves sideways.
-    T_base_camera = make_pose(OPTICAL_IN_BASE, (2.0, 0.0, 0.0))
-    source = OdometrySource(0.03, T_base_camera)
-    first, second = wall_views((0.0, 0.8), 1.0)
-    before = np.eye(4)
-    after = exponential([0, 0, 0, 0, 0, 0.2])
-    moved = source._motion(replace(first, odometry=before), replace(second, odometry=after))
-    assert moved == (pytest.approx(2 * 2.0 * math.sin(0.1)), pytest.approx(0.2))
+    known = Extrinsics(T_body_camera=make_pose(OPTICAL_IN_BASE, (2.0, 0.0, 0.0)))
+    before, after = (
+        replace(view, odometry=pose, extrinsics=known)
+        for view, pose in zip(
+            wall_views((0.0, 0.8), 1.0),
+            (np.eye(4), exponential([0, 0, 0, 0, 0, 0.2])),
+            strict=True,
+        )
+    )
+    moved = _body_motion(before, after)
+    assert moved == (pytest.approx(2 * 2.0 * math.sin(0.1)), pytest.approx(0.2), 0.0)
 
 
 def test_odometry_in_a_rendered_street() -> None:
@@ -259,8 +274,6 @@ def test_scale_without_measurements(settings, sigma, scale, variance, known) -> 
 @pytest.mark.parametrize(
     ('values', 'words'),
     [
-        ({'mode': 'camera_height'}, 'needs camera_height_m'),
-        ({'mode': 'lidar'}, 'needs lidar_pose'),
         ({'camera_pose': [1.0, 2.0]}, 'camera_pose has 2 numbers, expected 7'),
         ({'lidar_pose': [0.0] * 7}, 'lidar_pose: quaternion'),
         ({'mode': 'stereo'}, 'expected one of fixed, odometry'),
