@@ -138,8 +138,9 @@ def build_clearing_cloud(
     small = depth[::step, ::step]
     if isinstance(small, Tensor):
         small = small.cpu().numpy()
-    z = np.where(small > settings.max_range_m, np.float32(settings.max_range_m), np.nan)
-    free = np.isfinite(z)
+    free = np.asarray(small > settings.max_range_m)
+    # Never by promotion: what a float32 and a Python float make differs between NumPy 1 and 2.
+    z = np.full(free.shape, settings.max_range_m, np.float32)
     x, y = _rays(camera, step)
     points = cv2.merge([x * z, y * z, z])
     return _pack(points, free, ('x', 'y', 'z'), organised=False)
@@ -149,6 +150,9 @@ def _build_with_opencv(
     depth: Map, confidence: Map, rgb: Image | None, camera: Camera, settings: CloudSettings
 ) -> PackedCloud:
     """On the CPU: a handful of passes, each one vectorised."""
+    # Bytes of points are those of float32, whatever the caller has.
+    depth = depth.astype(np.float32, copy=False)
+    confidence = confidence.astype(np.float32, copy=False)
     keep = _keep_with_opencv(depth, confidence, settings)
     every = (slice(None, None, settings.decimation),) * 2
     z, keep = np.ascontiguousarray(depth[every]), keep[every]
@@ -190,6 +194,7 @@ def _pack_colours(rgb: Image) -> Map:
 def _pack(points: Map, keep: Mask, names: tuple[str, ...], organised: bool) -> PackedCloud:
     """Cloud of `points` (h, w, C): all of them, or those to keep one after the other."""
     height, width, columns = points.shape
+    assert points.dtype == np.float32, f'points are packed as float32, found {points.dtype}'
     step = 4 * columns
     if not organised:
         # Moving each point as one opaque item is ten times as fast as indexing rows of floats.
@@ -206,8 +211,8 @@ def _build_with_torch(
     settings: CloudSettings,
 ) -> PackedCloud:
     """Any device: the same, with one copy to the host at the end."""
-    device, step = depth.device, settings.decimation
-    trust = torch.as_tensor(confidence, device=device)
+    device, step, depth = depth.device, settings.decimation, depth.float()
+    trust = torch.as_tensor(confidence, device=device).float()
     keep = _keep_with_torch(depth, trust, settings)[::step, ::step]
     z = depth[::step, ::step]
     if settings.organised:

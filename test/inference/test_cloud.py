@@ -137,6 +137,29 @@ def test_clearing_cloud_lies_at_the_maximum_range_of_free_pixels() -> None:
     )
 
 
+@pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
+def test_bytes_are_those_of_float32_whatever_comes_and_whatever_numpy_promotes(dtype) -> None:  # type: ignore[no-untyped-def]
+    # NumPy 1.26 makes float64 of some mixtures that NumPy 2 leaves float32: count the bytes.
+    depth = plane(8, 8)
+    depth[:4] = math.inf
+    changes = {'confidence': True, 'organised': True, 'min_range_m': 0.1}
+    found = make(depth.astype(dtype), changes, None, np.ones((8, 8), dtype))
+    clearing = build_clearing_cloud(depth.astype(dtype), camera(8, 8), settings())
+    for packed, points, step in ((found, 64, 16), (clearing, 2, 12)):
+        assert packed.point_step == step
+        assert packed.data.size == points * step
+    assert found.xyz()[-1].tolist() == pytest.approx([0.3, 0.5, 5.0])
+    # Where a costmap clears: column 4 of row 0, then column 0, all at the maximum range.
+    np.testing.assert_allclose(
+        clearing.xyz(), [[-1.0, -4.0, 100.0], [3.0, -4.0, 100.0]], rtol=1e-6
+    )
+    with_torch = cloud._build_with_torch(
+        torch.from_numpy(depth.astype(dtype)), np.ones((8, 8), dtype), None, camera(8, 8),
+        settings(**changes),
+    )  # fmt: skip
+    np.testing.assert_array_equal(with_torch.data, found.data)
+
+
 def test_nothing_to_see_is_an_empty_cloud() -> None:
     packed = make(plane(depth_m=math.nan), {})
     assert (packed.width, packed.height, packed.data.size) == (0, 1, 0)
