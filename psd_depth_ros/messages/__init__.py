@@ -15,7 +15,13 @@ from psd_depth_ros.messages.clouds import (
     pack_rgb,
     unpack_rgb,
 )
-from psd_depth_ros.messages.compressed import compressed_fields, decode_compressed, is_compressed
+from psd_depth_ros.messages.compressed import (
+    compressed_fields,
+    decode_compressed,
+    decode_picture,
+    is_compressed,
+    is_picture,
+)
 from psd_depth_ros.messages.images import (
     decode,
     decode_depth,
@@ -24,6 +30,8 @@ from psd_depth_ros.messages.images import (
     depth_to_millimetres,
     ENCODINGS,
     image_fields,
+    image_size,
+    ImageDecoder,
 )
 from psd_depth_ros.messages.motion import (
     header_fields,
@@ -39,6 +47,7 @@ __all__ = [
     'DEPTH_ENCODINGS',
     'ENCODINGS',
     'CloudField',
+    'ImageDecoder',
     'camera_from_info',
     'camera_info_fields',
     'check_sizes',
@@ -49,11 +58,14 @@ __all__ = [
     'decode_compressed',
     'decode_depth',
     'decode_image',
+    'decode_picture',
     'decode_points',
     'depth_to_millimetres',
     'header_fields',
     'image_fields',
+    'image_size',
     'is_compressed',
+    'is_picture',
     'odometry_fields',
     'odometry_pose',
     'pack_cloud',

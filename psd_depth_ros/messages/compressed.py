@@ -1,11 +1,16 @@
 """JPEG and PNG of CompressedImage messages -> NumPy arrays, and back.
 
-A picture that arrived damaged is refused here rather than handed on half grey. Bags with
-compressed chunks are another matter and left to `data.bags`.
+A picture that arrived cut or with a hole is refused here rather than handed on half grey, and one
+that claims more than it can hold before memory is taken for it. Neither format lets one see every
+damage: bytes that were changed on the way make a jpeg of other pixels, and a progressive one that
+lost the end of its last scan lacks the last bit of some detail. Bags with compressed chunks are
+another matter and left to `data.bags`.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+import re
 from typing import Any
 
 import cv2
@@ -14,15 +19,49 @@ import numpy.typing as npt
 
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.camera import MAX_SIDE
+from psd_depth_ros.messages.sixteen_bit import SixteenBitTone
 
 Bytes = npt.NDArray[np.uint8]
 
+# The largest that is decoded where nothing is known of the camera: 8192 x 8192, 200 MB as RGB.
+MAX_PIXELS = 1 << 26
+# OpenCV names a Bayer pattern after its second row read from the second column.
+BAYER_CODES = {
+    'rggb': cv2.COLOR_BayerBG2RGB,
+    'bggr': cv2.COLOR_BayerRG2RGB,
+    'gbrg': cv2.COLOR_BayerGR2RGB,
+    'grbg': cv2.COLOR_BayerGB2RGB,
+}
+_BAYER = re.compile(r'\s*bayer_(rggb|bggr|gbrg|grbg)(?:8|16)\s*;')
 _JPEG_START = b'\xff\xd8\xff'
 _JPEG_END = b'\xff\xd9'
 # SOF0 to SOF15 without the tables and extensions between them.
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_JPEG_SCAN = 0xDA
+_JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
+_JPEG_ARITHMETIC = 0xC9
+# Bits of every kind without a marker in them, as long as some dozens of blocks.
+_NOISE = bytes((97 * place * place + 31 * place) % 251 + 1 for place in range(256))
 _PNG_START = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'IEND'
+_PNG_PALETTE = 3
+
+
+@dataclass(frozen=True)
+class PictureHeader:
+    """What a picture says of itself: `bits` of each value, the place of its `end` marker.
+
+    `one_scan` is true of a jpeg whose pixels come block by block, each with all of its bits.
+    """
+
+    kind: str
+    width: int
+    height: int
+    channels: int
+    bits: int
+    end: int
+    most_pixels_per_byte: float
+    one_scan: bool = False
 
 
 def is_compressed(message: Any) -> bool:
@@ -30,26 +69,98 @@ def is_compressed(message: Any) -> bool:
     return hasattr(message, 'format') and not hasattr(message, 'encoding')
 
 
-def decode_compressed(message: Any) -> Bytes:
+def decode_compressed(message: Any, tone: SixteenBitTone | None = None) -> Bytes:
     """sensor_msgs/CompressedImage of jpeg or png -> (H, W, 3) uint8 RGB, C-contiguous.
 
-    Grey pictures become three equal channels and 16-bit PNG becomes 8 bits. A rotation written
-    into the file is ignored: the calibration belongs to the sensor's rows and columns. Raises
-    MessageError for other formats and for a picture that is empty, cut short or damaged.
+    Grey pictures become three equal channels; of one channel that `format` calls a Bayer mosaic
+    (`bayer_rggb8; jpeg compressed `) colours are made, as image_transport leaves it. 16-bit PNG is
+    scaled to 8 bits by `tone`, from 0..65535 where it is None. A rotation written into the file
+    is ignored: the calibration belongs to the sensor's rows and columns. Raises MessageError for
+    other formats and for a picture that is empty, too large, cut short or damaged.
     """
-    payload = bytes(memoryview(message.data))
-    _check_format(message.format, payload)
-    _check_size(message.format, payload)
-    flags = cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        image = cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
-    except cv2.error as error:
-        raise MessageError(f'{_describe(message.format, payload)} is damaged: {error}') from error
-    if image is None:
+    if 'compressedDepth' in message.format:
         raise MessageError(
-            f'{_describe(message.format, payload)} is damaged and cannot be decoded'
+            f'compressed image has the format {message.format!r}, which holds depth; expected a '
+            'colour picture as jpeg or png'
         )
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    payload = bytes(memoryview(message.data))
+    return _decode(payload, message.format, _bayer_pattern(message.format), tone)
+
+
+def decode_picture(payload: bytes, name: str, tone: SixteenBitTone | None = None) -> Bytes:
+    """The bytes of a jpeg or png file, for messages called `name` -> (H, W, 3) uint8 RGB.
+
+    As `decode_compressed`. Raises MessageError.
+    """
+    return _decode(payload, name, '', tone)
+
+
+def is_picture(payload: bytes) -> bool:
+    """Whether bytes begin as a jpeg or png does."""
+    return payload.startswith((_JPEG_START, _PNG_START))
+
+
+def _decode(payload: bytes, text: str, bayer: str, tone: SixteenBitTone | None) -> Bytes:
+    header = read_header(payload, text)
+    flags = cv2.IMREAD_GRAYSCALE if header.channels == 1 else cv2.IMREAD_COLOR
+    if header.bits == 16:
+        flags |= cv2.IMREAD_ANYDEPTH
+    image = _imdecode(payload, flags)
+    if image is None:
+        raise MessageError(f'{_describe(text, payload)} is damaged and cannot be decoded')
+    if header.one_scan and _ends_early(payload, header.end, image, flags):
+        raise MessageError(
+            f'{_describe(text, payload)} is damaged: its pixels end before its '
+            f'{header.width}x{header.height} are full'
+        )
+    if bayer and header.channels == 1:
+        return _debayer(image, bayer, text, tone or SixteenBitTone())
+    if image.dtype == np.uint16:
+        image = (tone or SixteenBitTone()).scale(image)
+    code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
+    return cv2.cvtColor(image, code)
+
+
+def _imdecode(payload: bytes, flags: int) -> Any:
+    """Pixels of a picture by OpenCV, None where it fails."""
+    flags |= cv2.IMREAD_IGNORE_ORIENTATION
+    try:
+        return cv2.imdecode(np.frombuffer(payload, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _ends_early(payload: bytes, end: int, image: Any, flags: int) -> bool:
+    """Whether a jpeg of one scan lost pixels, which decoders fill with grey without a word.
+
+    They do so from the place of the loss to the last block, in the middle of the range. Where the
+    last block is of that grey, decoding decides, with noise in place of the end marker: it
+    changes a picture that lacks pixels, and is never read of one that is whole.
+    """
+    if (image[-8:, -8:] != 128).any():
+        return False
+    again = _imdecode(payload[:end] + _NOISE, flags)
+    return again is None or not np.array_equal(again, image)
+
+
+def _bayer_pattern(text: str) -> str:
+    """`rggb` of `bayer_rggb8; jpeg compressed `, '' where the picture is no mosaic.
+
+    Where image_transport made a grey picture of the mosaic it says `compressed mono8`.
+    """
+    match = _BAYER.match(text)
+    return match[1] if match and 'compressed mono' not in text else ''
+
+
+def _debayer(image: Any, pattern: str, text: str, tone: SixteenBitTone) -> Bytes:
+    height, width = image.shape
+    if height % 2 or width % 2:
+        raise MessageError(
+            f'compressed image ({text!r}) is {width}x{height}, but a Bayer mosaic has an even '
+            'width and height'
+        )
+    rgb = cv2.cvtColor(image, BAYER_CODES[pattern])
+    return tone.scale(rgb, watch=image) if image.dtype == np.uint16 else rgb
 
 
 def compressed_fields(
@@ -68,59 +179,102 @@ def compressed_fields(
     return {'format': f'rgb8; {picture_format} compressed bgr8', 'data': data.reshape(-1)}
 
 
-def _check_format(text: str, payload: bytes) -> None:
-    """Look at the bytes, not only at `format`: image_transport writes many forms of it."""
-    if 'compressedDepth' in text:
-        raise MessageError(
-            f'compressed image has the format {text!r}, which holds depth; expected a colour '
-            'picture as jpeg or png'
-        )
+def read_header(payload: bytes, text: str) -> PictureHeader:
+    """What a jpeg or png says of itself, before memory of its size is taken.
+
+    Looks at the bytes, not at the format `text`: image_transport writes many forms of it. Raises
+    MessageError where it is neither, has no header or no end, or says a size that no camera has or
+    that its bytes cannot hold.
+    """
     if payload.startswith(_JPEG_START):
-        end = _JPEG_END
+        header, mark = _jpeg_header(payload), _JPEG_END
     elif payload.startswith(_PNG_START):
-        end = _PNG_END
+        header, mark = _png_header(payload), _PNG_END
     else:
         raise MessageError(f'{_describe(text, payload)} is neither jpeg nor png')
-    # Decoders differ in what they do with half a picture; its end marker is either there or not.
-    if payload.rfind(end) < 0:
+    # Decoders differ in what they do with half a picture; its end is either there or not.
+    if payload.rfind(mark) < 0 or (header is not None and header.end < 0):
         raise MessageError(
             f'{_describe(text, payload)} is damaged: it was cut short (no end marker)'
         )
-
-
-def _check_size(text: str, payload: bytes) -> None:
-    """Read the size before memory of that size is taken."""
-    size = _png_size(payload) if payload.startswith(_PNG_START) else _jpeg_size(payload)
-    if size is None:
+    if header is None:
         raise MessageError(f'{_describe(text, payload)} is damaged: its header has no size')
-    width, height = size
+    _check_size(header, text, payload)
+    return header
+
+
+def _check_size(header: PictureHeader, text: str, payload: bytes) -> None:
+    width, height = header.width, header.height
+    size = f'{_describe(text, payload)} is {width}x{height}'
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise MessageError(f'{size}, expected sides of 1 to {MAX_SIDE} pixels')
+    if width * height > MAX_PIXELS:
+        raise MessageError(f'{size}, expected at most {MAX_PIXELS} pixels')
+    if width * height > header.most_pixels_per_byte * len(payload):
         raise MessageError(
-            f'{_describe(text, payload)} is {width}x{height}, expected sides of 1 to {MAX_SIDE} '
-            'pixels'
+            f'{size}, which is more pixels than its bytes can hold: it was cut short, or its '
+            'header is damaged'
         )
 
 
-def _png_size(payload: bytes) -> tuple[int, int] | None:
-    """Width and height in the first chunk, IHDR (PNG specification, 11.2.2)."""
-    if payload[12:16] != b'IHDR' or len(payload) < 24:
+def _png_header(payload: bytes) -> PictureHeader | None:
+    """The first chunk, IHDR (PNG specification, 11.2.2)."""
+    if payload[12:16] != b'IHDR' or len(payload) < 26:
         return None
-    return int.from_bytes(payload[16:20], 'big'), int.from_bytes(payload[20:24], 'big')
+    width, height = (int.from_bytes(payload[at : at + 4], 'big') for at in (16, 20))
+    bits, colour = payload[24], payload[25]
+    channels = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}.get(colour)
+    if channels is None or bits not in (1, 2, 4, 8, 16):
+        return None
+    # Deflate makes at most 1032 bytes of one (RFC 1951).
+    most = 1032 * 8 / (bits * channels)
+    shown = 3 if colour == _PNG_PALETTE else channels
+    return PictureHeader('png', width, height, shown, bits, payload.rfind(_PNG_END), most)
 
 
-def _jpeg_size(payload: bytes) -> tuple[int, int] | None:
-    """Width and height in the start-of-frame segment (ITU-T T.81, B.2.2)."""
+def _jpeg_header(payload: bytes) -> PictureHeader | None:
+    """The start-of-frame segment and the scan after it (ITU-T T.81, B.2)."""
+    frame: tuple[int, int, int, int] | None = None
     place = 2
-    while place + 9 <= len(payload) and payload[place] == 0xFF:
+    while place + 4 <= len(payload) and payload[place] == 0xFF:
         marker = payload[place + 1]
         if marker == 0xFF:  # filling
             place += 1
             continue
-        if marker in _JPEG_FRAMES:
-            height = int.from_bytes(payload[place + 5 : place + 7], 'big')
-            return int.from_bytes(payload[place + 7 : place + 9], 'big'), height
+        if marker in _JPEG_FRAMES and place + 10 <= len(payload):
+            height, width = (
+                int.from_bytes(payload[place + at : place + at + 2], 'big') for at in (5, 7)
+            )
+            frame = width, height, payload[place + 9], marker
+        if marker == _JPEG_SCAN:
+            break
         place += 2 + int.from_bytes(payload[place + 2 : place + 4], 'big')
-    return None
+    if frame is None:
+        return None
+    width, height, channels, marker = frame
+    # A block of 64 pixels takes one bit at least, unless it is coded arithmetically.
+    most = 512.0 if marker < _JPEG_ARITHMETIC else float('inf')
+    end = payload.rfind(_JPEG_END, min(place, len(payload)))
+    one_scan = payload[place + 4 : place + 5] == bytes([channels])
+    one_scan = one_scan and marker not in _JPEG_PROGRESSIVE
+    if end >= 0 and not one_scan and not _has_all_scans(payload, place, channels):
+        end = -1
+    return PictureHeader('jpeg', width, height, channels, 8, end, most, one_scan)
+
+
+def _has_all_scans(payload: bytes, place: int, channels: int) -> bool:
+    """Whether every component is coded to its last bit (T.81, B.2.3 and G.1.1.1)."""
+    seen: set[tuple[int, str]] = set()
+    while place >= 0:
+        count = payload[place + 4] if place + 4 < len(payload) else 0
+        last = place + 5 + 2 * count
+        if last + 2 < len(payload) and payload[last + 2] & 15 == 0:  # down to the lowest bit
+            for one in range(count):
+                component = payload[place + 5 + 2 * one]
+                seen |= {(component, 'dc')} if payload[last] == 0 else set()
+                seen |= {(component, 'ac')} if payload[last + 1] == 63 else set()
+        place = payload.find(bytes([0xFF, _JPEG_SCAN]), place + 2)
+    return len(seen) >= 2 * channels
 
 
 def _describe(text: str, payload: bytes) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from fractions import Fraction
 import sys
 from typing import Any
 
@@ -18,7 +19,14 @@ import numpy.typing as npt
 
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.camera import MAX_SIDE
-from psd_depth_ros.messages.compressed import decode_compressed, is_compressed
+from psd_depth_ros.messages.compressed import (
+    BAYER_CODES,
+    decode_compressed,
+    is_compressed,
+    MAX_PIXELS,
+    read_header,
+)
+from psd_depth_ros.messages.sixteen_bit import FULL, SixteenBitTone
 
 Bytes = npt.NDArray[np.uint8]
 Depth = npt.NDArray[np.float32]
@@ -26,84 +34,130 @@ Depth = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class _Layout:
-    """How one encoding lays out its bytes, and how rows of it become RGB.
+    """How one encoding lays out its bytes, and how its pixels become RGB.
 
-    `rows(height)` rows of `width * pixel_bytes` bytes each; width and height must be multiples of
-    `width_step` and `height_step`.
+    `rows(height)` rows of `width` pixels of `channels` values of `dtype` each; width and height
+    must be multiples of `width_step` and `height_step`. `to_rgb` takes (rows, width x channels)
+    uint8, or uint16 in native byte order with the tone that makes 8 bits of them.
     """
 
-    pixel_bytes: int
-    to_rgb: Callable[[Bytes, int, bool], Bytes]
+    channels: int
+    to_rgb: Callable[[Any, int, SixteenBitTone], Bytes]
+    dtype: type[Any] = np.uint8
     width_step: int = 1
     height_step: int = 1
-    half_chroma_plane: bool = False
+    chroma: Fraction = Fraction(0)
+
+    @property
+    def pixel_bytes(self) -> int:
+        """Bytes of a pixel in a row."""
+        return self.channels * np.dtype(self.dtype).itemsize
 
     def rows(self, height: int) -> int:
-        """Rows of bytes that an image of this height takes."""
-        return height * 3 // 2 if self.half_chroma_plane else height
+        """Rows of bytes that an image of this height takes, chroma planes included."""
+        return int(height * (1 + self.chroma))
 
 
-def _keep(rows: Bytes, channels: int, swapped: bool) -> Bytes:
+def _keep(rows: Bytes, channels: int, tone: SixteenBitTone) -> Bytes:
     return np.ascontiguousarray(_pixels(rows, channels))
 
 
-def _convert(code: int) -> Callable[[Bytes, int, bool], Bytes]:
-    def convert(rows: Bytes, channels: int, swapped: bool) -> Bytes:
+def _convert(code: int) -> Callable[[Bytes, int, SixteenBitTone], Bytes]:
+    def convert(rows: Bytes, channels: int, tone: SixteenBitTone) -> Bytes:
         return cv2.cvtColor(_pixels(rows, channels), code)
 
     return convert
 
 
-def _convert_plane(code: int) -> Callable[[Bytes, int, bool], Bytes]:
-    def convert(rows: Bytes, channels: int, swapped: bool) -> Bytes:
+def _convert_plane(code: int) -> Callable[[Bytes, int, SixteenBitTone], Bytes]:
+    def convert(rows: Bytes, channels: int, tone: SixteenBitTone) -> Bytes:
         return cv2.cvtColor(rows, code)
 
     return convert
 
 
-def _grey16(rows: Bytes, channels: int, swapped: bool) -> Bytes:
-    """Scale the full 16-bit range to 8 bits, as cv_bridge does."""
-    grey = rows.view(np.uint16)
-    if swapped:
-        grey = grey.byteswap()
-    return cv2.cvtColor(cv2.convertScaleAbs(grey, alpha=255.0 / 65535.0), cv2.COLOR_GRAY2RGB)
+def _deep(code: int | None) -> Callable[[Any, int, SixteenBitTone], Bytes]:
+    """Colours of 16 bits: to 8 bits, then to RGB."""
+
+    def convert(rows: Any, channels: int, tone: SixteenBitTone) -> Bytes:
+        scaled = _pixels(tone.scale(rows), channels)
+        return np.ascontiguousarray(scaled) if code is None else cv2.cvtColor(scaled, code)
+
+    return convert
 
 
-def _pixels(rows: Bytes, channels: int) -> Bytes:
+def _deep_bayer(code: int) -> Callable[[Any, int, SixteenBitTone], Bytes]:
+    """Debayer with all bits, then 8 bits of them: the order of cv_bridge."""
+
+    def convert(rows: Any, channels: int, tone: SixteenBitTone) -> Bytes:
+        return tone.scale(cv2.cvtColor(rows, code), watch=rows)
+
+    return convert
+
+
+def _nv24(rows: Bytes, channels: int, tone: SixteenBitTone) -> Bytes:
+    """Y plane, then a plane of Cb Cr of every pixel: two rows of bytes for each of its rows."""
+    height, width = rows.shape[0] // 3, rows.shape[1]
+    chroma = rows[height:].reshape(height, width, 2)
+    # BT.601 video range as OpenCV computes it for 4:2:2: each pixel twice, with its own chroma.
+    packed = np.empty((height, 2 * width, 2), np.uint8)
+    packed[:, 0::2, 0] = packed[:, 1::2, 0] = rows[:height]
+    packed[:, 0::2, 1], packed[:, 1::2, 1] = chroma[..., 0], chroma[..., 1]
+    return np.ascontiguousarray(cv2.cvtColor(packed, cv2.COLOR_YUV2RGB_YUY2)[:, ::2])
+
+
+def _pixels(rows: Any, channels: int) -> Any:
     """(H, W * channels) rows, padded or not, as (H, W, channels) without a copy."""
     return rows.reshape(rows.shape[0], -1, channels)
 
 
 _UYVY = _Layout(2, _convert(cv2.COLOR_YUV2RGB_UYVY), width_step=2)
 _YUYV = _Layout(2, _convert(cv2.COLOR_YUV2RGB_YUY2), width_step=2)
-
-
-def _bayer(code: int) -> _Layout:
-    return _Layout(1, _convert_plane(code), width_step=2, height_step=2)
+_MONO8 = _Layout(1, _convert_plane(cv2.COLOR_GRAY2RGB))
+_BGR8 = _Layout(3, _convert(cv2.COLOR_BGR2RGB))
+_BGRA8 = _Layout(4, _convert(cv2.COLOR_BGRA2RGB))
+_BGR16 = _Layout(3, _deep(cv2.COLOR_BGR2RGB), np.uint16)
+_BGRA16 = _Layout(4, _deep(cv2.COLOR_BGRA2RGB), np.uint16)
 
 
 def _semiplanar(code: int) -> _Layout:
-    return _Layout(1, _convert_plane(code), width_step=2, height_step=2, half_chroma_plane=True)
+    half = Fraction(1, 2)
+    return _Layout(1, _convert_plane(code), width_step=2, height_step=2, chroma=half)
 
 
-# OpenCV names a Bayer pattern after its second row read from the second column.
+# OpenCV's own names (8UC3 ...) say nothing of colours; written by OpenCV, they are in its order,
+# as cv_bridge shows them.
 _LAYOUTS: dict[str, _Layout] = {
     'rgb8': _Layout(3, _keep),
-    'bgr8': _Layout(3, _convert(cv2.COLOR_BGR2RGB)),
+    'bgr8': _BGR8,
     'rgba8': _Layout(4, _convert(cv2.COLOR_RGBA2RGB)),
-    'bgra8': _Layout(4, _convert(cv2.COLOR_BGRA2RGB)),
-    'mono8': _Layout(1, _convert_plane(cv2.COLOR_GRAY2RGB)),
-    'mono16': _Layout(2, _grey16),
-    'bayer_rggb8': _bayer(cv2.COLOR_BayerBG2RGB),
-    'bayer_bggr8': _bayer(cv2.COLOR_BayerRG2RGB),
-    'bayer_gbrg8': _bayer(cv2.COLOR_BayerGR2RGB),
-    'bayer_grbg8': _bayer(cv2.COLOR_BayerGB2RGB),
+    'bgra8': _BGRA8,
+    'mono8': _MONO8,
+    'rgb16': _Layout(3, _deep(None), np.uint16),
+    'bgr16': _BGR16,
+    'rgba16': _Layout(4, _deep(cv2.COLOR_RGBA2RGB), np.uint16),
+    'bgra16': _BGRA16,
+    'mono16': _Layout(1, _deep(cv2.COLOR_GRAY2RGB), np.uint16),
+    **{
+        f'bayer_{pattern}8': _Layout(1, _convert_plane(code), width_step=2, height_step=2)
+        for pattern, code in BAYER_CODES.items()
+    },
+    **{
+        f'bayer_{pattern}16': _Layout(1, _deep_bayer(code), np.uint16, width_step=2, height_step=2)
+        for pattern, code in BAYER_CODES.items()
+    },
     'uyvy': _UYVY,
     'yuv422': _UYVY,
     'yuyv': _YUYV,
     'yuv422_yuy2': _YUYV,
     'nv12': _semiplanar(cv2.COLOR_YUV2RGB_NV12),
     'nv21': _semiplanar(cv2.COLOR_YUV2RGB_NV21),
+    'nv24': _Layout(1, _nv24, chroma=Fraction(2)),
+    '8UC1': _MONO8,
+    '8UC3': _BGR8,
+    '8UC4': _BGRA8,
+    '16UC3': _BGR16,
+    '16UC4': _BGRA16,
 }
 
 ENCODINGS = tuple(_LAYOUTS)
@@ -118,32 +172,107 @@ _DTYPES: dict[str, np.dtype[Any]] = {
 }
 
 
+class ImageDecoder:
+    """Decodes the images of one stream, and tells what is odd about the stream as a whole.
+
+    `sixteen_bit_range` is how 16-bit pixels become 8 bits (see `sixteen_bit`). `fallback` gets an
+    Image whose encoding is not in `ENCODINGS` and gives (H, W, 3) uint8 RGB or raises
+    MessageError.
+    """
+
+    def __init__(
+        self, sixteen_bit_range: str = FULL, fallback: Callable[[Any], Bytes] | None = None
+    ) -> None:
+        self._tone = SixteenBitTone(sixteen_bit_range)
+        self._fallback = fallback
+
+    @property
+    def sixteen_bit_range(self) -> str:
+        """How 16-bit pixels become 8 bits."""
+        return self._tone.text
+
+    @property
+    def note(self) -> str:
+        """What to tell of the stream so far, empty where nothing is odd."""
+        return self._tone.note
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether enough images were seen to believe `note`."""
+        return self._tone.is_settled
+
+    def change_range(self, sixteen_bit_range: str) -> None:
+        """Scale 16-bit pixels otherwise from now on. Raises SettingsError."""
+        if sixteen_bit_range != self._tone.text:
+            self._tone = SixteenBitTone(sixteen_bit_range)
+
+    def decode(self, message: Any) -> Bytes:
+        """Image or CompressedImage -> (H, W, 3) uint8 RGB, C-contiguous. Raises MessageError."""
+        if is_compressed(message):
+            return decode_compressed(message, self._tone)
+        if self._fallback is not None and message.encoding not in _LAYOUTS:
+            return self._fallback(message)
+        return decode_image(message, self._tone)
+
+
 def decode(message: Any) -> Bytes:
     """Image or CompressedImage -> (H, W, 3) uint8 RGB. Raises MessageError."""
-    return decode_compressed(message) if is_compressed(message) else decode_image(message)
+    return ImageDecoder().decode(message)
 
 
-def decode_image(message: Any) -> Bytes:
+def image_size(message: Any) -> tuple[int, int]:
+    """Width and height that an Image or CompressedImage says it has, before it is decoded.
+
+    Raises MessageError where a picture has no header to read, or says a size that none has.
+    """
+    if is_compressed(message):
+        header = read_header(bytes(memoryview(message.data)), message.format)
+        return header.width, header.height
+    return int(message.width), int(message.height)
+
+
+def decode_image(message: Any, tone: SixteenBitTone | None = None) -> Bytes:
     """sensor_msgs/Image of a colour or grey encoding -> (H, W, 3) uint8 RGB, C-contiguous.
 
     `rgb8` without row padding is a view of the message's buffer, everything else a new array.
-    YUV is BT.601 in video range; mono16 is scaled from 0..65535. Raises MessageError for an
-    encoding that is not in `ENCODINGS`, a size out of range, a step shorter than a row and a
-    buffer shorter than height x step.
+    YUV is BT.601 in video range; 16 bits are scaled by `tone`, from 0..65535 where it is None. A
+    step of 0 means rows without padding. Raises MessageError for an encoding that is not in
+    `ENCODINGS`, a size out of range, a step shorter than a row and a buffer shorter than height x
+    step.
     """
     layout = _LAYOUTS.get(message.encoding)
     if layout is None:
-        raise MessageError(
-            f'image encoding {message.encoding!r} cannot be read; accepted are '
-            f'{", ".join(ENCODINGS)}, or jpeg and png as CompressedImage'
-        )
+        raise MessageError(_describe_unknown(message.encoding))
     if message.width % layout.width_step or message.height % layout.height_step:
         raise MessageError(
             f'image is {message.width}x{message.height}, but {message.encoding} needs a width in '
             f'steps of {layout.width_step} and a height in steps of {layout.height_step}'
         )
-    rows = _rows(message, layout.pixel_bytes, layout.rows(message.height))
-    return layout.to_rgb(rows, layout.pixel_bytes, _is_swapped(message))
+    count = layout.rows(message.height)
+    rows = _rows(message, layout.pixel_bytes, count)
+    if layout.chroma > 1:  # a row of the second plane is two of the first, its padding too
+        luma, chroma = rows[: message.height], rows[message.height :]
+        chroma = chroma.reshape(message.height, -1)[:, : 2 * message.width]
+        rows = np.concatenate([luma[:, : message.width], chroma.reshape(-1, message.width)])
+    rows = rows[:, : message.width * layout.pixel_bytes]
+    if layout.dtype is not np.uint8:
+        rows = rows.view(layout.dtype)
+        # OpenCV cannot read rows that begin between two values, as an odd padding makes them.
+        odd = not rows.flags.aligned
+        rows = rows.byteswap() if _is_swapped(message) else rows.copy() if odd else rows
+    return layout.to_rgb(rows, layout.channels, tone or SixteenBitTone())
+
+
+def _describe_unknown(encoding: str) -> str:
+    if encoding in DEPTH_ENCODINGS:
+        return (
+            f'image encoding {encoding!r} holds depth (REP 118), no picture; choose the topic of '
+            'the camera (thermal counts are published as mono16)'
+        )
+    return (
+        f'image encoding {encoding!r} cannot be read; accepted are '
+        f'{", ".join(ENCODINGS)}, or jpeg and png as CompressedImage'
+    )
 
 
 def decode_depth(message: Any) -> Depth:
@@ -158,7 +287,7 @@ def decode_depth(message: Any) -> Depth:
             f'{", ".join(DEPTH_ENCODINGS)}'
         )
     dtype = _DTYPES[message.encoding]
-    rows = _rows(message, dtype.itemsize, message.height)
+    rows = _rows(message, dtype.itemsize, message.height)[:, : message.width * dtype.itemsize]
     values = np.ascontiguousarray(rows).view(dtype)
     if _is_swapped(message):
         values = values.byteswap()
@@ -205,26 +334,33 @@ def image_fields(array: npt.NDArray[Any], encoding: str) -> dict[str, Any]:
 
 
 def _rows(message: Any, pixel_bytes: int, count: int) -> Bytes:
-    """View the message as (count, width * pixel_bytes) bytes, row padding cut off."""
+    """View the message as (count, step) bytes, padding included."""
     width, height, step = message.width, message.height, message.step
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise MessageError(
             f'image is {width}x{height}, expected sides of 1 to {MAX_SIDE} pixels; check the '
             'camera driver'
         )
+    if width * height > MAX_PIXELS:
+        raise MessageError(
+            f'image is {width}x{height}, expected at most {MAX_PIXELS} pixels; check the camera '
+            'driver'
+        )
+    data = flat_bytes(message.data)
+    if step == 0 and data.size == count * width * pixel_bytes:
+        step = width * pixel_bytes
     if step < width * pixel_bytes:
         raise MessageError(
             f'image step is {step} bytes, but a row of {width} pixels in {message.encoding} '
             f'takes {width * pixel_bytes}; check the camera driver'
         )
-    data = flat_bytes(message.data)
     if data.size < count * step:
         raise MessageError(
             f'image data is {data.size} bytes, but {count} rows of {step} bytes '
             f'({width}x{height} {message.encoding}) take {count * step}; the message was cut '
             'short or its fields disagree'
         )
-    return data[: count * step].reshape(count, step)[:, : width * pixel_bytes]
+    return data[: count * step].reshape(count, step)
 
 
 def flat_bytes(data: Any) -> Bytes:

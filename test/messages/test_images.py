@@ -8,12 +8,15 @@ import pytest
 
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.messages import (
+    compressed_fields,
     decode,
     decode_depth,
     decode_image,
     depth_to_millimetres,
     ENCODINGS,
     image_fields,
+    image_size,
+    ImageDecoder,
 )
 
 
@@ -64,9 +67,34 @@ def test_mono8_becomes_three_equal_channels(rgb, padding):
 @pytest.mark.parametrize('padding', [0, 3, 4])
 @pytest.mark.parametrize('big', [False, True])
 def test_mono16_scales_the_full_range_in_both_byte_orders(big, padding):
-    values = np.array([[0, 257, 32896, 65535]], '>u2' if big else '<u2')
+    row = [0, 257, 32896, 65535]
+    values = np.array([row, row[::-1], row], '>u2' if big else '<u2')
     message = make_image('mono16', values.view(np.uint8), 4, padding=padding, is_bigendian=big)
-    assert decode_image(message)[0, :, 0].tolist() == [0, 1, 128, 255]
+    decoded = decode_image(message)[..., 0].tolist()
+    assert decoded == [[0, 1, 128, 255], [255, 128, 1, 0], [0, 1, 128, 255]]
+
+
+@pytest.mark.parametrize('padding', [0, 6])
+@pytest.mark.parametrize('big', [False, True])
+@pytest.mark.parametrize('encoding', ['rgb16', 'bgr16', 'rgba16', 'bgra16', '16UC3', '16UC4'])
+def test_colours_of_16_bits(rgb, encoding, big, padding):
+    # OpenCV's own names are in its order, blue first
+    order = COLOUR_ORDERS[{'16UC3': 'bgr16', '16UC4': 'bgra16'}.get(encoding, encoding)[:-2] + '8']
+    deep = (rgb[..., order].astype(np.uint16) * 257).astype('>u2' if big else '<u2')
+    message = make_image(encoding, deep, 8, padding=padding, is_bigendian=big)
+    decoded = decode_image(message)
+    assert np.array_equal(decoded, rgb)
+    assert decoded.dtype == np.uint8
+    assert decoded.flags.c_contiguous
+
+
+@pytest.mark.parametrize(
+    ('encoding', 'alike'), [('8UC1', 'mono8'), ('8UC3', 'bgr8'), ('8UC4', 'bgra8')]
+)
+def test_types_of_opencv_are_in_its_order(rgb, encoding, alike):
+    rows = rgb[..., {'mono8': [0], **COLOUR_ORDERS}[alike]].copy()
+    named = decode_image(make_image(alike, rows, 8))
+    assert np.array_equal(decode_image(make_image(encoding, rows, 8)), named)
 
 
 BAYER = {'rggb': 'RGGB', 'bggr': 'BGGR', 'gbrg': 'GBRG', 'grbg': 'GRBG'}
@@ -75,10 +103,14 @@ BAYER = {'rggb': 'RGGB', 'bggr': 'BGGR', 'gbrg': 'GBRG', 'grbg': 'GRBG'}
 @pytest.mark.parametrize('padding', [0, 7])
 @pytest.mark.parametrize('pattern', BAYER)
 @pytest.mark.parametrize('channel', [0, 1, 2])
-def test_bayer_mosaic_of_one_colour_keeps_that_colour(pattern, channel, padding):
-    tile = [200 if letter == 'RGB'[channel] else 0 for letter in BAYER[pattern]]
-    mosaic = np.tile(np.array(tile, np.uint8).reshape(2, 2), (4, 5))
-    decoded = decode_image(make_image(f'bayer_{pattern}8', mosaic, 10, padding=padding))
+@pytest.mark.parametrize('dtype', ['u1', '<u2', '>u2'])
+def test_bayer_mosaic_of_one_colour_keeps_that_colour(pattern, channel, padding, dtype):
+    full = 200 if dtype == 'u1' else 200 * 257
+    tile = [full if letter == 'RGB'[channel] else 0 for letter in BAYER[pattern]]
+    mosaic = np.tile(np.array(tile, dtype).reshape(2, 2), (4, 5))
+    encoding = f'bayer_{pattern}{8 * mosaic.itemsize}'
+    big = dtype.startswith('>')
+    decoded = decode_image(make_image(encoding, mosaic, 10, padding=padding, is_bigendian=big))
     expected = [200 if index == channel else 0 for index in range(3)]
     assert decoded[3, 4].tolist() == expected
 
@@ -108,6 +140,60 @@ def test_semiplanar_chroma_order(encoding, order):
     decoded = decode_image(make_image(encoding, rows, 4, height=4, padding=4)).astype(int)
     assert decoded.shape == (4, 4, 3)
     assert np.abs(decoded - [255, 0, 0]).max() <= 3
+
+
+@pytest.mark.parametrize('padding', [0, 3])
+def test_nv24_has_chroma_for_every_pixel(padding):
+    # White, black and red side by side, and not a pixel of them mixed with its neighbour.
+    luma = np.tile(np.array([235, 16, 82], np.uint8), (2, 1))
+    chroma = np.tile(np.array([[128, 128], [128, 128], [90, 240]], np.uint8), (2, 1, 1))
+    luma = np.pad(luma, ((0, 0), (0, padding)), constant_values=200)
+    chroma = np.pad(chroma.reshape(2, 6), ((0, 0), (0, 2 * padding)), constant_values=7)
+    rows = np.concatenate([luma.reshape(-1), chroma.reshape(-1)]).reshape(6, -1)
+    message = make_image('nv24', rows, 3, height=2)
+    decoded = decode_image(message).astype(int)
+    assert np.abs(decoded - [[255] * 3, [0] * 3, [255, 0, 0]]).max() <= 3
+
+
+def test_a_step_of_0_is_rows_without_padding(rgb):
+    message = make_image('rgb8', rgb, 8)
+    message.step = 0
+    assert np.array_equal(decode_image(message), rgb)
+    message.data = message.data[:-1]
+    with pytest.raises(MessageError, match='step is 0 bytes'):
+        decode_image(message)
+
+
+def test_an_image_of_no_camera_is_refused_before_it_is_decoded():
+    message = make_image('mono8', np.zeros((2, 16384), np.uint8), 16384, height=16384)
+    with pytest.raises(MessageError, match='16384x16384, expected at most 67108864 pixels'):
+        decode_image(message)
+
+
+def test_encodings_that_are_not_ours_go_to_the_fallback(rgb):
+    asked = []
+
+    def fallback(message):
+        asked.append(message.encoding)
+        return rgb
+
+    decoder = ImageDecoder(fallback=fallback)
+    assert decoder.decode(make_image('yuv_of_tomorrow', rgb, 8)) is rgb
+    assert np.array_equal(decoder.decode(make_image('rgb8', rgb, 8)), rgb)
+    assert asked == ['yuv_of_tomorrow']
+
+
+@pytest.mark.parametrize('encoding', ['16UC1', '32FC1'])
+def test_depth_is_no_picture(encoding):
+    with pytest.raises(MessageError, match=rf"'{encoding}' holds depth \(REP 118\)"):
+        decode_image(make_image(encoding, np.zeros((2, 16), np.uint8), 4))
+
+
+def test_size_is_known_before_decoding(rgb):
+    assert image_size(make_image('rgb8', rgb, 8)) == (8, 6)
+    for picture_format in ('jpeg', 'png'):
+        picture = SimpleNamespace(**compressed_fields(rgb, picture_format))
+        assert image_size(picture) == (8, 6)
 
 
 def test_rgb8_without_padding_is_a_view(rgb):
