@@ -20,6 +20,9 @@ from psd_depth_ros.messages.images import flat_bytes
 # sensor_msgs/PointField: INT8 = 1 .. FLOAT64 = 8
 _DTYPES = {1: 'i1', 2: 'u1', 3: 'i2', 4: 'u2', 5: 'i4', 6: 'u4', 7: 'f4', 8: 'f8'}
 _MAX_POINT_STEP = 1 << 20
+_XYZ = ('x', 'y', 'z')
+# What PCL and its kind call the bytes between two fields.
+_PADDING = ('', '_')
 _DATATYPES = {dtype: number for number, dtype in _DTYPES.items()}
 
 
@@ -37,10 +40,11 @@ def decode_cloud(message: Any) -> dict[str, npt.NDArray[Any]]:
     """sensor_msgs/PointCloud2 -> every field by its name, native byte order.
 
     Arrays are (N,), or (N, count) where a field holds several values; N = height x width, row by
-    row. Raises MessageError for an unknown datatype, a field outside the point, rows shorter than
-    their points and a buffer shorter than its rows.
+    row. Fields without a name, and those called `_`, are padding and left out. Raises MessageError
+    for an unknown datatype, a field outside the point, sizes that are negative and a buffer
+    shorter than its rows.
     """
-    points = _points(message)
+    points = _points(message, [field for field in message.fields if field.name not in _PADDING])
     arrays = {}
     for name in points.dtype.names or ():
         values = points[name].reshape(-1, *points[name].shape[2:])
@@ -49,16 +53,30 @@ def decode_cloud(message: Any) -> dict[str, npt.NDArray[Any]]:
 
 
 def decode_points(message: Any) -> npt.NDArray[np.float32]:
-    """sensor_msgs/PointCloud2 -> its finite points, (N, 3) float32 metres. Raises MessageError."""
-    points = _points(message)
-    missing = [name for name in ('x', 'y', 'z') if name not in (points.dtype.names or ())]
+    """sensor_msgs/PointCloud2 -> its finite points, (N, 3) float32 metres.
+
+    Points beyond what a float32 holds are left out as well. Raises MessageError.
+    """
+    names = [field.name for field in message.fields]
+    missing = [name for name in _XYZ if name not in names]
     if missing:
         raise MessageError(
             f'point cloud has no field {", ".join(missing)}; its fields are '
-            f'{", ".join(points.dtype.names or ()) or "none"}'
+            f'{", ".join(names) or "none"}'
         )
-    xyz = np.stack([points[name].reshape(-1) for name in ('x', 'y', 'z')], axis=-1)
-    return xyz.astype(np.float32)[np.isfinite(xyz).all(axis=1)]
+    fields = [field for field in message.fields if field.name in _XYZ]
+    for field in fields:
+        if int(field.count) > 1:
+            raise MessageError(
+                f'point cloud field {field.name!r} holds {field.count} values, expected one: a '
+                'coordinate in metres'
+            )
+    points = _points(message, fields)
+    xyz = np.empty((points.size, 3), np.float32)
+    with np.errstate(over='ignore'):
+        for column, name in enumerate(_XYZ):
+            xyz[:, column] = points[name].reshape(-1)
+    return xyz[np.isfinite(xyz).all(axis=1)]
 
 
 def unpack_rgb(packed: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
@@ -131,35 +149,58 @@ def _describe(name: str, dtype: np.dtype[Any]) -> CloudField:
     return CloudField(name, offset, number, int(np.prod(shape, dtype=int)))
 
 
-def _points(message: Any) -> npt.NDArray[Any]:
-    """View the cloud's buffer as (height, width) structured points."""
+def _points(message: Any, wanted: Sequence[Any]) -> npt.NDArray[Any]:
+    """View some fields of the cloud's buffer as (height, width) structured points."""
     height, width = int(message.height), int(message.width)
-    point_step, row_step = int(message.point_step), int(message.row_step)
-    if row_step < width * point_step:
-        raise MessageError(
-            f'point cloud row_step is {row_step} bytes, but {width} points of {point_step} bytes '
-            f'take {width * point_step}'
-        )
-    if point_step > _MAX_POINT_STEP:
-        raise MessageError(
-            f'point cloud point_step is {point_step} bytes, expected at most {_MAX_POINT_STEP}'
-        )
-    data = flat_bytes(message.data)
-    if data.size < height * row_step:
-        raise MessageError(
-            f'point cloud data is {data.size} bytes, but {height} rows of {row_step} bytes take '
-            f'{height * row_step}; the message was cut short or its fields disagree'
-        )
-    dtype = _point_dtype(message)
+    point_step = int(message.point_step)
+    _check_sizes(message, height * width)
+    dtype = _point_dtype(message, wanted)
     if not height * width:
         return np.empty((height, width), dtype)
+    data = flat_bytes(message.data)
+    row_step = _row_step(message, data.size)
     return np.ndarray((height, width), dtype, data, strides=(row_step, point_step))
 
 
-def _point_dtype(message: Any) -> np.dtype[Any]:
+def _check_sizes(message: Any, count: int) -> None:
+    """Refuse sizes that no point has."""
+    for name in ('height', 'width', 'point_step', 'row_step'):
+        if int(getattr(message, name)) < 0:
+            raise MessageError(
+                f'point cloud {name} is {getattr(message, name)}, expected 0 or more'
+            )
+    smallest = 1 if count else 0
+    if not smallest <= message.point_step <= _MAX_POINT_STEP:
+        raise MessageError(
+            f'point cloud point_step is {message.point_step} bytes, expected at most '
+            f'{_MAX_POINT_STEP} and at least {smallest}'
+        )
+
+
+def _row_step(message: Any, size: int) -> int:
+    """Bytes from row to row of a cloud with points whose data are `size` bytes.
+
+    Drivers fill `row_step` with 0, with the bytes of the whole cloud or with another number where
+    nothing depends on it: data of as many bytes as there are points has rows without padding.
+    Padding after the last row may be missing.
+    """
+    height, width = int(message.height), int(message.width)
+    row_step, row = int(message.row_step), width * int(message.point_step)
+    if row <= row_step and size >= (height - 1) * row_step + row:
+        return row_step
+    if size == height * row or (size >= height * row and row_step in (0, height * row)):
+        return row
+    raise MessageError(
+        f'point cloud data is {size} bytes, but {height} rows of {row_step} bytes take '
+        f'{height * row_step}, and {height} x {width} points of {message.point_step} bytes '
+        f'{height * row}; the message was cut short or its fields disagree'
+    )
+
+
+def _point_dtype(message: Any, wanted: Sequence[Any]) -> np.dtype[Any]:
     order = '>' if message.is_bigendian else '<'
     names, formats, offsets = [], [], []
-    for field in message.fields:
+    for field in wanted:
         code = _DTYPES.get(int(field.datatype))
         if code is None:
             raise MessageError(
@@ -169,10 +210,10 @@ def _point_dtype(message: Any) -> np.dtype[Any]:
         # Some drivers leave count at 0 where they mean 1.
         count = max(int(field.count), 1)
         end = int(field.offset) + count * np.dtype(code).itemsize
-        if end > message.point_step:
+        if not (field.offset >= 0 and end <= message.point_step):
             raise MessageError(
-                f'point cloud field {field.name!r} ends at byte {end} of a point, but point_step '
-                f'is {message.point_step}'
+                f'point cloud field {field.name!r} begins at byte {field.offset} and ends at byte '
+                f'{end} of a point, but point_step is {message.point_step}'
             )
         dtype = np.dtype(order + code) if count == 1 else np.dtype((order + code, (count,)))
         names.append(field.name)

@@ -82,6 +82,71 @@ def test_bytes_are_read_as_well():
     assert len(decode_points(cloud)) == 6
 
 
+@pytest.mark.parametrize('row_step', [0, 162, 27, 3, 2**32 - 1])
+def test_row_step_does_not_matter_where_rows_have_no_padding(row_step):
+    cloud = make_cloud()
+    cloud.row_step = row_step
+    assert decode_cloud(cloud)['y'].tolist() == [0, 2, 4, 6, 8, 10]
+    assert decode_points(cloud)[4].tolist() == [4, 8, 12]
+
+
+@pytest.mark.parametrize('row_step', [0, 162])
+def test_row_step_of_0_or_of_the_whole_cloud_before_spare_bytes(row_step):
+    cloud = make_cloud()
+    cloud.row_step, cloud.data = row_step, np.concatenate([cloud.data, np.zeros(50, 'u1')])
+    assert decode_points(cloud)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_one_row_takes_what_it_needs():
+    cloud = make_cloud()
+    cloud.height, cloud.width, cloud.row_step = 1, 6, 1000
+    assert decode_points(cloud)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_padding_after_the_last_row_may_be_missing():
+    cloud = make_cloud(row_padding=10)
+    cloud.data = cloud.data[:-10]
+    assert decode_points(cloud)[:, 0].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_coordinate_is_one_number():
+    cloud = make_cloud()
+    next(field for field in cloud.fields if field.name == 'x').count = 2
+    with pytest.raises(MessageError, match="'x' holds 2 values, expected one"):
+        decode_points(cloud)
+
+
+def test_coordinates_beyond_float32_are_no_points():
+    cloud = make_cloud()
+    cloud.data[27 + 13 : 27 + 21] = np.array([1e300], '<f8').view(np.uint8)
+    points = decode_points(cloud)
+    assert points[:, 0].tolist() == [0, 2, 3, 4, 5]
+    assert np.isfinite(points).all()
+
+
+def test_only_coordinates_must_be_understood_to_read_points():
+    cloud = make_cloud()
+    ring, flags = (field for field in cloud.fields if field.name in ('ring', 'flags'))
+    ring.datatype, flags.offset = 77, 5000
+    assert len(decode_points(cloud)) == 6
+    with pytest.raises(MessageError, match="'ring' has datatype 77"):
+        decode_cloud(cloud)
+
+
+def test_padding_with_a_name_is_left_out():
+    cloud = make_cloud()
+    for name, offset in (('_', 0), ('_', 1), ('', 2)):
+        cloud.fields.append(SimpleNamespace(name=name, offset=offset, datatype=2, count=1))
+    assert list(decode_cloud(cloud)) == ['z', 'ring', 'x', 'y', 'flags']
+
+
+def test_a_field_before_its_point():
+    cloud = make_cloud()
+    cloud.fields[0].offset = -4
+    with pytest.raises(MessageError, match="'z' begins at byte -4"):
+        decode_points(cloud)
+
+
 def test_an_empty_cloud():
     cloud = make_cloud()
     cloud.height = cloud.width = cloud.row_step = 0
@@ -127,10 +192,17 @@ def test_packed_data_is_handed_on():
 @pytest.mark.parametrize(
     ('changes', 'message'),
     [
-        ({'row_step': 80}, 'row_step is 80 bytes, but 3 points of 27 bytes take 81'),
+        ({'row_step': 90, 'data': bytes(170)}, '170 bytes, but 2 rows of 90 bytes take 180'),
+        ({'row_step': 80, 'data': bytes(170)}, 'but 2 rows of 80 .* 2 x 3 points of 27 bytes 162'),
+        ({'row_step': 0, 'data': bytes(161)}, '161 bytes, .* 2 x 3 points of 27 bytes 162'),
         ({'height': 3}, '162 bytes, but 3 rows of 81 bytes take 243'),
         ({'point_step': 2**31, 'row_step': 2**33, 'height': 0}, 'expected at most 1048576'),
-        ({'point_step': 20}, "'y' ends at byte 21 of a point, but point_step is 20"),
+        ({'point_step': 20}, "'y' begins at byte 13 and ends at byte 21 of a point"),
+        ({'point_step': 0}, 'point_step is 0 bytes, expected at most 1048576 and at least 1'),
+        ({'height': -2}, 'height is -2, expected 0 or more'),
+        ({'width': -3, 'height': -2}, 'height is -2, expected 0 or more'),
+        ({'row_step': -81}, 'row_step is -81, expected 0 or more'),
+        ({'width': 2**31, 'height': 2**31}, '162 bytes, but 2147483648 rows'),
     ],
 )
 def test_clouds_whose_fields_disagree(changes, message):
@@ -150,7 +222,7 @@ def test_unknown_datatype():
 def test_a_count_nobody_can_hold():
     cloud = make_cloud()
     cloud.fields[0].count = 2**32 - 1
-    with pytest.raises(MessageError, match="'z' ends at byte 17179869183 of a point"):
+    with pytest.raises(MessageError, match="'z' begins at byte 3 and ends at byte 17179869183"):
         decode_cloud(cloud)
 
 
