@@ -12,6 +12,8 @@ import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
 
+_UNIT_TOLERANCE = 0.01
+
 
 def make_pose(rotation: npt.ArrayLike, translation: npt.ArrayLike) -> Array:
     """Put a 3x3 rotation and a translation in metres into a 4x4 matrix."""
@@ -80,13 +82,29 @@ def rotation_vector(rotation: Array) -> Array:
     return vector / sine * 2.0 * math.atan2(sine, w)
 
 
-def from_quaternion(quaternion: npt.ArrayLike) -> Array:
-    """The rotation matrix of a quaternion (x, y, z, w), as in geometry_msgs; it is normalised."""
+def unit_quaternion(quaternion: npt.ArrayLike) -> Array:
+    """Normalise a quaternion (x, y, z, w) that is one but for rounding.
+
+    Raises ValueError where its length is not 1 within 0.01, as tf2 refuses it too: numbers that
+    were never filled in, or are no quaternion, are no rotation.
+    """
     value = np.asarray(quaternion, dtype=np.float64)
-    norm = float(np.linalg.norm(value))
-    if not math.isfinite(norm) or norm < 1e-6:
-        raise ValueError(f'quaternion {value.tolist()} has no direction')
-    x, y, z, w = value / norm
+    length = float(np.linalg.norm(value))
+    if value.shape != (4,) or not abs(length - 1) <= _UNIT_TOLERANCE:
+        what = 'nobody filled it in' if length == 0 else 'it is no rotation'
+        raise ValueError(
+            f'quaternion {" ".join(f"{one:g}" for one in value.ravel())} has length '
+            f'{length:g}, expected 1 (x y z w): {what}'
+        )
+    return value / length
+
+
+def from_quaternion(quaternion: npt.ArrayLike) -> Array:
+    """The rotation matrix of a unit quaternion (x, y, z, w), as in geometry_msgs.
+
+    Raises ValueError as `unit_quaternion` does.
+    """
+    x, y, z, w = unit_quaternion(quaternion)
     return np.array(
         [
             [1 - 2 * (y * y + z * z), 2 * (x * y - z * w), 2 * (x * z + y * w)],

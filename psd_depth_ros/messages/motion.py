@@ -5,6 +5,7 @@ The algebra of poses is in `geometry.pose`; what a pose is used for is left to t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose, to_quaternion
 
 Array = npt.NDArray[np.float64]
+Rotation = Callable[[npt.ArrayLike], Array]
 
 _SECOND_NS = 1_000_000_000
 
@@ -35,18 +37,19 @@ def header_fields(time_ns: int, frame_id: str) -> dict[str, Any]:
     return {'stamp': time_fields(time_ns), 'frame_id': frame_id}
 
 
-def odometry_pose(message: Any) -> Array:
+def odometry_pose(message: Any, rotation: Rotation = from_quaternion) -> Array:
     """T_odom_body of a nav_msgs/Odometry: 4x4, metres, body axes as published (REP 103).
 
-    Raises MessageError for a pose that is not finite or a quaternion of no length.
+    `rotation` makes a 3x3 matrix of a quaternion (x, y, z, w), or raises ValueError. Raises
+    MessageError for a pose that is not finite or a quaternion whose length is not 1.
     """
     pose = message.pose.pose
-    return _pose(pose.position, pose.orientation, 'Odometry')
+    return _pose(pose.position, pose.orientation, 'Odometry', rotation)
 
 
-def transform_pose(message: Any) -> Array:
-    """T_parent_child of a geometry_msgs/Transform, as 4x4 in metres. Raises MessageError."""
-    return _pose(message.translation, message.rotation, 'Transform')
+def transform_pose(message: Any, rotation: Rotation = from_quaternion) -> Array:
+    """T_parent_child of a geometry_msgs/Transform, as 4x4 in metres; see `odometry_pose`."""
+    return _pose(message.translation, message.rotation, 'Transform', rotation)
 
 
 def odometry_fields(
@@ -89,18 +92,16 @@ def transform_fields(
     }
 
 
-def _pose(position: Any, orientation: Any, kind: str) -> Array:
+def _pose(position: Any, orientation: Any, kind: str, rotation: Rotation) -> Array:
     translation = np.array([position.x, position.y, position.z], dtype=np.float64)
     quaternion = (orientation.x, orientation.y, orientation.z, orientation.w)
     try:
-        rotation = from_quaternion(quaternion)
+        matrix = rotation(quaternion)
     except ValueError as error:
-        raise MessageError(
-            f'{kind} has the orientation {quaternion}, expected a unit quaternion (x, y, z, w)'
-        ) from error
+        raise MessageError(f'{kind} has an orientation that cannot be used: {error}') from error
     if not np.all(np.isfinite(translation)):
         raise MessageError(f'{kind} has the position {translation.tolist()}, expected metres')
-    return make_pose(rotation, translation)
+    return make_pose(matrix, translation)
 
 
 def _vector_fields(vector: Array) -> dict[str, float]:

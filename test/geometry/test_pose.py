@@ -58,6 +58,28 @@ def test_relative_and_inverse():
     ]
 
 
-def test_a_quaternion_without_direction_is_refused():
-    with pytest.raises(ValueError, match='no direction'):
-        pose.from_quaternion((0, 0, 0, 0))
+@pytest.mark.parametrize(
+    'quaternion',
+    [
+        (0, 0, 0, 0),
+        (0, 0, 0, 2),
+        (0, 0, 0.7, 0.2),
+        (0.1, 0.2, 0.3, 0.4),  # length 0.55
+        (1, 1, 1, 1),
+        (1e-9, 0, 0, 0),
+        (math.nan, 0, 0, 1),
+        (math.inf, 0, 0, 1),
+        (90.0, 0, 0, 1),
+        (0, 0, 1),
+    ],
+)
+def test_what_is_no_unit_quaternion_is_refused(quaternion):
+    with pytest.raises(ValueError, match=r'quaternion .* has length .*, expected 1 \(x y z w\)'):
+        pose.from_quaternion(quaternion)
+
+
+@pytest.mark.parametrize(
+    'quaternion', [(0, 0, 0.707, 0.707), (0, 0, 0.71, 0.71), (0, 0, -0.708, -0.708)]
+)
+def test_rounding_is_accepted_and_taken_out(quaternion):
+    assert pose.from_quaternion(quaternion) @ (1, 0, 0) == pytest.approx((0, 1, 0), abs=1e-12)

@@ -25,7 +25,7 @@ def as_message(value):
 
 @pytest.fixture
 def pose():
-    return make_pose(from_quaternion([0.1, -0.2, 0.3, 0.9]), [1.0, -2.0, 3.5])
+    return make_pose(from_quaternion([0.1, -0.3, 0.3, 0.9]), [1.0, -2.0, 3.5])
 
 
 @pytest.mark.parametrize('time_ns', [0, 1, 1_317_000_300_123_456_789, -1])
@@ -51,11 +51,19 @@ def test_transform_round_trip(pose):
     assert (message.header.frame_id, message.child_frame_id) == ('map', 'base_link')
 
 
-def test_an_orientation_left_at_zero(pose):
+@pytest.mark.parametrize(
+    ('quaternion', 'length'),
+    [((0.0, 0.0, 0.0, 0.0), '0'), ((0.0, 0.0, 0.5, 0.5), '0.707107'), ((0.0, 0.0, 0.0, 2.0), '2')],
+)
+def test_an_orientation_that_is_no_rotation(pose, quaternion, length):
     message = as_message(odometry_fields(pose, 'base_link'))
-    message.pose.pose.orientation = as_message({'x': 0.0, 'y': 0.0, 'z': 0.0, 'w': 0.0})
-    with pytest.raises(MessageError, match=r'Odometry has the orientation \(0.0, 0.0, 0.0, 0.0\)'):
+    message.pose.pose.orientation = as_message(dict(zip('xyzw', quaternion, strict=True)))
+    with pytest.raises(MessageError, match=f'Odometry has an orientation .* length {length}, exp'):
         odometry_pose(message)
+    transform = as_message(transform_fields(pose, 5, 'map', 'base_link')).transform
+    transform.rotation = message.pose.pose.orientation
+    with pytest.raises(MessageError, match=f'Transform has an orientation .* length {length}, '):
+        transform_pose(transform)
 
 
 def test_a_position_that_is_not_finite(pose):
