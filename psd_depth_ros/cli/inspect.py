@@ -10,7 +10,7 @@ from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_frame_options, open_recording_frames
 from psd_depth_ros.cli.progress import progress_bar
-from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.errors import CalibrationError, PsdDepthError
 
 if TYPE_CHECKING:
     from psd_depth_ros.data.fitness import Fitness
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from psd_depth_ros.data.sources import FrameSource, TimedFrame
     from psd_depth_ros.geometry import Camera
 
+# To open pictures that are only looked at.
+_ANY_FOV_DEG = 60.0
 # Sharpness is judged at the size that networks of the presets see.
 _USUAL_PIXELS = 53248
 
@@ -76,7 +78,9 @@ def _print_recording(options: argparse.Namespace, path: Path) -> bool:
     except PsdDepthError as error:
         if options.image_topic or options.camera_info_topic or options.camera or options.fov:
             raise
-        print(f'{"camera:":13}none that can be used: {str(error).splitlines()[0]}')
+        if isinstance(error, CalibrationError) and kind != 'bag':
+            print('\n'.join(_describe_uncalibrated(path)))
+        print(f'{"camera:":13}none that can be used: {error}')
         return False
     return True
 
@@ -126,6 +130,7 @@ def _data_settings(options: argparse.Namespace) -> DataSettings:
         horizontal_fov_deg=options.fov or 0.0,
         rectified=options.rectified,
         lidar_topic=options.lidar_topic or '',
+        stamps=options.stamps,
     )
 
 
@@ -161,6 +166,29 @@ def _describe_bag(path: Path) -> Iterator[str]:
         for name, info in bag.topics.items():
             rate = f'{(info.count - 1) / seconds:7.1f} Hz' if seconds and info.count > 1 else ''
             yield f'  {name:{width}}  {info.count:6} {rate:>10}  {info.msgtype}'
+        for note in bag.notes:
+            yield f'{"note:":13}{note}'
+
+
+def _describe_uncalibrated(path: Path) -> Iterator[str]:
+    """What pictures without a camera are like; nothing where they cannot be read either."""
+    from psd_depth_ros.data.sources import open_frames
+
+    try:
+        with open_frames(path, horizontal_fov_deg=_ANY_FOV_DEG) as source:
+            frame = next(iter(source.frames()), None)
+            if frame is not None:
+                yield f'{"frames:":13}{_describe_count(source)}, {_describe_frame(frame)}'
+    except PsdDepthError:
+        return
+
+
+def _describe_count(source: FrameSource) -> str:
+    """Number and mean rate of the frames, as far as the recording says."""
+    start_ns, end_ns = source.span_ns
+    seconds = (end_ns - start_ns) / 1e9
+    rate = f', {source.count / seconds:.1f} Hz' if seconds > 0 and source.count > 1 else ''
+    return f'{source.count}{rate}'
 
 
 def _describe_camera(source: FrameSource) -> Iterator[str]:
@@ -170,7 +198,7 @@ def _describe_camera(source: FrameSource) -> Iterator[str]:
     for label, name in (('image', 'image_topic'), ('camera info', 'camera_info_topic')):
         if getattr(source, name, None):
             yield f'{label + ":":13}{getattr(source, name)}'
-    yield f'{"frames:":13}{source.count}, {_describe_frame(frame)}'
+    yield f'{"frames:":13}{_describe_count(source)}, {_describe_frame(frame)}'
     yield from _describe_lens(frame.camera)
     if source.skipped:
         yield f'{"skipped:":13}{len(source.skipped)} before it: {source.skipped[0].detail}'

@@ -14,6 +14,7 @@ import signal
 import sys
 
 from psd_depth_ros import __version__
+from psd_depth_ros.cli.quiet import silence_decoders
 from psd_depth_ros.errors import PsdDepthError
 
 COMMANDS = (
@@ -47,6 +48,8 @@ def make_parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
     options = make_parser().parse_args(arguments)
+    if getattr(options, 'quiet', False):
+        silence_decoders()
     try:
         with _tidy_end():
             return int(options.execute(options) or 0)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
-from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.errors import BagError, SettingsError
 
 if TYPE_CHECKING:
     from psd_depth_ros.data.sources import FrameSource
@@ -58,10 +58,32 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
         help='the pictures are rectified already (image_rect): use P of the calibration',
     )
     parser.add_argument(
+        '--stamps',
+        choices=('header', 'recorded'),
+        default='header',
+        help='times of the images of a bag: of their headers, or of recording (default: header)',
+    )
+    parser.add_argument(
         '--lidar-topic',
         metavar='TOPIC',
         help='points for scale.mode=lidar (default: the only cloud of the bag)',
     )
+
+
+def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
+    """Add what `check_output` asks for."""
+    parser.add_argument(
+        '--overwrite', action='store_true', help='replace the output where it is there already'
+    )
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Raise BagError where a file would be replaced unasked."""
+    if output.is_file() and not overwrite:
+        raise BagError(
+            f'output {output} is there already ({output.stat().st_size / 1e6:.1f} MB); name '
+            'another file, or replace it with --overwrite'
+        )
 
 
 def add_setting_option(parser: argparse.ArgumentParser) -> None:
@@ -89,6 +111,7 @@ def open_recording_frames(options: argparse.Namespace, with_lidar: bool = False)
         image_is_rectified=options.rectified,
         with_lidar=with_lidar or options.lidar_topic is not None,
         lidar_topic=options.lidar_topic,
+        stamps=options.stamps,
     )
 
 

@@ -9,12 +9,15 @@ from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import (
     add_frame_options,
+    add_overwrite_option,
     add_setting_option,
     build_settings,
+    check_output,
     open_recording_frames,
 )
 from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import BagError
+from psd_depth_ros.replay.outputs import choose_outputs, OUTPUTS
 
 if TYPE_CHECKING:
     from psd_depth_ros.replay.offline import RunReport
@@ -35,6 +38,19 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--checkpoint', metavar='FILE', type=Path, help='network (default: that of the package)'
     )
+    add_overwrite_option(parser)
+    parser.add_argument(
+        '--topics',
+        metavar='NAMES',
+        default=','.join(OUTPUTS),
+        help=f'what to write, of {",".join(OUTPUTS)} (default: all)',
+    )
+    parser.add_argument(
+        '--compression',
+        choices=('zstd', 'none'),
+        default='zstd',
+        help='of the bag; none is quicker to write and larger (default: zstd)',
+    )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--backend', default='auto', help='library that runs the network')
     add_setting_option(parser)
@@ -49,7 +65,9 @@ def execute(options: argparse.Namespace) -> int:
     from psd_depth_ros.replay.offline import run_bag, RunSettings
 
     settings = build_settings(RunSettings, options.changes)
-    _check_output(options.recording, options.output)
+    outputs = choose_outputs(options.topics)
+    _check_recording(options.recording, options.output)
+    check_output(options.output, options.overwrite)
     with open_recording_frames(options, settings.scale.mode == 'lidar') as source:
         engine = DepthEngine.from_checkpoint(options.checkpoint, options.device, options.backend)
         settle_process(engine.backend)
@@ -60,14 +78,22 @@ def execute(options: argparse.Namespace) -> int:
                 file=sys.stderr,
             )
             with progress_bar('depth', options.quiet) as advance:
-                report = run_bag(source, engine, options.output, settings, advance)
+                report = run_bag(
+                    source,
+                    engine,
+                    options.output,
+                    settings,
+                    advance,
+                    outputs,
+                    '' if options.compression == 'none' else options.compression,
+                )
         finally:
             engine.close()
     _print_report(report, options.output)
     return 0
 
 
-def _check_output(recording: Path, output: Path) -> None:
+def _check_recording(recording: Path, output: Path) -> None:
     """Refuse to write over the input."""
     same = output.exists() and recording.exists() and output.samefile(recording)
     if same or (recording.is_dir() and recording in output.parents):
@@ -78,7 +104,10 @@ def _print_report(report: RunReport, output: Path) -> None:
     print(
         f'{report.frames_in} frames in, {report.frames_out} out, '
         f'{sum(report.dropped.values())} dropped; {report.frames_per_second:.1f} frames/s '
-        f'after {report.first_s:.1f} s for the first; written to {output}'
+        f'after {report.first_s:.1f} s for the first; {output.stat().st_size / 1e6:.1f} MB '
+        f'written to {output}'
     )
     for reason, count in report.dropped.items():
         print(f'  dropped {count} ({reason}), the first: {report.reasons[reason]}')
+    for note in report.notes:
+        print(f'  note: {note}')

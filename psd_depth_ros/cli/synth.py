@@ -6,7 +6,12 @@ import argparse
 from pathlib import Path
 from typing import Any
 
-from psd_depth_ros.cli.options import add_setting_option, build_settings
+from psd_depth_ros.cli.options import (
+    add_overwrite_option,
+    add_setting_option,
+    build_settings,
+    check_output,
+)
 from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import SettingsError
 
@@ -38,6 +43,7 @@ def add_parser(subparsers: Any) -> None:
         const=92,
         help='write compressed images (default quality: %(const)s)',
     )
+    add_overwrite_option(parser)
     add_setting_option(parser)
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
@@ -61,6 +67,7 @@ def execute(options: argparse.Namespace) -> int:
         f'frame_rate_hz={options.rate}',
         *options.changes,
     ]
+    check_output(options.output, options.overwrite)
     world = World(options.seed, build_settings(WorldSettings, changes))
     with progress_bar('rendering', options.quiet) as advance:
         write_world(world, options.output, options.frames, options.jpeg, advance)

@@ -1,7 +1,8 @@
 """Camera images of a bag, each with the CameraInfo and the odometry of its stamp.
 
 Images are held until the next one comes, so a CameraInfo or odometry recorded just after its
-image still finds it.
+image still finds it. Where the first CameraInfo comes later than that, as one that is published
+once does, it is looked up first: the images before it have it too.
 """
 
 from __future__ import annotations
@@ -31,7 +32,6 @@ from psd_depth_ros.messages import (
     stamp_ns,
 )
 
-_MAX_HELD = 100
 _MAX_POSE_GAP_NS = 500_000_000
 _MAX_CLOUD_GAP_NS = 100_000_000
 
@@ -56,8 +56,11 @@ class BagFrames(FrameSource):
         lens: LensChoice,
         image_topic: str | None = None,
         camera_info_topic: str | None = None,
+        recorded_stamps: bool = False,
     ) -> None:
         super().__init__(path, lens)
+        self._recorded_stamps = recorded_stamps
+        self._unread: dict[str, tuple[int, str]] = {}
         self._reader = BagReader(path).__enter__()
         try:
             self.image_topic = self._reader.pick_image_topic(image_topic)
@@ -122,61 +125,96 @@ class BagFrames(FrameSource):
         """Close the bag."""
         self._reader.close()
 
+    @property
+    def notes(self) -> list[str]:
+        """What the bag lost, and messages beside the images that could not be read."""
+        return [
+            *self._reader.notes,
+            *(
+                f'{count} messages on {topic} could not be read, the first: {reason}'
+                for topic, (count, reason) in self._unread.items()
+            ),
+        ]
+
     def frames(self) -> Iterator[TimedFrame]:
         """Decode the images in the order of recording.
 
-        Raises BagError where no CameraInfo comes with the first 100 images, or the bag is damaged.
+        Raises BagError where no CameraInfo can be read, the first images have no stamps, or not
+        one image can be read for damage.
         """
         self._begin()
-        tracks = _Tracks(_CameraTrack(self._lens), PoseTrack(), CloudTrack())
-        held: deque[_Held] = deque()
+        self._unread.clear()
+        first = None if self.camera_info_topic is None else self._first_camera_info()
+        tracks = _Tracks(_CameraTrack(self._lens, first), PoseTrack(), CloudTrack())
+        held: _Held | None = None
         error: PsdDepthError | None = None
         for image in self._images(tracks):
-            if image is not None:
-                held.append(image)
-            last = image is None
-            while held and (last or (len(held) > 1 and not tracks.cameras.is_empty)):
-                frame = held.popleft()
+            if held is not None:
                 try:
-                    yield self._use(_make_frame(frame, tracks))
+                    yield self._use(_make_frame(held, tracks))
                 except (MessageError, CalibrationError) as problem:
                     error = problem
                     reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
-                    self._skip(frame.index, frame.stamp_ns, reason, problem)
-            if len(held) > _MAX_HELD:
-                raise self._no_camera_info(len(held))
+                    self._skip(held.index, held.stamp_ns, reason, problem)
+            held = image
         self._finish(error)
 
     def _images(self, tracks: _Tracks) -> Iterator[_Held | None]:
         """Sort messages into the tracks; yield the images, and None after the last."""
-        index = 0
+        index, unstamped = 0, 0
         names = (self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic)
         for item in self._reader.messages({name for name in names if name is not None}):
             try:
                 message = item.message
+                time_ns = item.timestamp_ns if self._recorded_stamps else stamp_ns(message.header)
                 if item.topic == self.image_topic:
-                    yield _Held(index, stamp_ns(message.header), message)
+                    unstamped += time_ns == 0
+                    if unstamped == 2 and index == 1:
+                        raise self._no_stamps()
+                    yield _Held(index, time_ns, message)
                 elif item.topic == self.camera_info_topic:
-                    tracks.cameras.add(message)
+                    tracks.cameras.add(time_ns, message)
                 elif item.topic == self.odometry_topic:
-                    tracks.poses.add(stamp_ns(message.header), odometry_pose(message))
+                    tracks.poses.add(time_ns, odometry_pose(message))
                 else:
-                    tracks.clouds.add(message)
+                    tracks.clouds.add(time_ns, message)
             except MessageError as error:
                 # Without a pose or points a frame still is one; without its image it is not.
                 if item.topic == self.image_topic:
                     self._skip(index, item.timestamp_ns, 'image', error)
+                else:
+                    self._note_unread(item.topic, error)
             index += item.topic == self.image_topic
-        if tracks.cameras.is_empty:
-            raise self._no_camera_info(index)
         yield None
 
-    def _no_camera_info(self, count: int) -> BagError:
-        return BagError(
-            f'no CameraInfo came on {self.camera_info_topic} with the {count} images on '
-            f'{self.image_topic} of bag {self.path}; choose another with --camera-info-topic, or '
-            'give the calibration with --camera camera.yaml'
+    def _first_camera_info(self) -> Any:
+        """The first CameraInfo that can be read. Raises BagError where there is none."""
+        assert self.camera_info_topic is not None
+        count, reason = 0, ''
+        for item in self._reader.messages([self.camera_info_topic]):
+            try:
+                return item.message
+            except MessageError as error:
+                count, reason = count + 1, reason or str(error)
+        what = f'none of the {count} CameraInfo can be read' if count else 'no CameraInfo came'
+        raise BagError(
+            f'{what} on {self.camera_info_topic} of bag {self.path}; choose another with '
+            '--camera-info-topic, give the calibration with --camera camera.yaml, or --fov '
+            'DEGREES if only the horizontal field of view is known'
+            + (f'. The first: {reason}' if reason else '')
         )
+
+    def _no_stamps(self) -> BagError:
+        return BagError(
+            f'the images on {self.image_topic} of bag {self.path} have no stamps: header.stamp of '
+            'the first two is 0, so nothing can be matched in time. Take the times they were '
+            'recorded at with --stamps recorded (data.stamps where recipes are used), or let the '
+            'driver stamp its images'
+        )
+
+    def _note_unread(self, topic: str, error: MessageError) -> None:
+        count, first = self._unread.get(topic, (0, str(error)))
+        self._unread[topic] = count + 1, first
 
 
 def _make_frame(held: _Held, tracks: _Tracks) -> TimedFrame:
@@ -197,21 +235,17 @@ def _make_frame(held: _Held, tracks: _Tracks) -> TimedFrame:
 
 
 class _CameraTrack:
-    """The newest CameraInfo messages; equal ones share one `Camera`."""
+    """The newest CameraInfo messages, and the first of the bag; equal ones share one `Camera`."""
 
-    def __init__(self, lens: LensChoice) -> None:
+    def __init__(self, lens: LensChoice, first: Any) -> None:
         self._lens = lens
+        self._first = first
         self._recent: deque[tuple[int, Any]] = deque(maxlen=8)
         self._known: tuple[Any, Camera] | None = None
 
-    @property
-    def is_empty(self) -> bool:
-        """Whether no camera can be given yet."""
-        return not self._recent and not self._lens.is_given
-
-    def add(self, message: Any) -> None:
+    def add(self, time_ns: int, message: Any) -> None:
         """Take a CameraInfo."""
-        self._recent.append((stamp_ns(message.header), message))
+        self._recent.append((time_ns, message))
 
     def at(self, time_ns: int, width: int, height: int) -> Camera:
         """Give the camera of the same stamp, else the newest before it, else the oldest.
@@ -222,7 +256,8 @@ class _CameraTrack:
         if given is not None:
             return given
         earlier = [message for stamp, message in self._recent if stamp <= time_ns]
-        message = earlier[-1] if earlier else self._recent[0][1]
+        oldest = self._recent[0][1] if self._recent else self._first
+        message = earlier[-1] if earlier else oldest
         content = _content(message)
         if self._known is None or self._known[0] != content:
             camera = camera_from_info(message, self._lens.image_is_rectified)
@@ -261,9 +296,9 @@ class CloudTrack:
     def __init__(self) -> None:
         self._recent: deque[tuple[int, Any]] = deque(maxlen=8)
 
-    def add(self, message: Any) -> None:
+    def add(self, time_ns: int, message: Any) -> None:
         """Take a PointCloud2."""
-        self._recent.append((stamp_ns(message.header), message))
+        self._recent.append((time_ns, message))
 
     def at(self, time_ns: int) -> npt.NDArray[np.float32] | None:
         """Give the points nearest in time, None where none are within 0.1 s.

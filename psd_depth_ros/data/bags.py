@@ -104,6 +104,7 @@ class BagReader:
     def __init__(self, path: str | Path) -> None:
         self.path = user_path(path)
         self._bag: _OpenBag | None = None
+        self._notes: list[str] = []
 
     def __enter__(self) -> BagReader:
         """Open the bag and read its index."""
@@ -130,12 +131,13 @@ class BagReader:
         """Close the files; a second time does nothing."""
         bag, self._bag = self._bag, None
         if bag is not None:
+            self._notes = bag.storage.notes
             bag.storage.close()
 
     @property
     def notes(self) -> list[str]:
         """What was lost or put right, as far as the bag has been read."""
-        return self._open.storage.notes
+        return self._notes if self._bag is None else self._bag.storage.notes
 
     @property
     def topics(self) -> dict[str, TopicInfo]:
@@ -248,11 +250,12 @@ class BagWriter:
     """A single .mcap file that `ros2 bag` and `rosbags` read, as a context manager.
 
     The same calls make the same bytes, whatever the name of the file. It appears under its name
-    only when closed without an error, replacing an older one. Raises BagError where it cannot be
-    written.
+    only when closed without an error, replacing an older one. `compression` is `zstd` or empty.
+    Raises BagError where it cannot be written.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, compression: str = '') -> None:
+        self._compression = compression
         self.path = user_path(path)
         if self.path.suffix != '.mcap':
             raise BagError(f'bags are written as .mcap files; found {self.path}')
@@ -270,7 +273,7 @@ class BagWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._stream = self._partial.open('wb')
-            self._file = McapFile(self._stream)
+            self._file = McapFile(self._stream, compression=self._compression)
         except OSError as error:
             raise self._unwritable(error) from error
         return self

@@ -184,7 +184,7 @@ def _decode(folder: Path, source: FrameSource, job: Job, report: Report) -> None
         raise BagError(f'{source.path} holds no images{_range_words(job)}')
     facts = {
         'skipped': source.skipped_by_reason,
-        'notes': notes,
+        'notes': [*notes, *source.notes],
         'camera_height_m': source.camera_height_m,
     }
     (folder / 'recording.json').write_text(json.dumps(facts))

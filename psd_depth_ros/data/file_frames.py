@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from pathlib import Path
+import re
 
 import cv2
 import numpy as np
@@ -25,6 +27,14 @@ from psd_depth_ros.parsing import ParseError, read_table
 FRAME_ID = 'camera_optical'
 _TABLES = ('frames.csv', 'poses.csv')
 _DEFAULT_RATE_HZ = 10.0
+_UNKNOWN_RATE_HZ = 30.0
+_HIGHEST_RATE_HZ = 1000.0
+_EVEN = 0.1
+_SHORT_NS = 500_000_000
+# Containers that list their frames; others say how long they are.
+_COUNTED = ('.mp4', '.mov', '.m4v')
+# Seconds since 1970 have 10 digits from 2001 to 2286.
+_EPOCH = re.compile(r'(?:^|[^\d.])(\d{10}\.\d{1,9}|\d{13}|\d{16}|\d{19})$')
 _POSE_COLUMNS = [f'T{row}{column}' for row in range(3) for column in range(4)]
 
 
@@ -45,30 +55,36 @@ class Entry:
 
 
 class VideoFrames(FrameSource):
-    """The frames of a video file, stamped from 0 by its frame rate."""
+    """The frames of a video file, stamped from 0 by the times in the container.
+
+    Frames come the way up that the file says (phones); calibrations must be of such pictures.
+    """
 
     def __init__(self, path: Path, lens: LensChoice) -> None:
         super().__init__(path, _complete(lens, path, path.with_suffix('.yaml')))
         self.camera_height_m = _known_height(path, path.with_suffix('.yaml'))
-        self._capture = cv2.VideoCapture(str(path))
-        self._rate_hz = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self._capture = self._open()
+        self._is_fresh = True
         self._count = max(0, int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT)))
-        if not self._capture.isOpened() or not self._rate_hz > 0:
-            self._capture.release()
-            raise BagError(
-                f'video {path} cannot be opened: it is empty, damaged or of a codec that OpenCV '
-                'does not have; convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`'
-            )
+        rate_hz = float(self._capture.get(cv2.CAP_PROP_FPS))
+        self._rate_hz = rate_hz if 0 < rate_hz <= _HIGHEST_RATE_HZ else _UNKNOWN_RATE_HZ
+        self._turned_deg = int(self._capture.get(cv2.CAP_PROP_ORIENTATION_META)) % 360
+        self._notes: list[str] = []
 
     @property
     def count(self) -> int:
-        """Number of frames the video says it has."""
+        """Number of frames the video says it has; where it does not, by its length and rate."""
         return self._count
 
     @property
     def span_ns(self) -> tuple[int, int]:
-        """First and last stamp by frame rate and count."""
-        return 0, round(max(0, self._count - 1) * 1e9 / self._rate_hz)
+        """First stamp, and one that no stamp is later than by what the video says."""
+        return 0, round(self._count * 1e9 / self._rate_hz)
+
+    @property
+    def notes(self) -> list[str]:
+        """What was lost or unclear in the pass before."""
+        return self._notes
 
     def close(self) -> None:
         """Close the video."""
@@ -77,19 +93,116 @@ class VideoFrames(FrameSource):
     def frames(self) -> Iterator[TimedFrame]:
         """Decode the frames from the first on. Raises CalibrationError for another size."""
         self._begin()
-        self._capture.set(cv2.CAP_PROP_POS_FRAMES, 0)
+        self._notes = []
+        if not self._is_fresh:  # seeking to the start is exact in some containers only
+            self._capture.release()
+            self._capture = self._open()
+        self._is_fresh = False
+        clock = VideoClock(self._rate_hz)
         index = 0
-        while True:
-            done, bgr = self._capture.read()
-            if not done:
-                break
-            rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
-            camera = _camera_of(rgb, self._lens)
-            stamp_ns = round(index * 1e9 / self._rate_hz)
-            yield self._use(TimedFrame(index, stamp_ns, FRAME_ID, rgb, camera))
+        while self._capture.grab():
+            stamp_ns = clock.stamp(float(self._capture.get(cv2.CAP_PROP_POS_MSEC)))
+            done, bgr = self._capture.retrieve()
+            if done:
+                rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
+                camera = self._camera(rgb)
+                yield self._use(TimedFrame(index, stamp_ns, FRAME_ID, rgb, camera))
+            else:
+                error = MessageError(f'frame {index} of video {self.path} cannot be decoded')
+                self._skip(index, stamp_ns, 'image', error)
             index += 1
-        if not index:
+        if not self._used:
             raise BagError(f'video {self.path} holds no frames that can be decoded')
+        self._note(index, clock)
+
+    def _open(self) -> cv2.VideoCapture:
+        capture = cv2.VideoCapture(str(self.path))
+        if not capture.isOpened():
+            capture.release()
+            raise BagError(
+                f'video {self.path} cannot be opened: it is empty, damaged or of a codec that '
+                'OpenCV does not have; convert it with `ffmpeg -i IN -c:v libx264 OUT.mp4`'
+            )
+        capture.set(cv2.CAP_PROP_ORIENTATION_AUTO, 1)
+        return capture
+
+    def _camera(self, rgb: npt.NDArray[np.uint8]) -> Camera:
+        try:
+            return _camera_of(rgb, self._lens)
+        except CalibrationError as error:
+            if not self._turned_deg:
+                raise
+            raise CalibrationError(
+                f'{error}. The video says that its pictures are turned by {self._turned_deg} '
+                'degrees, and they are shown upright: calibrate with upright pictures, or take '
+                'the mark out with `ffmpeg -display_rotation 0 -i IN -c copy OUT`'
+            ) from error
+
+    def _note(self, read: int, clock: VideoClock) -> None:
+        """Count frames that are not there, and say what is not as it seems."""
+        if self._turned_deg and self._lens.camera is not None:
+            self._notes.append(
+                f'the pictures of {self.path} are turned by {self._turned_deg} degrees, as the '
+                'file says; the calibration must be of upright pictures'
+            )
+        if clock.guessed:
+            self._notes.append(
+                f'{self.path} has no time for {clock.guessed} of its {read} frames; they are '
+                'spaced like those before them'
+            )
+        missing = self._count - read
+        if missing <= 0:
+            return
+        suffix = self.path.suffix.lower()
+        if suffix in _COUNTED or (suffix == '.avi' and clock.is_even):
+            for index in range(read, self._count):
+                error = MessageError(
+                    f'video {self.path} lists {self._count} frames, and {missing} of them are '
+                    'missing or damaged'
+                )
+                self._skip(index, clock.last_ns, 'image', error)
+        elif clock.last_ns + 2 * clock.step_ns + _SHORT_NS < self.span_ns[1]:
+            self._notes.append(
+                f'{self.path} says it is {self.span_ns[1] / 1e9:.1f} s long and ends after '
+                f'{clock.last_ns / 1e9:.1f} s: the rest is missing or damaged'
+            )
+
+
+class VideoClock:
+    """Stamps from 0 by the times that a decoder tells of its frames.
+
+    Containers have a time for every frame, which the mean rate does not give where it varies
+    (phones, screen recordings). A time that does not go on, as old versions of OpenCV tell of the
+    last frames of H.264, is taken as unknown: `guessed` counts them. `is_even` tells whether all
+    steps are those of the rate.
+    """
+
+    def __init__(self, rate_hz: float) -> None:
+        self._nominal_ns = 1e9 / rate_hz
+        self._first_ns: int | None = None
+        self._known = 0
+        self.step_ns = self._nominal_ns
+        self.last_ns = 0
+        self.guessed = 0
+        self.is_even = True
+
+    def stamp(self, position_ms: float) -> int:
+        """Stamp in ns of the next frame, of which the decoder says this."""
+        time_ns = round(position_ms * 1e6) if np.isfinite(position_ms) else 0
+        if self._first_ns is None:
+            self._first_ns = time_ns
+            return 0
+        time_ns -= self._first_ns
+        if time_ns > self.last_ns:
+            self._known += 1
+            self.step_ns = time_ns - self.last_ns
+            self.is_even &= abs(self.step_ns / self._nominal_ns - 1) < _EVEN
+        else:
+            self.guessed += 1
+            step_ns = min(self.step_ns, self._nominal_ns) if self._known else self._nominal_ns
+            time_ns = round(self.last_ns + step_ns)
+        self.last_ns = time_ns
+        return time_ns
 
 
 class ListedFrames(FrameSource):
@@ -133,7 +246,7 @@ class ListedFrames(FrameSource):
 
 
 class FolderFrames(ListedFrames):
-    """The images of a folder, in the order of its table or of their names."""
+    """The images of a folder, in the order of its table or of the numbers in their names."""
 
     def __init__(self, path: Path, lens: LensChoice) -> None:
         entries = _list_images(path)
@@ -211,7 +324,31 @@ def _list_images(folder: Path) -> list[Entry]:
                 f'folder with the images ({" ".join(IMAGE_SUFFIXES)}), or a bag or video file'
             )
         files = nested[0]
-    return [Entry(path, nominal_stamp(index)) for index, path in enumerate(files)]
+    stamps = stamps_in_names(files)
+    return [Entry(path, stamp_ns) for path, stamp_ns in zip(files, stamps, strict=True)]
+
+
+def stamps_in_names(files: Sequence[Path]) -> list[int]:
+    """Stamps in ns by the names of images: epoch times where all have one, else 10 Hz from 0.
+
+    Names end with the time in seconds with a point (TUM RGB-D), milliseconds, microseconds or
+    nanoseconds (EuRoC); they must increase in the order of the files.
+    """
+    stamps = [stamp for path in files if (stamp := _epoch_ns(path)) is not None]
+    if len(stamps) == len(files) > 1 and all(a < b for a, b in pairwise(stamps)):
+        return stamps
+    return [nominal_stamp(index) for index in range(len(files))]
+
+
+def _epoch_ns(path: Path) -> int | None:
+    """The epoch time that the name of an image ends with, None where there is none."""
+    found = _EPOCH.search(path.stem)
+    if found is None:
+        return None
+    whole, _, fraction = found[1].partition('.')
+    if fraction:
+        return int(whole) * 1_000_000_000 + int(fraction.ljust(9, '0'))
+    return int(whole) * 10 ** (19 - len(whole))
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -219,9 +356,12 @@ def images_in(folder: Path) -> list[Path]:
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith('.'))
-    return sorted(
-        (path for path in files if path.suffix.lower() in IMAGE_SUFFIXES), key=natural_key
-    )
+    images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
+    times = [_epoch_ns(path) for path in images]
+    if None in times:
+        return sorted(images, key=natural_key)
+    # By their times: as seconds 9.5 comes after 9.25, as numbers of files before it.
+    return [path for _, path in sorted(zip(times, images, strict=True))]  # type: ignore[type-var]
 
 
 def _read_table(path: Path) -> list[Entry]:

@@ -1,8 +1,8 @@
 """Writing of MCAP files: records, chunks and the index at the end.
 
 The layout is that of the MCAP specification, version 0. What goes into a file depends on the
-calls alone: no clock, no random identifiers, no file name. Reading is left to `rosbags`, message
-types to `message_types`.
+calls alone: no clock, no random identifiers, no file name. Reading is in `mcap_reader`, message
+types in `message_types`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 import struct
 from typing import BinaryIO
 import zlib
+
+from psd_depth_ros.data.compression import compress_zstd
 
 _MAGIC = b'\x89MCAP0\r\n'
 _LIBRARY = 'psd_depth_ros'
@@ -43,10 +45,15 @@ class _Chunk:
 
 
 class McapFile:
-    """An MCAP file being written to a stream that is not closed here."""
+    """An MCAP file being written to a stream that is not closed here.
 
-    def __init__(self, stream: BinaryIO, profile: str = 'ros2') -> None:
+    `compression` of its chunks is `zstd` or empty.
+    """
+
+    def __init__(self, stream: BinaryIO, profile: str = 'ros2', compression: str = '') -> None:
+        assert compression in ('', 'zstd')
         self._stream = stream
+        self._compression = compression
         self._position = 0
         self._schemas: list[bytes] = []
         self._channels: list[bytes] = []
@@ -117,9 +124,13 @@ class McapFile:
         start = self._position
         times = chunk.times or [0]
         span = struct.pack('<QQ', min(times), max(times))
-        head = span + struct.pack('<QI', chunk.size, chunk.crc) + _text('')
-        head += struct.pack('<Q', chunk.size)
-        self._write(struct.pack('<BQ', _CHUNK, len(head) + chunk.size), head, *chunk.parts)
+        parts, size = chunk.parts, chunk.size
+        if self._compression:
+            packed = compress_zstd(b''.join(parts))
+            parts, size = [packed], len(packed)
+        head = span + struct.pack('<QI', chunk.size, chunk.crc) + _text(self._compression)
+        head += struct.pack('<Q', size)
+        self._write(struct.pack('<BQ', _CHUNK, len(head) + size), head, *parts)
         length = self._position - start
         places = b''
         for channel, entries in chunk.index.items():
@@ -127,8 +138,8 @@ class McapFile:
             packed = b''.join(struct.pack('<QQ', *entry) for entry in entries)
             self._write(_record(_MESSAGE_INDEX, struct.pack('<H', channel) + _sized(packed)))
         body = span + struct.pack('<QQ', start, length) + _sized(places)
-        body += struct.pack('<Q', self._position - start - length) + _text('')
-        body += struct.pack('<QQ', chunk.size, chunk.size)
+        body += struct.pack('<Q', self._position - start - length) + _text(self._compression)
+        body += struct.pack('<QQ', size, chunk.size)
         self._chunk_indexes.append(_record(_CHUNK_INDEX, body))
 
     def _statistics(self) -> bytes:

@@ -165,6 +165,7 @@ class _Keeper:
             'image_is_rectified': settings.rectified,
             'with_lidar': bool(lidar),
             'lidar_topic': lidar or None,
+            'stamps': settings.stamps,
         }
 
         def open_source() -> FrameSource:

@@ -66,6 +66,10 @@ class DataSettings:
         0.0, 'Field of view of recordings without calibration; 0: unknown', 'deg', minimum=0.0,
         maximum=179.0,
     )  # fmt: skip
+    stamps: str = setting(
+        'header', 'Times of the images of a bag: those of their headers, or those of recording '
+        'for drivers that set none', choices=('header', 'recorded'),
+    )  # fmt: skip
     split: str = setting(
         'time', 'Held out: the end of every recording, or the lists of a benchmark',
         choices=('time', 'eigen_zhou', 'cityscapes'),

@@ -109,6 +109,11 @@ class FrameSource(ABC):
     def span_ns(self) -> tuple[int, int]:
         """First and last stamp, as far as the recording says."""
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the recording once it was read, such as what is lost."""
+        return []
+
     @abstractmethod
     def frames(self) -> Iterator[TimedFrame]:
         """Decode the frames one by one."""
@@ -167,14 +172,16 @@ def open_frames(
     image_is_rectified: bool = False,
     with_lidar: bool = False,
     lidar_topic: str | None = None,
+    stamps: str = 'header',
 ) -> FrameSource:
     """Open a bag, a video, an image folder, or a world to be rendered (see `world_frames`).
 
     `camera`, or a centred pinhole of `horizontal_fov_deg`, goes before what the recording says; a
     video or folder needs one of them, or a camera.yaml beside its frames (see
     `calibration_file`). Topics and lidar are for bags only; for `image_is_rectified` see
-    `messages.camera_from_info`. Raises BagError where the recording cannot be read and
-    CalibrationError where there is no usable camera.
+    `messages.camera_from_info`. `stamps` of a bag are those of the headers (`header`), or for
+    drivers that set none the times of recording (`recorded`). Raises BagError where the recording
+    cannot be read and CalibrationError where there is no usable camera.
     """
     from psd_depth_ros.data.bag_frames import BagFrames  # it builds on the classes above
 
@@ -182,7 +189,7 @@ def open_frames(
     lens = LensChoice(camera, horizontal_fov_deg, image_is_rectified)
     kind = kind_of(path)
     if kind == 'bag':
-        source = BagFrames(path, lens, image_topic, camera_info_topic)
+        source = BagFrames(path, lens, image_topic, camera_info_topic, stamps == 'recorded')
         if with_lidar:
             source.add_lidar(lidar_topic)
         return source

@@ -82,7 +82,8 @@ def pick_camera_info_topic(reader: BagReader, image_topic: str, wanted: str | No
     what = f'several CameraInfo topics: {", ".join(found)}' if found else 'no CameraInfo topic'
     raise BagError(
         f'bag {reader.path} has {what}, and none at {beside} beside {image_topic}; choose one '
-        'with --camera-info-topic, or give the calibration with --camera camera.yaml'
+        'with --camera-info-topic, give the calibration with --camera camera.yaml, or --fov '
+        'DEGREES if only the horizontal field of view is known'
     )
 
 

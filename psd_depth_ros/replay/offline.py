@@ -6,10 +6,11 @@ Topics and rules are those of the depth node; dropping late frames belongs to th
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 import time
+from typing import Any
 
 from psd_depth_ros.config import section
 from psd_depth_ros.data.bags import BagWriter
@@ -21,6 +22,7 @@ from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.messages import camera_info_fields, image_fields
+from psd_depth_ros.replay.outputs import OUTPUTS
 from psd_depth_ros.replay.read_ahead import ReadAhead
 
 
@@ -37,7 +39,8 @@ class RunSettings:
 class RunReport:
     """What became of the frames: in = out + dropped.
 
-    `reasons` has one message per reason. `first_s` is the time to the end of the first frame, in
+    `reasons` has one message per reason, `notes` are what a person should know of the recording,
+    such as what of it was lost. `first_s` is the time to the end of the first frame, in
     which the network is compiled for the size of the images; `rest_s` is that of all others.
     """
 
@@ -47,6 +50,7 @@ class RunReport:
     reasons: dict[str, str]
     first_s: float
     rest_s: float
+    notes: tuple[str, ...] = ()
 
     @property
     def frames_per_second(self) -> float:
@@ -71,12 +75,15 @@ def run_bag(
     output: str | Path,
     settings: RunSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
+    outputs: Collection[str] = OUTPUTS,
+    compression: str = '',
 ) -> RunReport:
     """Write depth, camera, confidence and points of every frame to the .mcap file `output`.
 
     Topics are /depth/image_rect (32FC1 metres), /depth/camera_info, /depth/confidence (32FC1) and
     /points, stamped and framed like their image; with scale.mode relative they are under
-    /depth_relative. `progress` gets the images done and the number of all. Raises what the source
+    /depth_relative. `outputs` chooses among them, `compression` of the bag is `zstd` or empty.
+    `progress` gets the images done and the number of all. Raises what the source
     raises where no frame at all can be used, SettingsError where nothing makes depth metric, and
     BagError where the bag cannot be written. After an error no file is left.
     """
@@ -85,7 +92,7 @@ def run_bag(
     pipeline = _Pipeline(engine, settings)
     drops = _Drops()
     written = 0
-    with BagWriter(output) as writer, ReadAhead(source.frames()) as frames:
+    with BagWriter(output, compression) as writer, ReadAhead(source.frames()) as frames:
         for frame in frames:
             try:
                 result = pipeline.infer(frame)
@@ -97,7 +104,8 @@ def run_bag(
             if result is None:
                 drops.add('scale', f'scale.mode {settings.scale.mode} has measured nothing yet')
                 continue
-            _write(writer, frame, result, settings)
+            for topic, msgtype, fields in _messages(result, settings, outputs):
+                writer.write(topic, msgtype, fields, frame.stamp_ns, frame.frame_id)
             written += 1
             if written == 1:
                 first_done = time.perf_counter()
@@ -105,10 +113,11 @@ def run_bag(
                 progress(frame.index + 1, source.count)
     for skipped in source.skipped:
         drops.add(skipped.reason, skipped.detail)
+    notes = tuple(source.notes)
     dropped = dict(sorted(drops.counts.items()))
     frames_in = written + sum(dropped.values())
     first_s, rest_s = first_done - started, time.perf_counter() - first_done
-    return RunReport(frames_in, written, dropped, drops.reasons, first_s, rest_s)
+    return RunReport(frames_in, written, dropped, drops.reasons, first_s, rest_s, notes)
 
 
 class _Pipeline:
@@ -154,18 +163,19 @@ class _Pipeline:
         return result if is_known else None
 
 
-def _write(
-    writer: BagWriter, frame: TimedFrame, result: DepthFrame, settings: RunSettings
-) -> None:
-    """Write the messages of one frame."""
+def _messages(
+    result: DepthFrame, settings: RunSettings, outputs: Collection[str]
+) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
+    """Topic, type and fields of what is to be written of a frame."""
     relative = settings.scale.mode == 'relative'
     group = '/depth_relative' if relative else '/depth'
-    points = f'{group}/points' if relative else '/points'
-    image, cloud = IMAGE_TYPES[0], result.cloud(settings.points)
-    for topic, msgtype, fields in (
-        (f'{group}/image_rect', image, image_fields(result.depth_m, '32FC1')),
-        (f'{group}/camera_info', CAMERA_INFO_TYPE, camera_info_fields(result.camera)),
-        (f'{group}/confidence', image, image_fields(result.confidence, '32FC1')),
-        (points, CLOUD_TYPE, cloud.message_fields()),
-    ):
-        writer.write(topic, msgtype, fields, frame.stamp_ns, frame.frame_id)
+    image = IMAGE_TYPES[0]
+    if 'depth' in outputs:
+        yield f'{group}/image_rect', image, image_fields(result.depth_m, '32FC1')
+    if 'camera_info' in outputs:
+        yield f'{group}/camera_info', CAMERA_INFO_TYPE, camera_info_fields(result.camera)
+    if 'confidence' in outputs:
+        yield f'{group}/confidence', image, image_fields(result.confidence, '32FC1')
+    if 'points' in outputs:
+        topic = f'{group}/points' if relative else '/points'
+        yield topic, CLOUD_TYPE, result.cloud(settings.points).message_fields()

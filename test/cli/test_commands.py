@@ -126,6 +126,7 @@ def test_run_writes_every_frame_and_the_same_bytes(drive, checkpoint, tmp_path, 
         (['--set', 'points.decimation=0'], 'points.decimation'),
         (['--checkpoint', 'gone.safetensors'], 'no such checkpoint file'),
         (['--device', 'cuda:77'], 'cuda:77'),
+        (['--topics', 'depth,pionts'], 'topics are pionts, expected some of depth,'),
     ],
 )
 def test_run_refuses(drive, checkpoint, tmp_path, capsys, options, message):
@@ -134,6 +135,28 @@ def test_run_refuses(drive, checkpoint, tmp_path, capsys, options, message):
     assert error.startswith('psd-depth run: error: ')
     assert message in error
     assert not list(tmp_path.iterdir())
+
+
+def test_run_writes_over_a_file_only_when_told_to(drive, checkpoint, tmp_path, capsys):
+    output = tmp_path / 'out.mcap'
+    output.write_bytes(b'what took an hour')
+    assert run(drive, output, checkpoint) == 2
+    assert 'is there already (0.0 MB); name another file, or replace it with --overwrite' in (
+        capsys.readouterr().err
+    )
+    assert main(['synth', str(output), '--frames', '1']) == 2
+    assert output.read_bytes() == b'what took an hour'
+    assert run(drive, output, checkpoint, '--overwrite', '--topics', 'points,depth') == 0
+    assert 'MB written to' in capsys.readouterr().out
+    with BagReader(output) as bag:
+        assert list(bag.topics) == ['/depth/image_rect', '/points']
+
+
+def test_run_says_what_was_lost(drive, checkpoint, tmp_path, capsys):
+    cut = tmp_path / 'cut.mcap'
+    cut.write_bytes(drive.read_bytes()[:-100_000])
+    assert run(cut, tmp_path / 'out.mcap', checkpoint, '--compression', 'none') == 0
+    assert re.search(r'note: .*cut\.mcap: it ends at byte .* cut short', capsys.readouterr().out)
 
 
 def test_run_does_not_write_over_its_input(drive, checkpoint, capsys):

@@ -16,6 +16,7 @@ from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.messages import (
     camera_info_fields,
     compressed_fields,
+    header_fields,
     image_fields,
     odometry_fields,
     pack_cloud,
@@ -91,13 +92,50 @@ def test_a_camera_info_that_comes_late_serves_the_images_before_it(bag):
     assert len(frames) == 5
 
 
-def test_a_camera_info_that_never_comes(bag):
+def test_one_camera_info_after_many_images_serves_them_all(bag):
     with bag:
-        for index in range(120):
+        for index in range(230):
             write_image(bag, index)
         write_info(bag, 500)
-    with pytest.raises(BagError, match=r'no CameraInfo came on /cam/camera_info with the 101'):
+    with open_frames(bag.path) as source:
+        frames = source.frames()
+        assert next(frames).camera == CAMERA
+        assert sum(1 for _ in frames) == 229
+
+
+def test_camera_infos_that_cannot_be_read_are_counted(bag):
+    noise = b'\x00\x01\x00\x00' + b'\xff' * 30
+    with bag:
+        for index in range(3):
+            write_image(bag, index)
+            bag.write_raw('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', noise, index)
+    expected = r'none of the 3 CameraInfo can be read on /cam/camera_info .*--camera .*--fov'
+    with pytest.raises(BagError, match=expected):
         read(bag.path)
+    with BagWriter(bag.path) as bag:
+        for index in range(3):
+            write_image(bag, index)
+            write_info(bag, index)
+            bag.write_raw('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', noise, index)
+    frames, source = read(bag.path)
+    assert len(frames) == 3
+    assert source.notes[0].startswith('3 messages on /cam/camera_info could not be read')
+
+
+def test_images_without_stamps_take_those_of_recording_when_told_to(bag):
+    with bag:
+        for index in range(3):
+            header = {'header': header_fields(0, 'optical')}
+            fields = {**header, **image_fields(make_rgb(index), 'rgb8')}
+            bag.write('/cam/image', 'sensor_msgs/msg/Image', fields, 7 + index * STEP_NS)
+            info = {**header, **camera_info_fields(replace(CAMERA, fx=20.0 + index))}
+            bag.write('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', info, 7 + index * STEP_NS)
+    expected = r'no stamps: header\.stamp of the first two is 0, .*--stamps recorded'
+    with pytest.raises(BagError, match=expected):
+        read(bag.path)
+    frames, _ = read(bag.path, stamps='recorded')
+    assert [frame.stamp_ns for frame in frames] == [7, 7 + STEP_NS, 7 + 2 * STEP_NS]
+    assert [frame.camera.fx for frame in frames] == [20, 21, 22]
 
 
 def test_the_camera_of_the_caller_goes_first(bag):
@@ -262,6 +300,44 @@ def test_a_folder_of_nothing(tmp_path):
 def test_no_calibration_asks_for_one(tmp_path):
     with pytest.raises(CalibrationError, match=r'without a calibration .*--camera .*--fov'):
         read(write_folder(tmp_path / 'a', yaml=None))
+
+
+@pytest.mark.parametrize(
+    'names',
+    [
+        [f'{index}.png' for index in range(1, 25)],
+        [f'frame_{index}.png' for index in range(24)],
+        [f'cam0-{index:02}_left.png' for index in range(90, 114)],
+    ],
+)
+def test_images_in_the_order_of_their_numbers(tmp_path, names):
+    for index, name in enumerate(names):
+        cv2.imwrite(str(tmp_path / name), make_rgb(index))
+    (tmp_path / '._1.png').write_bytes(b'what macOS leaves beside files')
+    frames, _ = read(tmp_path, camera=CAMERA)
+    assert [frame.rgb[0, 0, 0] for frame in frames] == [10 * index for index in range(24)]
+    assert frames[-1].stamp_ns == 23 * STEP_NS
+
+
+@pytest.mark.parametrize(
+    ('names', 'stamps_ns'),
+    [  # EuRoC, TUM RGB-D, seconds whose zeros were cut, microseconds, milliseconds, numbers
+        (['1403636579763555584', '1403636579813555456'], [0, 49999872]),
+        (['1305031102.175304', '1305031102.211214'], [0, 35910000]),
+        (['frame_1305031102.25', 'frame_1305031102.5'], [0, 250_000_000]),
+        (['cam_1700000000123456', 'cam_1700000000133456'], [0, 10_000_000]),
+        (['1700000000123', '1700000000156'], [0, 33_000_000]),
+        (['0000000001', '0000000002'], [0, STEP_NS]),
+        (['1305031102.1', '2'], [STEP_NS, 0]),
+    ],
+)
+def test_times_in_the_names_of_images(tmp_path, names, stamps_ns):
+    for index, name in enumerate(names):
+        cv2.imwrite(str(tmp_path / f'{name}.png'), make_rgb(index))
+    frames, _ = read(tmp_path, camera=CAMERA)
+    found = {int(frame.rgb[0, 0, 0]) // 10: frame.stamp_ns for frame in frames}
+    first = min(found.values())
+    assert [found[0] - first, found[1] - first] == stamps_ns
 
 
 def write_video(path, count=8):
