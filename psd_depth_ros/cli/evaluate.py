@@ -8,7 +8,11 @@ import os
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_lens_options, load_camera_option
+from psd_depth_ros.cli.options import (
+    add_lens_options,
+    add_sixteen_bit_option,
+    load_camera_option,
+)
 from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import EvaluationError
 
@@ -49,6 +53,7 @@ def add_parser(subparsers: Any) -> None:
     )
     _add_data_options(parser)
     add_lens_options(parser)
+    add_sixteen_bit_option(parser)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--backend', default='auto', help='auto, torch, openvino or onnxruntime')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -121,6 +126,8 @@ def execute(options: argparse.Namespace) -> int:
     if options.html is not None:
         write_html(options.html, report, evaluation)
     _print(report)
+    for note in samples.notes:
+        print(f'note: {note}')
     return 0
 
 
@@ -132,7 +139,9 @@ def _data_choice(options: argparse.Namespace) -> DataChoice:
     if options.depth_scale is not None and not options.depth_scale > 0:
         raise EvaluationError(f'--depth-scale is {options.depth_scale:g}, expected more than 0')
     return DataChoice(
-        lens=LensChoice(load_camera_option(options), options.fov),
+        lens=LensChoice(
+            load_camera_option(options), options.fov, sixteen_bit_range=options.sixteen_bit_range
+        ),
         bag=BagChoice(
             options.image_topic,
             options.camera_info_topic,

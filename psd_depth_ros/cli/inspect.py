@@ -131,6 +131,7 @@ def _data_settings(options: argparse.Namespace) -> DataSettings:
         rectified=options.rectified,
         lidar_topic=options.lidar_topic or '',
         stamps=options.stamps,
+        sixteen_bit_range=options.sixteen_bit_range,
     )
 
 

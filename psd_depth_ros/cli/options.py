@@ -48,10 +48,22 @@ def add_lens_options(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_sixteen_bit_option(parser: argparse.ArgumentParser) -> None:
+    """Add which values of 16-bit images are black and white."""
+    parser.add_argument(
+        '--sixteen-bit-range',
+        metavar='RANGE',
+        default='full',
+        help='black and white of 16-bit images: full, 10bit, 12bit, 14bit, BLACK..WHITE such as '
+        '7000..9500, or percentile (default: full, 0..65535)',
+    )
+
+
 def add_frame_options(parser: argparse.ArgumentParser) -> None:
     """Add all that `open_recording_frames` reads."""
     add_recording_options(parser)
     add_lens_options(parser)
+    add_sixteen_bit_option(parser)
     parser.add_argument(
         '--rectified',
         action='store_true',
@@ -112,6 +124,7 @@ def open_recording_frames(options: argparse.Namespace, with_lidar: bool = False)
         with_lidar=with_lidar or options.lidar_topic is not None,
         lidar_topic=options.lidar_topic,
         stamps=options.stamps,
+        sixteen_bit_range=options.sixteen_bit_range,
     )
 
 

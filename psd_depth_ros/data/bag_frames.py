@@ -26,8 +26,9 @@ from psd_depth_ros.geometry.pose import exponential, invert, logarithm
 from psd_depth_ros.messages import (
     camera_from_info,
     check_sizes,
-    decode,
     decode_points,
+    image_size,
+    ImageDecoder,
     odometry_pose,
     stamp_ns,
 )
@@ -129,6 +130,7 @@ class BagFrames(FrameSource):
     def notes(self) -> list[str]:
         """What the bag lost, and messages beside the images that could not be read."""
         return [
+            *super().notes,
             *self._reader.notes,
             *(
                 f'{count} messages on {topic} could not be read, the first: {reason}'
@@ -151,7 +153,7 @@ class BagFrames(FrameSource):
         for image in self._images(tracks):
             if held is not None:
                 try:
-                    yield self._use(_make_frame(held, tracks))
+                    yield self._use(_make_frame(held, tracks, self.decoder))
                 except (MessageError, CalibrationError) as problem:
                     error = problem
                     reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
@@ -217,12 +219,12 @@ class BagFrames(FrameSource):
         self._unread[topic] = count + 1, first
 
 
-def _make_frame(held: _Held, tracks: _Tracks) -> TimedFrame:
-    """Decode an image and add what belongs to its stamp."""
-    rgb = decode(held.message)
-    height, width = rgb.shape[:2]
+def _make_frame(held: _Held, tracks: _Tracks, decoder: ImageDecoder) -> TimedFrame:
+    """Decode an image, where its size is that of its camera, and add what belongs to its stamp."""
+    width, height = image_size(held.message)
     camera = tracks.cameras.at(held.stamp_ns, width, height)
     check_sizes(camera, width, height)
+    rgb = decoder.decode(held.message)
     return TimedFrame(
         held.index,
         held.stamp_ns,

@@ -232,7 +232,7 @@ class ListedFrames(FrameSource):
         for place, entry in enumerate(self._entries):
             index = place if entry.number is None else entry.number
             try:
-                rgb = read_image(entry.path)
+                rgb = self.decoder.decode_file(entry.path)
                 camera = _camera_of(rgb, self._lens, entry.camera)
                 points = None if entry.points is None else _read_points(entry.points)
             except (MessageError, CalibrationError) as problem:
@@ -287,14 +287,6 @@ def _camera_of(rgb: npt.NDArray[np.uint8], lens: LensChoice, own: Camera | None 
     assert camera is not None, 'sources complete the lens when they open'
     check_sizes(camera, width, height)
     return camera
-
-
-def read_image(path: Path) -> npt.NDArray[np.uint8]:
-    """Read (H, W, 3) RGB. Raises MessageError."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise MessageError(f'image {path} is missing, damaged or of an unknown format')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
 
 
 def _read_points(path: Path) -> npt.NDArray[np.float32] | None:

@@ -18,12 +18,12 @@ from psd_depth_ros.data.file_frames import (
     images_in,
     ListedFrames,
     nominal_stamp,
-    read_image,
 )
 from psd_depth_ros.data.sources import LensChoice
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import invert, make_pose
+from psd_depth_ros.messages import ImageDecoder
 from psd_depth_ros.parsing import ParseError, read_text
 
 Array = NDArray[np.float64]
@@ -87,7 +87,7 @@ class OdometryFrames(ListedFrames):
         values = _read_numbers(sequence / 'calib.txt')
         projection = _take(values, f'P{folder.name[-1]}', 12, sequence / 'calib.txt').reshape(3, 4)
         if not lens.is_given:
-            height, width = read_image(files[0]).shape[:2]
+            height, width = ImageDecoder().decode_file(files[0]).shape[:2]
             lens = LensChoice(Camera.from_K(projection[:, :3], width, height))
         stamps = _odometry_stamps(sequence / 'times.txt', len(files))
         poses = _odometry_poses(sequence, len(files), _shift(projection))

@@ -163,6 +163,7 @@ class _Keeper:
             'camera': self._camera,
             'horizontal_fov_deg': settings.horizontal_fov_deg or None,
             'image_is_rectified': settings.rectified,
+            'sixteen_bit_range': settings.sixteen_bit_range,
             'with_lidar': bool(lidar),
             'lidar_topic': lidar or None,
             'stamps': settings.stamps,

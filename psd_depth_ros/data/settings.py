@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psd_depth_ros.config import section, setting
+from psd_depth_ros.messages.sixteen_bit import DESCRIPTION, FULL, parse_sixteen_bit
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,7 @@ class DataSettings:
         0.0, 'Field of view of recordings without calibration; 0: unknown', 'deg', minimum=0.0,
         maximum=179.0,
     )  # fmt: skip
+    sixteen_bit_range: str = setting(FULL, DESCRIPTION)
     stamps: str = setting(
         'header', 'Times of the images of a bag: those of their headers, or those of recording '
         'for drivers that set none', choices=('header', 'recorded'),
@@ -91,3 +93,7 @@ class DataSettings:
         (), "x y z qx qy qz qw of the lidar in the camera's optical frame; empty: from TF", 'm'
     )
     clips: ClipSettings = section(ClipSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is none."""
+        parse_sixteen_bit(self.sixteen_bit_range, 'data.sixteen_bit_range')

@@ -20,6 +20,8 @@ from psd_depth_ros.data.bag_storage import is_bag_name
 from psd_depth_ros.data.calibration_file import camera_from_fov
 from psd_depth_ros.errors import BagError, PsdDepthError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import ImageDecoder
+from psd_depth_ros.messages.sixteen_bit import FULL
 
 VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v')
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
@@ -61,11 +63,15 @@ class SkippedFrame:
 
 @dataclass(frozen=True)
 class LensChoice:
-    """What the caller says of the camera: all of it, its field of view, or nothing."""
+    """What the caller says of the camera: all of it, its field of view, or nothing.
+
+    `sixteen_bit_range` is how its 16-bit images become 8 bits, see `messages.sixteen_bit`.
+    """
 
     camera: Camera | None = None
     horizontal_fov_deg: float | None = None
     image_is_rectified: bool = False
+    sixteen_bit_range: str = FULL
 
     @property
     def is_given(self) -> bool:
@@ -96,6 +102,7 @@ class FrameSource(ABC):
     def __init__(self, path: Path, lens: LensChoice) -> None:
         self.path = path
         self._lens = lens
+        self.decoder = ImageDecoder(lens.sixteen_bit_range)
         self.skipped: list[SkippedFrame] = []
         self._used = 0
 
@@ -112,7 +119,7 @@ class FrameSource(ABC):
     @property
     def notes(self) -> list[str]:
         """What a person should know of the recording once it was read, such as what is lost."""
-        return []
+        return [self.decoder.note] if self.decoder.note else []
 
     @abstractmethod
     def frames(self) -> Iterator[TimedFrame]:
@@ -173,6 +180,7 @@ def open_frames(
     with_lidar: bool = False,
     lidar_topic: str | None = None,
     stamps: str = 'header',
+    sixteen_bit_range: str = FULL,
 ) -> FrameSource:
     """Open a bag, a video, an image folder, or a world to be rendered (see `world_frames`).
 
@@ -180,13 +188,14 @@ def open_frames(
     video or folder needs one of them, or a camera.yaml beside its frames (see
     `calibration_file`). Topics and lidar are for bags only; for `image_is_rectified` see
     `messages.camera_from_info`. `stamps` of a bag are those of the headers (`header`), or for
-    drivers that set none the times of recording (`recorded`). Raises BagError where the recording
-    cannot be read and CalibrationError where there is no usable camera.
+    drivers that set none the times of recording (`recorded`). For `sixteen_bit_range` see
+    `messages.sixteen_bit`. Raises BagError where the recording cannot be read and CalibrationError
+    where there is no usable camera.
     """
     from psd_depth_ros.data.bag_frames import BagFrames  # it builds on the classes above
 
     path = Path(path).expanduser()
-    lens = LensChoice(camera, horizontal_fov_deg, image_is_rectified)
+    lens = LensChoice(camera, horizontal_fov_deg, image_is_rectified, sixteen_bit_range)
     kind = kind_of(path)
     if kind == 'bag':
         source = BagFrames(path, lens, image_topic, camera_info_topic, stamps == 'recorded')

@@ -62,6 +62,7 @@ class BagSamples(Samples):
         self._path, self._lens, self._choice = path, lens, choice
         self._chosen = chosen or slice(None)
         self._unreadable: dict[str, int] = {}
+        self._notes: list[str] = []
         with BagReader(path) as bag:
             depth, lidar = pick_truth_topics(bag, choice)
         self._choice = replace(choice, depth_topic=depth, lidar_topic=lidar)
@@ -78,6 +79,11 @@ class BagSamples(Samples):
         """Images that could not be decoded, by reason; known after iterating."""
         return self._unreadable
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of the bag; known after iterating."""
+        return self._notes
+
     def part(self, chosen: slice) -> BagSamples:
         """Some of them, by their index."""
         return BagSamples(self._path, self._lens, self._choice, chosen)
@@ -92,7 +98,7 @@ class BagSamples(Samples):
                     break
                 if frame.index in wanted:
                     yield _make_sample(self._path, frame, truth)
-            self._unreadable = source.skipped_by_reason
+            self._unreadable, self._notes = source.skipped_by_reason, source.notes
 
     def _open(self) -> BagFrames:
         choice = self._choice

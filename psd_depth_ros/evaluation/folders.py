@@ -8,7 +8,7 @@ same names, and camera.yaml. Poses are taken from T00..T23 of the table where it
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,7 @@ from psd_depth_ros.evaluation.samples import (
     SampleList,
 )
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.messages import check_sizes
+from psd_depth_ros.messages import check_sizes, ImageDecoder
 from psd_depth_ros.parsing import ParseError, read_table
 
 KITTI_UNITS_PER_METRE = 256.0
@@ -59,10 +59,20 @@ class PairReader:
 
     lens: LensChoice
     units_per_metre: float
+    decoder: ImageDecoder = field(init=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """One decoder for all of the images."""
+        object.__setattr__(self, 'decoder', ImageDecoder(self.lens.sixteen_bit_range))
+
+    @property
+    def notes(self) -> list[str]:
+        """What to tell of the images read so far."""
+        return [self.decoder.note] if self.decoder.note else []
 
     def __call__(self, pair: Pair) -> Sample:
         """Read one. Raises EvaluationError and CalibrationError."""
-        rgb = read_rgb(pair.image)
+        rgb = read_rgb(pair.image, self.decoder)
         camera = find_camera(self.lens, pair.calibrations, rgb.shape[1], rgb.shape[0])
         truth = None
         if pair.truth is not None:

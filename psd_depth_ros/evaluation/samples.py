@@ -16,8 +16,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.errors import EvaluationError
+from psd_depth_ros.errors import EvaluationError, MessageError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import ImageDecoder
 from psd_depth_ros.parsing import ParseError, read_array
 
 Image = NDArray[np.uint8]
@@ -71,6 +72,11 @@ class Samples(ABC):
         """How many of those that were read could not be used, by reason."""
         return {}
 
+    @property
+    def notes(self) -> list[str]:
+        """What a person should know of those that were read."""
+        return []
+
 
 class SampleList(Samples, Generic[T]):
     """Samples of files that are known beforehand: `load` reads what an item stands for."""
@@ -87,6 +93,11 @@ class SampleList(Samples, Generic[T]):
     def __iter__(self) -> Iterator[Sample]:
         """Read them one by one."""
         return map(self._load, self._items)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the loader noticed."""
+        return list(getattr(self._load, 'notes', ()))
 
     def part(self, chosen: slice) -> SampleList[T]:
         """Some of them, by their index."""
@@ -142,12 +153,12 @@ def rectify_truth(truth: Map, camera: Camera) -> Map:
     )
 
 
-def read_rgb(path: Path) -> Image:
+def read_rgb(path: Path, decoder: ImageDecoder | None = None) -> Image:
     """An image file as (H, W, 3) uint8 RGB. Raises EvaluationError."""
-    image = cv2.imread(str(path), cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION)
-    if image is None:
-        raise EvaluationError(f'image {path} is missing, damaged or of an unknown format')
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+    try:
+        return (decoder or ImageDecoder()).decode_file(path)
+    except MessageError as error:
+        raise EvaluationError(str(error)) from error
 
 
 def read_truth(path: Path, units_per_metre: float) -> Map:

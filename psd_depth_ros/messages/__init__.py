@@ -18,9 +18,7 @@ from psd_depth_ros.messages.clouds import (
 from psd_depth_ros.messages.compressed import (
     compressed_fields,
     decode_compressed,
-    decode_picture,
     is_compressed,
-    is_picture,
 )
 from psd_depth_ros.messages.images import (
     decode,
@@ -58,14 +56,12 @@ __all__ = [
     'decode_compressed',
     'decode_depth',
     'decode_image',
-    'decode_picture',
     'decode_points',
     'depth_to_millimetres',
     'header_fields',
     'image_fields',
     'image_size',
     'is_compressed',
-    'is_picture',
     'odometry_fields',
     'odometry_pose',
     'pack_cloud',

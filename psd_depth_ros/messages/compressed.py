@@ -84,39 +84,46 @@ def decode_compressed(message: Any, tone: SixteenBitTone | None = None) -> Bytes
             'colour picture as jpeg or png'
         )
     payload = bytes(memoryview(message.data))
-    return _decode(payload, message.format, _bayer_pattern(message.format), tone)
+    name = describe_compressed(message.format, payload)
+    return _decode(payload, name, _bayer_pattern(message.format), tone)
 
 
-def decode_picture(payload: bytes, name: str, tone: SixteenBitTone | None = None) -> Bytes:
-    """The bytes of a jpeg or png file, for messages called `name` -> (H, W, 3) uint8 RGB.
+def decode_file(payload: bytes, name: str, tone: SixteenBitTone) -> Bytes:
+    """The bytes of an image file, in messages called `name` -> (H, W, 3) uint8 RGB.
 
-    As `decode_compressed`. Raises MessageError.
+    As `decode_compressed`, and without its checks also other formats that OpenCV reads. Raises
+    MessageError.
     """
-    return _decode(payload, name, '', tone)
+    if payload.startswith((_JPEG_START, _PNG_START)):
+        return _decode(payload, name, '', tone)
+    image = _imdecode(payload, cv2.IMREAD_COLOR | cv2.IMREAD_ANYDEPTH)
+    if image is None or image.dtype not in (np.uint8, np.uint16):
+        found = 'empty' if not payload else 'damaged or of an unknown format'
+        raise MessageError(f'{name} is {found if image is None else f"of {image.dtype} values"}')
+    return cv2.cvtColor(_to_8_bits(image, tone), cv2.COLOR_BGR2RGB)
 
 
-def is_picture(payload: bytes) -> bool:
-    """Whether bytes begin as a jpeg or png does."""
-    return payload.startswith((_JPEG_START, _PNG_START))
+def _to_8_bits(image: Any, tone: SixteenBitTone | None) -> Bytes:
+    if image.dtype == np.uint16:
+        return (tone or SixteenBitTone()).scale(image)
+    return image  # type: ignore[no-any-return]
 
 
-def _decode(payload: bytes, text: str, bayer: str, tone: SixteenBitTone | None) -> Bytes:
-    header = read_header(payload, text)
+def _decode(payload: bytes, name: str, bayer: str, tone: SixteenBitTone | None) -> Bytes:
+    header = read_header(payload, name)
     flags = cv2.IMREAD_GRAYSCALE if header.channels == 1 else cv2.IMREAD_COLOR
     if header.bits == 16:
         flags |= cv2.IMREAD_ANYDEPTH
     image = _imdecode(payload, flags)
     if image is None:
-        raise MessageError(f'{_describe(text, payload)} is damaged and cannot be decoded')
+        raise MessageError(f'{name} is damaged and cannot be decoded')
     if header.one_scan and _ends_early(payload, header.end, image, flags):
         raise MessageError(
-            f'{_describe(text, payload)} is damaged: its pixels end before its '
-            f'{header.width}x{header.height} are full'
+            f'{name} is damaged: its pixels end before its {header.width}x{header.height} are full'
         )
     if bayer and header.channels == 1:
-        return _debayer(image, bayer, text, tone or SixteenBitTone())
-    if image.dtype == np.uint16:
-        image = (tone or SixteenBitTone()).scale(image)
+        return _debayer(image, bayer, name, tone or SixteenBitTone())
+    image = _to_8_bits(image, tone)
     code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
     return cv2.cvtColor(image, code)
 
@@ -152,12 +159,11 @@ def _bayer_pattern(text: str) -> str:
     return match[1] if match and 'compressed mono' not in text else ''
 
 
-def _debayer(image: Any, pattern: str, text: str, tone: SixteenBitTone) -> Bytes:
+def _debayer(image: Any, pattern: str, name: str, tone: SixteenBitTone) -> Bytes:
     height, width = image.shape
     if height % 2 or width % 2:
         raise MessageError(
-            f'compressed image ({text!r}) is {width}x{height}, but a Bayer mosaic has an even '
-            'width and height'
+            f'{name} is {width}x{height}, but a Bayer mosaic has an even width and height'
         )
     rgb = cv2.cvtColor(image, BAYER_CODES[pattern])
     return tone.scale(rgb, watch=image) if image.dtype == np.uint16 else rgb
@@ -179,33 +185,31 @@ def compressed_fields(
     return {'format': f'rgb8; {picture_format} compressed bgr8', 'data': data.reshape(-1)}
 
 
-def read_header(payload: bytes, text: str) -> PictureHeader:
+def read_header(payload: bytes, name: str) -> PictureHeader:
     """What a jpeg or png says of itself, before memory of its size is taken.
 
-    Looks at the bytes, not at the format `text`: image_transport writes many forms of it. Raises
-    MessageError where it is neither, has no header or no end, or says a size that no camera has or
-    that its bytes cannot hold.
+    Looks at the bytes, not at a format: image_transport writes many forms of it. Raises
+    MessageError, which calls it `name`, where it is neither, has no header or no end, or says a
+    size that no camera has or that its bytes cannot hold.
     """
     if payload.startswith(_JPEG_START):
         header, mark = _jpeg_header(payload), _JPEG_END
     elif payload.startswith(_PNG_START):
         header, mark = _png_header(payload), _PNG_END
     else:
-        raise MessageError(f'{_describe(text, payload)} is neither jpeg nor png')
+        raise MessageError(f'{name} is neither jpeg nor png')
     # Decoders differ in what they do with half a picture; its end is either there or not.
     if payload.rfind(mark) < 0 or (header is not None and header.end < 0):
-        raise MessageError(
-            f'{_describe(text, payload)} is damaged: it was cut short (no end marker)'
-        )
+        raise MessageError(f'{name} is damaged: it was cut short (no end marker)')
     if header is None:
-        raise MessageError(f'{_describe(text, payload)} is damaged: its header has no size')
-    _check_size(header, text, payload)
+        raise MessageError(f'{name} is damaged: its header has no size')
+    _check_size(header, name, payload)
     return header
 
 
-def _check_size(header: PictureHeader, text: str, payload: bytes) -> None:
+def _check_size(header: PictureHeader, name: str, payload: bytes) -> None:
     width, height = header.width, header.height
-    size = f'{_describe(text, payload)} is {width}x{height}'
+    size = f'{name} is {width}x{height}'
     if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
         raise MessageError(f'{size}, expected sides of 1 to {MAX_SIDE} pixels')
     if width * height > MAX_PIXELS:
@@ -277,5 +281,6 @@ def _has_all_scans(payload: bytes, place: int, channels: int) -> bool:
     return len(seen) >= 2 * channels
 
 
-def _describe(text: str, payload: bytes) -> str:
+def describe_compressed(text: str, payload: bytes) -> str:
+    """What messages call a CompressedImage of this format."""
     return f'compressed image ({text!r}, {len(payload)} bytes)'

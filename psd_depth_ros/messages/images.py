@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
+from pathlib import Path
 import sys
 from typing import Any
 
@@ -22,6 +23,8 @@ from psd_depth_ros.geometry.camera import MAX_SIDE
 from psd_depth_ros.messages.compressed import (
     BAYER_CODES,
     decode_compressed,
+    decode_file,
+    describe_compressed,
     is_compressed,
     MAX_PIXELS,
     read_header,
@@ -214,6 +217,19 @@ class ImageDecoder:
             return self._fallback(message)
         return decode_image(message, self._tone)
 
+    def decode_file(self, path: Path) -> Bytes:
+        """An image file -> (H, W, 3) uint8 RGB, with what `decode_compressed` refuses refused.
+
+        Raises MessageError. jpeg and png are checked; other formats are those that OpenCV reads.
+        """
+        try:
+            payload = path.read_bytes()
+        except OSError as error:
+            raise MessageError(
+                f'image {path} cannot be read: {error.strerror or error}'
+            ) from error
+        return decode_file(payload, f'image {path}', self._tone)
+
 
 def decode(message: Any) -> Bytes:
     """Image or CompressedImage -> (H, W, 3) uint8 RGB. Raises MessageError."""
@@ -226,8 +242,10 @@ def image_size(message: Any) -> tuple[int, int]:
     Raises MessageError where a picture has no header to read, or says a size that none has.
     """
     if is_compressed(message):
-        header = read_header(bytes(memoryview(message.data)), message.format)
+        payload = bytes(memoryview(message.data))
+        header = read_header(payload, describe_compressed(message.format, payload))
         return header.width, header.height
+    _check_size(message.width, message.height)
     return int(message.width), int(message.height)
 
 
@@ -336,16 +354,7 @@ def image_fields(array: npt.NDArray[Any], encoding: str) -> dict[str, Any]:
 def _rows(message: Any, pixel_bytes: int, count: int) -> Bytes:
     """View the message as (count, step) bytes, padding included."""
     width, height, step = message.width, message.height, message.step
-    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
-        raise MessageError(
-            f'image is {width}x{height}, expected sides of 1 to {MAX_SIDE} pixels; check the '
-            'camera driver'
-        )
-    if width * height > MAX_PIXELS:
-        raise MessageError(
-            f'image is {width}x{height}, expected at most {MAX_PIXELS} pixels; check the camera '
-            'driver'
-        )
+    _check_size(width, height)
     data = flat_bytes(message.data)
     if step == 0 and data.size == count * width * pixel_bytes:
         step = width * pixel_bytes
@@ -361,6 +370,19 @@ def _rows(message: Any, pixel_bytes: int, count: int) -> Bytes:
             'short or its fields disagree'
         )
     return data[: count * step].reshape(count, step)
+
+
+def _check_size(width: int, height: int) -> None:
+    if not (1 <= width <= MAX_SIDE and 1 <= height <= MAX_SIDE):
+        raise MessageError(
+            f'image is {width}x{height}, expected sides of 1 to {MAX_SIDE} pixels; check the '
+            'camera driver'
+        )
+    if width * height > MAX_PIXELS:
+        raise MessageError(
+            f'image is {width}x{height}, expected at most {MAX_PIXELS} pixels; check the camera '
+            'driver'
+        )
 
 
 def flat_bytes(data: Any) -> Bytes:

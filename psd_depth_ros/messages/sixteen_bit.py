@@ -130,4 +130,5 @@ def _percentiles(sample: Array) -> tuple[int, int]:
 def _advice(low: int, high: int) -> str:
     """The number of bits that the values in use have; what they use where they begin high."""
     bits = next(name for name, white in _BITS.items() if high <= white)
-    return f'{low}..{high}' if low > _LITTLE * high or bits == FULL else bits
+    narrow = low > _LITTLE * high or bits == FULL
+    return f'{low}..{high}' if narrow and low < high else bits

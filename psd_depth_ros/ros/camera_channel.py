@@ -18,7 +18,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.messages import check_sizes, decode, stamp_ns
+from psd_depth_ros.messages import check_sizes, image_size, ImageDecoder, stamp_ns
 from psd_depth_ros.ros.calibration import Calibration, CalibrationMonitor, CalibrationState
 from psd_depth_ros.ros.counters import FrameCounters
 from psd_depth_ros.ros.input_subscription import InputSubscription
@@ -71,10 +71,12 @@ class CameraChannel:
         self._speaker = Speaker(node.get_logger())
         self._early: ArrivedFrame | None = None
         self._inputs: list[InputSubscription] = []
+        self._decoder = ImageDecoder()
         self._monitor = CalibrationMonitor(settings().image_is_rectified)
         self.name = namespace or 'camera'
         self.counters = FrameCounters()
         self.problem = ''
+        self.remark = ''
         self.outputs: OutputPublishers | None = None
         self.outputs_lock = threading.Lock()
         self.reset_due = threading.Event()
@@ -113,7 +115,8 @@ class CameraChannel:
         self.counters = FrameCounters()
         self._monitor = CalibrationMonitor(settings.image_is_rectified)
         self._speaker = Speaker(self._node.get_logger())
-        self.problem = ''
+        self._decoder = ImageDecoder(settings.sixteen_bit_range)
+        self.problem = self.remark = ''
         self._renew_outputs()
         compressed = settings.image_transport == 'compressed'
         image = ('image/compressed', CompressedImage) if compressed else ('image', Image)
@@ -157,17 +160,17 @@ class CameraChannel:
             self.counters.drop('camera_info_refused')
             return None
         try:
-            rgb = decode(frame.message)
+            # No memory is taken for an image of another size than its camera's.
+            width, height = image_size(frame.message)
+            camera = calibration.camera_for(width, height)
+            check_sizes(camera, width, height)
+            rgb = self._decode(frame.message)
         except MessageError as error:
             encoding = getattr(frame.message, 'encoding', '')
             # A stream with a broken image now and then says so once; a wrong encoding repeats.
             every_s = REPEAT_S if encoding else float('inf')
             self._refuse('undecodable', str(error), encoding, every_s)
             return None
-        height, width = rgb.shape[:2]
-        camera = calibration.camera_for(width, height)
-        try:
-            check_sizes(camera, width, height)
         except CalibrationError as error:
             self._refuse('size_mismatch', str(error), (width, height), REPEAT_S)
             return None
@@ -175,6 +178,18 @@ class CameraChannel:
             self.reset_due.set()
         self._last_stamp_ns = frame.stamp_ns
         return PreparedFrame(frame, rgb, camera, calibration.state is CalibrationState.CALIBRATED)
+
+    def _decode(self, message: Any) -> npt.NDArray[np.uint8]:
+        """Decode an image, and say once what is odd about the stream."""
+        decoder = self._decoder
+        decoder.change_range(self._settings().sixteen_bit_range)
+        rgb = decoder.decode(message)
+        self.remark = decoder.note if decoder.is_settled else ''
+        if self.remark:
+            self._speaker.warn(
+                ('remark', decoder.sixteen_bit_range), f'{self.name}: {self.remark}'
+            )
+        return rgb
 
     def reset(self) -> None:
         """Forget what was learned over time; done by the worker before the next frame."""

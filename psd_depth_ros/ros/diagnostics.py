@@ -118,7 +118,7 @@ def camera_status(
         'output': channel.output_topic,
         'subscribed': channel.subscribed,
         **extra,
-        'problem': channel.problem,
+        'problem': channel.problem or channel.remark,
     }
     level, text = _judge(channel, active)
     return _status(f'{node_name}: {channel.name}', level, text, values)
@@ -143,6 +143,8 @@ def _judge(channel: CameraChannel, active: bool) -> tuple[bytes, str]:
     if channel.problem:
         waiting = state is CalibrationState.WAITING
         return (WARN if waiting else ERROR), channel.problem
+    if channel.remark:
+        return WARN, channel.remark
     if channel.counters.age_s() > STALE_S:
         return STALE, f'no images on {channel.image_topic}'
     return OK, 'depth is published on request'

@@ -12,6 +12,7 @@ from psd_depth_ros.config import section, setting
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings
+from psd_depth_ros.messages.sixteen_bit import DESCRIPTION, FULL, parse_sixteen_bit
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,7 @@ class DepthNodeSettings:
     image_is_rectified: bool = setting(
         False, 'images are rectified already (image_rect): use P of camera_info', read_only=True
     )
+    sixteen_bit_range: str = setting(FULL, DESCRIPTION)
     image_reliability: str = setting(
         'auto',
         'QoS asked of cameras; auto is reliable where every publisher offers it',
@@ -98,3 +100,7 @@ class DepthNodeSettings:
     depth: DepthImageSettings = section(DepthImageSettings)
     points: PointsSettings = section(PointsSettings)
     scale: ScaleSettings = section(ScaleSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse a range that is none."""
+        parse_sixteen_bit(self.sixteen_bit_range)

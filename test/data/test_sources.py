@@ -9,8 +9,10 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.bags import BagWriter
+from psd_depth_ros.data.preparation import prepare_sequences
+from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.sources import kind_of, open_frames
-from psd_depth_ros.errors import BagError, CalibrationError, MessageError
+from psd_depth_ros.errors import BagError, CalibrationError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.messages import (
@@ -177,6 +179,94 @@ def test_a_damaged_jpeg_in_mid_stream_is_skipped_and_counted(bag):
     assert source.skipped_by_reason == {'image': 1}
     assert (source.skipped[0].index, source.skipped[0].stamp_ns) == (2, 2 * STEP_NS)
     assert 'damaged' in source.skipped[0].detail
+
+
+def test_an_image_of_another_size_than_its_camera_is_not_decoded(bag, monkeypatch):
+    with bag:
+        write_info(bag, 0)
+        write_image(bag, 0, compressed_fields(make_rgb(0)))
+        write_image(bag, 1, compressed_fields(np.zeros((2000, 3000, 3), np.uint8)))
+        write_image(bag, 2, compressed_fields(make_rgb(2)))
+    sizes = []
+    real = cv2.imdecode
+
+    def watched(*arguments):
+        image = real(*arguments)
+        sizes.append(image.shape)
+        return image
+
+    monkeypatch.setattr(cv2, 'imdecode', watched)
+    frames, source = read(bag.path)
+    assert [frame.index for frame in frames] == [0, 2]
+    assert 'CameraInfo is for 16x12' in source.skipped[0].detail
+    assert 'image is 3000x2000' in source.skipped[0].detail
+    assert set(sizes) == {(12, 16, 3)}
+
+
+def write_deep(bag, count=12):
+    """Write mono16 of a camera of 12 bits: half of its range on the left, all on the right."""
+    with bag:
+        for index in range(count):
+            values = np.zeros((12, 16), np.uint16)
+            values[:, :8], values[:, 8:] = 819, 4095
+            write_image(bag, index, image_fields(values, 'mono16'))
+            write_info(bag, index)
+    return bag.path
+
+
+def test_a_bag_of_12_bits_says_so_and_is_read_by_its_range(bag):
+    path = write_deep(bag)
+    frames, source = read(path)
+    assert frames[0].rgb[0, [0, 15], 0].tolist() == [3, 16]  # of 255: nearly black
+    assert len(source.notes) == 1
+    assert 'use 819..4095 only' in source.notes[0]
+    assert 'set sixteen_bit_range to 12bit or percentile' in source.notes[0]
+    frames, source = read(path, sixteen_bit_range='12bit')
+    assert frames[0].rgb[0, [0, 15], 0].tolist() == [51, 255]
+    assert source.notes == []
+    with pytest.raises(SettingsError, match="sixteen_bit_range is '12'"):
+        read(path, sixteen_bit_range='12')
+
+
+def test_training_data_of_12_bits_say_so_each_time(bag, tmp_path):
+    path = write_deep(bag)
+    for _ in range(2):  # decoded, then found again
+        options = {'pixel_budget': 1024, 'cache': tmp_path / 'cache'}
+        settings = DataSettings(paths=(str(path),))
+        notes = prepare_sequences(settings, **options).notes
+        assert [note for note in notes if 'set sixteen_bit_range to 12bit' in note]
+    deep = replace(settings, sixteen_bit_range='12bit')
+    found = prepare_sequences(deep, **options)
+    assert not [note for note in found.notes if 'sixteen_bit_range' in note]
+    assert found.sequences[0].rgb.max() == 255
+    with pytest.raises(SettingsError, match=r'data.sixteen_bit_range is'):
+        replace(settings, sixteen_bit_range='deep')
+
+
+@pytest.mark.parametrize('suffix', ['.png', '.tif'])
+def test_files_of_16_bits_are_read_by_their_range(tmp_path, suffix):
+    values = np.full((12, 16), 4095, np.uint16)
+    values[:, :8] = 819
+    for index in range(3):
+        assert cv2.imwrite(str(tmp_path / f'{index}{suffix}'), values)
+    (tmp_path / 'camera.yaml').write_text(YAML)
+    frames, source = read(tmp_path)
+    assert 'set sixteen_bit_range to 12bit' in source.notes[0]
+    frames, source = read(tmp_path, sixteen_bit_range='12bit')
+    assert frames[0].rgb[0, [0, 15]].tolist() == [[51] * 3, [255] * 3]
+    assert source.notes == []
+
+
+def test_a_file_cut_in_the_middle_is_skipped(tmp_path):
+    noise = np.random.default_rng(0).integers(0, 255, (12, 16, 3), np.uint8)
+    for index in range(3):
+        cv2.imwrite(str(tmp_path / f'{index}.jpg'), cv2.resize(noise, (160, 120)))
+    (tmp_path / 'camera.yaml').write_text(YAML.replace('16', '160').replace('12', '120'))
+    data = (tmp_path / '1.jpg').read_bytes()
+    (tmp_path / '1.jpg').write_bytes(data[: len(data) // 2] + data[-2:])
+    frames, source = read(tmp_path)
+    assert [frame.index for frame in frames] == [0, 2]
+    assert '1.jpg is damaged: its pixels end before' in source.skipped[0].detail
 
 
 def test_a_message_of_noise_is_skipped_and_counted(bag):

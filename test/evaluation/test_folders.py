@@ -44,6 +44,19 @@ def test_images_with_lidar_beside_them(lidar):
     assert found[0].camera.fx == 50.0
 
 
+def test_pictures_of_12_bits_are_read_by_their_range(lidar):
+    for name in ('a', 'b', 'c'):
+        cv2.imwrite(str(lidar / f'{name}.png'), np.full((48, 64), 4095, np.uint16))
+    samples, _ = open_samples(lidar)
+    assert next(iter(samples)).rgb.max() == 16
+    assert 'set sixteen_bit_range to 12bit' in samples.notes[0]
+    deep, _ = open_samples(lidar, choice=DataChoice(LensChoice(sixteen_bit_range='12bit')))
+    assert next(iter(deep)).rgb.min() == 255
+    (lidar / 'a.png').write_bytes((lidar / 'a.png').read_bytes()[:-20])
+    with pytest.raises(EvaluationError, match=r'a\.png is damaged: it was cut short'):
+        next(iter(deep))
+
+
 def test_pictures_of_the_shape_of_kitti_are_cropped(tmp_path):
     write_image(tmp_path / '0.png', (124, 37))
     write_depth(tmp_path / '0_depth.png', 256, (124, 37))

@@ -232,8 +232,9 @@ def test_nv12_counts_its_chroma_rows():
 def test_sizes_no_camera_has(rgb, width, height):
     message = make_image('rgb8', rgb, 8)
     message.width, message.height = width, height
-    with pytest.raises(MessageError, match=f'{width}x{height}, expected sides of 1 to 16384'):
-        decode_image(message)
+    for read in (decode_image, image_size):
+        with pytest.raises(MessageError, match=f'{width}x{height}, expected sides of 1 to 16384'):
+            read(message)
 
 
 def test_step_shorter_than_a_row(rgb):

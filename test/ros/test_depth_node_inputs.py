@@ -109,6 +109,24 @@ def test_an_image_just_before_its_first_calibration_is_not_lost(running: Any) ->
     bench.spin_until(lambda: depths, 'its depth')
 
 
+def test_a_camera_of_12_bits_is_said_once_and_put_right_while_running(running: Any) -> None:
+    bench, node, camera = running.bench, running.node, running.camera
+    deep = camera.image()
+    values = np.linspace(0, 4095, 64 * 48).astype(np.uint16)
+    deep.encoding, deep.step = 'mono16', 2 * 64
+    deep.data = array.array('B', values.tobytes())
+    said = 'set sixteen_bit_range to 12bit or percentile'
+    camera.send_until(lambda: said in node.output, 'the warning', image=deep)
+    camera.send_until(lambda: bench.level(': camera') == 1, 'a warning', image=deep)
+    assert said in bench.value(': camera', 'problem')
+    assert node.output.count(said) == 1
+    assert running.depths
+    assert not bench.set_parameter('sixteen_bit_range', '12')[0]
+    assert bench.set_parameter('sixteen_bit_range', '12bit') == (True, '')
+    camera.send_until(lambda: bench.level(': camera') == 0, 'all well', image=deep)
+    assert bench.set_parameter('sixteen_bit_range', 'full') == (True, '')
+
+
 def test_a_corrupt_jpeg_is_skipped_counted_and_said_once(bench: Any, depth_node: Start) -> None:
     depths = bench.listen(Image, '/depth/image_rect')
     node = depth_node(image_transport='compressed')
