@@ -52,6 +52,7 @@ def read_drops(values: Mapping[str, str], frames_in: int, frames_out: int) -> di
         for key, value in values.items()
         if key.startswith(prefix)
     }
+    reasons['nobody_listened'] = int(values.get('unwanted', 0))
     missing = frames_in - frames_out - sum(reasons.values())
     reasons['not_received'] = min(missing, max(0, frames_in - int(values.get('received', 0))))
     reasons['not_recorded'] = missing - reasons['not_received']

@@ -1,37 +1,107 @@
 """The libraries that can run a depth network, behind one call.
 
 A backend takes the normalised image and the intrinsics and gives the three maps of the network;
-it compiles itself anew for each input shape, which `DepthEngine.warm_up` does ahead of time. What
-happens before and after is left to `preprocess` and `postprocess`.
+it compiles itself anew for each input shape, which `prepare` does ahead of time, in another thread
+if need be. What happens before and after is left to `preprocess` and `postprocess`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+import functools
 import importlib.util
 import threading
-from typing import Any, Protocol
+from typing import Any, Generic, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 
 from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.inference.conversion import Convert, convert_here, MapsModel, Shape
+from psd_depth_ros.inference.conversion import (
+    Convert,
+    convert_here,
+    example_inputs,
+    import_openvino,
+    MapsModel,
+    Shape,
+)
+from psd_depth_ros.inference.process import trim_memory
 from psd_depth_ros.networks import DepthModel
 
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
+MOST_SHAPES = 4  # kept compiled, of 50 to 100 MB each; more only where more are in use at once
+Compiled = TypeVar('Compiled')
 
 
 class Backend(Protocol):
-    """Runs one network on one device."""
+    """Runs one network on one device.
+
+    One thread may call `run` while another one calls `prepare`.
+    """
 
     name: str
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """(B, 3, H, W) and (B, 4) float32 to (B, 3, h, w): u', sigma, far, float32."""
 
+    def is_ready(self, shape: Shape) -> bool:
+        """Whether `run` takes images of this shape (B, 3, H, W) without compiling first."""
+
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """Compile for images of these shapes, all of which stay ready together.
+
+        `convert` makes the network's other form, where one is needed; by default that of `run`.
+        """
+
     def close(self) -> None:
         """Give memory back."""
+
+
+class CompiledNetworks(Generic[Compiled]):
+    """One network compiled for a few input shapes; the one least recently used makes room.
+
+    Safe between threads, which never wait for each other: compiling holds no lock.
+    """
+
+    def __init__(self, most: int = MOST_SHAPES) -> None:
+        self._most = most
+        self._lock = threading.Lock()
+        self._networks: OrderedDict[Shape, Compiled] = OrderedDict()
+        self._closed = False
+
+    def __contains__(self, shape: Shape) -> bool:
+        """Whether `get` compiles nothing."""
+        return shape in self._networks
+
+    def keep(self, count: int) -> None:
+        """Have room for `count` shapes that are in use at the same time, and for some more."""
+        with self._lock:
+            self._most = max(self._most, count + 2)
+
+    def get(self, shape: Shape, compile: Callable[[], Compiled]) -> Compiled:
+        """The network for a shape, made by `compile` in this thread where it is not there."""
+        with self._lock:
+            if shape in self._networks:
+                self._networks.move_to_end(shape)
+                return self._networks[shape]
+        made = compile()
+        evicted = []
+        with self._lock:
+            if not self._closed:
+                self._networks[shape] = made
+            while len(self._networks) > self._most:
+                evicted.append(self._networks.popitem(last=False))
+        if evicted:
+            evicted.clear()
+            trim_memory()
+        return made
+
+    def close(self) -> None:
+        """Forget all; what is being compiled now is not kept either."""
+        with self._lock:
+            self._closed = True
+            self._networks.clear()
 
 
 class TorchBackend:
@@ -48,20 +118,36 @@ class TorchBackend:
         self._model: MapsModel | None = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self._half = half and (device.type == 'cuda' or _has_bfloat16())
         self._type = torch.float16 if device.type == 'cuda' else torch.bfloat16
-        self._graphs: dict[tuple[int, ...], _CudaGraph] = {}
+        self._graphs: CompiledNetworks[_CudaGraph] = CompiledNetworks()
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         if self._device.type != 'cuda':
             return self._forward(image, intrinsics)
-        shape = tuple(image.shape)
-        if shape not in self._graphs:
-            self._graphs[shape] = _CudaGraph(self._forward, image, intrinsics)
-        return self._graphs[shape].replay(image, intrinsics)
+        graph = self._graphs.get(
+            tuple(image.shape), lambda: _CudaGraph(self._forward, image, intrinsics)
+        )
+        return graph.replay(image, intrinsics)
+
+    def is_ready(self, shape: Shape) -> bool:
+        """See `Backend.is_ready`."""
+        return self._device.type != 'cuda' or shape in self._graphs
+
+    @torch.inference_mode()
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """See `Backend.prepare`; there is nothing to convert."""
+        if self._device.type != 'cuda':
+            return
+        self._graphs.keep(len(shapes))
+        for shape in shapes:
+            image, intrinsics = (one.to(self._device) for one in example_inputs(shape))
+            self._graphs.get(
+                shape, functools.partial(_CudaGraph, self._forward, image, intrinsics)
+            )
 
     def close(self) -> None:
         """Drop the graphs and the weights."""
-        self._graphs.clear()
+        self._graphs.close()
         self._model = None
         if self._device.type == 'cuda':
             torch.cuda.empty_cache()
@@ -125,35 +211,43 @@ class OpenVinoBackend:
     def __init__(
         self, model: DepthModel, half: bool = True, convert: Convert | None = None
     ) -> None:
-        import openvino
-
-        self._core = openvino.Core()
+        self._core = import_openvino().Core()
         self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
         capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
         self._convert: Convert | None = convert or convert_here(model)
-        self._requests: dict[Shape, tuple[Any, Any]] = {}
+        self._requests: CompiledNetworks[tuple[Any, Any]] = CompiledNetworks()
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         shape = tuple(image.shape)
-        if shape not in self._requests:
-            self._requests[shape] = self._compile(shape)
-        stem, rest = self._requests[shape]
+        stem, rest = self._requests.get(shape, lambda: self._compile(shape, self._convert))
         # Inputs and outputs are shared, not copied: the result is overwritten by the next call.
         between = stem.infer([image.contiguous().numpy()], share_inputs=True, share_outputs=True)
         inputs = [between[0], intrinsics.numpy()]
         maps = rest.infer(inputs, share_inputs=True, share_outputs=True)
         return torch.from_numpy(maps[0])
 
+    def is_ready(self, shape: Shape) -> bool:
+        """See `Backend.is_ready`."""
+        return shape in self._requests
+
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """See `Backend.prepare`."""
+        self._requests.keep(len(shapes))
+        for shape in shapes:
+            self._requests.get(
+                shape, functools.partial(self._compile, shape, convert or self._convert)
+            )
+
     def close(self) -> None:
         """Drop the compiled networks and the weights."""
-        self._requests.clear()
+        self._requests.close()
         self._convert = None
 
-    def _compile(self, shape: Shape) -> tuple[Any, Any]:
-        assert self._convert is not None, 'the engine was closed'
-        stem, rest = self._convert('openvino', shape)
+    def _compile(self, shape: Shape, convert: Convert | None) -> tuple[Any, Any]:
+        assert convert is not None, 'the engine was closed'
+        stem, rest = convert('openvino', shape)
         return self._compile_part(stem, 'f32'), self._compile_part(rest, self._precision)
 
     def _compile_part(self, part: Any, precision: str) -> Any:
@@ -173,26 +267,37 @@ class OnnxBackend:
 
     def __init__(self, model: DepthModel, convert: Convert | None = None) -> None:
         self._convert: Convert | None = convert or convert_here(model)
-        self._sessions: dict[Shape, Any] = {}
+        self._sessions: CompiledNetworks[Any] = CompiledNetworks()
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         shape = tuple(image.shape)
-        if shape not in self._sessions:
-            self._sessions[shape] = self._compile(shape)
+        session = self._sessions.get(shape, lambda: self._compile(shape, self._convert))
         feed = {'image': image.contiguous().numpy(), 'intrinsics': intrinsics.numpy()}
-        return torch.from_numpy(self._sessions[shape].run(None, feed)[0])
+        return torch.from_numpy(session.run(None, feed)[0])
+
+    def is_ready(self, shape: Shape) -> bool:
+        """See `Backend.is_ready`."""
+        return shape in self._sessions
+
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """See `Backend.prepare`."""
+        self._sessions.keep(len(shapes))
+        for shape in shapes:
+            self._sessions.get(
+                shape, functools.partial(self._compile, shape, convert or self._convert)
+            )
 
     def close(self) -> None:
         """Drop the sessions and the weights."""
-        self._sessions.clear()
+        self._sessions.close()
         self._convert = None
 
-    def _compile(self, shape: Shape) -> Any:
+    def _compile(self, shape: Shape, convert: Convert | None) -> Any:
         import onnxruntime
 
-        assert self._convert is not None, 'the engine was closed'
-        (content,) = self._convert('onnx', shape)
+        assert convert is not None, 'the engine was closed'
+        (content,) = convert('onnx', shape)
         return onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
 
 

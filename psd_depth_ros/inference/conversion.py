@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 import contextlib
+import importlib
 import io
 import logging
 import os
@@ -15,6 +16,7 @@ from pathlib import Path
 import subprocess
 import sys
 import tempfile
+import threading
 from typing import Any
 import warnings
 
@@ -75,7 +77,7 @@ def convert_here(model: DepthModel) -> Convert:
     """Convert in this process."""
 
     def convert(kind: str, shape: Shape) -> tuple[Any, ...]:
-        image, intrinsics = _example(shape)
+        image, intrinsics = example_inputs(shape)
         if kind == 'onnx':
             return (_to_onnx(MapsModel(model).eval(), image, intrinsics),)
         stem, rest = StemModel(model).eval(), RestModel(model).eval()
@@ -86,20 +88,73 @@ def convert_here(model: DepthModel) -> Convert:
     return convert
 
 
-def convert_aside(model: DepthModel, info: CheckpointInfo) -> Convert:
-    """Convert in a process of its own, which stands back for this one.
+class ConvertAside:
+    """Converts in a process of its own, which stands back for this one; a `Convert`."""
 
-    Raises DeviceError, with what it said, where it fails.
-    """
+    def __init__(self, model: DepthModel, info: CheckpointInfo) -> None:
+        self._model = model
+        self._info = info
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self._cancelled = False
 
-    def convert(kind: str, shape: Shape) -> tuple[Any, ...]:
+    def __call__(self, kind: str, shape: Shape) -> tuple[Any, ...]:
+        """Raises DeviceError, with what the process said, where it fails or is cancelled."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            save_checkpoint(folder / WEIGHTS, info, model.state_dict())
-            _run_aside(folder, kind, shape)
+            save_checkpoint(folder / WEIGHTS, self._info, self._model.state_dict())
+            self._run(folder, kind, shape)
             return _read(folder, kind)
 
-    return convert
+    def cancel(self) -> None:
+        """End what is at work, and all that is asked for later; from any thread."""
+        with self._lock:
+            self._cancelled = True
+            for process in self._running:
+                process.kill()
+
+    def _run(self, folder: Path, kind: str, shape: Shape) -> None:
+        with self._lock:
+            if self._cancelled:
+                raise DeviceError('the conversion of the network was cancelled')
+            process = _start_aside(folder, kind, shape)
+            self._running.add(process)
+        try:
+            _, said = process.communicate()
+        finally:
+            with self._lock:
+                self._running.discard(process)
+        if self._cancelled:
+            raise DeviceError('the conversion of the network was cancelled')
+        if process.returncode:
+            words = said.strip().splitlines()[-1:] or ['no word of why']
+            raise DeviceError(
+                f'the network cannot be converted for {kind}: the process that does it ended '
+                f'with code {process.returncode} ({words[0]}); backend torch needs no conversion'
+            )
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without the usage statistics of its converter.
+
+    `openvino.tools.ovc` reports every import and every conversion to a server, in a process that
+    it forks, and keeps an id of the user in the home folder. Where the package
+    `openvino_telemetry` cannot be imported it takes a stand-in of its own that does nothing, so
+    that package is hidden while OpenVINO is imported.
+    """
+    name = 'openvino_telemetry'
+    if 'openvino.tools.ovc' not in sys.modules:
+        hidden = {key: one for key, one in sys.modules.items() if key.split('.')[0] == name}
+        for key in hidden:
+            del sys.modules[key]
+        sys.modules[name] = None  # type: ignore[assignment]  # an import of it now fails
+        try:
+            importlib.import_module('openvino')
+            importlib.import_module('openvino.tools.ovc')
+        finally:
+            del sys.modules[name]
+            sys.modules.update(hidden)
+    return importlib.import_module('openvino')
 
 
 def write_converted(parts: tuple[Any, ...], kind: str, folder: Path) -> None:
@@ -107,8 +162,7 @@ def write_converted(parts: tuple[Any, ...], kind: str, folder: Path) -> None:
     if kind == 'onnx':
         (folder / _ONNX).write_bytes(parts[0])
         return
-    import openvino
-
+    openvino = import_openvino()
     for part, name in zip(parts, _OPENVINO, strict=True):
         openvino.save_model(part, folder / name, compress_to_fp16=False)
 
@@ -116,8 +170,7 @@ def write_converted(parts: tuple[Any, ...], kind: str, folder: Path) -> None:
 def _read(folder: Path, kind: str) -> tuple[Any, ...]:
     if kind == 'onnx':
         return ((folder / _ONNX).read_bytes(),)
-    import openvino
-
+    openvino = import_openvino()
     core, paths = openvino.Core(), [folder / name for name in _OPENVINO]
     # As bytes, since files that are mapped would go with their folder.
     return tuple(
@@ -126,8 +179,7 @@ def _read(folder: Path, kind: str) -> tuple[Any, ...]:
 
 
 def _to_openvino(part: nn.Module, *example: Tensor) -> Any:
-    import openvino
-
+    openvino = import_openvino()
     with _quiet():
         return openvino.convert_model(
             part, example_input=example, input=[tuple(one.shape) for one in example]
@@ -145,25 +197,19 @@ def _to_onnx(model: MapsModel, image: Tensor, intrinsics: Tensor) -> bytes:
     return content
 
 
-def _run_aside(folder: Path, kind: str, shape: Shape) -> None:
-    command = [sys.executable, '-m', _PROGRAM, str(folder), kind, *map(str, shape)]
-    done = subprocess.run(
-        command,
+def _start_aside(folder: Path, kind: str, shape: Shape) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, '-m', _PROGRAM, str(folder), kind, *map(str, shape)],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         stdin=subprocess.DEVNULL,
-        capture_output=True,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
         text=True,
-        check=False,
     )
-    if done.returncode:
-        words = done.stderr.strip().splitlines()[-1:] or ['no word of why']
-        raise DeviceError(
-            f'the network cannot be converted for {kind}: the process that does it ended with '
-            f'code {done.returncode} ({words[0]}); backend torch needs no conversion'
-        )
 
 
-def _example(shape: Shape) -> tuple[Tensor, Tensor]:
+def example_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
+    """A black image (B, 3, H, W), and intrinsics (B, 4) that fit its size."""
     batch, _, height, width = shape
     intrinsics = torch.tensor([[width, width, 0.5 * width, 0.5 * height]]).repeat(batch, 1)
     return torch.zeros(shape), intrinsics

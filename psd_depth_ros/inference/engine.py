@@ -7,10 +7,10 @@ at once. Where the metric scale comes from is left to `scale`.
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 import os
 from typing import NamedTuple
 
@@ -23,7 +23,7 @@ from psd_depth_ros.checkpoint import Checkpoint, load_checkpoint
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
-from psd_depth_ros.inference.conversion import convert_aside
+from psd_depth_ros.inference.conversion import ConvertAside, Shape
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.networks.depth_model import load_model
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier, view_mask
@@ -84,8 +84,13 @@ class _View:
 
     def __init__(self, camera: Camera, checkpoint: Checkpoint, device: torch.device) -> None:
         info = checkpoint.info
-        size = choose_input_size(camera.width, camera.height, info.input.pixel_budget)
-        self.preprocess = Preprocessor(camera, size, info.input.mean, info.input.std, device)
+        self.preprocess = Preprocessor(
+            camera,
+            _network_size(camera, info.input.pixel_budget),
+            info.input.mean,
+            info.input.std,
+            device,
+        )
         self.rectifier = Rectifier(camera)
         self.masks: dict[bool, Tensor | None] = {True: None, False: None}
         seen = self.preprocess.camera
@@ -101,8 +106,15 @@ class _View:
 class DepthEngine:
     """A checkpoint on a device. Make it with `from_checkpoint`."""
 
-    def __init__(self, checkpoint: Checkpoint, backend: Backend, device: torch.device) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        backend: Backend,
+        device: torch.device,
+        aside: ConvertAside | None = None,
+    ) -> None:
         self.checkpoint = checkpoint
+        self._aside = aside
         self._backend = backend
         self._device = device
         self._views: OrderedDict[Camera, _View] = OrderedDict()
@@ -127,8 +139,9 @@ class DepthEngine:
         chosen = choose_device(device)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
-        convert = convert_aside(model, checkpoint.info) if aside else None
-        return cls(checkpoint, make_backend(backend, model, chosen, convert), chosen)
+        other = ConvertAside(model, checkpoint.info)
+        made = make_backend(backend, model, chosen, other if aside else None)
+        return cls(checkpoint, made, chosen, other)
 
     @property
     def device(self) -> str:
@@ -183,21 +196,49 @@ class DepthEngine:
                 )
         return [frames[i] for i in range(len(requests))]
 
-    def warm_up(self, sizes: Sequence[tuple[int, int]]) -> None:
-        """Compile for images of these (width, height), so that the first frame is not late.
+    def is_ready(self, cameras: Sequence[Camera]) -> bool:
+        """Whether images of these cameras, in one batch, need no compiling first."""
+        return all(self._backend.is_ready(shape) for shape in self._shapes(cameras))
 
-        Give one size for each camera: they come alone, and all in one batch.
+    def prepare(self, cameras: Sequence[Camera]) -> None:
+        """Compile for images of these cameras, which come alone and all in one batch.
+
+        Safe in another thread while `infer_batch` is at work, which it holds up little: the heavy
+        part is done in another process. Raises DeviceError where that cannot be.
         """
-        requests = [_blank(width, height) for width, height in sizes]
-        batches = [[one] for one in dict(zip(sizes, requests, strict=True)).values()]
+        self._backend.prepare(self._single_and_joint_shapes(cameras), self._aside)
+
+    def warm_up(self, cameras: Sequence[Camera]) -> None:
+        """Compile and run for these cameras, so that the first frame is not late.
+
+        They come alone, and all in one batch.
+        """
+        self._backend.prepare(self._single_and_joint_shapes(cameras))
+        requests = [(np.zeros((one.height, one.width, 3), np.uint8), one) for one in cameras]
+        batches = [[one] for one in {one[1].size: one for one in requests}.values()]
         for batch in [*batches, requests] if len(requests) > 1 else batches:
             for _ in range(2):
                 self.infer_batch(batch)
 
     def close(self) -> None:
-        """Give the network's memory back; the engine is of no use afterwards."""
+        """Give the network's memory back; the engine is of no use afterwards.
+
+        A `prepare` at work in another thread ends soon, with DeviceError or without.
+        """
+        if self._aside is not None:
+            self._aside.cancel()
         self._backend.close()
         self._views.clear()
+
+    def _shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
+        """What the backend gets where images of all these cameras come in one batch."""
+        budget = self.checkpoint.info.input.pixel_budget
+        sizes = Counter(_network_size(one, budget) for one in cameras)
+        return [(count, 3, *size) for size, count in sizes.items()]
+
+    def _single_and_joint_shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
+        single = [shape for one in cameras for shape in self._shapes([one])]
+        return list(dict.fromkeys([*single, *self._shapes(cameras)]))
 
     def _view(self, camera: Camera) -> _View:
         view = self._views.pop(camera, None) or _View(camera, self.checkpoint, self._device)
@@ -234,9 +275,10 @@ class DepthEngine:
         return DepthFrame(*arrays, camera, request[0], view.rectifier, (depth, confidence))
 
 
-def _blank(width: int, height: int) -> Request:
-    camera = Camera(width, height, width, width, 0.5 * width, 0.5 * height)
-    return np.zeros((height, width, 3), dtype=np.uint8), camera
+@lru_cache(maxsize=64)
+def _network_size(camera: Camera, pixel_budget: int) -> tuple[int, int]:
+    """Height and width that the network sees images of this camera in."""
+    return choose_input_size(camera.width, camera.height, pixel_budget)
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -55,3 +55,9 @@ def reuse_freed_memory(*, keep_all: bool = False) -> None:
     if keep_all and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
         libc.mallopt(_M_MMAP_MAX, 0)
         libc.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def trim_memory() -> None:
+    """Give memory that was freed back to the kernel, where the C library can."""
+    if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
+        libc.malloc_trim(0)

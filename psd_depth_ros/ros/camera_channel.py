@@ -1,7 +1,8 @@
 """One camera of the depth node: what comes in, what is known of it, what goes out.
 
 Callbacks run in the executor and only hand frames over; `prepare` and the publishing run in the
-worker. Frames that give no result are counted by reason and said once.
+worker. Frames that give no result are counted by reason and said once. Nothing is done for a
+CameraInfo alone: the network is compiled for a size only where images have it.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 import threading
+import time
 from typing import Any
 
 import numpy as np
@@ -27,15 +29,21 @@ from psd_depth_ros.ros.settings import DepthNodeSettings
 from psd_depth_ros.ros.speaker import Speaker
 
 REPEAT_S = 30.0
+LOOK_AGAIN_S = 1.0  # where nobody listens, the size of the images is looked for so often
+SETTLE_S = 1.0  # so long a calibrated camera has to be uncalibrated, before topics change names
 
 
 @dataclass(frozen=True)
 class ArrivedFrame:
-    """An image message as it came, its stamp and its arrival on the steady clock."""
+    """An image message as it came, its stamp and its arrival on the steady clock.
+
+    Not `wanted` is one whose depth nobody asked for: it only tells the size of the images.
+    """
 
     message: Any
     stamp_ns: int
     received_ns: int
+    wanted: bool = True
 
 
 @dataclass(frozen=True)
@@ -51,8 +59,8 @@ class PreparedFrame:
 class CameraChannel:
     """Inputs, calibration, counters and outputs of the camera in `namespace` ('' for the node's).
 
-    `hand_over` receives every frame that somebody wants the depth of, `calibrated` is called once
-    the size of the images is known.
+    `hand_over` receives every frame that somebody wants the depth of, and the first of a new
+    calibration.
     """
 
     def __init__(
@@ -61,13 +69,11 @@ class CameraChannel:
         namespace: str,
         settings: Callable[[], DepthNodeSettings],
         hand_over: Callable[[CameraChannel, ArrivedFrame], bool],
-        calibrated: Callable[[], None],
     ) -> None:
         self._node = node
         self._prefix = f'{namespace}/' if namespace else ''
         self._settings = settings
         self._hand_over = hand_over
-        self._calibrated = calibrated
         self._speaker = Speaker(node.get_logger())
         self._early: ArrivedFrame | None = None
         self._inputs: list[InputSubscription] = []
@@ -76,13 +82,15 @@ class CameraChannel:
         self.name = namespace or 'camera'
         self.counters = FrameCounters()
         self.problem = ''
-        self.remark = ''
+        self.remark = self.delay = ''
         self.outputs: OutputPublishers | None = None
         self.outputs_lock = threading.Lock()
         self.reset_due = threading.Event()
         self.stamp_age_ns = 0
         self._last_stamp_ns = 0
-        self.frame_size: tuple[int, int] | None = None
+        self.camera: Camera | None = None
+        self._look_due_s: float | None = None
+        self._uncalibrated_since_s: float | None = None
 
     @property
     def calibration(self) -> Calibration:
@@ -116,7 +124,8 @@ class CameraChannel:
         self._monitor = CalibrationMonitor(settings.image_is_rectified)
         self._speaker = Speaker(self._node.get_logger())
         self._decoder = ImageDecoder(settings.sixteen_bit_range)
-        self.problem = self.remark = ''
+        self.problem = self.remark = self.delay = ''
+        self._look_due_s = self._uncalibrated_since_s = None
         self._renew_outputs()
         compressed = settings.image_transport == 'compressed'
         image = ('image/compressed', CompressedImage) if compressed else ('image', Image)
@@ -142,6 +151,7 @@ class CameraChannel:
             one.refresh()
         if self.outputs is not None:
             self.outputs.refresh()
+        self._follow_calibration()
         timeout_s = self._settings().camera_info_timeout_s
         waited_s = self.counters.waited_s()
         waiting = self._monitor.calibration.state is CalibrationState.WAITING
@@ -158,6 +168,9 @@ class CameraChannel:
         calibration = self._monitor.calibration
         if calibration.state is CalibrationState.REFUSED:
             self.counters.drop('camera_info_refused')
+            return None
+        if self._uncalibrated_since_s is not None:
+            self.counters.drop('uncalibrated')
             return None
         try:
             # No memory is taken for an image of another size than its camera's.
@@ -177,6 +190,7 @@ class CameraChannel:
         if frame.stamp_ns < self._last_stamp_ns:
             self.reset_due.set()
         self._last_stamp_ns = frame.stamp_ns
+        self.camera, self._look_due_s = camera, None
         return PreparedFrame(frame, rgb, camera, calibration.state is CalibrationState.CALIBRATED)
 
     def _decode(self, message: Any) -> npt.NDArray[np.uint8]:
@@ -206,11 +220,27 @@ class CameraChannel:
             lambda: self._settings().image_reliability,
         )
 
+    def wait_for_network(self, camera: Camera, reason: str) -> None:
+        """Drop a frame for which the network has yet to be compiled, or cannot be (`reason`)."""
+        size = f'{camera.width}x{camera.height}'
+        if reason:
+            self._refuse('failed', f'no depth of images of {size}: {reason}', size, REPEAT_S)
+            return
+        self.counters.drop('compiling')
+        self.delay = f'the network is being compiled for images of {size}'
+        self._speaker.warn(
+            ('compiling', size),
+            f'{self.name}: {self.delay}, whose depth waits for it; with the parameters '
+            'image_width and image_height it is done at the start',
+        )
+
     def _on_image(self, message: Any) -> None:
-        frame = ArrivedFrame(message, stamp_ns(message.header), self.counters.receive())
-        if self.outputs is None or not self.outputs.wanted():
-            self.counters.drop('no_subscribers')
-        elif self._monitor.calibration.state is CalibrationState.WAITING:
+        wanted = self.outputs is not None and bool(self.outputs.wanted())
+        frame = ArrivedFrame(message, stamp_ns(message.header), self.counters.receive(), wanted)
+        waiting = self._monitor.calibration.state is CalibrationState.WAITING
+        if not wanted and (waiting or not self._is_time_to_look()):
+            self.counters.ignore()
+        elif waiting:
             # The image often comes just before its camera_info: keep the newest for it.
             if self._early is not None:
                 self.counters.drop('no_camera_info')
@@ -218,19 +248,45 @@ class CameraChannel:
         elif self._hand_over(self, frame):
             self.counters.drop('newer_frame')
 
+    def _is_time_to_look(self) -> bool:
+        """Whether the size of the images has to be found out, though nobody listens yet.
+
+        The network is then compiled when somebody does.
+        """
+        now_s = time.monotonic()
+        if self._look_due_s is None or now_s < self._look_due_s:
+            return False
+        self._look_due_s = now_s + LOOK_AGAIN_S
+        return True
+
     def _on_camera_info(self, message: Any) -> None:
+        was_calibrated = self._monitor.calibration.state is CalibrationState.CALIBRATED
         if not self._monitor.receive(message):
             return
+        state = self._monitor.calibration.state
+        if state is not CalibrationState.UNCALIBRATED:
+            self._uncalibrated_since_s = None
+        elif was_calibrated:
+            self._uncalibrated_since_s = time.monotonic()
         self._announce_calibration()
-        if self.outputs is not None and self.outputs.relative != self._is_relative():
-            self._renew_outputs()
-        camera = self._monitor.calibration.camera
-        if camera is not None:
-            self.frame_size = (camera.width, camera.height)
-            self._calibrated()
+        self._follow_calibration()
+        self._look_due_s = time.monotonic()
         early, self._early = self._early, None
         if early is not None and self._hand_over(self, early):
             self.counters.drop('newer_frame')
+
+    def _follow_calibration(self) -> None:
+        """Rename the outputs where depth is metric no more, or now is.
+
+        Subscribers have to find topics of another name, so a calibrated camera keeps its topics
+        where only a few of its CameraInfo messages say that it is not.
+        """
+        since_s = self._uncalibrated_since_s
+        if since_s is not None and time.monotonic() - since_s < SETTLE_S:
+            return
+        self._uncalibrated_since_s = None
+        if self.outputs is not None and self.outputs.relative != self._is_relative():
+            self._renew_outputs()
 
     def _announce_calibration(self) -> None:
         calibration = self._monitor.calibration

@@ -40,7 +40,8 @@ class Durations:
 class FrameCounters:
     """What became of the frames of one camera.
 
-    Every frame received ends as processed, as dropped with a reason, or waits in the mailbox.
+    Every frame received ends as processed, as dropped with a reason or as unwanted, where nobody
+    listened to any output, or waits in the mailbox.
     """
 
     def __init__(self) -> None:
@@ -50,6 +51,7 @@ class FrameCounters:
         self._first_ns: int | None = None
         self._received = 0
         self._processed = 0
+        self._unwanted = 0
         self._dropped: Counter[str] = Counter()
 
     def receive(self) -> int:
@@ -74,6 +76,11 @@ class FrameCounters:
             self._dropped[reason] += 1
             return self._dropped[reason]
 
+    def ignore(self) -> None:
+        """Count a frame whose depth nobody asked for."""
+        with self._lock:
+            self._unwanted += 1
+
     @property
     def received(self) -> int:
         """Frames that arrived."""
@@ -83,6 +90,11 @@ class FrameCounters:
     def processed(self) -> int:
         """Frames whose results were published."""
         return self._processed
+
+    @property
+    def unwanted(self) -> int:
+        """Frames whose depth nobody asked for."""
+        return self._unwanted
 
     @property
     def dropped(self) -> dict[str, int]:

@@ -18,6 +18,8 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.timer import Timer
 
 from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.ros.calibration import nominal_camera
 from psd_depth_ros.ros.camera_channel import ArrivedFrame, CameraChannel
 from psd_depth_ros.ros.diagnostics import camera_status, diagnostic_array, engine_status
 from psd_depth_ros.ros.engine_factory import DepthEngineFactory
@@ -33,6 +35,7 @@ from psd_depth_ros.ros.speaker import Speaker
 from psd_depth_ros.ros.worker import DepthWorker
 
 HOUSEKEEPING_S = 0.5
+REPEAT_S = 30.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 Step = Callable[['DepthNode', LifecycleState], TransitionCallbackReturn]
 
@@ -66,8 +69,10 @@ class DepthNode(LifecycleNode):
         self._worker: DepthWorker | None = None
         self._scales: ScaleInputs | None = None
         self._problem = ''
+        self._speaker = Speaker(self.get_logger())
+        self._time_jumps = 0
         self._channels = [
-            CameraChannel(self, one, lambda: self.settings, self._hand_over, self._expect_sizes)
+            CameraChannel(self, one, lambda: self.settings, self._hand_over)
             for one in dict.fromkeys(self.settings.cameras)
         ]
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -100,10 +105,10 @@ class DepthNode(LifecycleNode):
         """Load and warm up the network."""
         settings = self.settings
         slot = EngineSlot(self._factory, settings.device, settings.backend)
-        slot.load(settings.checkpoint, self._frame_sizes())
+        slot.load(settings.checkpoint, self._expected_cameras())
         self._slot, self._problem = slot, ''
         self._reloader = Reloader(
-            self, slot, settings.checkpoint, self._frame_sizes, self._refuse_engine
+            self, slot, settings.checkpoint, self._expected_cameras, self._refuse_engine
         )
         engine = slot.engine
         self.get_logger().info(
@@ -128,7 +133,9 @@ class DepthNode(LifecycleNode):
         self._scales = ScaleInputs(self, lambda: self.settings)
         results = ResultPublisher(lambda: self.settings, self.get_clock())
         self._worker = DepthWorker(
-            DepthPipeline(self._slot, self._scales, results, lambda: self.settings),
+            DepthPipeline(
+                self._slot, self._scales, results, lambda: self.settings, self._known_cameras
+            ),
             Speaker(self.get_logger()),
             cameras=len(self._channels),
             patience_s=lambda: self.settings.batch_wait_s if len(self._channels) > 1 else 0.0,
@@ -192,23 +199,24 @@ class DepthNode(LifecycleNode):
             self._scales = None
 
     def _release(self) -> None:
+        if self._slot is not None:
+            self._slot.close()  # first: its loader tells the reloader how it ended
+            self._slot = None
         if self._reloader is not None:
             self._reloader.destroy()
             self._reloader = None
-        if self._slot is not None:
-            self._slot.close()
-            self._slot = None
 
     def _hand_over(self, channel: CameraChannel, frame: ArrivedFrame) -> bool:
         return self._worker is not None and self._worker.hand_over(channel, frame)
 
-    def _expect_sizes(self) -> None:
-        if self._slot is not None:
-            self._slot.expect(self._frame_sizes())
+    def _known_cameras(self) -> list[Camera]:
+        """The cameras whose images have come."""
+        return [one.camera for one in self._channels if one.camera is not None]
 
-    def _frame_sizes(self) -> list[tuple[int, int]]:
-        expected = (self.settings.image_width, self.settings.image_height)
-        return [one.frame_size or expected for one in self._channels]
+    def _expected_cameras(self) -> list[Camera]:
+        """All cameras, those that were not heard yet as the parameters tell."""
+        nominal = nominal_camera(self.settings.image_width, self.settings.image_height)
+        return [one.camera or nominal for one in self._channels]
 
     def _refuse_engine(self, engine: Engine) -> None:
         if self.is_active:
@@ -244,8 +252,13 @@ class DepthNode(LifecycleNode):
             self._scales.renew()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
-        seconds = jump.delta.nanoseconds / 1e9
-        self.get_logger().warning(f'time jumped by {seconds:.3f} s: scale starts anew')
+        self._time_jumps += 1
+        self._speaker.warn(
+            'time jump',
+            f'time jumped by {jump.delta.nanoseconds / 1e9:.3f} s: scale starts anew '
+            f'({self._time_jumps} jumps so far; more are said in {REPEAT_S:g} s)',
+            REPEAT_S,
+        )
         for channel in self._channels:
             channel.reset()
 

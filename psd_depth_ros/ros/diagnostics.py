@@ -34,6 +34,7 @@ ENGINE_KEYS = {
     'checkpoint_path': 'the file they come from',
     'metric': 'whether the checkpoint gives metres without any further scale',
     'loading': 'whether another checkpoint is being loaded now',
+    'compiling': 'sizes of images the network is being compiled for now',
     'inference_ms_p50': 'median time of the network for one batch',
     'inference_ms_p95': '95th percentile of it',
     'memory_mb': 'memory of the process (resident)',
@@ -46,7 +47,8 @@ CAMERA_KEYS = {
     'input_age_s': 'time since the last image',
     'received': 'images received',
     'processed': 'images whose depth was published',
-    'dropped': 'images that gave no depth; dropped.REASON tells why',
+    'dropped': 'images that gave no depth though somebody listened; dropped.REASON tells why',
+    'unwanted': 'images that came while nobody listened to any output',
     'latency_ms_p50': 'median from arrival of the image to depth published',
     'latency_ms_p95': '95th percentile of it',
     'stamp_age_ms': "the node's clock minus the stamp of the last image published",
@@ -76,7 +78,10 @@ def engine_status(
         p50, p95 = slot.inference.percentiles_ms()
         values.update(describe_engine(slot.engine))
         values.update(
-            loading=slot.is_loading, inference_ms_p50=_number(p50), inference_ms_p95=_number(p95)
+            loading=slot.is_loading,
+            compiling=slot.compiling,
+            inference_ms_p50=_number(p50),
+            inference_ms_p95=_number(p95),
         )
     level = ERROR if problem else OK
     return _status(f'{node_name}: engine', level, problem or f'{state}', values)
@@ -111,6 +116,7 @@ def camera_status(
         'processed': counters.processed,
         'dropped': sum(dropped.values()),
         **{f'dropped.{reason}': count for reason, count in sorted(dropped.items())},
+        'unwanted': counters.unwanted,
         'latency_ms_p50': _number(p50),
         'latency_ms_p95': _number(p95),
         'stamp_age_ms': _number(channel.stamp_age_ns / 1e6) if counters.processed else '',
@@ -143,8 +149,8 @@ def _judge(channel: CameraChannel, active: bool) -> tuple[bytes, str]:
     if channel.problem:
         waiting = state is CalibrationState.WAITING
         return (WARN if waiting else ERROR), channel.problem
-    if channel.remark:
-        return WARN, channel.remark
+    if channel.delay or channel.remark:
+        return WARN, channel.delay or channel.remark
     if channel.counters.age_s() > STALE_S:
         return STALE, f'no images on {channel.image_topic}'
     return OK, 'depth is published on request'

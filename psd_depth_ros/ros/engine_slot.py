@@ -1,14 +1,16 @@
-"""The running engine, and its replacement loaded beside it.
+"""The running engine, what it is compiled for, and its replacement loaded beside it.
 
-One engine serves every camera. A replacement is loaded and warmed up in its own thread while the
-old engine goes on, then takes its place between two frames. A replacement that fails changes
-nothing. What makes an engine is a factory; loading itself is left to `inference` and `checkpoint`.
+One engine serves every camera. Images of a size it was not compiled for wait for a thread that
+compiles beside the frames of other sizes. A replacement is loaded and warmed up in its own thread
+while the old engine goes on, then takes its place between two frames. A replacement that fails
+changes nothing. What makes an engine is a factory; loading itself is left to `inference` and
+`checkpoint`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 import threading
 import time
 from typing import Any, Protocol
@@ -21,7 +23,7 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.ros.counters import Durations
 
 Request = tuple[npt.NDArray[np.uint8], Camera]
-Size = tuple[int, int]
+RETRY_S = 30.0
 
 
 class Engine(Protocol):
@@ -47,11 +49,22 @@ class Engine(Protocol):
     ) -> list[Any]:
         """One DepthFrame per image."""
 
-    def warm_up(self, sizes: Sequence[Size]) -> None:
-        """Run once for images of these widths and heights."""
+    def is_ready(self, cameras: Sequence[Camera]) -> bool:
+        """Whether images of these cameras, in one batch, need no compiling first."""
+
+    def prepare(self, cameras: Sequence[Camera]) -> None:
+        """Compile for images of these cameras, beside frames that are worked on."""
+
+    def warm_up(self, cameras: Sequence[Camera]) -> None:
+        """Compile and run once for images of these cameras."""
 
     def close(self) -> None:
         """Give the device's memory back."""
+
+
+def is_prepared(engine: Engine, cameras: Sequence[Camera]) -> bool:
+    """Whether images of these cameras need no compiling, alone and all in one batch."""
+    return engine.is_ready(cameras) and all(engine.is_ready([one]) for one in cameras)
 
 
 class EngineFactory(Protocol):
@@ -74,7 +87,13 @@ class EngineSlot:
         self._lock = threading.Lock()
         self._engine: Engine | None = None
         self._loader: threading.Thread | None = None
-        self._sizes: tuple[Size, ...] = ()
+        self._loading: Engine | None = None
+        self._requests = threading.Lock()
+        self._wanted: tuple[Camera, ...] | None = None
+        self._compiling: tuple[Camera, ...] | None = None
+        self._compiler: threading.Thread | None = None
+        self._refused: tuple[tuple[Camera, ...], str, float] | None = None
+        self._closing = False
         self.inference = Durations()
 
     @property
@@ -92,43 +111,57 @@ class EngineSlot:
         """Raise PsdDepthError where `path` cannot be a checkpoint."""
         self._factory.check(path)
 
-    def load(self, path: str, sizes: Sequence[Size]) -> None:
+    @property
+    def compiling(self) -> str:
+        """Sizes of the images that the engine is being compiled for now, '' where for none."""
+        cameras = self._compiling or ()
+        return ', '.join(dict.fromkeys(f'{one.width}x{one.height}' for one in cameras))
+
+    def load(self, path: str, cameras: Sequence[Camera]) -> None:
         """Load and warm up the first engine, in the caller's thread. Raises PsdDepthError."""
-        self._engine = self._prepare(path, sizes)
-        self._sizes = tuple(sizes)
+        self._engine = self._prepare(path, cameras)
 
-    def expect(self, sizes: Sequence[Size]) -> None:
-        """Warm up for other sizes as soon as they are known; returns at once.
+    def expect(self, cameras: Sequence[Camera]) -> str:
+        """Compile for images of these cameras in a thread of its own; returns at once.
 
-        Frames wait for it, as they would for the first of their size; but where nobody listens
-        yet, the first listener gets depth at once.
+        Does nothing where all is compiled. Frames of other sizes go on meanwhile. One request is
+        worked on at a time and the newest one waits; those between are forgotten, for frames that
+        still come ask again. Returns the reason where it failed a short while ago, else ''.
         """
-        if tuple(sizes) == self._sizes:
-            return
-        self._sizes = tuple(sizes)
-
-        def work() -> None:
-            with self._lock, suppress(Exception):  # frames of this size will tell
-                if self._engine is not None:
-                    self._engine.warm_up(sizes)
-
-        threading.Thread(target=work, name='warm_up', daemon=True).start()
+        wanted, engine = tuple(cameras), self._engine
+        if engine is None or is_prepared(engine, wanted):
+            return ''
+        with self._requests:
+            if self._closing or wanted == self._compiling:
+                return ''
+            if self._refused is not None and self._refused[0] == wanted:
+                if time.monotonic() < self._refused[2]:
+                    return self._refused[1]
+                self._refused = None
+            self._wanted = wanted
+            if self._compiler is None:
+                self._compiler = threading.Thread(
+                    target=self._compile_wanted, name='compiler', daemon=True
+                )
+                self._compiler.start()
+        return ''
 
     def replace(
         self,
         path: str,
-        sizes: Sequence[Size],
+        cameras: Callable[[], Sequence[Camera]],
         judge: Callable[[Engine], None],
         done: Callable[[str], None],
     ) -> None:
         """Load a replacement beside the running engine and swap it in between two frames.
 
-        Returns at once. `judge` may refuse the new engine by raising PsdDepthError. `done` is
-        called from the loader's thread with the reason of a failure, or ''.
+        Returns at once. `cameras` tells what to compile for. `judge` may refuse the new engine by
+        raising PsdDepthError. `done` is called from the loader's thread with the reason of a
+        failure, or ''.
         """
 
         def work() -> None:
-            done(self._try_replace(path, sizes, judge))
+            done(self._try_replace(path, cameras, judge))
 
         self._loader = threading.Thread(target=work, name='checkpoint_loader', daemon=True)
         self._loader.start()
@@ -137,28 +170,52 @@ class EngineSlot:
     def hold(self) -> Iterator[Engine]:
         """Use the engine for one batch; a swap waits until it is over."""
         with self._lock:
-            start_ns = time.monotonic_ns()
             yield self.engine
-            self.inference.add_ns(time.monotonic_ns() - start_ns)
 
     def close(self) -> None:
-        """Wait for a loader and give the engine's memory back."""
-        if self._loader is not None:
-            self._loader.join()
-            self._loader = None
+        """End what is being loaded or compiled, and give the engine's memory back."""
+        with self._requests:
+            self._closing, self._wanted = True, None
+        if self._loading is not None:
+            self._loading.close()
         with self._lock:
             if self._engine is not None:
                 self._engine.close()
             self._engine = None
+        for thread in (self._loader, self._compiler):
+            if thread is not None:
+                thread.join()
+        self._loader = None
+
+    def _compile_wanted(self) -> None:
+        """Work until nothing more is wanted; in the compiler's thread."""
+        while True:
+            with self._requests:
+                engine, cameras = self._engine, self._wanted
+                self._compiling, self._wanted = cameras, None
+                if cameras is None or engine is None:
+                    self._compiling = self._compiler = None
+                    return
+            try:
+                engine.prepare(cameras)
+            except Exception as error:  # noqa: BLE001 - frames of other sizes must go on
+                if engine is self._engine and not self._closing:
+                    kind = '' if isinstance(error, PsdDepthError) else f'{type(error).__name__}: '
+                    self._refused = (cameras, f'{kind}{error}', time.monotonic() + RETRY_S)
 
     def _try_replace(
-        self, path: str, sizes: Sequence[Size], judge: Callable[[Engine], None]
+        self,
+        path: str,
+        cameras: Callable[[], Sequence[Camera]],
+        judge: Callable[[Engine], None],
     ) -> str:
         try:
-            engine = self._prepare(path, sizes)
+            engine = self._prepare(path, cameras())
             try:
                 judge(engine)
-            except PsdDepthError:
+                # Sizes that came while it was loaded.
+                engine.prepare(cameras())
+            except BaseException:
                 engine.close()
                 raise
         except PsdDepthError as error:
@@ -166,16 +223,24 @@ class EngineSlot:
         except Exception as error:  # noqa: BLE001 - the running engine must survive anything
             return f'{type(error).__name__}: {error}'
         with self._lock:
-            old, self._engine = self._engine, engine
+            if self._closing:
+                engine.close()
+                return 'the node was cleaned up meanwhile'
+            old, self._engine, self._refused = self._engine, engine, None
         if old is not None:
             old.close()
         return ''
 
-    def _prepare(self, path: str, sizes: Sequence[Size]) -> Engine:
+    def _prepare(self, path: str, cameras: Sequence[Camera]) -> Engine:
         engine = self._factory.load(path, self._device, self._backend)
         try:
-            engine.warm_up(sizes)
+            self._loading = engine
+            if self._closing:
+                raise PsdDepthError('the node was cleaned up meanwhile')
+            engine.warm_up(cameras)
         except BaseException:
             engine.close()
             raise
+        finally:
+            self._loading = None
         return engine

@@ -18,6 +18,7 @@ from rclpy.task import Future
 from std_srvs.srv import Trigger
 
 from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.geometry import Camera
 from psd_depth_ros.ros.engine_slot import Engine, EngineSlot
 
 
@@ -35,13 +36,13 @@ class Reloader:
         node: Node,
         slot: EngineSlot,
         path: str,
-        sizes: Callable[[], Sequence[tuple[int, int]]],
+        cameras: Callable[[], Sequence[Camera]],
         judge: Callable[[Engine], None],
     ) -> None:
         self._node = node
         self._slot = slot
         self._running_path = path
-        self._sizes = sizes
+        self._cameras = cameras
         self._judge = judge
         self._outcomes: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
         self._waiting: list[Future] = []
@@ -80,7 +81,7 @@ class Reloader:
             self._outcomes.put(_Outcome(path, reason))
             self._guard.trigger()  # on to the executor's thread
 
-        self._slot.replace(path, self._sizes(), self._judge, done)
+        self._slot.replace(path, self._cameras, self._judge, done)
 
     async def _on_reload(self, _request: Any, response: Any) -> Any:
         """Load the file of the parameter `checkpoint` again; answers when it is done."""

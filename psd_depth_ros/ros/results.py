@@ -47,6 +47,7 @@ class ResultPublisher:
             if ready.calibrated:
                 self._publish_geometry(channel.name, outputs, wanted, header, ready, result)
         channel.counters.process(ready.arrived.received_ns)
+        channel.delay = ''
         if ready.calibrated:
             channel.problem = ''
         channel.stamp_age_ns = self._clock.now().nanoseconds - ready.arrived.stamp_ns

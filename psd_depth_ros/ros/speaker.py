@@ -2,40 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections import deque
+from collections.abc import Callable, Hashable
 import threading
 import time
 from typing import Any
 
+MOST_KEYS = 200  # remembered
+BURST, PERIOD_S = 20, 10.0  # so many different things in so many seconds
+
 
 class Speaker:
-    """Logs the first of many equal events. Safe between threads."""
+    """Logs the first of many equal events, and few where all differ. Safe between threads."""
 
     def __init__(self, logger: Any) -> None:
         self._logger = logger
         self._lock = threading.Lock()
         self._said_s: dict[Hashable, float] = {}
+        self._recent_s: deque[float] = deque(maxlen=BURST)
 
     def error(self, key: Hashable, text: str, every_s: float = float('inf')) -> None:
         """Log an error once per `key`, or again after `every_s` seconds."""
-        if self._is_due(key, every_s):
-            self._logger.error(text)
+        self._say(self._logger.error, key, text, every_s)
 
     def warn(self, key: Hashable, text: str, every_s: float = float('inf')) -> None:
         """Log a warning once per `key`, or again after `every_s` seconds."""
-        if self._is_due(key, every_s):
-            self._logger.warning(text)
+        self._say(self._logger.warning, key, text, every_s)
 
     def forget(self, key: Hashable) -> None:
         """Let the next event of this key be said, where its cause had gone."""
         with self._lock:
             self._said_s.pop(key, None)
 
-    def _is_due(self, key: Hashable, every_s: float) -> bool:
+    def _say(self, log: Callable[[str], Any], key: Hashable, text: str, every_s: float) -> None:
         now_s = time.monotonic()
         with self._lock:
             last_s = self._said_s.get(key)
-            due = last_s is None or now_s - last_s >= every_s
-            if due:
-                self._said_s[key] = now_s
-            return due
+            if last_s is not None and now_s - last_s < every_s:
+                return
+            is_flood = len(self._recent_s) == BURST and now_s - self._recent_s[0] < PERIOD_S
+            if is_flood:
+                return
+            self._recent_s.append(now_s)
+            self._said_s.pop(key, None)
+            self._said_s[key] = now_s
+            if len(self._said_s) > MOST_KEYS:
+                del self._said_s[next(iter(self._said_s))]
+            is_last = len(self._recent_s) == BURST and now_s - self._recent_s[0] < PERIOD_S
+        if is_last:
+            text += f' (much goes wrong: nothing more is said for up to {PERIOD_S:g} s)'
+        log(text)

@@ -94,6 +94,8 @@ def test_reasons_add_up_to_what_is_missing():
     assert read_drops(said, 9, 6) == {'newer_frame': 3}
     assert read_drops(said, 10, 4) == {'newer_frame': 3, 'not_received': 1, 'not_recorded': 2}
     assert read_drops({'received': '4'}, 4, 4) == {}
+    unheard = {'received': '4', 'dropped': '1', 'dropped.failed': '1', 'unwanted': '2'}
+    assert read_drops(unheard, 4, 1) == {'failed': 1, 'nobody_listened': 2}
 
 
 def test_count_of_messages_in_the_first_seconds(recording):

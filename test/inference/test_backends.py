@@ -1,5 +1,9 @@
 """The libraries that can run a network agree with float32 torch to within 1 %."""
 
+from concurrent.futures import ThreadPoolExecutor
+import threading
+import time
+
 import pytest
 import torch
 
@@ -8,7 +12,7 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import DeviceError
 from psd_depth_ros.inference import backends
 from psd_depth_ros.inference.backends import OnnxBackend, OpenVinoBackend, TorchBackend
-from psd_depth_ros.inference.conversion import convert_aside
+from psd_depth_ros.inference.conversion import ConvertAside
 from psd_depth_ros.networks import Architecture, DepthModel
 
 INTRINSICS = torch.tensor([[80.0, 80.0, 47.5, 31.5], [90.0, 90.0, 40.0, 30.0]])
@@ -50,8 +54,15 @@ def test_parity_with_float32_torch(model, image, expected, name):
     relative = (found[:, 0] - expected[:, 0]).exp() - 1.0
     assert relative.abs().mean() < 0.01
     assert relative.abs().quantile(0.99) < 0.03
-    again = backend.run(image[:1].contiguous(), INTRINSICS[:1])  # another shape
-    assert again.shape[0] == 1
+    # Another shape, prepared in another thread: nothing is left to be compiled for it.
+    shape = (1, *image.shape[1:])
+    assert backend.is_ready(shape) == (name == 'torch')
+    with ThreadPoolExecutor(1) as pool:
+        pool.submit(backend.prepare, [shape]).result()
+    assert backend.is_ready(shape)
+    backend._convert = None
+    again = backend.run(image[:1].contiguous(), INTRINSICS[:1])
+    assert ((again[:, 0] - expected[:1, 0]).exp() - 1.0).abs().mean() < 0.01
     backend.close()
 
 
@@ -79,13 +90,65 @@ def test_float32_is_exact_to_rounding(model, image, expected, kind):
 @pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
 def test_converted_in_another_process_it_is_the_same(model, image, expected, kind):
     pytest.importorskip(kind.name, reason=f'the optional backend {kind.name} is not installed')
-    convert = convert_aside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    convert = ConvertAside(model, CheckpointInfo('tiny', dump(model.architecture)))
     options = {'half': False} if kind is OpenVinoBackend else {}
     backend = kind(model, convert=convert, **options)
     assert torch.allclose(backend.run(image, INTRINSICS), expected, atol=2e-3)
 
 
+def test_few_shapes_stay_compiled_the_one_used_last_longest():
+    networks, made = backends.CompiledNetworks(most=2), []
+
+    def get(height):
+        return networks.get((1, 3, height, 96), lambda: made.append(height) or f'for {height}')
+
+    assert [get(one) for one in (32, 64, 32, 96, 32)] == [
+        'for 32', 'for 64', 'for 32', 'for 96', 'for 32',
+    ]  # fmt: skip
+    assert made == [32, 64, 96]
+    assert [(1, 3, one, 96) in networks for one in (32, 64, 96)] == [True, False, True]
+    networks.keep(3)  # in use together: there is room for them and for others that come
+    for _ in range(2):
+        for height in (32, 64, 96, 128, 160):
+            get(height)
+    assert made == [32, 64, 96, 64, 128, 160]
+    networks.close()
+    get(192)
+    assert (1, 3, 192, 96) not in networks
+
+
+def test_frames_go_on_while_another_shape_is_compiled():
+    networks, compiling, done = backends.CompiledNetworks(), threading.Event(), threading.Event()
+
+    def slow():
+        compiling.set()
+        assert done.wait(10.0)
+        return 'new'
+
+    networks.get((1,), lambda: 'old')
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(networks.get, (2,), slow)
+        assert compiling.wait(10.0)
+        assert networks.get((1,), pytest.fail) == 'old'
+        assert (2,) not in networks
+        done.set()
+        assert result.result(10.0) == 'new'
+
+
+def test_a_conversion_can_be_cancelled(model):
+    convert = ConvertAside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    with ThreadPoolExecutor(1) as pool:
+        result = pool.submit(convert, 'onnx', (1, 3, 64, 96))
+        while not convert._running:
+            time.sleep(0.01)
+        convert.cancel()
+        with pytest.raises(DeviceError, match='was cancelled'):
+            result.result(10.0)
+    with pytest.raises(DeviceError, match='was cancelled'):
+        convert('onnx', (1, 3, 64, 96))
+
+
 def test_a_process_that_cannot_convert_says_why(model):
-    convert = convert_aside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    convert = ConvertAside(model, CheckpointInfo('tiny', dump(model.architecture)))
     with pytest.raises(DeviceError, match=r'cannot be converted for onnx: .* code 1 .*unpack'):
         convert('onnx', (1,))

@@ -23,12 +23,19 @@ class Wall:
     def __init__(self, sigma=0.01, far=0.0):
         self.values = (math.log(2.0), sigma, far)
         self.seen = []
+        self.prepared = []
 
     def run(self, image, intrinsics):
         self.seen.append((image, intrinsics))
         batch, _, height, width = image.shape
         maps = torch.tensor(self.values).view(1, 3, 1, 1)
         return maps.repeat(batch, 1, height // 2, width // 2)
+
+    def is_ready(self, shape):
+        return shape in self.prepared
+
+    def prepare(self, shapes, convert=None):
+        self.prepared += shapes
 
     def close(self):
         self.values = None
@@ -106,6 +113,22 @@ def test_cameras_of_one_size_share_a_batch_and_keep_their_own_focal_length():
     assert [frame.depth_m.shape for frame in frames] == [(96, 128), (64, 192), (96, 128)]
     assert [float(frame.depth_m[0, 0]) for frame in frames] == pytest.approx([4.0, 4.0, 8.0])
     assert sorted(image.shape[0] for image, _ in wall.seen) == [1, 2]
+
+
+def test_it_is_prepared_for_every_camera_alone_and_for_all_together():
+    wide, large = Camera(192, 64, 120.0, 120.0, 95.5, 31.5), CAMERA.resize(256, 192)
+    wall = Wall()
+    one = engine(wall)
+    assert not one.is_ready([CAMERA])
+    one.prepare([CAMERA, wide, large])
+    # The network sees `large` in the size of CAMERA.
+    assert wall.prepared == [(1, 3, 96, 128), (1, 3, 64, 192), (2, 3, 96, 128)]
+    for cameras in ([CAMERA], [large], [wide], [CAMERA, wide], [CAMERA, large, wide]):
+        assert one.is_ready(cameras)
+    assert not one.is_ready([wide, wide])
+    assert not wall.seen, 'nothing has to run for it'
+    one.warm_up([CAMERA, CAMERA])
+    assert [image.shape[0] for image, _ in wall.seen] == [1, 1, 2, 2]
 
 
 def test_a_distorted_camera_gives_depth_of_the_rectified_view():

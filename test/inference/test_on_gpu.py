@@ -99,7 +99,7 @@ def test_an_engine_is_loaded_while_another_one_works(gpu, pictures) -> None:  # 
     def load() -> None:
         for _ in range(2):
             other = DepthEngine.from_checkpoint(None, 'cuda')
-            other.warm_up([(640, 480)])
+            other.warm_up([CAMERA])
             np.testing.assert_array_equal(other.infer(pictures[0], CAMERA).depth_m, expected)
             other.close()
 
@@ -111,6 +111,21 @@ def test_an_engine_is_loaded_while_another_one_works(gpu, pictures) -> None:  # 
             frames += 1
         loaded.result()
     assert frames > 0
+
+
+def test_another_size_is_prepared_while_frames_go_on(gpu, pictures) -> None:  # type: ignore[no-untyped-def]
+    expected = gpu.infer(pictures[0], CAMERA).depth_m
+    odd = [CAMERA.resize(*size) for size in ((640, 200), (200, 640), (333, 480))]
+    frames = 0
+    with ThreadPoolExecutor(1) as pool:
+        prepared = pool.submit(lambda: [gpu.prepare([one]) for one in odd])
+        while not prepared.done():
+            np.testing.assert_array_equal(gpu.infer(pictures[0], CAMERA).depth_m, expected)
+            frames += 1
+        prepared.result()
+    assert frames > 0
+    assert gpu.is_ready([odd[-1]])
+    assert gpu.is_ready([CAMERA]), 'what is in use stays'
 
 
 def test_networks_come_and_go_and_leave_no_memory_taken(pictures) -> None:  # type: ignore[no-untyped-def]

@@ -1,7 +1,8 @@
 """The depth node with an engine that needs no weights: a wall 5 m away, fully trusted.
 
 The parameter `checkpoint` names a text file of `key=value` words: `id`, `metric`, `depth`, `ms`
-(time of one batch) and `load_ms`; '' gives the defaults.
+(time of one batch), `load_ms`, and `compile_ms` (for each new size of images; without it none is
+needed, 'never' fails); '' gives the defaults.
 """
 
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.errors import CheckpointError, DeviceError
 from psd_depth_ros.inference.cloud import build_cloud
 from psd_depth_ros.ros.depth_node import main
 
@@ -59,7 +60,23 @@ class FakeEngine:
         info = SimpleNamespace(name='wall', output=output)
         self.checkpoint = SimpleNamespace(info=info, id=self.options['id'], path=path)
 
-    def warm_up(self, sizes):
+        self.compiled = set()
+
+    def is_ready(self, cameras):
+        return 'compile_ms' not in self.options or self.compiled.issuperset(
+            one.size for one in cameras
+        )
+
+    def prepare(self, cameras):
+        for size in {one.size for one in cameras} - self.compiled:
+            say('compiling for', size)
+            if self.options['compile_ms'] == 'never':
+                raise DeviceError('nothing can be compiled')
+            time.sleep(float(self.options['compile_ms']) / 1e3)
+            self.compiled.add(size)
+
+    def warm_up(self, cameras):
+        self.compiled |= {one.size for one in cameras}
         self.infer_batch([])
 
     def infer_batch(self, requests, *, scales=None, settings=None, full_size=True):

@@ -59,7 +59,10 @@ def test_every_frame_is_accounted_for(clock: Clock) -> None:
     assert frames.drop('undecodable') == 1
     frames.receive()
     assert frames.drop('undecodable') == 2
-    assert (frames.received, frames.processed, frames.dropped) == (3, 1, {'undecodable': 2})
+    frames.receive()
+    frames.ignore()
+    assert frames.unwanted == 1
+    assert (frames.received, frames.processed, frames.dropped) == (4, 1, {'undecodable': 2})
     assert frames.latency.percentiles_ms()[0] == pytest.approx(20.0)
 
 
@@ -82,3 +85,29 @@ def test_a_thing_is_said_once_or_once_in_a_while(monkeypatch: pytest.MonkeyPatch
     speaker.forget('jpeg')
     speaker.error('jpeg', 'corrupt')
     assert said[-1] == 'corrupt'
+
+
+def test_a_flood_of_different_things_is_cut_short_and_takes_no_memory(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from psd_depth_ros.ros import speaker as module
+
+    clock = Clock()
+    monkeypatch.setattr(module, 'time', clock)
+    said: list[str] = []
+
+    class Logger:
+        error = warning = staticmethod(said.append)
+
+    speaker = Speaker(Logger())
+    for second in range(100):
+        for number in range(100):
+            speaker.error((second, number), f'{second}.{number} is wrong')
+        clock.now_ns += 10**9
+    assert len(said) == 100 / module.PERIOD_S * module.BURST
+    assert 'nothing more is said' in said[module.BURST - 1]
+    assert said[module.BURST] == '10.0 is wrong'
+    assert len(speaker._said_s) == module.MOST_KEYS
+    clock.now_ns += 60 * 10**9
+    speaker.error('another', 'another day')
+    assert said[-1] == 'another day'

@@ -150,3 +150,102 @@ def test_a_corrupt_jpeg_is_skipped_counted_and_said_once(bench: Any, depth_node:
     wait_for(2, 'processed')
     bench.spin_until(lambda: len(depths) == 2, 'both depths')
     assert node.output.count('[ERROR]') == 1
+
+
+def test_odd_calibrations_compile_nothing_and_stop_nothing(
+    bench: Any, depth_node: Start, tmp_path: Any
+) -> None:
+    checkpoint = tmp_path / 'slow_to_compile'
+    checkpoint.write_text('wall compile_ms=3600000')
+    node = depth_node(checkpoint=str(checkpoint), image_width=64, image_height=48)
+    depths = bench.listen(Image, '/depth/image_rect')
+    camera = bench.camera()
+    camera.wait_for_reader()
+    camera.send_until(lambda: depths, 'depth')
+    for number in range(8):
+        info = camera.info()
+        info.width, info.height = 100 + 37 * number, 90 + 21 * number
+        camera.infos.publish(info)
+        uncalibrated = CameraInfo(width=64, height=48)
+        camera.infos.publish(uncalibrated)
+        count = len(depths)
+        for _ in range(3):
+            camera.send()
+            bench.spin_for(0.05)
+        bench.spin_until(lambda n=count: len(depths) > n, 'depth of the good frames')
+    assert 'compiling' not in node.output
+    assert not bench.node.get_publishers_info_by_topic('/depth_relative/image_rect')
+
+
+def test_images_of_a_new_size_wait_for_the_network_and_others_go_on(
+    bench: Any, depth_node: Start, tmp_path: Any
+) -> None:
+    checkpoint, other = tmp_path / 'slow_to_compile', tmp_path / 'other'
+    checkpoint.write_text('wall compile_ms=3000')
+    other.write_text('wall id=other compile_ms=never')
+    node = depth_node(checkpoint=str(checkpoint), image_width=64, image_height=48)
+    depths = bench.listen(Image, '/depth/image_rect')
+    camera, large = bench.camera(), bench.camera(size=(128, 96))
+    camera.wait_for_reader()
+
+    def step() -> bool:
+        for one in (large, camera):
+            one.send()
+            bench.spin_for(0.05)
+        return bool(depths) and 'compiling for' in node.output
+
+    bench.spin_until(step, 'depth of known images, and compiling for others')
+    assert {one.width for one in depths} == {64}
+    bench.spin_until(
+        lambda: bench.value(': camera', 'dropped.compiling') not in ('', '0'), 'the count'
+    )
+    assert bench.value(': engine', 'compiling') == '128x96'
+    assert bench.set_parameter('points.decimation', 2) == (True, '')  # nothing waits for it
+    assert bench.set_parameter('depth.min_confidence', 0.1) == (True, '')
+    large.send_until(lambda: depths[-1].width == 128, 'depth of the new size')
+    assert node.output.count('compiling for') == 1
+    assert node.output.count('being compiled for images of 128x96') == 1
+    bench.spin_until(lambda: bench.value(': engine', 'compiling') == '', 'an end')
+    assert bench.set_parameter('checkpoint', str(other)) == (True, '')
+    large.send_until(
+        lambda: bench.value(': engine', 'checkpoint') == 'wall other', 'another network'
+    )
+    depths.clear()
+    large.send_until(lambda: depths, 'depth of the size it was made ready for')
+    odd = bench.camera(size=(96, 96))
+    odd.send_until(
+        lambda: 'no depth of images of 96x96: nothing can be compiled' in node.output, 'the reason'
+    )
+    large.send_until(lambda: depths[-1].width == 128, 'the others to go on')
+
+
+def test_while_it_compiles_the_node_can_be_stopped(
+    bench: Any, depth_node: Start, tmp_path: Any
+) -> None:
+    checkpoint = tmp_path / 'slow_to_compile'
+    checkpoint.write_text('wall compile_ms=2000')
+    node = depth_node(checkpoint=str(checkpoint), image_width=320, image_height=240)
+    camera = bench.camera()
+    camera.wait_for_reader()
+    # Nobody listens yet, and still it gets ready for the images that come.
+    camera.send_until(lambda: 'compiling for (48, 64)' in node.output, 'compiling')
+    assert bench.change_state('deactivate')
+    assert bench.change_state('cleanup')
+    assert 'engine closed' in node.output
+    assert bench.change_state('configure')
+    assert bench.change_state('activate')
+    camera.wait_for_reader()
+    depths = bench.listen(Image, '/depth/image_rect')
+    camera.send_until(lambda: depths, 'depth')
+    assert node.output.count('compiling for') == 1, 'the size is known by now'
+    assert 'Traceback' not in node.output
+
+
+def test_the_first_calibration_after_many_images_is_taken(running: Any) -> None:
+    bench, camera, depths = running.bench, running.camera, running.depths
+    for _ in range(120):
+        camera.images.publish(camera.image())
+        bench.spin_for(0.005)
+    bench.spin_until(lambda: int(bench.value(': camera', 'received') or 0) > 20, 'many images')
+    assert not depths
+    camera.send_until(lambda: depths, 'depth')

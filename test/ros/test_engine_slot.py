@@ -1,10 +1,15 @@
+import queue
 import threading
+import time
 from typing import Any
 
 import pytest
 
-from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.errors import CheckpointError, DeviceError
+from psd_depth_ros.ros.calibration import nominal_camera
 from psd_depth_ros.ros.engine_slot import EngineSlot
+
+SMALL, LARGE, ODD = (nominal_camera(width, 48) for width in (64, 640, 333))
 
 
 class Engine:
@@ -12,21 +17,34 @@ class Engine:
 
     def __init__(self, name: str) -> None:
         self.name = name
-        self.warmed: list[Any] = []
-        self.warm = threading.Event()
+        self.compiled: set[Any] = set()
+        self.asked: queue.Queue[Any] = queue.Queue()
+        self.verdicts: queue.Queue[Exception | None] = queue.Queue()
         self.closed = False
 
-    def warm_up(self, sizes: Any) -> None:
+    def warm_up(self, cameras: Any) -> None:
         if self.name == 'cold':
             raise CheckpointError('cold: cannot run')
-        self.warmed.append(list(sizes))
-        self.warm.set()
+        self.compiled |= set(cameras)
+
+    def is_ready(self, cameras: Any) -> bool:
+        return self.compiled >= set(cameras)
+
+    def prepare(self, cameras: Any) -> None:
+        if set(cameras) <= self.compiled:
+            return
+        self.asked.put(tuple(cameras))
+        verdict = self.verdicts.get(timeout=10.0)
+        if verdict is not None:
+            raise verdict
+        self.compiled |= set(cameras)
 
     def infer_batch(self, requests: Any, **_: Any) -> list[Any]:
         return []
 
     def close(self) -> None:
         self.closed = True
+        self.verdicts.put(DeviceError('cancelled'))
 
 
 class Factory:
@@ -49,14 +67,16 @@ def factory() -> Factory:
 @pytest.fixture
 def slot(factory: Factory) -> EngineSlot:
     made = EngineSlot(factory, 'cpu', 'auto')
-    made.load('first', [(64, 48)])
+    made.load('first', [SMALL])
     return made
 
 
 def replace(slot: EngineSlot, path: str, judge: Any = lambda _engine: None) -> str:
     outcomes: list[str] = []
     done = threading.Event()
-    slot.replace(path, [(64, 48)], judge, lambda reason: (outcomes.append(reason), done.set()))
+    slot.replace(
+        path, lambda: [SMALL], judge, lambda reason: (outcomes.append(reason), done.set())
+    )
     assert done.wait(10.0)
     return outcomes[0]
 
@@ -64,7 +84,7 @@ def replace(slot: EngineSlot, path: str, judge: Any = lambda _engine: None) -> s
 def test_a_swap_waits_for_the_batch_at_work(slot: EngineSlot, factory: Factory) -> None:
     swapped = threading.Event()
     with slot.hold() as engine:
-        slot.replace('second', [], lambda _engine: None, lambda _reason: swapped.set())
+        slot.replace('second', list, lambda _engine: None, lambda _reason: swapped.set())
         assert not swapped.wait(0.1)
         assert slot.engine is engine
         assert not factory.made[0].closed
@@ -83,14 +103,70 @@ def test_what_fails_leaves_the_old_engine(slot: EngineSlot, factory: Factory) ->
     assert [one.closed for one in factory.made] == [False, True, True]
 
 
-def test_it_gets_ready_for_a_new_size_once(slot: EngineSlot, factory: Factory) -> None:
+def test_another_size_is_compiled_beside_frames_the_newest_request_next(
+    slot: EngineSlot, factory: Factory
+) -> None:
     engine = factory.made[0]
-    slot.expect([(64, 48)])
-    assert engine.warmed == [[(64, 48)]]
-    engine.warm.clear()
-    slot.expect([(320, 240)])
-    assert engine.warm.wait(10.0)
-    slot.expect([(320, 240)])
+    assert slot.expect([SMALL]) == ''
+    assert slot.compiling == ''
+    for cameras in ([LARGE], [LARGE], [ODD], [LARGE, SMALL], [LARGE]):
+        assert slot.expect(cameras) == ''
+    assert engine.asked.get(timeout=10.0) == (LARGE,)
+    assert slot.compiling == '640x48'
+    with slot.hold() as held:  # a frame of another size does not wait for it
+        assert held.is_ready([SMALL])
+        assert not held.is_ready([LARGE])
+    slot.expect([ODD])
+    engine.verdicts.put(None)
+    assert engine.asked.get(timeout=10.0) == (ODD,)
+    assert engine.is_ready([LARGE, SMALL])
     slot.close()
-    assert engine.warmed == [[(64, 48)], [(320, 240)]]
+    assert slot.compiling == ''
+    assert engine.asked.empty()
     assert engine.closed
+
+
+def test_what_cannot_be_compiled_says_why_and_is_not_tried_at_every_frame(
+    slot: EngineSlot, factory: Factory
+) -> None:
+    engine = factory.made[0]
+    slot.expect([ODD])
+    assert engine.asked.get(timeout=10.0) == (ODD,)
+    engine.verdicts.put(DeviceError('no memory'))
+    deadline = time.monotonic() + 10.0
+    while not slot.expect([ODD]) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert slot.expect([ODD]) == 'no memory'
+    assert engine.asked.empty()
+    assert slot.expect([LARGE]) == ''  # another size is
+    assert engine.asked.get(timeout=10.0) == (LARGE,)
+    engine.verdicts.put(None)
+
+
+def test_a_size_that_comes_while_a_replacement_is_loaded_is_compiled_before_the_swap(
+    slot: EngineSlot, factory: Factory
+) -> None:
+    cameras, done = [SMALL], threading.Event()
+    slot.replace(
+        'second', lambda: list(cameras), lambda _: cameras.append(ODD), lambda _: done.set()
+    )
+    while len(factory.made) < 2:
+        time.sleep(0.01)
+    assert factory.made[1].asked.get(timeout=10.0) == (SMALL, ODD)
+    assert slot.engine is factory.made[0]
+    factory.made[1].verdicts.put(None)
+    assert done.wait(10.0)
+    assert slot.engine is factory.made[1]
+    assert slot.engine.is_ready([SMALL, ODD])
+
+
+def test_closing_ends_what_is_compiled_and_loaded(slot: EngineSlot, factory: Factory) -> None:
+    outcomes: list[str] = []
+    slot.expect([ODD])
+    factory.made[0].asked.get(timeout=10.0)
+    slot.replace('second', lambda: [SMALL], lambda _: None, outcomes.append)
+    slot.close()
+    assert all(one.closed for one in factory.made)
+    assert len(outcomes) == 1
+    assert slot.expect([LARGE]) == ''
+    assert factory.made[0].asked.empty()
