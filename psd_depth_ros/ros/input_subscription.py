@@ -1,6 +1,7 @@
-"""A subscription whose reliability follows the publishers of its topic.
+"""A subscription whose quality of service follows the publishers of its topic.
 
-With `auto` the publishers are looked up again whenever they come or go. A publisher that cannot
+The publishers are looked up again whenever they come or go: with `auto` reliability is what all of
+them offer, and what they have latched is asked for where all of them do. A publisher that cannot
 be heard is said once, with both sides named.
 """
 
@@ -12,16 +13,15 @@ from typing import Any
 from rcl_interfaces.msg import ParameterDescriptor
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import ReliabilityPolicy
+from rclpy.qos import QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
 
 from psd_depth_ros.ros.qos import (
-    choose_reliability,
+    choose_input,
+    describe,
     INPUT_OVERRIDES,
-    input_profile,
     MismatchSpeaker,
-    offered_reliabilities,
     RELIABILITIES,
 )
 
@@ -69,29 +69,32 @@ class InputSubscription:
         self._mismatch.check_publishers(self._subscription.qos_profile)
 
     def _follow(self) -> None:
-        """Subscribe anew where reliability must change."""
-        reliability = self._choose()
-        if reliability != self._subscription.qos_profile.reliability:
-            self._node.destroy_subscription(self._subscription)
-            self._subscription = self._subscribe(reliability)
-            self._node.get_logger().info(
-                f'{self.topic}: subscribed {self.reliability}, as its publishers offer'
-            )
+        """Subscribe anew where reliability or durability must change."""
+        asked, profile = self._subscription.qos_profile, self._choose()
+        if not self.publisher_count:
+            profile.durability = asked.durability  # a publisher that starts again is the likeliest
+        if (profile.reliability, profile.durability) == (asked.reliability, asked.durability):
+            return
+        self._node.destroy_subscription(self._subscription)
+        self._subscription = self._subscribe(profile)
+        self._node.get_logger().info(
+            f'{self.topic}: subscribed [{describe(profile)}], as its publishers offer'
+        )
 
     def destroy(self) -> None:
         """End the subscription."""
         self._node.destroy_subscription(self._subscription)
 
-    def _choose(self) -> ReliabilityPolicy:
+    def _choose(self) -> QoSProfile:
         wanted = self._wanted() if self._override == 'auto' else self._override
-        return choose_reliability(wanted, offered_reliabilities(self._node, self.topic))
+        return choose_input(self._node, self.topic, wanted, self._depth)
 
-    def _subscribe(self, reliability: ReliabilityPolicy) -> Subscription:
+    def _subscribe(self, profile: QoSProfile) -> Subscription:
         return self._node.create_subscription(
             self._type,
             self.topic,
             self._callback,
-            input_profile(reliability, self._depth),
+            profile,
             qos_overriding_options=QoSOverridingOptions(INPUT_OVERRIDES),
             event_callbacks=SubscriptionEventCallbacks(
                 incompatible_qos=lambda _event: self._follow(),

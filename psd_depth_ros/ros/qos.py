@@ -1,7 +1,8 @@
 """Quality of service: what is offered, what is asked for, and what to say when they disagree.
 
 Best effort loses most big images on a default Fast DDS, and a reliable reader never hears a
-best-effort camera. So `auto` asks for what every publisher of the topic offers.
+best-effort camera. What was latched before a reader came is kept for readers that ask for it. So
+`auto` asks for what every publisher of the topic offers.
 """
 
 from __future__ import annotations
@@ -34,13 +35,17 @@ def output_profile(depth: int = 2) -> QoSProfile:
     )
 
 
-def input_profile(reliability: ReliabilityPolicy, depth: int = 1) -> QoSProfile:
+def input_profile(
+    reliability: ReliabilityPolicy,
+    depth: int = 1,
+    durability: DurabilityPolicy = DurabilityPolicy.VOLATILE,
+) -> QoSProfile:
     """Keep the newest messages only."""
     return QoSProfile(
         history=HistoryPolicy.KEEP_LAST,
         depth=depth,
         reliability=reliability,
-        durability=DurabilityPolicy.VOLATILE,
+        durability=durability,
     )
 
 
@@ -59,9 +64,25 @@ def choose_reliability(wanted: str, offered: Iterable[ReliabilityPolicy]) -> Rel
     return ReliabilityPolicy.RELIABLE
 
 
-def offered_reliabilities(node: Node, topic: str) -> list[ReliabilityPolicy]:
-    """List the reliability of every publisher of a topic."""
-    return [info.qos_profile.reliability for info in node.get_publishers_info_by_topic(topic)]
+def choose_durability(offered: Iterable[DurabilityPolicy]) -> DurabilityPolicy:
+    """Transient local where every publisher offers it: what was latched before us is heard too."""
+    policies = list(offered)
+    if policies and all(policy == DurabilityPolicy.TRANSIENT_LOCAL for policy in policies):
+        return DurabilityPolicy.TRANSIENT_LOCAL
+    return DurabilityPolicy.VOLATILE
+
+
+def choose_input(node: Node, topic: str, wanted: str, depth: int = 1) -> QoSProfile:
+    """The profile of a subscription that hears every publisher the topic has now.
+
+    `wanted` is the reliability, one of RELIABILITIES.
+    """
+    offered = [info.qos_profile for info in node.get_publishers_info_by_topic(topic)]
+    return input_profile(
+        choose_reliability(wanted, [one.reliability for one in offered]),
+        depth,
+        choose_durability([one.durability for one in offered]),
+    )
 
 
 def describe(profile: QoSProfile) -> str:

@@ -19,14 +19,13 @@ import time
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from psd_depth_ros.config import setting
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.ros.message_classes import find_message_class
 from psd_depth_ros.ros.parameters import NodeParameters
-from psd_depth_ros.ros.qos import choose_reliability, offered_reliabilities
+from psd_depth_ros.ros.qos import choose_input
 from psd_depth_ros.ros.running import run_node
 from psd_depth_ros.ros.speaker import Speaker
 
@@ -119,24 +118,9 @@ class Recorder(Node):
             if msgtype != DIAGNOSTICS_TYPE:
                 self._last_s = time.monotonic()
 
-        self.create_subscription(message_class, topic, write, self._profile(topic), raw=True)
+        profile = choose_input(self, topic, 'auto', self._settings.depth)
+        self.create_subscription(message_class, topic, write, profile, raw=True)
         self.get_logger().info(f'recording {topic} ({msgtype})')
-
-    def _profile(self, topic: str) -> QoSProfile:
-        """Ask for what the publishers offer; what was latched before us is wanted too."""
-        infos = self.get_publishers_info_by_topic(topic)
-        latched = bool(infos) and all(
-            info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL for info in infos
-        )
-        reliability: ReliabilityPolicy = choose_reliability(
-            'auto', offered_reliabilities(self, topic)
-        )
-        return QoSProfile(
-            history=HistoryPolicy.KEEP_LAST,
-            depth=self._settings.depth,
-            reliability=reliability,
-            durability=DurabilityPolicy.TRANSIENT_LOCAL if latched else DurabilityPolicy.VOLATILE,
-        )
 
 
 def _split(text: str) -> tuple[str, str]:

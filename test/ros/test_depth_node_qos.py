@@ -2,7 +2,7 @@ from collections.abc import Callable
 from typing import Any
 
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from sensor_msgs.msg import Image
+from sensor_msgs.msg import CameraInfo, Image
 
 Start = Callable[..., Any]
 
@@ -26,6 +26,37 @@ def test_reliability_follows_the_cameras_that_come_and_go(bench: Any, depth_node
     bench.spin_until(lambda: bench.value(': camera', 'reliability') == 'reliable', 'reliable')
     depths.clear()
     reliable.send_until(lambda: depths, 'depth of the reliable camera again')
+
+
+def test_a_calibration_latched_before_the_node_came_is_heard(
+    bench: Any, depth_node: Start
+) -> None:
+    camera = bench.camera()
+    bench.node.destroy_publisher(camera.infos)
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    infos = bench.node.create_publisher(CameraInfo, '/camera_info', latched)
+    infos.publish(camera.info())
+    depths = bench.listen(Image, '/depth/image_rect')
+    node = depth_node()
+
+    def depth_comes() -> bool:
+        camera.images.publish(camera.image())
+        bench.spin_for(0.05)
+        return bool(depths)
+
+    bench.spin_until(depth_comes, 'depth')
+    assert 'subscribed [reliable, transient_local]' in node.output
+    # Another driver takes its place, which publishes the calibration with every image.
+    bench.node.destroy_publisher(infos)
+    bench.spin_until(lambda: bench.node.count_publishers('/camera_info') == 0, 'its end')
+    other = bench.camera(size=(96, 64))
+    depths.clear()
+    other.send_until(lambda: depths and depths[-1].width == 96, 'depth of the other one')
+    # And both at once: what is latched goes to those who ask, so everybody has to be heard.
+    bench.node.create_publisher(CameraInfo, '/camera_info', latched)
+    bench.spin_until(lambda: bench.node.count_publishers('/camera_info') == 2, 'both')
+    depths.clear()
+    other.send_until(lambda: depths, 'depth still')
 
 
 def test_a_mismatch_is_said_once_with_both_sides(bench: Any, depth_node: Start) -> None:
