@@ -7,6 +7,7 @@ made of is decided in `bag_storage`, what their bytes mean in `recorded_types`.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -71,10 +72,15 @@ class BagFile(ABC):
 
 
 class SqliteFile(BagFile):
-    """A `.db3` of rosbag2, of any version of its tables; it is never written to."""
+    """A `.db3` of rosbag2, of any version of its tables; it is never written to.
+
+    Of one that is cut short or damaged every message is read that still can be.
+    """
 
     def __init__(self, path: Path) -> None:
         super().__init__(path)
+        # Where the file is damaged: time, row and topic of each message.
+        self._rows_left: list[tuple[int, int, int]] | None = None
         # Immutable: no -shm or lock file beside it, so read-only media can be read. What a killed
         # recorder left in a write-ahead log was merged before, see `bag_storage`.
         uri = f'{path.resolve().as_uri()}?mode=ro&immutable=1'
@@ -83,7 +89,7 @@ class SqliteFile(BagFile):
         except sqlite3.Error as error:
             raise _unreadable_database(path, error) from error
         try:
-            self._read_tables()
+            self._open_tables()
         except (sqlite3.Error, ValueError, TypeError) as error:
             self._database.close()
             raise _unreadable_database(path, error) from error
@@ -95,21 +101,41 @@ class SqliteFile(BagFile):
         """Messages by time, those of one time in the order they were written."""
         marks = ','.join('?' * len(numbers))
         query = (
-            f'SELECT timestamp, topic_id, data FROM messages WHERE topic_id IN ({marks}) '
+            f'SELECT timestamp, id, topic_id, data FROM messages WHERE topic_id IN ({marks}) '
             'AND timestamp >= ? AND timestamp < ? ORDER BY timestamp, id'
         )
-        try:
-            limits = (start_ns, min(stop_ns, 2**63 - 1))
-            for time_ns, number, data in self._database.execute(query, (*numbers, *limits)):
-                yield int(time_ns), number, bytes(data)
-        except (sqlite3.Error, TypeError, ValueError) as error:
-            raise _unreadable_database(self.path, error) from error
+        limits = (start_ns, min(stop_ns, 2**63 - 1))
+        last = (-1, -1)
+        if self._rows_left is None:
+            try:
+                for time_ns, row, number, data in self._database.execute(
+                    query, (*numbers, *limits)
+                ):
+                    last = (int(time_ns), row)
+                    yield last[0], number, bytes(data)
+                return
+            except (sqlite3.DatabaseError, TypeError, ValueError) as error:
+                self._find_rows(error)
+        for time_ns, row, number in self._rows_left or ():
+            if (time_ns, row) > last and number in numbers and limits[0] <= time_ns < limits[1]:
+                data = self._read_row(row)
+                if data is not None:
+                    yield time_ns, number, data
 
     def close(self) -> None:
         """Close the database."""
         self._database.close()
 
-    def _read_tables(self) -> None:
+    def _open_tables(self) -> None:
+        try:
+            self._read_tables()
+        except sqlite3.DatabaseError as error:
+            # A file that is shorter than it says is opened only so. Nothing can be written to it.
+            self._database.execute('PRAGMA writable_schema=ON')
+            self.channels.clear()
+            self._read_tables(error)
+
+    def _read_tables(self, damage: Exception | None = None) -> None:
         found = {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type='table'")}
         if not found >= _TABLES:
             raise BagError(
@@ -118,12 +144,12 @@ class SqliteFile(BagFile):
             )
         columns = {row[1] for row in self._rows('PRAGMA table_info(topics)')}
         digest = 'type_description_hash' if 'type_description_hash' in columns else "''"
-        counts = dict(self._rows('SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id'))
         definitions: dict[str, tuple[str, str]] = {}
         if 'message_definitions' in found:
             query = 'SELECT topic_type, encoding, encoded_message_definition '
             for name, schema, text in self._rows(f'{query} FROM message_definitions ORDER BY id'):
                 definitions.setdefault(name, (schema, text))
+        counts = self._count() if damage is None else self._find_rows(damage)
         query = f'SELECT id, name, type, serialization_format, {digest} FROM topics ORDER BY id'
         for number, topic, msgtype, encoding, hashed in self._rows(query):
             schema, text = definitions.get(msgtype, ('', ''))
@@ -131,8 +157,49 @@ class SqliteFile(BagFile):
             self.channels.append(
                 Channel(number, topic, msgtype, encoding, count, schema, text, hashed or '')
             )
+
+    def _count(self) -> dict[int, int]:
         (span,) = self._rows('SELECT MIN(timestamp), MAX(timestamp) FROM messages')
         self.start_ns, self.end_ns = (int(time_ns or 0) for time_ns in span)
+        return dict(self._rows('SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id'))
+
+    # Damage.
+
+    def _find_rows(self, damage: Exception) -> dict[int, int]:
+        """List the messages whose rows can be read; returns how many each topic has of them.
+
+        Raises the damage where there is none.
+        """
+        found: list[tuple[int, int, int]] = []
+        query = 'SELECT timestamp, id, topic_id FROM messages'
+        with suppress(sqlite3.DatabaseError):
+            found += self._each(f'{query} ORDER BY id')
+        highest = found[-1][1] if found else -1
+        with suppress(sqlite3.DatabaseError):  # and from the end, as far as the damage
+            found += self._each(f'{query} WHERE id > {highest} ORDER BY id DESC')
+        readable = sorted(row for row in found if self._read_row(row[1]) is not None)
+        if not readable:
+            raise damage
+        self._rows_left = readable
+        self.start_ns, self.end_ns = readable[0][0], readable[-1][0]
+        self.notes.append(
+            f'{self.path} is cut short or damaged ({damage}): {len(readable)} messages are read, '
+            'all others are lost'
+        )
+        return Counter(number for _, _, number in readable)
+
+    def _each(self, query: str) -> Iterator[tuple[int, int, int]]:
+        for values in self._database.execute(query):
+            if all(isinstance(value, int) for value in values):  # else of a page of noise
+                yield values
+
+    def _read_row(self, row: int) -> bytes | None:
+        """The bytes of a message, None where they cannot be read."""
+        with suppress(sqlite3.DatabaseError):
+            found = self._database.execute('SELECT data FROM messages WHERE id = ?', (row,))
+            (data,) = found.fetchone() or (None,)
+            return data if isinstance(data, bytes) else None
+        return None
 
     def _rows(self, query: str) -> list[tuple]:
         return self._database.execute(query).fetchall()

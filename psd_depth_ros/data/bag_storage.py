@@ -29,6 +29,7 @@ BAG_SUFFIXES = (
     *_READERS,
     *(f'{suffix}{packed}' for suffix in ('.mcap', '.db3') for packed in _PACKED),
 )
+_ACTIVE = '.bag.active'
 _METADATA = 'metadata.yaml'
 _NUMBERED = re.compile(r'(?P<base>.*)_(?P<number>\d+)')
 _JOURNALS = ('-wal', '-journal')
@@ -99,6 +100,11 @@ class BagStorage:
                 f'bag {path} is not there; expected a file {_kinds()} or a rosbag2 folder'
             )
         if not path.is_dir():
+            if path.name.endswith(_ACTIVE):
+                raise BagError(
+                    f'{path} was not closed by its recorder: mend it with `rosbag reindex '
+                    f'{path.name}` of ROS 1 and name it {path.name.removesuffix(_ACTIVE)}.bag'
+                )
             if not is_bag_name(path.name):
                 raise BagError(
                     f'{path} is not a bag; expected a file {_kinds()} or a rosbag2 folder'

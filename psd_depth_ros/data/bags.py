@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from psd_depth_ros.data import topics as naming
 from psd_depth_ros.data.bag_file import Channel, merge_by_time
 from psd_depth_ros.data.bag_storage import BagStorage
-from psd_depth_ros.data.compression import decompress_zstd, ZSTD_MAGIC
+from psd_depth_ros.data.compression import decompress, ZSTD_MAGIC
 from psd_depth_ros.data.mcap_file import Data, McapFile
 from psd_depth_ros.data.message_types import MessageTypes
 from psd_depth_ros.data.recorded_types import is_ros, modern_name, RecordedTypes
@@ -27,6 +27,7 @@ from psd_depth_ros.messages import header_fields
 from psd_depth_ros.parsing import user_path
 
 _END_OF_TIME = 2**64
+_LARGEST_MESSAGE = 1 << 30
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class BagMessage:
         if self.channel.encoding != 'cdr' or not self.stored.startswith(ZSTD_MAGIC):
             return self.stored
         try:
-            return decompress_zstd(self.stored)
+            return decompress(self.stored, 'zstd', _LARGEST_MESSAGE)
         except ValueError as error:
             raise MessageError(
                 f'message on {self.topic} at {self.timestamp_ns} ns is compressed and cannot be '

@@ -21,20 +21,20 @@ def compress_zstd(data: bytes) -> bytes:
     return bytes(_zstd().compress(data, 3))
 
 
-def decompress_zstd(data: bytes | memoryview) -> bytes:
-    """Decompress whole frames. Raises ValueError where they are damaged or cut short."""
-    try:
-        with _errors_as_value_error():
-            zstd = _zstd()
-            if hasattr(zstd, 'decompress') and zstd.__name__ != 'zstandard':
-                return bytes(zstd.decompress(data))
-            one = zstd.ZstdDecompressor().decompressobj()
-            whole = bytes(one.decompress(data))
-    except EOFError as error:
-        raise ValueError(str(error)) from error
-    if not one.eof:
-        raise ValueError('the Zstandard frame is cut short')
-    return whole
+def decompress(data: bytes | memoryview, compression: str, most: int) -> bytes:
+    """Decompress a whole frame into at most `most` bytes, whatever it claims.
+
+    `compression` is `zstd` or `lz4`. Raises ValueError where the frame is damaged, cut short or
+    larger, and BagError where the library is not there.
+    """
+    with _errors_as_value_error():
+        one = _decompressor(compression)
+        found = bytes(one.decompress(bytes(data), most + 1))
+        if len(found) > most:
+            raise ValueError(f'it unpacks to more than the {most} bytes that it may have')
+        if not one.eof:
+            raise ValueError('it is cut short')
+    return found
 
 
 def decompress_start(data: bytes, compression: str) -> bytes:
@@ -70,20 +70,39 @@ def decompress_file(source: Path, target: Path) -> None:
             shutil.copyfileobj(unpacked, stream, 1 << 20)
 
 
-def decompress_lz4(data: bytes | memoryview) -> bytes:
-    """Decompress an LZ4 frame. Raises ValueError where it is damaged."""
-    with _errors_as_value_error():
-        return bytes(_lz4().decompress(bytes(data)))
-
-
 def _decompressor(compression: str) -> Any:
+    """What has `decompress(data, max_length)` and `eof`."""
     if compression == 'lz4':
         return _lz4().LZ4FrameDecompressor()
     if compression == 'zstd':
-        decompressor = _zstd().ZstdDecompressor()
-        make = getattr(decompressor, 'decompressobj', None)
-        return make() if make is not None else decompressor
+        zstd = _zstd()
+        return _OldZstd(zstd) if zstd.__name__ == 'zstandard' else zstd.ZstdDecompressor()
     raise ValueError(f'compression {compression!r} is not known; expected zstd, lz4 or none')
+
+
+class _OldZstd:
+    """The library `zstandard` with the face of the one in Python 3.14."""
+
+    def __init__(self, zstandard: Any) -> None:
+        self._zstandard = zstandard
+        self._one = zstandard.ZstdDecompressor().decompressobj()
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._one.eof)
+
+    def decompress(self, data: bytes, max_length: int = -1) -> bytes:
+        if max_length >= 0:
+            claimed = self._zstandard.frame_content_size(data)
+            if claimed > max_length:
+                raise ValueError(f'it claims {claimed} bytes')
+        found = bytearray()
+        # Small bits: one that packs terabytes is seen before they are there.
+        for place in range(0, len(data), 1 << 12):
+            found += self._one.decompress(data[place : place + (1 << 12)])
+            if self._one.eof or 0 <= max_length < len(found):
+                break
+        return bytes(found)
 
 
 def _zstd() -> Any:

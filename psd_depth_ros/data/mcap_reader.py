@@ -17,7 +17,7 @@ import zlib
 import numpy as np
 
 from psd_depth_ros.data.bag_file import BagFile, Channel, merge_by_time, Stored
-from psd_depth_ros.data.compression import decompress_lz4, decompress_start, decompress_zstd
+from psd_depth_ros.data.compression import decompress, decompress_start
 from psd_depth_ros.errors import BagError
 
 MAGIC = b'\x89MCAP0\r\n'
@@ -325,7 +325,7 @@ class McapReader(BagFile):
     def _chunk_records(self, chunk: _Chunk) -> Iterator[tuple[int, memoryview]]:
         yield from _records(memoryview(self._unpack(chunk)), chunk.whole)
 
-    def _unpack(self, chunk: _Chunk) -> bytes:
+    def _unpack(self, chunk: _Chunk) -> bytes | memoryview:
         """The records of a chunk. Raises _DamageError where they are not as they were written."""
         self._stream.seek(chunk.offset + _RECORD_HEAD.size)
         record = memoryview(self._stream.read(chunk.length - _RECORD_HEAD.size))
@@ -341,7 +341,7 @@ class McapReader(BagFile):
         try:
             if not chunk.whole:
                 return decompress_start(bytes(packed), compression)
-            raw = _decompress(packed, compression)
+            raw = decompress(packed, compression, size) if compression else packed
         except ValueError as error:
             raise _DamageError(str(error)) from error
         if len(raw) != size:
@@ -411,11 +411,3 @@ def _definition(data: memoryview) -> str:
         return str(data, 'utf-8')
     except UnicodeDecodeError:
         return ''
-
-
-def _decompress(data: memoryview, compression: str) -> bytes:
-    if compression == 'zstd':
-        return decompress_zstd(data)
-    if compression == 'lz4':
-        return decompress_lz4(data)
-    return decompress_start(bytes(data), compression)

@@ -23,8 +23,11 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import ImageDecoder
 from psd_depth_ros.messages.sixteen_bit import FULL
 
-VIDEO_SUFFIXES = ('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v')
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff')
+VIDEO_SUFFIXES = (
+    *('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.mts', '.m2ts'),
+    *('.wmv', '.flv', '.3gp', '.ogv'),
+)
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 
 # A recording none of whose first frames can be used is not going to get better.
 _HOPELESS_AFTER = 100

@@ -254,11 +254,36 @@ def test_other_spellings_of_a_type(tmp_path, name):
         assert bag.pick_image_topic() == '/cam/image'
 
 
-def test_databases_that_are_damaged(tmp_path):
+def test_a_database_that_is_cut_short(tmp_path):
+    """A disk that filled up, a copy that broke off: what comes before is read."""
     path = write_database(tmp_path / 'a.db3', range(200))
-    path.write_bytes(path.read_bytes()[:8192])
+    whole = path.read_bytes()
+    path.write_bytes(whole[: len(whole) // 2])
+    found = seen(path)
+    assert 50 < len(found) < 150
+    assert found[:50] == list(range(50))
+    assert found == sorted(set(found))
+    assert f'{len(found)} messages are read, all others are lost' in notes_of(path)
+    content = bytearray(whole)
+    place = whole.index(image_cdr(100)[50:]) // 4096 * 4096
+    content[place : place + 8192] = b'\xff' * 8192
+    path.write_bytes(content)
+    found = seen(path)
+    assert found[:50] == list(range(50))
+    assert 180 < len(found) < 200
+    assert 'all others are lost' in notes_of(path)
+    path.write_bytes(whole[:8192])
     with pytest.raises(BagError, match=r'a\.db3 is empty, cut short or damaged: .*\.recover'):
         seen(path)
+
+
+def test_what_claims_to_be_small_stays_small(tmp_path):
+    bomb = compress_zstd(bytes(1 << 28))
+    chunk = struct.pack('<QQQI', START_NS, START_NS, 1000, 0) + text('zstd')
+    chunk = record(6, chunk + struct.pack('<Q', len(bomb)) + bomb)
+    path = write(tmp_path / 'a.mcap', mcap(*chunks(2), chunk))
+    assert seen(path) == [0, 1, 2, 3]
+    assert 'unpacks to more than the 1000 bytes' in notes_of(path)
 
 
 # ROS 1
@@ -295,6 +320,8 @@ def test_an_unindexed_ros1_bag_is_mended_by_tools_of_ros1(tmp_path):
     path.write_bytes(content)
     with pytest.raises(BagError, match=r'not indexed.*`rosbag reindex old\.bag`'):
         seen(path)
+    with pytest.raises(BagError, match=r'`rosbag reindex old\.bag\.active` of ROS 1 and name it'):
+        seen(path.rename(tmp_path / 'old.bag.active'))
 
 
 # MCAP
