@@ -216,7 +216,9 @@ class BagReader:
         """Raise BagError where there is nothing to read."""
         ros = [channel for channel in channels if is_ros(channel)]
         if channels and not ros:
-            kinds = sorted({f'{one.msgtype} ({one.schema or one.encoding})' for one in channels})
+            kinds = sorted(
+                {f'{one.msgtype or "no type"} ({one.schema or one.encoding})' for one in channels}
+            )
             raise BagError(
                 f'bag {self.path} holds no messages of ROS: its {len(channels)} topics are of '
                 f'the types {", ".join(kinds[:8])}; expected ROS 2 messages such as '
@@ -240,7 +242,8 @@ def _topics(channels: list[Channel]) -> dict[str, TopicInfo]:
     for channel in sorted(channels, key=lambda one: one.topic):
         name = modern_name(channel.msgtype)
         if not is_ros(channel):
-            name = f'{channel.msgtype}, {channel.schema or channel.encoding}, not of ROS'
+            kind = channel.schema or channel.encoding
+            name = f'{channel.msgtype or "no type"}, {kind}, not of ROS'
         known = found.get(channel.topic)
         count = channel.count + (known.count if known else 0)
         found[channel.topic] = TopicInfo(known.msgtype if known else name, count)

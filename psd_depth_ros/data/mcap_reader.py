@@ -175,6 +175,7 @@ class McapReader(BagFile):
         self._chunks.sort(key=lambda chunk: chunk.offset)
         return (
             len(self._found) == channels
+            and all(schema in self._schemas or schema == 0 for schema, *_ in self._found.values())
             and len(self._chunks) == chunks
             and sum(self._counts.values()) == messages
             and (bool(self._chunks) or not messages)

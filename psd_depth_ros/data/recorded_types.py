@@ -41,7 +41,8 @@ _SCHEMAS = ('', 'ros2msg', 'ros2idl', 'omgidl', 'ros1msg')
 
 def is_ros(channel: Channel) -> bool:
     """Whether the messages of a channel are those of ROS, so that they can be read here."""
-    return channel.encoding in _ENCODINGS and channel.schema in _SCHEMAS
+    known = channel.encoding in _ENCODINGS and channel.schema in _SCHEMAS
+    return known and bool(channel.msgtype)
 
 
 def modern_name(msgtype: str) -> str:

@@ -408,7 +408,8 @@ def test_a_file_without_its_end(tmp_path):
     assert notes_of(write(tmp_path / 'b.mcap', mcap(*chunks()))) == ''
 
 
-def test_an_index_of_chunks_without_one_of_messages(tmp_path):
+@pytest.mark.parametrize('repeated', [True, False])
+def test_an_index_of_chunks_without_one_of_messages(tmp_path, repeated):
     """What `noIndex` of other writers gives; the reader of rosbags finds nothing there."""
     made = chunks()
     head = len(mcap(end=False))
@@ -423,7 +424,8 @@ def test_an_index_of_chunks_without_one_of_messages(tmp_path):
     counts = struct.pack('<HQ', 1, 8)
     span = struct.pack('<QQ', START_NS, START_NS + 7 * STEP_NS)
     statistics = struct.pack('<QHIIII', 8, 1, 1, 0, 0, 4) + span + text(counts)
-    summary = schema_record() + channel_record() + indexes + record(11, statistics)
+    schema = schema_record() if repeated else b''
+    summary = schema + channel_record() + indexes + record(11, statistics)
     content = mcap(*made, end=False) + record(15, bytes(4)) + summary
     content += record(2, struct.pack('<QQI', offset, 0, 0)) + b'\x89MCAP0\r\n'
     path = write(tmp_path / 'a.mcap', content)
