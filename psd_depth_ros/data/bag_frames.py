@@ -73,9 +73,12 @@ class BagFrames(FrameSource):
             self.odometry_topic = pick_odometry_topic(self._reader)
             self.lidar_topic: str | None = None
             self._count = self._reader.topics[self.image_topic].count
-        except PsdDepthError:
+        except PsdDepthError as error:
             self._reader.close()
-            raise
+            if not self._reader.notes:
+                raise
+            notes = '; '.join(self._reader.notes)
+            raise BagError(f'{error}. What became of the bag: {notes}') from error
 
     def add_lidar(self, topic: str | None = None) -> None:
         """Let frames come with the points nearest in time; None is the only cloud of the bag.

@@ -84,7 +84,7 @@ class VideoFrames(FrameSource):
     @property
     def notes(self) -> list[str]:
         """What was lost or unclear in the pass before."""
-        return self._notes
+        return [*super().notes, *self._notes]
 
     def close(self) -> None:
         """Close the video."""

@@ -58,6 +58,11 @@ class Recording(ABC):
     def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
         """Messages recorded in [start_ns, stop_ns], in order."""
 
+    @property
+    @abstractmethod
+    def notes(self) -> list[str]:
+        """What a person should know of what was played, such as what of it was lost."""
+
     @abstractmethod
     def close(self) -> None:
         """Close the files."""
@@ -105,6 +110,7 @@ class BagRecording(Recording):
         self.topics |= dict.fromkeys(self._calibrated.values(), CAMERA_INFO_TYPE)
         self.start_ns, self.end_ns = self._reader.start_ns, self._reader.end_ns
         self.unreadable = 0
+        self._why = ''
 
     def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
         """Messages of the chosen topics; those that cannot be converted are counted, not given."""
@@ -112,12 +118,19 @@ class BagRecording(Recording):
             try:
                 cdr = item.cdr
                 info = self._camera_info(item)
-            except MessageError:
+            except MessageError as error:
                 self.unreadable += 1
+                self._why = self._why or str(error)
                 continue
             if info is not None:
                 yield info
             yield RecordedMessage(self._names[item.topic], item.msgtype, item.timestamp_ns, cdr)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the bag lost, and how many messages could not be converted."""
+        left = f'{self.unreadable} messages could not be converted, the first: {self._why}'
+        return [*self._reader.notes, *([left] if self.unreadable else [])]
 
     def close(self) -> None:
         """Close the bag."""
@@ -181,6 +194,13 @@ class FileRecording(Recording):
             ):
                 cdr = self._types.serialize(self.topics[topic], {**header, **fields})
                 yield RecordedMessage(topic, self.topics[topic], time_ns, cdr)
+
+    @property
+    def notes(self) -> list[str]:
+        """What the recording lost, and how many frames could not be used."""
+        skipped = self._source.skipped
+        left = [f'{len(skipped)} frames were left out: {skipped[0].detail}'] if skipped else []
+        return [*self._source.notes, *left]
 
     def close(self) -> None:
         """Close the files."""

@@ -93,7 +93,7 @@ class ReplayNode(Node):
         self.exit_code = 0
         self._files = ExitStack()
         path = Path(settings.recording).expanduser()
-        recording = self._files.enter_context(
+        self._recording = recording = self._files.enter_context(
             open_recording(
                 path,
                 settings.topics,
@@ -130,6 +130,8 @@ class ReplayNode(Node):
             self.get_logger().info(f'playing {self._given.settings.recording}')
             self._player.play()
             self.get_logger().info(f'published {self._player.published} messages')
+            for note in self._recording.notes:
+                self.get_logger().warning(note)
         except PsdDepthError as error:
             self.exit_code = 1
             self.get_logger().fatal(str(error))

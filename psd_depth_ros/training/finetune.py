@@ -142,6 +142,7 @@ class _Run:
             ended=watch.ended(outcome) if watch and outcome else '',
             data=tuple(recordings.get('recordings', ())),
             unreadable=tuple(recordings.get('unreadable', ())),
+            notes=tuple(recordings.get('notes', ())),
             rejected=recordings.get('rejected', {}),
             run={'settings': dump(self.settings), 'psd_depth_ros': __version__},
             **measured,

@@ -49,7 +49,8 @@ class FinetuneReport:
     `state` is accepted (the new weights are in `best`), kept (the old ones are) or stopped (a
     resumed run goes on). `data` tells of every recording its name, its time range and how many
     triplets were learned from and held out; `rejected` how many of its other frames were left out
-    for which reason; `unreadable` are recordings that could not be used at all.
+    for which reason; `unreadable` are recordings that could not be used at all; `notes` say what
+    of the others was lost.
     """
 
     state: str
@@ -69,6 +70,7 @@ class FinetuneReport:
     data: tuple[Mapping[str, Any], ...] = ()
     rejected: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     unreadable: tuple[Mapping[str, str], ...] = ()
+    notes: tuple[str, ...] = ()
     run: Mapping[str, Any] = field(default_factory=dict)  # settings and versions
 
     @property
@@ -85,8 +87,8 @@ class FinetuneReport:
 def report_from(values: Mapping[str, Any]) -> FinetuneReport:
     """Read a report back from JSON values."""
     kept = {name: values[name] for name in FinetuneReport.__dataclass_fields__ if name in values}
-    for name in ('checks', 'data', 'unreadable'):
-        kept[name] = tuple(kept[name])
+    for name in ('checks', 'data', 'unreadable', 'notes'):
+        kept[name] = tuple(kept.get(name, ()))
     return FinetuneReport(**kept)
 
 
@@ -99,6 +101,8 @@ def report_lines(report: FinetuneReport) -> Iterator[str]:
         yield f'left out:  {counts or "no frames"} of {name}'
     for one in report.unreadable:
         yield f'unusable:  {one["path"]}: {one["reason"]}'
+    for note in report.notes:
+        yield f'note:      {note}'
     yield (
         f'training:  {report.steps} of {report.of} steps in {report.minutes:.1f} min on '
         f'{report.device}, {report.images_per_second:.1f} images/s'

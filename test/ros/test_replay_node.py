@@ -46,6 +46,16 @@ def bag(tmp_path: Path) -> Path:
     return path
 
 
+def test_what_a_bag_lost_is_said_at_the_end(bench: Any, start: Start, bag: Path) -> None:
+    images = bench.listen(Image, '/front/image')
+    bag.write_bytes(bag.read_bytes()[:-9000])
+    node = start(NODE, recording=str(bag), wait_for_subscribers_s=20.0, rate=5.0)
+    bench.spin_until(lambda: not node.is_running, 'the end of the recording')
+    assert node.wait() == 0, node.output
+    assert images
+    assert 'cut short' in node.output
+
+
 def test_everything_is_published_on_time_and_nothing_is_lost(
     bench: Any, start: Start, bag: Path
 ) -> None:
