@@ -103,7 +103,7 @@ def build(cls: type[T], mapping: Mapping[str, Any], source: str = '') -> T:
     values: dict[str, Any] = {}
     for name, value in _walk(mapping, known):
         if name not in known:
-            raise SettingsError(_unknown(name, list(known), source))
+            raise SettingsError(_unknown(name, list(known), source, removed(cls)))
         values[name] = _check(known[name], value, source)
     return _assemble(cls, values, '')
 
@@ -192,7 +192,19 @@ def _assemble(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
     return cls(**arguments)
 
 
-def _unknown(name: str, known: list[str], source: str) -> str:
+def removed(cls: type[Any], prefix: str = '') -> dict[str, str]:
+    """What became of settings that a class had once, by dotted name: its `removed_settings`."""
+    found = {prefix + name: text for name, text in getattr(cls, 'removed_settings', {}).items()}
+    hints = get_type_hints(cls)
+    for field in dataclasses.fields(cls):
+        if dataclasses.is_dataclass(hints[field.name]):
+            found |= removed(hints[field.name], f'{prefix}{field.name}.')
+    return found
+
+
+def _unknown(name: str, known: list[str], source: str, gone: Mapping[str, str]) -> str:
+    if name in gone:
+        return f'{_where(source)}{name} is no setting any more; {gone[name]}'
     near = difflib.get_close_matches(shorten(name), known, n=1)
     hint = f'did you mean {near[0]!r}?' if near else f'known settings: {", ".join(known)}'
     return f'{_where(source)}unknown setting {shorten(name)!r}; {hint}'

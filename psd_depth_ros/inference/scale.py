@@ -6,8 +6,10 @@ name. The sources themselves are in `scale_sources`. Multiplying depth by s is l
 
 from __future__ import annotations
 
+from collections import deque
 from dataclasses import dataclass
 import math
+from typing import ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,9 +28,16 @@ from psd_depth_ros.inference.scale_sources import (
 
 Array = NDArray[np.float64]
 
+SOURCES = (OdometrySource, CameraHeightSource, LidarSource)
 MODES = ('fixed', 'odometry', 'camera_height', 'lidar', 'relative')
 # Of a checkpoint that says nothing about metres: e^2 either way is one standard deviation.
 UNKNOWN_SIGMA = 2.0
+# A robot's camera may be ten times lower than those a checkpoint has learned from; centimetres and
+# millimetres are off by a hundred and a thousand.
+_MOST_LOG_SCALE = math.log(30.0)
+_ESTIMATED = (
+    'it is estimated from the measurements; what they all err alike is scale.systematic_sigma'
+)
 
 
 @dataclass(frozen=True)
@@ -77,21 +86,22 @@ class ScaleSettings:
         minimum=-1000.0,
         maximum=1000.0,
     )
-    odometry_sigma: float = setting(
-        0.03, 'standard deviation of ln s of one odometry measurement', minimum=1e-4, maximum=1.0
+    systematic_sigma: float = setting(
+        0.0,
+        'standard deviation of ln s by which all measurements err alike, such as 0.05 for an '
+        'odometry that is 5 % off; 0 is what is usual of the mode: '
+        + ', '.join(f'{one.systematic_sigma:g} {one.name}' for one in SOURCES),
+        minimum=0.0,
+        maximum=1.0,
     )
-    camera_height_sigma: float = setting(
-        0.05, 'standard deviation of ln s of one height measurement', minimum=1e-4, maximum=1.0
-    )
-    lidar_sigma: float = setting(
-        0.01, 'standard deviation of ln s of one lidar measurement', minimum=1e-4, maximum=1.0
-    )
-    drift_sigma: float = setting(
-        0.01, 'standard deviation that ln s gains in a second', '', minimum=0.0, maximum=1.0
-    )
-    gate_sigmas: float = setting(
-        3.0, 'refuse measurements farther off than this', '', minimum=1.0, maximum=100.0
-    )
+
+    removed_settings: ClassVar[dict[str, str]] = {
+        'odometry_sigma': _ESTIMATED,
+        'camera_height_sigma': _ESTIMATED,
+        'lidar_sigma': _ESTIMATED,
+        'drift_sigma': _ESTIMATED,
+        'gate_sigmas': 'measurements are refused by how they scatter themselves',
+    }
 
     def __post_init__(self) -> None:
         """Refuse poses that are none."""
@@ -134,45 +144,101 @@ class SourceState:
     last_scale: float = math.nan
 
 
-class ScaleFilter:
-    """Kalman filter on ln s, a random walk, with gating.
+class ScatterEstimate:
+    """How measurements of ln s scatter and how fast ln s wanders, from the measurements alone.
 
-    `prior_sigma` is the standard deviation of ln s before the first measurement, around s = 1.
-    Measurements farther off than `gate_sigmas` are refused; but `recovery` refusals in a row that
-    agree with each other are believed, and the filter starts anew from them. Stamps are integer
+    Of a random walk seen through white noise, differences over a time t have the mean square
+    2 R + q t (a variogram; D. Allan's variance is its kin). The medians of the squares over one
+    and over three measurements give both, and neither an outlier nor a jump moves them. A few
+    of made-up differences stand for what is usual of a network until there are real ones.
+    """
+
+    _USUAL_WHITE = 0.03**2
+    _USUAL_RATE = 0.002  # per second
+    _MADE_UP = 3
+
+    def __init__(self) -> None:
+        self._recent: deque[tuple[int, float]] = deque(maxlen=40)
+        self._white = self._rate = math.nan
+
+    def add(self, stamp_ns: int, log_scale: float) -> None:
+        """Take in a measurement, whether it was believed or not."""
+        self._recent.append((stamp_ns, log_scale))
+        self._white = self._rate = math.nan
+
+    def estimate(self, variance: float) -> tuple[float, float]:
+        """White variance R of a measurement and rate q in 1/s.
+
+        `variance` is what the source says of R itself; it counts while little was measured.
+        """
+        usual_white = variance + self._USUAL_WHITE
+        stamps = np.array([stamp for stamp, _ in self._recent], np.int64)
+        values = np.array([value for _, value in self._recent])
+        count = len(values) - 3
+        if count < 2:
+            return usual_white, self._USUAL_RATE
+        (short_s, short), (long_s, long) = (_differences(stamps, values, lag) for lag in (1, 3))
+        rate = max(0.0, long - short) / max(long_s - short_s, 1e-3)
+        white = max(0.0, short - rate * short_s) / 2.0
+        believed = count / (count + self._MADE_UP)
+        return (
+            believed * white + (1.0 - believed) * usual_white,
+            believed * rate + (1.0 - believed) * self._USUAL_RATE,
+        )
+
+
+def _differences(stamps: NDArray[np.int64], values: Array, lag: int) -> tuple[float, float]:
+    """Median time in seconds between measurements `lag` apart, and their robust mean square."""
+    seconds = float(np.median(stamps[lag:] - stamps[:-lag])) * 1e-9
+    return seconds, (1.4826 * float(np.median(np.abs(values[lag:] - values[:-lag])))) ** 2
+
+
+class ScaleFilter:
+    """Kalman filter on ln s, a random walk, that learns its own noise and mistrusts its source.
+
+    ln s of a frame is m + e: m wanders slowly, e is the network's scatter from frame to frame. The
+    state is m and the source's own error b, which is the same in all its measurements and so does
+    not average out: z = m + e + b + noise. `prior_sigma` is the standard deviation of ln s
+    before the first measurement, around s = 1, `systematic_sigma` that of b. However many
+    measurements agree, the variance of ln s never falls below that of b given the prior, and ln s
+    keeps that share of the prior (S. F. Schmidt's consider state, solved for). Noise and rate of
+    the walk come from the measurements: see `ScatterEstimate`; what is more than the source's own
+    noise is e. So a frame that was measured itself is known better than the next: see `measured`.
+
+    Measurements farther off than four standard deviations are refused; but five refusals in a row
+    that agree with each other are believed, and ln s starts anew from them. Stamps are integer
     nanoseconds and must not run backwards: `reset` after a jump. Not thread-safe.
     """
 
-    def __init__(
-        self,
-        prior_sigma: float,
-        drift_sigma: float = 0.01,
-        gate_sigmas: float = 3.0,
-        recovery: int = 5,
-    ) -> None:
-        self._prior_variance = prior_sigma**2
-        self._drift_variance = drift_sigma**2
-        self._gate_sigmas = gate_sigmas
-        self._recovery = recovery
+    _GATE = 4.0
+    _RECOVERY = 5
+
+    def __init__(self, prior_sigma: float, systematic_sigma: float = 0.0) -> None:
+        self._prior = np.diag([prior_sigma**2, systematic_sigma**2])
         self.reset()
 
     def reset(self) -> None:
         """Forget all measurements."""
-        self._log_scale = 0.0
-        self._variance = self._prior_variance
+        self._state = np.zeros(2)
+        self._covariance = self._prior.copy()
+        self._scatter = ScatterEstimate()
         self._stamp_ns: int | None = None
+        self._rate = 0.0
         self._refused: list[float] = []
         self._sources: dict[str, SourceState] = {}
+        self._scatter_variance = 0.0
+        self.normalised_innovation = math.nan
+        self.measured: tuple[float, float] | None = None
 
     @property
     def scale(self) -> float:
         """Most likely s."""
-        return math.exp(self._log_scale)
+        return math.exp(self._state[0])
 
     @property
     def variance(self) -> float:
-        """Variance of ln s."""
-        return self._variance
+        """Variance of ln s of a frame that is not measured itself."""
+        return float(self._covariance[0, 0]) + self._scatter_variance
 
     @property
     def sources(self) -> dict[str, SourceState]:
@@ -184,39 +250,58 @@ class ScaleFilter:
         """True once a measurement was accepted."""
         return any(state.accepted for state in self._sources.values())
 
+    def advance(self, stamp_ns: int) -> None:
+        """Let the variance grow with time, up to that of the prior; not before any measurement."""
+        if self._stamp_ns is None:
+            return
+        grown = self._rate * max(0, stamp_ns - self._stamp_ns) * 1e-9
+        now = float(self._covariance[0, 0])
+        self._covariance[0, 0] = max(now, min(now + grown, float(self._prior[0, 0])))
+        self._stamp_ns = stamp_ns
+
     def update(self, measurement: ScaleMeasurement, stamp_ns: int) -> bool:
         """Take in one measurement; False where the gate refused it."""
-        self._predict(stamp_ns)
-        error = measurement.log_scale - self._log_scale
-        spread = self._variance + measurement.variance
-        accepted = abs(error) <= self._gate_sigmas * math.sqrt(spread)
+        self._scatter.add(stamp_ns, measurement.log_scale)
+        white, self._rate = self._scatter.estimate(measurement.variance)
+        self.advance(stamp_ns)
+        self._stamp_ns = stamp_ns
+        shared = self._covariance.sum(axis=1)  # with the measurement
+        spread = float(shared.sum()) + white
+        error = measurement.log_scale - float(self._state.sum())
+        self.normalised_innovation = error / math.sqrt(spread)
+        accepted = abs(self.normalised_innovation) <= self._GATE
+        if not accepted:
+            accepted = self._recover(measurement.log_scale, white)
+        self._scatter_variance = max(0.0, white - measurement.variance)
+        self.measured = None
         if accepted:
-            gain = self._variance / spread
-            self._log_scale += gain * error
-            self._variance *= 1.0 - gain
+            self._take_in(measurement.log_scale, white)
             self._refused.clear()
-        else:
-            accepted = self._recover(measurement)
         self._count(measurement, accepted)
         return accepted
 
-    def _predict(self, stamp_ns: int) -> None:
-        """Let the variance grow with time; before the first measurement it is the prior's."""
-        if self._stamp_ns is not None:
-            seconds = max(0, stamp_ns - self._stamp_ns) * 1e-9
-            self._variance += self._drift_variance * seconds
-        self._stamp_ns = stamp_ns
+    def _take_in(self, log_scale: float, white: float) -> None:
+        """The Kalman step; of the frame itself e is known as well."""
+        shared = self._covariance.sum(axis=1)
+        spread = float(shared.sum()) + white
+        error = log_scale - float(self._state.sum())
+        own = float(shared[0]) + self._scatter_variance
+        self.measured = (
+            math.exp(self._state[0] + own * error / spread),
+            max(0.0, self.variance - own**2 / spread),
+        )
+        self._state = self._state + shared * (error / spread)
+        self._covariance = self._covariance - np.outer(shared, shared) / spread
 
-    def _recover(self, measurement: ScaleMeasurement) -> bool:
-        """Start anew from refused measurements that agree; True where that happened."""
-        self._refused = [*self._refused, measurement.log_scale][-self._recovery :]
+    def _recover(self, log_scale: float, white: float) -> bool:
+        """Open ln s up to refused measurements that agree; True where that happened."""
+        self._refused = [*self._refused, log_scale][-self._RECOVERY :]
         middle = float(np.median(self._refused))
-        limit = self._gate_sigmas * math.sqrt(2.0 * measurement.variance)
+        limit = self._GATE * math.sqrt(2.0 * white)
         agree = all(abs(value - middle) <= limit for value in self._refused)
-        if len(self._refused) < self._recovery or not agree:
+        if len(self._refused) < self._RECOVERY or not agree:
             return False
-        self._log_scale, self._variance = middle, measurement.variance
-        self._refused.clear()
+        self._covariance[0, 0] += (middle - float(self._state.sum())) ** 2
         return True
 
     def _count(self, measurement: ScaleMeasurement, accepted: bool) -> None:
@@ -237,8 +322,13 @@ class ScaleTracker:
         self.settings = settings
         self._sigma = checkpoint_sigma
         prior = UNKNOWN_SIGMA if checkpoint_sigma is None else checkpoint_sigma
-        self._filter = ScaleFilter(prior, settings.drift_sigma, settings.gate_sigmas)
         self._source = _make_source(settings)
+        systematic = settings.systematic_sigma
+        if self._source is not None and systematic == 0:
+            systematic = self._source.systematic_sigma
+        self._filter = ScaleFilter(prior, systematic)
+        self._measured: tuple[float, float] | None = None
+        self._problem = ''
         self._extrinsics = settings.extrinsics
 
     @property
@@ -309,14 +399,44 @@ class ScaleTracker:
         """
         if self._source is None:
             return None
+        self._measured, self._problem = None, ''
+        self._filter.advance(stamp_ns)
         known = self._extrinsics if extrinsics is None else extrinsics
         view = ScaleView(stamp_ns, rgb, depth_m, camera.rectified(), odometry, lidar, known)
         found = self._source.measure(view)
-        if found is None:
+        if isinstance(found, str):
+            self._problem = found
             return None
         found = found.scaled(applied_scale)
+        self._problem = self._implausible(found)
+        if self._problem:
+            return None
         self._filter.update(found, stamp_ns)
+        self._measured = self._filter.measured
         return found
+
+    @property
+    def measured(self) -> tuple[float, float] | None:
+        """Scale and variance of ln s of the frame observed last, None where it gave nothing.
+
+        It is better than what was foretold for that frame: depth that was not published yet may
+        still be multiplied by it.
+        """
+        return self._measured
+
+    @property
+    def problem(self) -> str:
+        """Why the frame observed last gave no measurement, '' where it did."""
+        return self._problem
+
+    def _implausible(self, found: ScaleMeasurement) -> str:
+        """Tell where a measurement contradicts a metric checkpoint beyond belief, else ''."""
+        if self._sigma is None or abs(found.log_scale) <= _MOST_LOG_SCALE:
+            return ''
+        return (
+            f'{found.source} says {math.exp(found.log_scale):.3g} times the metres of the '
+            'checkpoint; is it another unit, or a wrong pose of the sensor?'
+        )
 
 
 def _make_source(
@@ -324,11 +444,11 @@ def _make_source(
 ) -> OdometrySource | CameraHeightSource | LidarSource | None:
     """The source of a mode; None where s is not measured."""
     if settings.mode == 'odometry':
-        return OdometrySource(settings.odometry_sigma)
+        return OdometrySource()
     if settings.mode == 'camera_height':
-        return CameraHeightSource(settings.camera_height_sigma)
+        return CameraHeightSource()
     if settings.mode == 'lidar':
-        return LidarSource(settings.lidar_sigma)
+        return LidarSource()
     return None
 
 

@@ -1,7 +1,7 @@
 """Measurements of the metric scale: from odometry, from the camera's height, from a lidar.
 
-Each source looks at frames of a rectified view and says, now and then, by which factor its depth
-must be multiplied to be metres. Fusing measurements over time is left to `scale`.
+Each source looks at a frame of a rectified view and says by which factor s its depth must be
+multiplied to be metres, or why it cannot tell. Fusing measurements over time is left to `scale`.
 """
 
 from __future__ import annotations
@@ -22,23 +22,37 @@ Map = NDArray[np.float32]
 MIN_TRANSLATION_M = 0.2
 _MAX_GAP_NS = 5_000_000_000
 _PATIENCE_NS = 500_000_000
-_REST_NS = 300_000_000  # tracking costs as much as a small network: thrice a second at most
-_WORKING_WIDTH = 640
-_CORNERS = 400
+_REST_NS = 90_000_000  # every other frame of a camera at 10 Hz
+_WORKING_WIDTH = 480
+_CORNERS = 300
 _MIN_TRACKS = 40
-_MIN_FLOW_PX = 2.0
-_MIN_NOISE_PX2 = 0.1**2
+_MIN_PARALLAX_PX = 1.0
+_TRACK_SIGMA_PX = 0.25
+_MAX_EPIPOLAR_PX = 1.0
 _ASSUMED_LEVER_ARM_M = 1.5
 _MIN_POINTS = 200
-_NORMAL_GRID = 96  # columns of the coarse grid on which ground normals are taken
-_UP_COSINE = math.cos(math.radians(10.0))
-_MAX_HEIGHT_SPREAD = 0.3
+_MOST_POINTS = 20_000
+_FARTHEST_M = 1000.0  # a lidar whose median is beyond this counts in another unit
+_DEPTH_SIGMA = 0.15  # of ln Z at a pixel: what the network errs from place to place
+_MIN_SIGMA = 0.01  # of ln s: no frame tells more
+_COARSE_COLUMNS = 64  # of the grid on which the ground is fitted and depths are counted
+_GROUND_PARTS = 25  # places of a picture whose errors of ln Z are independent of each other
+_MIN_DIP = math.sin(math.radians(4.0))  # how far rays must look down
+_GROUND_SIGMA = 0.05  # of ln s: how the ground's scale scatters against that of all else
+_MOUNTING_SIGMA, _UNKNOWN_MOUNTING_SIGMA = math.radians(2.0), math.radians(4.0)
+_MAX_TILT = math.radians(10.0)
 _LEVEL_UP = np.array([0.0, -1.0, 0.0])
+_MIN_SLOPE = 0.6  # of ln Z against that of the plane
+_MIN_GROUND = 0.3  # fraction of the pixels below the horizon
 
 
 @dataclass(frozen=True)
 class ScaleMeasurement:
-    """ln s and its variance as one source sees it, from so many points."""
+    """ln s and its variance as one source sees it, from so many points.
+
+    The variance is that of chance alone. What a source errs in every frame alike is not in it:
+    see `scale.ScaleFilter`.
+    """
 
     source: str
     log_scale: float
@@ -68,60 +82,68 @@ class ScaleView:
 
 
 @dataclass(frozen=True)
-class _SeenMotion:
-    """Length of the camera's motion in the depth's unit, variance of its logarithm, tracks."""
+class _Key:
+    """An earlier frame: what tracking needs of it."""
 
-    length: float
-    variance: float
-    tracks: int
+    stamp_ns: int
+    grey: NDArray[np.uint8]
+    camera: Camera
+    odometry: Array
+    T_body_camera: Array | None
 
 
 class OdometrySource:
-    """Compares how far odometry moved with how far the picture says the camera moved.
+    """Compares depth with that of corners triangulated over the way that odometry has moved.
 
-    Corners of an earlier frame, lifted to 3-D by its depth, are tracked into the present frame
-    (KLT, forth and back); PnP with RANSAC gives the camera's motion in the unit of the depth, and
-    s = |t_odometry| / |t_camera| once odometry has moved 0.2 m.
+    Corners of an earlier frame are tracked into the present one (KLT, forth and back) once
+    odometry has moved 0.2 m. Rotation and direction come from the picture alone (PnP with RANSAC
+    on the network's depth, then least squares of the distance to epipolar lines, so that the
+    errors of that depth fall out); the length is odometry's. s is the median of triangulated by
+    estimated depth, every part of the picture counting alike and every corner by its parallax. So
+    near and far have their say as they have with a lidar, and what moves by itself is outvoted.
 
-    The lengths of both motions only agree where camera and body move alike. `T_body_camera` of
+    The lengths of the ways of camera and body only agree where both move alike. `T_body_camera` of
     both views makes that exact. Without it, a turn by an angle a moves a camera mounted off the
     turning point by up to its lever arm times a; 1.5 m is assumed for that and widens the
     variance.
     """
 
-    def __init__(self, sigma: float) -> None:
-        self._variance = sigma**2
+    name = 'odometry'
+    systematic_sigma = 0.02  # wheels that are worn, corners that are no fair choice of pixels
+
+    def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
         """Forget the earlier frame."""
-        self._key: ScaleView | None = None
+        self._key: _Key | None = None
         self._measured_ns: int | None = None
 
-    def measure(self, view: ScaleView) -> ScaleMeasurement | None:
-        """Compare with the earlier frame once the base has moved; None otherwise."""
+    def measure(self, view: ScaleView) -> ScaleMeasurement | str:
+        """Compare with the earlier frame once the body has moved; else the reason why not."""
         if view.odometry is None:
-            return None
+            return 'no pose of odometry at the stamp of the image'
         key = self._key
-        if key is None or not self._is_comparable(key, view):
-            self._key = view if self._is_rested(view) else None
-            return None
+        if key is None or key.camera != view.camera or not self._is_near(key, view):
+            self._key = _make_key(view) if self._is_rested(view) else None
+            return 'waits for a second picture'
         moved_m, angle, lever_arm_m = _body_motion(key, view)
         if moved_m < MIN_TRANSLATION_M:
-            return None
-        found = _track_motion(key, view)
+            return f'odometry has moved less than {MIN_TRANSLATION_M:g} m'
+        present = _make_key(view)
+        found = _triangulate_ratios(key, present, view.depth, moved_m)
         if found is None:
             # Too little seems to have moved yet, or too much: look again, or start from here.
-            self._key = key if view.stamp_ns - key.stamp_ns < _PATIENCE_NS else view
-            return None
+            self._key = key if view.stamp_ns - key.stamp_ns < _PATIENCE_NS else present
+            return 'too few corners could be followed'
         self._key, self._measured_ns = None, view.stamp_ns
-        variance = self._variance + found.variance + (lever_arm_m * angle / moved_m) ** 2
-        log_scale = math.log(moved_m / found.length)
-        return ScaleMeasurement('odometry', log_scale, variance, found.tracks)
+        log_scale, variance, support = found
+        variance += (lever_arm_m * angle / moved_m) ** 2
+        return ScaleMeasurement(self.name, log_scale, variance, support)
 
-    def _is_comparable(self, key: ScaleView, view: ScaleView) -> bool:
+    def _is_near(self, key: _Key, view: ScaleView) -> bool:
         """Whether the two may show the same things."""
-        return key.camera == view.camera and 0 <= view.stamp_ns - key.stamp_ns <= _MAX_GAP_NS
+        return 0 <= view.stamp_ns - key.stamp_ns <= _MAX_GAP_NS
 
     def _is_rested(self, view: ScaleView) -> bool:
         """Whether the last measurement is long enough ago."""
@@ -130,123 +152,284 @@ class OdometrySource:
 
 
 class CameraHeightSource:
-    """Compares the known height of the camera with that above the ground it sees.
+    """Compares the known height of the camera with that above the plane of the ground it sees.
 
-    Ground is what lies in the lower half of the picture, below the camera, with a normal within
-    10 degrees of `extrinsics.up`, that of a level camera where it is not known.
-    s = h / median(|n . X|). The error grows with that of the pitch.
+    On a plane 1 / Z is linear in the pixel: d (p . ray) = 1 with p = n / h in the unit of the
+    depth d. p is fitted by robust least squares over all pixels that look down, beginning at the
+    commonest height above a level ground. `extrinsics.up` is where the sky is expected, that of a
+    level camera where it is not known; it is trusted to 2 degrees (4), so a camera that is tilted
+    or nods is followed and a network that bends the road is not. s = height |p|.
     """
 
-    def __init__(self, sigma: float) -> None:
-        self._variance = sigma**2
+    name = 'camera_height'
+    systematic_sigma = 0.08  # of the network: how it scales the ground against all else
+
+    def __init__(self) -> None:
+        self._grid: tuple[Camera, int, Array] | None = None
 
     def reset(self) -> None:
         """Nothing is kept from frame to frame."""
 
-    def measure(self, view: ScaleView) -> ScaleMeasurement | None:
-        """Scale of one frame; None where too little ground is seen, or it is too uneven."""
+    def measure(self, view: ScaleView) -> ScaleMeasurement | str:
+        """Scale of one frame; else the reason why there is none."""
         height_m, up = view.extrinsics.camera_height_m, view.extrinsics.up
         if height_m is None:
-            return None
-        up = _LEVEL_UP if up is None else up
-        points, normals = _coarse_surface(view)
-        normals *= np.sign(normals @ up)[..., None]  # towards the sky
-        heights = -np.sum(normals * points, axis=-1)
+            return 'the height of the camera is not known'
+        down = -(_LEVEL_UP if up is None else up)
+        step, rays = self._rays(view.camera)
+        depth = view.depth[::step, ::step].reshape(-1).astype(np.float64)
         with np.errstate(invalid='ignore'):
-            ground = (normals @ up > _UP_COSINE) & (heights > 0)
-        heights = heights[ground]
-        if len(heights) < _MIN_POINTS:
-            return None
-        low, middle, high = np.percentile(heights, (25, 50, 75))
-        if (high - low) / middle > _MAX_HEIGHT_SPREAD:
-            return None
-        log_scale = math.log(height_m / middle)
-        return ScaleMeasurement('camera_height', log_scale, self._variance, len(heights))
+            usable = np.isfinite(depth) & (depth > 0)
+            usable &= rays @ down > _MIN_DIP * np.linalg.norm(rays, axis=1)
+        points = rays[usable] * depth[usable][:, None]
+        if len(points) < _MIN_POINTS:
+            return 'too little is seen below the horizon'
+        found = _fit_ground(
+            points, down, _UNKNOWN_MOUNTING_SIGMA if up is None else _MOUNTING_SIGMA
+        )
+        if found is None:
+            return 'no level ground is seen'
+        plane, variance, support = found
+        variance += _GROUND_SIGMA**2
+        log_scale = math.log(height_m * float(np.linalg.norm(plane)))
+        return ScaleMeasurement(self.name, log_scale, variance, support)
+
+    def _rays(self, camera: Camera) -> tuple[int, Array]:
+        """Step of a coarse grid of pixels and their rays (N, 3) with Z = 1."""
+        if self._grid is None or self._grid[0] != camera:
+            step = max(1, camera.width // _COARSE_COLUMNS)
+            flat = camera.rays()[::step, ::step].reshape(-1, 2)
+            self._grid = camera, step, np.column_stack([flat, np.ones(len(flat))])
+        return self._grid[1:]
 
 
 class LidarSource:
     """Compares depth with the points of a lidar where they fall into the picture.
 
-    s = median(z / Z) over at least 200 points; points that the camera sees covered by something
-    nearer are too few to move a median.
+    s = median(z / Z) over at least 200 points, every part of the picture counting alike however
+    densely the lidar scans it; points that the camera sees covered by something nearer are too
+    few to move a median.
     """
 
-    def __init__(self, sigma: float) -> None:
-        self._variance = sigma**2
+    name = 'lidar'
+    systematic_sigma = 0.02  # mounting, time between scan and picture, the part that is scanned
 
     def reset(self) -> None:
         """Nothing is kept from frame to frame."""
 
-    def measure(self, view: ScaleView) -> ScaleMeasurement | None:
-        """Scale of one frame; None where fewer than 200 points have a depth to compare."""
+    def measure(self, view: ScaleView) -> ScaleMeasurement | str:
+        """Scale of one frame; else the reason why there is none."""
         T_camera_lidar = view.extrinsics.T_camera_lidar
-        if T_camera_lidar is None or view.lidar is None or len(view.lidar) < _MIN_POINTS:
-            return None
-        points = transform(T_camera_lidar, view.lidar)
-        pixels = view.camera.project(points)
+        if T_camera_lidar is None:
+            return 'the pose of the lidar is not known'
+        if view.lidar is None:
+            return 'no cloud near the stamp of the image'
+        step = max(1, len(view.lidar) // _MOST_POINTS)
+        points = transform(T_camera_lidar, view.lidar[::step])
+        points = points[np.isfinite(points).all(axis=1)]
+        middle = float(np.median(np.abs(points).max(axis=1))) if len(points) else 0.0
+        if middle > _FARTHEST_M:
+            return f'half of the points are {middle:.0f} m away and more; are they in millimetres?'
         with np.errstate(invalid='ignore'):
-            column, row = np.rint(pixels).T
-            inside = (column >= 0) & (column < view.camera.width)
+            column, row = np.rint(view.camera.project(points)).T
+            inside = (points[:, 2] > 0) & (column >= 0) & (column < view.camera.width)
             inside &= (row >= 0) & (row < view.camera.height)
-        z = points[inside, 2]
-        depth = view.depth[row[inside].astype(np.intp), column[inside].astype(np.intp)]
-        known = np.isfinite(depth) & (depth > 0) & np.isfinite(z)
+        z, column, row = points[inside, 2], column[inside], row[inside]
+        depth = view.depth[row.astype(np.intp), column.astype(np.intp)]
+        known = np.isfinite(depth) & (depth > 0)
         if np.count_nonzero(known) < _MIN_POINTS:
-            return None
-        log_scale = float(np.median(np.log(z[known] / depth[known])))
-        return ScaleMeasurement('lidar', log_scale, self._variance, int(known.sum()))
+            return (
+                f'only {np.count_nonzero(known)} points fall on known depth, {_MIN_POINTS} are '
+                f'needed ({len(z)} of {len(points)} are in the picture)'
+            )
+        row, depth = row[known], depth[known]
+        ratios = np.log(z[known] / depth)
+        log_scale, variance = _Strata(view.depth).median(ratios, np.ones(len(ratios)), row, depth)
+        return ScaleMeasurement(self.name, log_scale, variance, len(ratios))
 
 
-def _body_motion(key: ScaleView, view: ScaleView) -> tuple[float, float, float]:
-    """Metres and radians that the camera, or else the body, has moved; lever arm to allow for."""
-    assert key.odometry is not None, 'views without odometry are never kept'
-    assert view.odometry is not None, 'nor measured'
-    before, now = key.odometry, view.odometry
-    T_before, T_now = key.extrinsics.T_body_camera, view.extrinsics.T_body_camera
-    lever_arm_m = _ASSUMED_LEVER_ARM_M
-    if T_before is not None and T_now is not None:
-        before, now, lever_arm_m = before @ T_before, now @ T_now, 0.0
-    motion = relative(before, now)
-    angle = float(np.linalg.norm(rotation_vector(motion[:3, :3])))
-    return float(np.linalg.norm(motion[:3, 3])), angle, lever_arm_m
+class _Strata:
+    """The picture in parts of like depth and height, by which samples are made to stand for it.
+
+    Corners and scan lines are no fair choice of pixels, and the network errs differently near and
+    far, on the ground and above it: each part counts as much as it has pixels of known depth.
+    """
+
+    _ROWS = 6
+    _LOG_STEP = 0.5
+    _LOWEST = math.log(0.05)
+    _BINS = 24
+
+    def __init__(self, depth: Map) -> None:
+        step = max(1, depth.shape[1] // _COARSE_COLUMNS)
+        self._height = depth.shape[0]
+        coarse = depth[::step, ::step]
+        rows = np.broadcast_to(np.arange(coarse.shape[0])[:, None] * step, coarse.shape)
+        with np.errstate(invalid='ignore'):
+            known = np.isfinite(coarse) & (coarse > 0)
+        self._share = np.bincount(
+            self._index(rows[known], coarse[known]), minlength=self._ROWS * self._BINS
+        ).astype(np.float64)
+
+    def _index(self, row: Array, depth: Map) -> NDArray[np.intp]:
+        band = (row * (self._ROWS / self._height)).astype(np.intp).clip(0, self._ROWS - 1)
+        step = ((np.log(depth) - self._LOWEST) / self._LOG_STEP).astype(np.intp)
+        index: NDArray[np.intp] = band * self._BINS + step.clip(0, self._BINS - 1)
+        return index
+
+    def median(self, values: Array, weights: Array, row: Array, depth: Map) -> tuple[float, float]:
+        """Median of samples at these rows and depths as of all pixels, and its variance.
+
+        The variance is that of a median of so many samples, and of the parts that have none.
+        """
+        part = self._index(row, depth)
+        total = np.bincount(part, weights, minlength=len(self._share))
+        # A part with one sample of little weight cannot speak for all of its pixels.
+        share = self._share * total / (total + 3.0 * weights.max())
+        balanced = weights * (share / np.maximum(total, 1e-12))[part]
+        balanced /= balanced.sum()
+        middle = _weighted_median(values, balanced)
+        spread = 1.4826 * _weighted_median(np.abs(values - middle), balanced)
+        unseen = 1.0 - share.sum() / self._share.sum()
+        parts = share.sum() ** 2 / np.sum(share**2)
+        chance = 0.5 * math.pi * spread**2 * (np.sum(balanced**2) + unseen / parts)
+        return middle, max(float(chance), _MIN_SIGMA**2)
 
 
-def _track_motion(key: ScaleView, view: ScaleView) -> _SeenMotion | None:
-    """How the camera moved between two views; None where the picture does not tell."""
-    shrink = min(1.0, _WORKING_WIDTH / key.camera.width)
-    before, now = (_grey(one.rgb, shrink) for one in (key, view))
-    camera = key.camera.resize(before.shape[1], before.shape[0])
-    start, end = _track(before, now)
-    depth = _depth_at(key, start, shrink)
-    usable = np.isfinite(depth) & (depth > 0)
-    start, end, depth = start[usable], end[usable], depth[usable]
-    if len(start) < _MIN_TRACKS:
+def _weighted_median(values: Array, weights: Array) -> float:
+    """Middle between the two values about which half of the weight lies on either side."""
+    order = np.argsort(values)
+    weight = np.cumsum(weights[order])
+    half = 0.5 * weight[-1]
+    last = len(values) - 1
+    low = min(int(np.searchsorted(weight, half * (1 - 1e-9))), last)
+    high = min(int(np.searchsorted(weight, half * (1 + 1e-9))), last)
+    return 0.5 * float(values[order[low]] + values[order[high]])
+
+
+def _triangulate_ratios(
+    key: _Key, present: _Key, depth: Map, moved_m: float
+) -> tuple[float, float, int] | None:
+    """ln s, variance and corners of the present depth; None where the picture does not tell."""
+    start, end = _track(key.grey, present.grey)
+    height, width = depth.shape
+    shrink = present.grey.shape[1] / width
+    full = np.rint((end + 0.5) / shrink - 0.5).astype(np.intp)
+    z = depth[full[:, 1].clip(0, height - 1), full[:, 0].clip(0, width - 1)].astype(np.float64)
+    inside = (full >= 0).all(axis=1) & (full[:, 0] < width) & (full[:, 1] < height)
+    usable = inside & np.isfinite(z) & (z > 0)
+    start, end, z = start[usable], end[usable], z[usable]
+    if len(z) < _MIN_TRACKS:
         return None
-    if float(np.median(np.linalg.norm(end - start, axis=1))) < _MIN_FLOW_PX:
+    camera = present.camera.resize(present.grey.shape[1], present.grey.shape[0])
+    motion = _solve_motion(camera.backproject(end, z), start.astype(np.float64), camera.K)
+    if motion is None:
         return None
-    return _solve_motion(camera.backproject(start, depth), end.astype(np.float64), camera.K)
+    before, now = _rays_of(start, camera), _rays_of(end, camera)
+    rotation, translation = _refine_motion(before, now, *motion, camera.fx)
+    # Both as the metres of odometry say: the network's own length of the way is its guess of s.
+    guess = moved_m / float(np.linalg.norm(motion[1]))
+    translation = translation * moved_m
+    turned = now @ rotation.T
+    expected = turned * (guess * z)[:, None] + translation
+    with np.errstate(invalid='ignore', divide='ignore'):
+        parallax = camera.fx * np.linalg.norm(
+            expected[:, :2] / expected[:, 2:] - turned[:, :2] / turned[:, 2:], axis=1
+        )
+        across = np.cross(before, turned)
+        square = np.maximum(np.sum(across**2, axis=1), 1e-18)
+        found = -np.sum(across * np.cross(before, translation), axis=1) / square
+        # Behind the camera is beyond infinity, to the median the same.
+        ratios = np.where(found > 0, np.log(np.maximum(found, 1e-9) / z), 10.0)
+        off = _epipolar_distance(before, now, rotation, translation / moved_m) * camera.fx
+        chosen = (parallax >= _MIN_PARALLAX_PX) & (np.abs(off) <= _MAX_EPIPOLAR_PX)
+    if np.count_nonzero(chosen) < _MIN_TRACKS:
+        return None
+    weights = 1.0 / (_DEPTH_SIGMA**2 + (_TRACK_SIGMA_PX / parallax[chosen]) ** 2)
+    log_scale, variance = _Strata(depth).median(
+        ratios[chosen], weights, end[chosen, 1] / shrink, z[chosen]
+    )
+    return log_scale, variance, int(np.count_nonzero(chosen))
 
 
-def _solve_motion(points: Array, pixels: Array, K: Array) -> _SeenMotion | None:
-    """Motion that brings points (N, 3) to pixels (N, 2), agreed on by half of them at least."""
+def _solve_motion(points: Array, pixels: Array, K: Array) -> tuple[Array, Array] | None:
+    """Rotation and translation that bring points (N, 3) to pixels (N, 2), by half of them."""
     cv2.setRNGSeed(0)  # the same frames give the same scale
     solved, rotation, translation, inliers = cv2.solvePnPRansac(
         points, pixels, K, None, iterationsCount=200, reprojectionError=2.0, confidence=0.999
     )
     if not solved or inliers is None or len(inliers) < max(_MIN_TRACKS, len(points) // 2):
         return None
-    length = float(np.linalg.norm(translation))
-    if not length > 0:
+    if not float(np.linalg.norm(translation)) > 0:
         return None
-    chosen = inliers.ravel()
-    seen, jacobian = cv2.projectPoints(points[chosen], rotation, translation, K, None)
-    noise = float(np.mean((seen.reshape(-1, 2) - pixels[chosen]) ** 2))
-    # Of tx ty tz, from the least-squares covariance of all six: a far scene says little of t.
-    normal = jacobian[:, :6].T @ jacobian[:, :6]
-    covariance = max(noise, _MIN_NOISE_PX2) * np.linalg.pinv(normal)[3:, 3:]
-    direction = translation.ravel() / length
-    variance = float(direction @ covariance @ direction) / length**2
-    return _SeenMotion(length, variance, len(chosen))
+    return cv2.Rodrigues(rotation)[0], translation.ravel()
+
+
+def _refine_motion(
+    before: Array, now: Array, rotation: Array, translation: Array, focal_px: float
+) -> tuple[Array, Array]:
+    """Rotation and unit direction of least distance to epipolar lines (Cauchy's loss).
+
+    The start is kept to within a degree and a tenth of the way where the picture says nothing.
+    """
+    direction = translation / np.linalg.norm(translation)
+    stiffness = np.diag([1 / math.radians(1.0) ** 2] * 3 + [1 / 0.1**2] * 2)
+    step = 1e-5
+    for _ in range(5):
+        tangent = np.linalg.svd(direction[None])[2][1:]
+        off = _epipolar_distance(before, now, rotation, direction)
+        jacobian = np.empty((len(off), 5))
+        for axis in range(5):
+            change = np.zeros(5)
+            change[axis] = step
+            moved = _move(rotation, direction, tangent, change)
+            jacobian[:, axis] = (_epipolar_distance(before, now, *moved) - off) / step
+        sigma = max(1.4826 * float(np.median(np.abs(off))), 0.5 * _TRACK_SIGMA_PX / focal_px)
+        weighted = jacobian / (1.0 + (off / (2.0 * sigma)) ** 2)[:, None] / sigma**2
+        change = -np.linalg.solve(jacobian.T @ weighted + stiffness, weighted.T @ off)
+        rotation, direction = _move(rotation, direction, tangent, change)
+    return rotation, direction
+
+
+def _move(rotation: Array, direction: Array, tangent: Array, change: Array) -> tuple[Array, Array]:
+    """Turn by a rotation vector (3), shift the unit direction along its two tangents."""
+    moved = direction + change[3:] @ tangent
+    return cv2.Rodrigues(change[:3])[0] @ rotation, moved / np.linalg.norm(moved)
+
+
+def _epipolar_distance(before: Array, now: Array, rotation: Array, direction: Array) -> Array:
+    """Sampson's distance (N) of ray pairs (N, 3), in units of the focal length."""
+    x, y, z = direction
+    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
+    line, back = now @ essential.T, before @ essential
+    square = np.sum(line[:, :2] ** 2, axis=1) + np.sum(back[:, :2] ** 2, axis=1)
+    distance: Array = np.sum(before * line, axis=1) / np.sqrt(np.maximum(square, 1e-18))
+    return distance
+
+
+def _rays_of(pixels: Map, camera: Camera) -> Array:
+    """Rays (N, 3) with Z = 1 of pixels (N, 2) of a rectified camera."""
+    return camera.backproject(pixels, np.ones(len(pixels)))
+
+
+def _make_key(view: ScaleView) -> _Key:
+    assert view.odometry is not None, 'views without odometry are not measured'
+    shrink = min(1.0, _WORKING_WIDTH / view.camera.width)
+    grey = _grey(view.rgb, shrink)
+    return _Key(view.stamp_ns, grey, view.camera, view.odometry, view.extrinsics.T_body_camera)
+
+
+def _body_motion(key: _Key, view: ScaleView) -> tuple[float, float, float]:
+    """Metres and radians that the camera, or else the body, has moved; lever arm to allow for."""
+    assert view.odometry is not None, 'views without odometry are not measured'
+    before, now = key.odometry, view.odometry
+    T_before, T_now = key.T_body_camera, view.extrinsics.T_body_camera
+    lever_arm_m = _ASSUMED_LEVER_ARM_M
+    if T_before is not None and T_now is not None:
+        before, now, lever_arm_m = before @ T_before, now @ T_now, 0.0
+    motion = relative(before, now)
+    angle = float(np.linalg.norm(rotation_vector(motion[:3, :3])))
+    return float(np.linalg.norm(motion[:3, 3])), angle, lever_arm_m
 
 
 def _track(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> tuple[Map, Map]:
@@ -269,23 +452,43 @@ def _grey(rgb: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
     return cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply(grey)
 
 
-def _depth_at(view: ScaleView, pixels: Map, shrink: float) -> Map:
-    """Depth (N,) at the nearest pixels of the full image."""
-    full = np.rint((pixels + 0.5) / shrink - 0.5).astype(np.intp)
-    height, width = view.depth.shape
-    return view.depth[full[:, 1].clip(0, height - 1), full[:, 0].clip(0, width - 1)]
+def _fit_ground(
+    points: Array, down: Array, mounting_sigma: float
+) -> tuple[Array, float, int] | None:
+    """Plane p with p . X = 1 of points (N, 3), variance of ln |p| and points on it.
 
-
-def _coarse_surface(view: ScaleView) -> tuple[Array, Array]:
-    """Points and unit normals, both (h, w, 3), on a coarse grid of the lower half of a view."""
-    step = max(1, view.camera.width // _NORMAL_GRID)
-    rays = view.camera.rays()[view.camera.height // 2 :: step, ::step]
-    z = view.depth[view.camera.height // 2 :: step, ::step].astype(np.float64)
-    z[~np.isfinite(z)] = np.nan
-    points = np.concatenate([rays, np.ones((*z.shape, 1))], axis=-1) * z[..., None]
-    across = points[1:-1, 2:] - points[1:-1, :-2]
-    down = points[2:, 1:-1] - points[:-2, 1:-1]
-    normals = np.cross(across, down)
-    length = np.linalg.norm(normals, axis=-1, keepdims=True)
-    with np.errstate(invalid='ignore', divide='ignore'):
-        return points[1:-1, 1:-1], normals / length
+    None where too few points lie on it, it is not level, or they lie on it by chance as those of a
+    wall do, which are no farther where the plane is. Errors of ln Z are alike in
+    neighbours: all points together count as 25.
+    """
+    heights = points @ down  # all above 0, for the rays look down
+    logs = np.log(heights)
+    first = float(logs.min())
+    counts = np.bincount(((logs - first) / 0.05).astype(np.intp)).astype(np.float64)
+    counts = np.convolve(counts, np.ones(5), 'same')
+    plane = down / math.exp(first + 0.05 * (int(np.argmax(counts)) + 0.5))
+    level = np.eye(3) - np.outer(down, down)
+    width = 0.2
+    for _ in range(6):
+        off = points @ plane - 1.0
+        weights = 1.0 / (1.0 + (off / width) ** 2) ** 2
+        weights *= _GROUND_PARTS / _DEPTH_SIGMA**2 / weights.sum()
+        weighted = points * weights[:, None]
+        stiffness = level / (float(plane @ plane) * mounting_sigma**2)
+        normal = weighted.T @ points + stiffness
+        plane = np.linalg.solve(normal, weighted.sum(axis=0))
+        width = max(0.05, 2.2 * float(np.median(np.abs(off).clip(max=0.4))))
+    level_part = points @ plane
+    on = np.abs(level_part - 1.0) < _DEPTH_SIGMA
+    count = int(np.count_nonzero(on))
+    tilt = math.atan2(float(np.linalg.norm(level @ plane)), float(down @ plane))
+    if count < max(_MIN_POINTS, _MIN_GROUND * len(points)) or tilt > _MAX_TILT:
+        return None
+    seen = np.log(points[on, 2])
+    expected = seen - np.log(level_part[on])
+    expected -= expected.mean()
+    if seen @ expected < _MIN_SLOPE * (expected @ expected):
+        return None
+    square = float(plane @ plane)
+    variance = float(plane @ np.linalg.solve(normal, plane)) / square**2
+    return plane, variance, count

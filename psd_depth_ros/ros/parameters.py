@@ -22,7 +22,7 @@ from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValu
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from psd_depth_ros.config import build, flatten, SettingSpec, specs
+from psd_depth_ros.config import build, flatten, removed, SettingSpec, specs
 from psd_depth_ros.errors import SettingsError
 
 Settings = TypeVar('Settings')
@@ -60,7 +60,7 @@ class NodeParameters(Generic[Settings]):
         self._specs = {spec.name: spec for spec in specs(cls)}
         for spec in self._specs.values():
             _declare(node, spec)
-        _refuse_unknown(node, list(self._specs))
+        _refuse_unknown(node, list(self._specs), removed(cls))
         self.settings: Settings = build(cls, self._values(), 'parameters')
         node.add_pre_set_parameters_callback(self._widen)
         node.add_on_set_parameters_callback(self._check)
@@ -169,10 +169,12 @@ def _kind(spec: SettingSpec) -> Parameter.Type:
     return _SCALARS[spec.type]
 
 
-def _refuse_unknown(node: Node, known: list[str]) -> None:
+def _refuse_unknown(node: Node, known: list[str], gone: dict[str, str]) -> None:
     for name in getattr(node, '_parameter_overrides', {}):
         if name in known or name.startswith(_OF_RCLPY) or node.has_parameter(name):
             continue
+        if name in gone:
+            raise SettingsError(f'{name} is no parameter any more; {gone[name]}')
         near = difflib.get_close_matches(name, known, n=1)
         hint = f'; did you mean {near[0]!r}?' if near else ''
         raise SettingsError(
