@@ -34,6 +34,7 @@ ROS = [
             'std-srvs',
         )
     ),
+    'transforms3d>=0.4.2',  # in a distribution it comes with tf_transformations
 ]
 EXTRAS = {
     'ros': ROS,

@@ -23,6 +23,7 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import check_sizes, image_size, ImageDecoder, stamp_ns
 from psd_depth_ros.ros.calibration import Calibration, CalibrationMonitor, CalibrationState
 from psd_depth_ros.ros.counters import FrameCounters
+from psd_depth_ros.ros.distribution import decode_with_cv_bridge
 from psd_depth_ros.ros.input_subscription import InputSubscription
 from psd_depth_ros.ros.publishers import OutputPublishers
 from psd_depth_ros.ros.settings import DepthNodeSettings
@@ -123,7 +124,7 @@ class CameraChannel:
         self.counters = FrameCounters()
         self._monitor = CalibrationMonitor(settings.image_is_rectified)
         self._speaker = Speaker(self._node.get_logger())
-        self._decoder = ImageDecoder(settings.sixteen_bit_range)
+        self._decoder = ImageDecoder(settings.sixteen_bit_range, decode_with_cv_bridge)
         self.problem = self.remark = self.delay = ''
         self._look_due_s = self._uncalibrated_since_s = None
         self._renew_outputs()
