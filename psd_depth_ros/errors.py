@@ -30,6 +30,17 @@ class CalibrationError(PsdDepthError):
         self.uncalibrated = uncalibrated
 
 
+class TransformError(PsdDepthError):
+    """Two frames are not connected by the transforms there are, or not at that time.
+
+    `may_come` is true where a later transform of a known link would connect them.
+    """
+
+    def __init__(self, message: str, *, may_come: bool = False) -> None:
+        super().__init__(message)
+        self.may_come = may_come
+
+
 class BagError(PsdDepthError):
     """A bag, video or image folder cannot be read or written."""
 

@@ -1,40 +1,39 @@
 """Camera images of a bag, each with the CameraInfo and the odometry of its stamp.
 
-Images are held until the next one comes, so a CameraInfo or odometry recorded just after its
-image still finds it. Where the first CameraInfo comes later than that, as one that is published
-once does, it is looked up first: the images before it have it too.
+Images are held until the next one comes, and as long as odometry, points or transforms of their
+stamp are still on their way, so what was recorded after an image still finds it. Where the first
+CameraInfo comes later than that, as one that is published once does, it is looked up first: the
+images before it have it too.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from psd_depth_ros.data.bags import BagReader
-from psd_depth_ros.data.mounting import Mounting
+from psd_depth_ros.data.bags import BagMessage, BagReader
+from psd_depth_ros.data.mounting import Mounting, transform_topics
 from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.data.surroundings import Asked, PATIENCE_NS, Surroundings
 from psd_depth_ros.data.topics import pick_cloud_topic, pick_odometry_topic
+from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.pose import exponential, invert, logarithm
 from psd_depth_ros.messages import (
     camera_from_info,
     check_sizes,
-    decode_points,
     image_size,
     ImageDecoder,
-    odometry_pose,
     stamp_ns,
 )
 
-_MAX_POSE_GAP_NS = 500_000_000
-_MAX_CLOUD_GAP_NS = 100_000_000
+_MAX_WAITING = 60
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,12 @@ class _Held:
 
     index: int
     stamp_ns: int
+    recorded_ns: int
     message: Any
+
+    @property
+    def frame_id(self) -> str:
+        return str(self.message.header.frame_id)
 
 
 class BagFrames(FrameSource):
@@ -72,6 +76,7 @@ class BagFrames(FrameSource):
                 )
             self.odometry_topic = pick_odometry_topic(self._reader)
             self.lidar_topic: str | None = None
+            self._asked = Asked()
             self._count = self._reader.topics[self.image_topic].count
         except PsdDepthError as error:
             self._reader.close()
@@ -102,6 +107,10 @@ class BagFrames(FrameSource):
         if self.lidar_topic is not None:
             lidar = self._frame_of(self.lidar_topic)
             self.T_camera_lidar = mounting.transform(camera, lidar)
+
+    def follow(self, asked: Asked) -> None:
+        """Let frames come with their `extrinsics`, as TF has them at their stamps."""
+        self._asked = asked
 
     def _frame_of(self, topic: str, field: str = '') -> str:
         """The frame that the first message of a topic names, empty where it cannot be read."""
@@ -144,45 +153,67 @@ class BagFrames(FrameSource):
     def frames(self) -> Iterator[TimedFrame]:
         """Decode the images in the order of recording.
 
-        Raises BagError where no CameraInfo can be read, the first images have no stamps, or not
-        one image can be read for damage.
+        An image waits for what belongs to it, odometry for one, for 2 s of the recording. Raises
+        BagError where no CameraInfo can be read, the first images have no stamps, or not one
+        image can be read for damage.
         """
         self._begin()
         self._unread.clear()
         first = None if self.camera_info_topic is None else self._first_camera_info()
-        tracks = _Tracks(_CameraTrack(self._lens, first), PoseTrack(), CloudTrack())
-        held: _Held | None = None
+        cameras, around = _CameraTrack(self._lens, first), self._surroundings()
+        held: deque[_Held] = deque()
         error: PsdDepthError | None = None
-        for image in self._images(tracks):
-            if held is not None:
+        for image in self._images(cameras, around):
+            if image is not None:
+                held.append(image)
+            while held and (image is None or _is_ripe(held, around)):
+                frame = held.popleft()
                 try:
-                    yield self._use(_make_frame(held, tracks, self.decoder))
+                    yield self._use(_make_frame(frame, cameras, around, self.decoder))
                 except (MessageError, CalibrationError) as problem:
                     error = problem
                     reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
-                    self._skip(held.index, held.stamp_ns, reason, problem)
-            held = image
+                    self._skip(frame.index, frame.stamp_ns, reason, problem)
         self._finish(error)
 
-    def _images(self, tracks: _Tracks) -> Iterator[_Held | None]:
-        """Sort messages into the tracks; yield the images, and None after the last."""
+    def _surroundings(self) -> Surroundings:
+        """What is asked of the bag, with the fixed transforms of all of it."""
+        has_poses, has_points = self.odometry_topic is not None, self.lidar_topic is not None
+        around = Surroundings(replace(self._asked, poses=has_poses, points=has_points))
+        for topic in self._transform_topics(fixed=True):
+            for item in self._reader.messages([topic]):
+                with suppress(MessageError):
+                    around.transforms.add(item.message, fixed=True)
+        return around
+
+    def _transform_topics(self, *, fixed: bool) -> list[str]:
+        if not self._asked.transforms:
+            return []
+        return [name for name, is_ in transform_topics(self._reader).items() if is_ == fixed]
+
+    def _images(self, cameras: _CameraTrack, around: Surroundings) -> Iterator[_Held | None]:
+        """Sort messages into where they belong; yield the images, and None after the last."""
         index, unstamped = 0, 0
-        names = (self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic)
+        names = {self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic}
+        names.update(self._transform_topics(fixed=False))
         for item in self._reader.messages({name for name in names if name is not None}):
             try:
                 message = item.message
-                time_ns = item.timestamp_ns if self._recorded_stamps else stamp_ns(message.header)
+                time_ns = self._time_of(item, message)
                 if item.topic == self.image_topic:
                     unstamped += time_ns == 0
                     if unstamped == 2 and index == 1:
                         raise self._no_stamps()
-                    yield _Held(index, time_ns, message)
+                    yield _Held(index, time_ns, item.timestamp_ns, message)
                 elif item.topic == self.camera_info_topic:
-                    tracks.cameras.add(time_ns, message)
+                    cameras.add(time_ns, message)
                 elif item.topic == self.odometry_topic:
-                    tracks.poses.add(time_ns, odometry_pose(message))
+                    around.add_odometry(message, item.timestamp_ns, time_ns)
+                elif item.topic == self.lidar_topic:
+                    around.add_cloud(message, item.timestamp_ns, time_ns)
                 else:
-                    tracks.clouds.add(time_ns, message)
+                    recorded = item.timestamp_ns if self._recorded_stamps else None
+                    around.transforms.add(message, time_ns=recorded)
             except MessageError as error:
                 # Without a pose or points a frame still is one; without its image it is not.
                 if item.topic == self.image_topic:
@@ -209,6 +240,12 @@ class BagFrames(FrameSource):
             + (f'. The first: {reason}' if reason else '')
         )
 
+    def _time_of(self, item: BagMessage, message: Any) -> int:
+        """The stamp of a message, or when it was recorded where that is wanted or has to do."""
+        if self._recorded_stamps or not hasattr(message, 'header'):
+            return item.timestamp_ns
+        return stamp_ns(message.header)
+
     def _no_stamps(self) -> BagError:
         return BagError(
             f'the images on {self.image_topic} of bag {self.path} have no stamps: header.stamp of '
@@ -222,20 +259,38 @@ class BagFrames(FrameSource):
         self._unread[topic] = count + 1, first
 
 
-def _make_frame(held: _Held, tracks: _Tracks, decoder: ImageDecoder) -> TimedFrame:
+def _is_ripe(held: deque[_Held], around: Surroundings) -> bool:
+    """Whether the first image need not wait any longer for what belongs to it."""
+    first, last = held[0], held[-1]
+    if len(held) == 1:  # a CameraInfo of its stamp may follow
+        return False
+    if has_jumped(first.stamp_ns, last.stamp_ns) or len(held) > _MAX_WAITING:
+        return True
+    if last.stamp_ns - first.stamp_ns > PATIENCE_NS:
+        return True
+    return around.is_final(first.stamp_ns, first.frame_id)
+
+
+def _make_frame(
+    held: _Held, cameras: _CameraTrack, around: Surroundings, decoder: ImageDecoder
+) -> TimedFrame:
     """Decode an image, where its size is that of its camera, and add what belongs to its stamp."""
     width, height = image_size(held.message)
-    camera = tracks.cameras.at(held.stamp_ns, width, height)
+    camera = cameras.at(held.stamp_ns, width, height)
     check_sizes(camera, width, height)
     rgb = decoder.decode(held.message)
+    seen = around.at(held.stamp_ns, held.frame_id, held.recorded_ns)
     return TimedFrame(
         held.index,
         held.stamp_ns,
-        str(held.message.header.frame_id),
+        held.frame_id,
         rgb,
         camera,
-        tracks.poses.at(held.stamp_ns),
-        tracks.clouds.at(held.stamp_ns),
+        seen.pose,
+        seen.points,
+        extrinsics=seen.extrinsics,
+        problem=seen.problem,
+        remark=seen.remark,
     )
 
 
@@ -245,7 +300,7 @@ class _CameraTrack:
     def __init__(self, lens: LensChoice, first: Any) -> None:
         self._lens = lens
         self._first = first
-        self._recent: deque[tuple[int, Any]] = deque(maxlen=8)
+        self._recent: deque[tuple[int, Any]] = deque(maxlen=2 * _MAX_WAITING)
         self._known: tuple[Any, Camera] | None = None
 
     def add(self, time_ns: int, message: Any) -> None:
@@ -268,61 +323,6 @@ class _CameraTrack:
             camera = camera_from_info(message, self._lens.image_is_rectified)
             self._known = content, camera
         return self._known[1]
-
-
-class PoseTrack:
-    """The newest odometry poses, interpolated in between."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[int, npt.NDArray[np.float64]]] = deque(maxlen=200)
-
-    def add(self, time_ns: int, pose: npt.NDArray[np.float64]) -> None:
-        """Take a pose."""
-        self._recent.append((time_ns, pose))
-
-    def at(self, time_ns: int) -> npt.NDArray[np.float64] | None:
-        """Give the pose at a time, None where the recording has a gap there."""
-        before = [item for item in self._recent if item[0] <= time_ns]
-        after = [item for item in self._recent if item[0] >= time_ns]
-        if not before or not after:
-            return None
-        (start_ns, start), (end_ns, end) = before[-1], after[0]
-        if end_ns - start_ns > _MAX_POSE_GAP_NS:
-            return None
-        if end_ns == start_ns:
-            return end
-        share = (time_ns - start_ns) / (end_ns - start_ns)
-        return start @ exponential(share * logarithm(invert(start) @ end))
-
-
-class CloudTrack:
-    """The newest clouds; points are decoded when asked for."""
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[int, Any]] = deque(maxlen=8)
-
-    def add(self, time_ns: int, message: Any) -> None:
-        """Take a PointCloud2."""
-        self._recent.append((time_ns, message))
-
-    def at(self, time_ns: int) -> npt.NDArray[np.float32] | None:
-        """Give the points nearest in time, None where none are within 0.1 s.
-
-        Raises MessageError where they cannot be read.
-        """
-        if not self._recent:
-            return None
-        stamp, message = min(self._recent, key=lambda item: abs(item[0] - time_ns))
-        return decode_points(message) if abs(stamp - time_ns) <= _MAX_CLOUD_GAP_NS else None
-
-
-@dataclass(frozen=True)
-class _Tracks:
-    """What was recorded beside the images."""
-
-    cameras: _CameraTrack
-    poses: PoseTrack
-    clouds: CloudTrack
 
 
 def _content(message: Any) -> tuple[Any, ...]:

@@ -18,8 +18,9 @@ import numpy.typing as npt
 
 from psd_depth_ros.data.bag_storage import is_bag_name
 from psd_depth_ros.data.calibration_file import camera_from_fov
+from psd_depth_ros.data.surroundings import Asked
 from psd_depth_ros.errors import BagError, PsdDepthError
-from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.messages import ImageDecoder
 from psd_depth_ros.messages.sixteen_bit import FULL
 
@@ -41,7 +42,9 @@ class TimedFrame:
     as recorded, not rectified. `pose` is 4x4 in metres, None where the recording has none: of a
     bag T_odom_body of its odometry at the stamp, of a folder T_world_camera. `lidar` (N, 3)
     float32 metres are the points nearest in time, in their own frame, where they were asked for.
-    `depth_m` (H, W) is the truth of a rendered frame, +Inf for sky.
+    `depth_m` (H, W) is the truth of a rendered frame, +Inf for sky. `extrinsics` are what TF knew
+    at the stamp, where that was asked for; `problem` says why there is no pose or no points where
+    they were, `remark` what TF did not know.
     """
 
     index: int
@@ -52,6 +55,9 @@ class TimedFrame:
     pose: npt.NDArray[np.float64] | None = None
     lidar: npt.NDArray[np.float32] | None = None
     depth_m: npt.NDArray[np.float32] | None = None
+    extrinsics: Extrinsics | None = None
+    problem: str = ''
+    remark: str = ''
 
 
 @dataclass(frozen=True)
@@ -134,6 +140,15 @@ class FrameSource(ABC):
 
     def locate(self) -> None:  # noqa: B027
         """Find out where camera and lidar are; nothing to do where the files say so."""
+
+    def follow(self, asked: Asked) -> None:  # noqa: B027
+        """Let frames come with `extrinsics` where the recording has transforms."""
+
+    @property
+    def extrinsics(self) -> Extrinsics:
+        """What the recording knows without transforms, for frames that come with none."""
+        body = np.eye(4) if self.poses_are_of_camera else self.T_body_camera
+        return Extrinsics(body, self.T_camera_lidar, self.camera_height_m)
 
     @property
     def skipped_by_reason(self) -> dict[str, int]:

@@ -66,6 +66,13 @@ def logarithm(pose: Array) -> Array:
     return np.concatenate([velocity, omega])
 
 
+def interpolate(start: Array, end: Array, share: float) -> Array:
+    """A pose between two, as tf2 does it: straight in translation, slerp in rotation."""
+    turn = rotation_vector(start[:3, :3].T @ end[:3, :3])
+    rotation = start[:3, :3] @ exponential([0.0, 0.0, 0.0, *(share * turn)])[:3, :3]
+    return make_pose(rotation, (1 - share) * start[:3, 3] + share * end[:3, 3])
+
+
 def skew(vector: Array) -> Array:
     """The matrix whose product with x is the cross product of `vector` and x."""
     x, y, z = vector

@@ -86,6 +86,23 @@ class ScaleSettings:
         minimum=-1000.0,
         maximum=1000.0,
     )
+    camera_frame: str = setting(
+        '', 'frame of the camera in TF; empty is the frame_id of the images'
+    )
+    body_frame: str = setting(
+        '', 'frame that odometry moves, in TF; empty is the child_frame_id of odometry'
+    )
+    lidar_frame: str = setting('', 'frame of the lidar in TF; empty is the frame_id of its clouds')
+    ground_frame: str = setting(
+        '', 'frame on the ground, z up, in TF; empty is base_footprint, else base_link'
+    )
+    timeout_s: float = setting(
+        5.0,
+        'warn where a mode that measures had nothing to measure by for this long',
+        's',
+        minimum=0.1,
+        maximum=3600.0,
+    )
     systematic_sigma: float = setting(
         0.0,
         'standard deviation of ln s by which all measurements err alike, such as 0.05 for an '

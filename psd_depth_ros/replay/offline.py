@@ -16,11 +16,19 @@ from psd_depth_ros.config import section
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.data.sources import FrameSource, TimedFrame
 from psd_depth_ros.data.topics import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
+from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import CalibrationError, SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
+from psd_depth_ros.inference.scale_watch import (
+    Around,
+    asked_by,
+    MEASURING_MODES,
+    ScaleFrame,
+    ScaleWatch,
+)
 from psd_depth_ros.messages import camera_info_fields, image_fields
 from psd_depth_ros.replay.outputs import OUTPUTS
 from psd_depth_ros.replay.read_ahead import ReadAhead
@@ -40,8 +48,9 @@ class RunReport:
     """What became of the frames: in = out + dropped.
 
     `reasons` has one message per reason, `notes` are what a person should know of the recording,
-    such as what of it was lost. `first_s` is the time to the end of the first frame, in
-    which the network is compiled for the size of the images; `rest_s` is that of all others.
+    such as what of it was lost, and how often the scale was measured. `first_s` is the time to
+    the end of the first frame, in which the network is compiled for the size of the images;
+    `rest_s` is that of all others.
     """
 
     frames_in: int
@@ -89,7 +98,7 @@ def run_bag(
     """
     started = first_done = time.perf_counter()
     settings = RunSettings() if settings is None else settings
-    pipeline = _Pipeline(engine, settings)
+    pipeline = _Pipeline(engine, settings, source)
     drops = _Drops()
     written = 0
     with BagWriter(output, compression) as writer, ReadAhead(source.frames()) as frames:
@@ -102,7 +111,7 @@ def run_bag(
                 drops.add('camera_info', str(error))
                 continue
             if result is None:
-                drops.add('scale', f'scale.mode {settings.scale.mode} has measured nothing yet')
+                drops.add('scale', pipeline.waiting)
                 continue
             for topic, msgtype, fields in _messages(result, settings, outputs):
                 writer.write(topic, msgtype, fields, frame.stamp_ns, frame.frame_id)
@@ -117,20 +126,24 @@ def run_bag(
     dropped = dict(sorted(drops.counts.items()))
     frames_in = written + sum(dropped.values())
     first_s, rest_s = first_done - started, time.perf_counter() - first_done
+    notes += (pipeline.summary,) if pipeline.summary else ()
     return RunReport(frames_in, written, dropped, drops.reasons, first_s, rest_s, notes)
 
 
 class _Pipeline:
     """The engine and the scale that is learned on the way."""
 
-    def __init__(self, engine: DepthEngine, settings: RunSettings) -> None:
+    def __init__(self, engine: DepthEngine, settings: RunSettings, source: FrameSource) -> None:
         output = engine.checkpoint.info.output
         self._engine = engine
         self._settings = settings
+        self._source = source
         self._tracker = ScaleTracker(settings.scale, output.scale_sigma if output.metric else None)
+        self._watch = ScaleWatch(self._tracker)
+        self._measures = settings.scale.mode in MEASURING_MODES
         self._stamp_ns: int | None = None
-        if settings.scale.missing:
-            raise SettingsError(f'mode {settings.scale.mode} needs {settings.scale.missing}')
+        if self._measures:
+            source.follow(asked_by(settings.scale))
         if settings.scale.needs_metric_checkpoint and not output.metric:
             raise SettingsError(
                 'the checkpoint does not know metres, and scale.mode is fixed without a factor; '
@@ -141,7 +154,7 @@ class _Pipeline:
     def infer(self, frame: TimedFrame) -> DepthFrame | None:
         """Depth of a frame; None while its scale is not known."""
         tracker = self._tracker
-        if self._stamp_ns is not None and frame.stamp_ns < self._stamp_ns:
+        if self._stamp_ns is not None and has_jumped(self._stamp_ns, frame.stamp_ns):
             tracker.reset()
         self._stamp_ns = frame.stamp_ns
         scale = Scale(tracker.scale, tracker.variance)
@@ -149,18 +162,41 @@ class _Pipeline:
         result = self._engine.infer_batch(
             [(frame.rgb, frame.camera)], scales=[scale], settings=self._settings.depth
         )[0]
-        if self._settings.scale.mode not in ('fixed', 'relative'):
-            tracker.observe(
-                frame.stamp_ns,
-                result.rgb,
-                result.depth_m,
-                result.camera,
-                applied_scale=scale.factor,
-                odometry=frame.pose,
-                lidar=frame.lidar,
-                extrinsics=tracker.locate(frame.camera),
-            )
+        if self._measures:
+            self._observe(frame, result, scale.factor)
         return result if is_known else None
+
+    @property
+    def waiting(self) -> str:
+        """Why the scale is not known."""
+        mode = self._settings.scale.mode
+        return f'scale.mode {mode} has measured nothing yet: {self._watch.reason}'
+
+    @property
+    def summary(self) -> str:
+        """What came of measuring the scale, '' where nothing is measured."""
+        if not self._measures:
+            return ''
+        watch, tracker = self._watch, self._tracker
+        text = (
+            f'scale.mode {tracker.settings.mode}: {watch.measured} measurements in '
+            f'{watch.frames} frames, {watch.accepted} of them accepted'
+        )
+        if watch.accepted:
+            text += f'; scale {tracker.scale:.4g}'
+        else:
+            text += '; depth is in the metres of the checkpoint, not measured'
+        notes = '; '.join(one for one in (watch.reason, watch.remark) if one)
+        return f'{text}: {notes}' if notes else text
+
+    def _observe(self, frame: TimedFrame, result: DepthFrame, factor: float) -> None:
+        """Let the scale learn from a frame."""
+        seen = ScaleFrame(
+            frame.stamp_ns, result.rgb, result.depth_m, result.camera, frame.camera, factor
+        )
+        known = self._source.extrinsics if frame.extrinsics is None else frame.extrinsics
+        around = Around(frame.pose, frame.lidar, known, frame.problem, frame.remark)
+        self._watch.observe(frame.stamp_ns * 1e-9, seen, around)
 
 
 def _messages(

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import check_sizes, image_size, ImageDecoder, stamp_ns
@@ -188,7 +189,7 @@ class CameraChannel:
         except CalibrationError as error:
             self._refuse('size_mismatch', str(error), (width, height), REPEAT_S)
             return None
-        if frame.stamp_ns < self._last_stamp_ns:
+        if has_jumped(self._last_stamp_ns, frame.stamp_ns):
             self.reset_due.set()
         self._last_stamp_ns = frame.stamp_ns
         self.camera, self._look_due_s = camera, None

@@ -248,7 +248,7 @@ class DepthNode(LifecycleNode):
     ) -> None:
         if 'checkpoint' in changed and self._reloader is not None:
             self._reloader.start(new.checkpoint)
-        if 'scale.mode' in changed and self._scales is not None:
+        if self._scales is not None and any(name.startswith('scale.') for name in changed):
             self._scales.renew()
 
     def _on_time_jump(self, jump: TimeJump) -> None:
@@ -259,6 +259,8 @@ class DepthNode(LifecycleNode):
             f'({self._time_jumps} jumps so far; more are said in {REPEAT_S:g} s)',
             REPEAT_S,
         )
+        if self._scales is not None:
+            self._scales.forget()
         for channel in self._channels:
             channel.reset()
 
@@ -275,7 +277,8 @@ class DepthNode(LifecycleNode):
         statuses = [engine_status(name, state, self._slot, problem)]
         for channel in self._channels:
             extra = self._scales.describe(channel) if self._scales is not None else {}
-            statuses.append(camera_status(name, channel, active, extra))
+            warning = self._scales.warning(channel) if self._scales is not None else ''
+            statuses.append(camera_status(name, channel, active, extra, warning))
         stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(diagnostic_array(stamp, statuses))
 

@@ -101,9 +101,16 @@ def describe_engine(engine: Any) -> dict[str, str]:
 
 
 def camera_status(
-    node_name: str, channel: CameraChannel, active: bool, extra: Mapping[str, str]
+    node_name: str,
+    channel: CameraChannel,
+    active: bool,
+    extra: Mapping[str, str],
+    warning: str = '',
 ) -> DiagnosticStatus:
-    """Tell of one camera: what comes, what goes, and the worst thing about it."""
+    """Tell of one camera: what comes, what goes, and the worst thing about it.
+
+    `warning` is said where nothing worse is.
+    """
     counters = channel.counters
     p50, p95 = counters.latency.percentiles_ms()
     dropped = counters.dropped
@@ -124,9 +131,11 @@ def camera_status(
         'output': channel.output_topic,
         'subscribed': channel.subscribed,
         **extra,
-        'problem': channel.problem or channel.remark,
+        'problem': channel.problem or warning or channel.remark,
     }
     level, text = _judge(channel, active)
+    if warning and level in (OK, WARN):
+        level, text = WARN, '; '.join(one for one in (channel.problem, warning) if one)
     return _status(f'{node_name}: {channel.name}', level, text, values)
 
 

@@ -103,7 +103,7 @@ class DepthPipeline:
                 'waits for it'
             )
         if result.ready.calibrated:
-            self._scales.observe(tracker, result.ready, result.frame, result.factor)
+            self._scales.observe(channel, tracker, result.ready, result.frame, result.factor)
 
 
 def _is_wanted(channel: CameraChannel, ready: PreparedFrame) -> bool:
