@@ -122,6 +122,7 @@ class ScaleInputs:
         if channel.reset_due.is_set():
             channel.reset_due.clear()
             camera.forget()
+        self._measure_all(camera)
         return camera.watch.tracker
 
     def observe(
@@ -144,8 +145,7 @@ class ScaleInputs:
         )
         frame_id = str(ready.arrived.message.header.frame_id)
         waiting.append(_Waiting(frame, frame_id, ready.arrived.received_ns))
-        while waiting and self._is_ripe(waiting):
-            self._measure(camera.watch, waiting.popleft())
+        self._measure_all(camera)
 
     def describe(self, channel: CameraChannel) -> dict[str, str]:
         """Tell the scale of a camera, how well it is known and where it comes from."""
@@ -192,6 +192,11 @@ class ScaleInputs:
             self._speaker.forget((name, 'scale'))
         if camera.watch.remark and camera.watch.silent_s == 0.0:
             self._speaker.warn((name, 'remark'), f'{name}: {camera.watch.remark}')
+
+    def _measure_all(self, camera: _Camera) -> None:
+        """Let a camera learn from the frames whose surroundings are known."""
+        while camera.waiting and self._is_ripe(camera.waiting):
+            self._measure(camera.watch, camera.waiting.popleft())
 
     def _is_ripe(self, waiting: deque[_Waiting]) -> bool:
         """Whether the first frame need not wait any longer."""

@@ -1,0 +1,210 @@
+"""Odometry, lidar and TF over DDS: however late they are, the same scale as offline."""
+
+from collections.abc import Callable
+import importlib.util
+import os
+from pathlib import Path
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+from nav_msgs.msg import Odometry
+import numpy as np
+import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from robot_bag import CAMERA, pose_numbers, Robot, T_BASE_LIDAR, Wall, write_robot_bag
+from sensor_msgs.msg import Image
+from tf2_class import build_tf2_msgs
+
+from psd_depth_ros.config import build
+from psd_depth_ros.data.bags import BagReader
+from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.geometry.pose import invert
+from psd_depth_ros.messages import decode_depth, stamp_ns
+from psd_depth_ros.replay.offline import run_bag, RunSettings
+from psd_depth_ros.ros.message_classes import find_message_class
+from psd_depth_ros.ros.scale_inputs import ScaleInputs
+from psd_depth_ros.ros.settings import DepthNodeSettings
+
+Start = Callable[..., Any]
+LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+
+
+@pytest.fixture(scope='session')
+def tf2_msgs(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """The message class of TF here and in the nodes that are started, made where there is none."""
+    if importlib.util.find_spec('tf2_msgs') is not None:
+        return
+    try:
+        folder = str(build_tf2_msgs(tmp_path_factory.mktemp('tf2')))
+    except (ImportError, OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f'tf2_msgs is not installed and cannot be made: {error}')
+    sys.path.append(folder)
+    os.environ['PYTHONPATH'] = os.pathsep.join(
+        [os.environ['PYTHONPATH'], folder] if 'PYTHONPATH' in os.environ else [folder]
+    )
+
+
+class Stage:
+    """Publishes bags to a node, message by message, and hears its depth."""
+
+    def __init__(self, bench: Any) -> None:
+        self._bench = bench
+        self._publishers: dict[str, Any] = {}
+        self._depths = bench.listen(Image, '/depth/image_rect')
+
+    def play(self, path: Path, expected: float) -> float:
+        """The depth of the last image, sent again until it is as expected or time is over."""
+        with BagReader(path) as bag:
+            recorded = [(one.topic, one.msgtype, bytes(one.cdr)) for one in bag.messages()]
+            last = [one.message for one in bag.messages(['/image'])][-1]
+        for topic, msgtype, cdr in recorded:
+            self._publish(topic, msgtype, cdr)
+            before = len(self._depths)
+            if topic == '/image':
+                self._bench.spin_until(lambda n=before: len(self._depths) > n, 'its depth')
+            else:
+                self._bench.spin_for(0.01)
+        again = Image(height=last.height, width=last.width, encoding='rgb8', step=last.step)
+        again.header.frame_id, again.data = 'camera', last.data.tobytes()
+        for attempt in range(100):
+            found = float(decode_depth(self._depths[-1])[60, 80])
+            if found == pytest.approx(expected, rel=1e-6):
+                break
+            time_ns = stamp_ns(last.header) + 1_000_000 * (1 + attempt)
+            again.header.stamp.sec, again.header.stamp.nanosec = divmod(time_ns, 10**9)
+            before = len(self._depths)
+            self._publishers['/image'].publish(again)
+            self._bench.spin_until(lambda n=before: len(self._depths) > n, 'its depth again')
+        return found
+
+    def _publish(self, topic: str, msgtype: str, cdr: bytes) -> None:
+        if topic not in self._publishers:
+            profile = LATCHED if topic == '/tf_static' else QoSProfile(depth=10)
+            made = self._bench.node.create_publisher(find_message_class(msgtype), topic, profile)
+            self._publishers[topic] = made
+            self._bench.spin_until(made.get_subscription_count, f'a reader of {topic}', 5.0)
+        self._publishers[topic].publish(cdr)
+
+
+def offline(path: Path, **scale: Any) -> float:
+    """The depth of the last image of a bag by the command line's way."""
+    settings = build(RunSettings, {'scale': scale})
+    out = path.with_suffix('.out.mcap')
+    with open_frames(path, with_lidar=scale['mode'] == 'lidar') as source:
+        run_bag(source, Wall(), out, settings, outputs=('depth',))
+    with BagReader(out) as bag:
+        last = [item.message for item in bag.messages(['/depth/image_rect'])][-1]
+    return float(decode_depth(last)[60, 80])
+
+
+@pytest.mark.usefixtures('tf2_msgs')
+def test_tf_and_parameters_live_and_offline_give_the_same_scale(
+    bench: Any, depth_node: Start, tmp_path: Path
+) -> None:
+    robot, panning = Robot(), Robot(pan_radps=0.6)
+    fixed = write_robot_bag(tmp_path / 'fixed.mcap', robot)
+    pan = write_robot_bag(tmp_path / 'pan.mcap', panning)
+    weights = tmp_path / 'wall.txt'
+    weights.write_text('wall depth=8')
+    depth_node(checkpoint=str(weights), scale__mode='lidar')
+    bench.wait_for_state('active')
+    stage, found = Stage(bench), {}
+    for mode in ('lidar', 'odometry'):
+        assert bench.set_parameter('scale.mode', mode) == (True, '')
+        stage._publishers.clear()
+        for name, path in (('fixed', fixed), ('pan', pan)):
+            expected = offline(path, mode=mode)
+            assert expected != 8.0
+            found[mode, name] = stage.play(path, expected)
+            assert found[mode, name] == pytest.approx(expected, rel=1e-6)
+    T_base_camera = robot.T_base_camera(0.0)
+    T_camera_lidar = invert(T_base_camera) @ T_BASE_LIDAR
+    assert bench.set_parameter('scale.lidar_pose', pose_numbers(T_camera_lidar)) == (True, '')
+    assert bench.set_parameter('scale.camera_pose', pose_numbers(T_base_camera)) == (True, '')
+    for mode in ('odometry', 'lidar'):
+        assert bench.set_parameter('scale.mode', mode) == (True, '')
+        expected = found[mode, 'fixed']
+        assert stage.play(fixed, expected) == pytest.approx(expected, rel=1e-6)
+
+
+def test_odometry_that_does_not_come_or_does_not_fit_is_said(
+    bench: Any, depth_node: Start
+) -> None:
+    bench.listen(Image, '/depth/image_rect')
+    node = depth_node(scale__mode='odometry', scale__timeout_s=0.3)
+    camera = bench.camera()
+    camera.wait_for_reader()
+    elsewhere = bench.node.create_publisher(Odometry, '/wheel/odom', 10)
+
+    def warned(words: str) -> Callable[[], bool]:
+        return lambda: bench.level(': camera') == 1 and words in bench.value(': camera', 'problem')
+
+    words = 'nobody publishes /odom; there is /wheel/odom: remap odom:=/wheel/odom'
+    camera.send_until(warned(words), 'the hint')
+    bench.spin_until(lambda: words in node.output, 'the same in the log')
+    bench.node.destroy_publisher(elsewhere)
+    odom = bench.node.create_publisher(Odometry, '/odom', 10)
+
+    def send(offset_ns: int, length: float = 1.0) -> Callable[[], None]:
+        def step() -> None:
+            message = Odometry(child_frame_id='base_link')
+            message.header.frame_id = 'odom'
+            message.pose.pose.orientation.w = length
+            time_ns = camera.stamp_ns + offset_ns
+            message.header.stamp.sec, message.header.stamp.nanosec = divmod(time_ns, 10**9)
+            odom.publish(message)
+
+        return step
+
+    for step, words in (
+        (send(0, length=0.0), 'quaternion 0 0 0 0'),
+        (send(5 * 10**9), '5.0 s ahead of those of the images'),
+        (send(0), 'odometry has moved 0.00 m since the start'),
+    ):
+        done = warned(words)
+        camera.send_until(lambda go=step, done=done: go() or done(), words)
+
+
+def test_a_jump_of_one_camera_leaves_the_others_alone(bench: Any) -> None:
+    """Both have learned from a lidar; then the stamps of the left one are set back."""
+    pose = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
+    settings = build(DepthNodeSettings, {'scale': {'mode': 'lidar', 'lidar_pose': pose}})
+    scales = ScaleInputs(bench.node, lambda: settings)
+    output = SimpleNamespace(metric=True, scale_sigma=0.15)
+    engine = SimpleNamespace(
+        checkpoint=SimpleNamespace(info=SimpleNamespace(output=output), id='')
+    )
+    depth = np.full(CAMERA.size, 8.0, np.float32)
+    result = SimpleNamespace(rgb=np.zeros((*depth.shape, 3), np.uint8), depth_m=depth)
+    result.camera = CAMERA
+    left, right = (SimpleNamespace(name=n, reset_due=threading.Event()) for n in ('left', 'right'))
+
+    def look(channel: Any, time_ns: int) -> None:
+        header = SimpleNamespace(frame_id='camera')
+        message = SimpleNamespace(header=header)
+        arrived = SimpleNamespace(stamp_ns=time_ns, message=message, received_ns=time_ns)
+        ready = SimpleNamespace(arrived=arrived, camera=CAMERA)
+        scales.observe(channel, scales.tracker(channel, engine), ready, result, 1.0)
+
+    for time_ns in (10**9, 2 * 10**9):
+        scales._around.add_cloud(_wall_cloud(time_ns), time_ns)
+        look(left, time_ns)
+        look(right, time_ns)
+    assert scales.tracker(left, engine).scale == pytest.approx(1.1, rel=0.01)
+    left.reset_due.set()
+    assert scales.tracker(left, engine).scale == 1.0
+    assert scales.tracker(right, engine).scale == pytest.approx(1.1, rel=0.01)
+    scales.destroy()
+
+
+def _wall_cloud(time_ns: int) -> Any:
+    from psd_depth_ros.data.message_types import MessageTypes
+    from psd_depth_ros.messages import header_fields, pack_cloud
+
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-3, 3, 20), np.linspace(-2, 2, 20)))
+    fields = pack_cloud({'x': x, 'y': y, 'z': np.full_like(x, 8.8)})
+    fields = {'header': header_fields(time_ns, 'lidar'), **fields}
+    return MessageTypes().build('sensor_msgs/msg/PointCloud2', fields)
