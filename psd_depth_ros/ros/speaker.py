@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Hashable
+from collections.abc import Hashable
 import threading
 import time
 from typing import Any
@@ -23,26 +23,31 @@ class Speaker:
 
     def error(self, key: Hashable, text: str, every_s: float = float('inf')) -> None:
         """Log an error once per `key`, or again after `every_s` seconds."""
-        self._say(self._logger.error, key, text, every_s)
+        due = self._due(key, text, every_s)
+        if due:
+            self._logger.error(due)
 
     def warn(self, key: Hashable, text: str, every_s: float = float('inf')) -> None:
         """Log a warning once per `key`, or again after `every_s` seconds."""
-        self._say(self._logger.warning, key, text, every_s)
+        due = self._due(key, text, every_s)
+        if due:  # on a line of its own: rclpy lets a line of code log with one severity only
+            self._logger.warning(due)
 
     def forget(self, key: Hashable) -> None:
         """Let the next event of this key be said, where its cause had gone."""
         with self._lock:
             self._said_s.pop(key, None)
 
-    def _say(self, log: Callable[[str], Any], key: Hashable, text: str, every_s: float) -> None:
+    def _due(self, key: Hashable, text: str, every_s: float) -> str:
+        """The text where it is to be said now, else ''."""
         now_s = time.monotonic()
         with self._lock:
             last_s = self._said_s.get(key)
             if last_s is not None and now_s - last_s < every_s:
-                return
+                return ''
             is_flood = len(self._recent_s) == BURST and now_s - self._recent_s[0] < PERIOD_S
             if is_flood:
-                return
+                return ''
             self._recent_s.append(now_s)
             self._said_s.pop(key, None)
             self._said_s[key] = now_s
@@ -51,4 +56,4 @@ class Speaker:
             is_last = len(self._recent_s) == BURST and now_s - self._recent_s[0] < PERIOD_S
         if is_last:
             text += f' (much goes wrong: nothing more is said for up to {PERIOD_S:g} s)'
-        log(text)
+        return text
