@@ -292,12 +292,15 @@ def _grounds(name: str) -> tuple[str, ...]:
 
 def _gap(track: PoseTrack | CloudTrack, time_ns: int, what: str, gap_s: float) -> str:
     before, after = track.around(time_ns)
-    if before is None or after is None:
-        return f'the image is older than all {what}' if before is None else f'no {what} yet'
-    return (
-        f'{what} are {(after[0] - before[0]) * 1e-9:.2f} s apart around the image; they may be '
-        f'{gap_s:g} s at most'
-    )
+    if before is not None and after is not None:
+        apart_s = (after[0] - before[0]) * 1e-9
+        return f'{what} are {apart_s:.2f} s apart around the image, expected {gap_s:g} s at most'
+    one = before or after
+    if one is None:
+        return f'there are no {what} yet'
+    off_s = abs(one[0] - time_ns) * 1e-9
+    side = 'older' if after is None else 'newer'
+    return f'the nearest of the {what} is {off_s:.2f} s {side} than the image'
 
 
 def _check_points(points: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:

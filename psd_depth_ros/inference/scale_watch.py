@@ -6,7 +6,9 @@ them; here it is remembered, and joined by what the pictures did not give.
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from dataclasses import dataclass
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +16,11 @@ from numpy.typing import NDArray
 from psd_depth_ros.data.surroundings import Asked
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
-from psd_depth_ros.inference.scale_sources import MIN_TRANSLATION_M
 
 Array = NDArray[np.float64]
 
 MEASURING_MODES = ('odometry', 'camera_height', 'lidar')
+_REMEMBERED = 25
 
 
 @dataclass(frozen=True)
@@ -78,8 +80,9 @@ class ScaleWatch:
         self.frames = 0
         self.measured = 0
         self.remark = ''
+        self._has_inputs = True
         self._since_s = self._now_s = 0.0
-        self._problem = self._unmeasured = ''
+        self._problems: deque[tuple[str, str]] = deque(maxlen=_REMEMBERED)
         self._first_pose: Array | None = None
         self._moved_m = 0.0
 
@@ -105,12 +108,13 @@ class ScaleWatch:
         self._now_s = now_s
         if not self.frames or (not problem and self.accepted):
             self._since_s = now_s
+            self._problems.clear()
         self.frames += 1
         self.measured += found is not None
-        if found is None and not self.tracker.problem.startswith('waits'):
-            self._unmeasured = self.tracker.problem
+        self._count(problem or self.tracker.problem)
         self._follow(around.pose)
-        self._problem, self.remark = problem, '' if problem else around.remark
+        self._has_inputs = not problem
+        self.remark = self.remark if problem else around.remark
 
     @property
     def silent_s(self) -> float:
@@ -122,16 +126,21 @@ class ScaleWatch:
 
     @property
     def reason(self) -> str:
-        """What is wrong at the newest frame, '' where the scale is known and can be measured."""
-        if self._problem:
-            return self._problem
-        if self.accepted or not self.frames:
+        """What was wrong most often of late, '' where measurements come."""
+        if self._has_inputs and (self.accepted or not self.frames):
             return ''
-        if self.measured:
+        if self.measured and not self.accepted:
             return self._disbelieved()
-        if self.tracker.settings.mode == 'odometry':
-            return self._not_moved()
-        return self._unmeasured
+        often = Counter(kind for kind, _ in self._problems).most_common(1)
+        text = dict(self._problems)[often[0][0]] if often else ''
+        if self._has_inputs and self.tracker.settings.mode == 'odometry':
+            return f'{text} (it has moved {self._moved_m:.2f} m in all)'
+        return text
+
+    def _count(self, problem: str) -> None:
+        """Count problems by their kind, whatever the figures in them."""
+        if problem and not problem.startswith('waits'):
+            self._problems.append((re.sub(r'[0-9.]+', '', problem), problem))
 
     def _follow(self, pose: Array | None) -> None:
         if pose is None:
@@ -147,14 +156,6 @@ class ScaleWatch:
             f'all {self.measured} measurements were refused, for they disagree with the '
             f'checkpoint or with each other; the last one says {last}'
         )
-
-    def _not_moved(self) -> str:
-        if self._moved_m < MIN_TRANSLATION_M:
-            return (
-                f'odometry has moved {self._moved_m:.2f} m since the start, and the scale is '
-                f'measured over {MIN_TRANSLATION_M:g} m'
-            )
-        return f'odometry has moved {self._moved_m:.1f} m, but {self._unmeasured}'
 
 
 def _unlocated(settings: ScaleSettings, known: Extrinsics, remark: str) -> str:
