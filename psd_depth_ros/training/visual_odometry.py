@@ -20,6 +20,7 @@ import torch
 
 from psd_depth_ros.data.sequences import Sequence
 from psd_depth_ros.geometry.pose import make_pose
+from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.motion_lengths import (
     agree_on_lengths,
@@ -126,10 +127,14 @@ def lift(
 ) -> NDArray[np.float64]:
     """Points (n, 3) of pixels (n, 2) of the sequence's frames, by a depth map of any size."""
     height, width = sequence.camera.size
-    scale = np.array([depth_m.shape[1] / width, depth_m.shape[0] / height], np.float32)
-    x, y = ((pixels + 0.5) * scale - 0.5).T[:, None]
-    depth = cv2.remap(depth_m, x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
-    return sequence.camera.backproject(pixels, depth[0])
+    scale = np.array([depth_m.shape[1] / width, depth_m.shape[0] / height])
+    places = (pixels.astype(np.float64) + 0.5) * scale - 0.5
+    # Not cv2.remap: that of OpenCV 4 rounds places to 1/32 pixel.
+    depth = sample(
+        torch.from_numpy(depth_m.astype(np.float64))[None, None],
+        torch.from_numpy(places)[None, None],
+    )
+    return sequence.camera.backproject(pixels, depth[0, 0, 0].numpy())
 
 
 def solve(
