@@ -14,6 +14,7 @@ OpenCV, a GPU with torch.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 import math
 
 import cv2
@@ -25,6 +26,7 @@ import torch.nn.functional as F
 
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.view import are_square, sampling_map, view_mask
 from psd_depth_ros.geometry.warp import sample
 
 Image = NDArray[np.uint8]
@@ -137,13 +139,31 @@ def check_image(rgb: Image, camera: Camera) -> Image:
     return np.array(rgb, order='C')  # torch takes neither reversed nor read-only arrays
 
 
+@lru_cache(maxsize=64)
+def network_size(camera: Camera, pixel_budget: int) -> tuple[int, int]:
+    """Best network input (height, width) for images of a camera; see `choose_input_size`.
+
+    Pixels that are not square (binning across alone, fields of a video, anamorphic lenses) become
+    so, as far as sides of whole tiles allow: the network has seen no others, and the focal length
+    across would not tell how large things look. The coarser side is enlarged, not the finer one
+    shrunk. Within 3 % pixels count as square: tiles are coarser than that.
+    """
+    view = camera.rectified()
+    aspect = view.fx / view.fy
+    if are_square(view):
+        return choose_input_size(view.width, view.height, pixel_budget)
+    width, height = view.width * max(1.0, 1.0 / aspect), view.height * max(1.0, aspect)
+    return choose_input_size(round(width), round(height), pixel_budget)
+
+
 def choose_input_size(
     width: int, height: int, pixel_budget: int, multiple: int = 32
 ) -> tuple[int, int]:
-    """Best network input (height, width) for an image, both a multiple of `multiple`.
+    """Best network input (height, width) for an image of square pixels, in whole tiles.
 
-    It has at most `pixel_budget` pixels and does not exceed the image rounded up. A wrong aspect
-    ratio weighs four times as much as an unused part of the budget.
+    Both are multiples of `multiple`. It has at most `pixel_budget` pixels and does not exceed the
+    image rounded up. A wrong aspect ratio weighs four times as much as an unused part of the
+    budget.
     Raises SettingsError where not even one tile fits the budget.
     """
     if pixel_budget < multiple * multiple:
@@ -165,29 +185,6 @@ def choose_input_size(
     ]
     best = min(sizes, key=cost)
     return best[0] * multiple, best[1] * multiple
-
-
-def sampling_map(camera: Camera, view: Camera) -> NDArray[np.float32]:
-    """Where each pixel of a rectified `view` lies in the raw image, (h, w, 2) px.
-
-    NaN where the camera does not see it: behind the lens, past the fold of its polynomial, or
-    outside the image, whose edge pixels reach half a pixel beyond their centres.
-    """
-    rays = view.rays()
-    directions = np.concatenate([rays, np.ones((*rays.shape[:2], 1))], axis=-1)
-    if camera.rectification is not None:
-        # X_rectified = R X_raw, so rows times R give R^T X: back into the raw frame.
-        directions = directions @ np.asarray(camera.rectification)
-    pixels = camera.project(directions.reshape(-1, 3)).reshape(rays.shape)
-    x, y = pixels[..., 0], pixels[..., 1]
-    inside = (x >= -0.5) & (x <= camera.width - 0.5) & (y >= -0.5) & (y <= camera.height - 0.5)
-    pixels = np.clip(pixels, 0.0, (camera.width - 1.0, camera.height - 1.0))
-    return np.where(inside[..., None], pixels, np.nan).astype(np.float32)
-
-
-def view_mask(camera: Camera, view: Camera) -> Mask:
-    """Tell (h, w) where a rectified `view` is seen by the camera."""
-    return np.isfinite(sampling_map(camera, view)[..., 0])
 
 
 class _OpenCVBend:

@@ -11,6 +11,7 @@ from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.preprocess import (
     choose_input_size,
+    network_size,
     Preprocessor,
     Rectifier,
     rectify_image,
@@ -31,6 +32,7 @@ def ramp(camera: Camera, gain: float = 120.0) -> np.ndarray:
     """An image whose red is 128 + gain x/z and green 128 + gain y/z of each raw pixel's ray."""
     v, u = np.mgrid[: camera.height, : camera.width].astype(np.float64)
     x, y = (u - camera.cx) / camera.fx, (v - camera.cy) / camera.fy
+    x = x - camera.skew * y / camera.fx
     if camera.distortion is not None:
         x, y = camera.distortion.undistort(x, y)
     if camera.rectification is not None:
@@ -96,6 +98,13 @@ def test_rotation_and_new_intrinsics_of_the_rectified_view_are_followed() -> Non
     )
     pre = Preprocessor(camera, (240, 320), *NEUTRAL)
     assert pre.camera.K[0].tolist() == [220.0, 0.0, 162.25]
+    assert np.abs(shift_px(pre)).max() < 0.01
+
+
+@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
+def test_skew_is_straightened(sampler: str) -> None:
+    camera = replace(pinhole(FISHEYE), skew=12.0)
+    pre = Preprocessor(camera, (224, 288), *NEUTRAL, sampler=sampler)
     assert np.abs(shift_px(pre)).max() < 0.01
 
 
@@ -234,3 +243,19 @@ def test_input_size_keeps_the_aspect_within_the_budget(width, height, expected) 
 def test_a_budget_below_one_tile_is_refused() -> None:
     with pytest.raises(SettingsError, match='at least 1024'):
         choose_input_size(640, 480, 1000)
+
+
+@pytest.mark.parametrize(('fx', 'fy'), [(2.0, 1.0), (1.0, 2.0), (1.25, 1.0), (1.0, 1.4)])
+def test_pixels_of_the_network_are_square_whatever_those_of_the_camera_are(fx, fy) -> None:  # type: ignore[no-untyped-def]
+    # 60 degrees across and 47 degrees down, sampled by finer columns or finer rows.
+    camera = Camera(round(640 * fx), round(480 * fy), 554.0 * fx, 554.0 * fy, 300.0, 200.0)
+    assert network_size(camera, 640 * 192) == (288, 384)
+    small = Camera(round(320 * fx), round(240 * fy), 277.0 * fx, 277.0 * fy, 150.0, 100.0)
+    height, width = network_size(small, 640 * 192)
+    view = small.resize(width, height)
+    assert view.fx / view.fy == pytest.approx(1.0, abs=0.05)
+
+
+def test_nearly_square_pixels_are_taken_as_they_are() -> None:
+    camera = Camera(1242, 375, 721.5, 728.0, 609.5, 172.8)
+    assert network_size(camera, 640 * 192) == choose_input_size(1242, 375, 640 * 192)

@@ -22,7 +22,7 @@ from psd_depth_ros.data.motion import (
 from psd_depth_ros.data.sources import FrameSource, TimedFrame
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import invert, make_pose, transform
-from psd_depth_ros.preprocess import choose_input_size, Rectifier
+from psd_depth_ros.preprocess import network_size, Rectifier
 
 Array = NDArray[np.float64]
 
@@ -43,7 +43,7 @@ class Layout:
 
     def network_size(self, camera: Camera) -> tuple[int, int]:
         """Height and width of the network's input for frames of a camera."""
-        return choose_input_size(camera.width, camera.height, self.pixel_budget)
+        return network_size(camera, self.pixel_budget)
 
     def bytes_of(self, camera: Camera) -> int:
         """Room that a frame takes on disk, about."""

@@ -8,7 +8,7 @@ from pathlib import Path
 import time
 
 from psd_depth_ros.data.sources import open_frames
-from psd_depth_ros.preprocess import choose_input_size, Preprocessor
+from psd_depth_ros.preprocess import network_size, Preprocessor
 
 _NEUTRAL = (0.5, 0.5, 0.5)
 
@@ -39,7 +39,7 @@ def measure_reading(path: str | Path, pixel_budget: int, most: int | None = None
         for frame in islice(source.frames(), most):
             if preprocess is None or preprocess.source != frame.camera:
                 camera = frame.camera
-                size = choose_input_size(camera.width, camera.height, pixel_budget)
+                size = network_size(camera, pixel_budget)
                 preprocess = Preprocessor(camera, size, _NEUTRAL, _NEUTRAL)
             preprocess(frame.rgb)
             frames += 1

@@ -22,15 +22,19 @@ Intrinsics = tuple[float, float, float, float]
 Matrix3 = tuple[tuple[float, float, float], ...]
 
 MAX_SIDE = 16384
+# Skew over fx: 0.25 slants the columns by 14 degrees.
+_MOST_SKEW = 0.25
+_LEAST_SHIFT_PX = 1 / 64
 
 
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera with an optional lens model and an optional rectified view.
 
-    `fx fy cx cy` are pixels of the raw image (K). `rectification` rotates the raw optical frame
-    into the rectified one (R) and `rectified_intrinsics` are `fx fy cx cy` of the rectified view
-    (P[:3, :3]); both None where the raw view is kept.
+    `fx fy cx cy` are pixels of the raw image (K) and `skew` is K[0][1], which the rectified view
+    has none of. `rectification` rotates the raw optical frame into the rectified one (R) and
+    `rectified_intrinsics` are `fx fy cx cy` of the rectified view (P[:3, :3]); both None where
+    the raw view is kept.
     """
 
     width: int
@@ -42,6 +46,7 @@ class Camera:
     distortion: Distortion | None = None
     rectification: Matrix3 | None = None
     rectified_intrinsics: Intrinsics | None = None
+    skew: float = 0.0
 
     def __post_init__(self) -> None:
         """Refuse sizes and intrinsics that no camera can have."""
@@ -51,6 +56,11 @@ class Camera:
                 'pixels; check width and height of the CameraInfo or camera.yaml'
             )
         _check_intrinsics('K', (self.fx, self.fy, self.cx, self.cy))
+        if not abs(self.skew) <= _MOST_SKEW * self.fx:
+            raise CalibrationError(
+                f'K has a skew of {self.skew:g} px beside fx {self.fx:g}: no camera has pixels so '
+                'slanted; calibrate again, with CALIB_FIX_SKEW where the calibrator has it'
+            )
         if self.rectified_intrinsics is not None:
             _check_intrinsics('P', self.rectified_intrinsics)
         if self.rectification is not None:
@@ -67,7 +77,8 @@ class Camera:
         """Make a camera from a 3x3 matrix in pixels.
 
         `distortion` is a `Distortion`, or coefficients: 4 or 5 mean plumb_bob, 8 mean
-        rational_polynomial. Raises CalibrationError for a K that is not a finite upper-triangular
+        rational_polynomial. A skew that moves no pixel by 1/64 px is left out, as are lenses that
+        change nothing. Raises CalibrationError for a K that is not a finite upper-triangular
         camera matrix, and with `uncalibrated` set where K is all zero.
         """
         matrix = np.asarray(K, dtype=np.float64)
@@ -79,22 +90,24 @@ class Camera:
                 'and publish its CameraInfo',
                 uncalibrated=True,
             )
-        if not np.allclose(matrix[[0, 1, 2, 2, 2], [1, 0, 0, 1, 2]], [0, 0, 0, 0, 1], atol=1e-9):
+        if not np.allclose(matrix[[1, 2, 2, 2], [0, 0, 1, 2]], [0, 0, 0, 1], atol=1e-9):
             raise CalibrationError(
-                f'K is {matrix.tolist()}, expected [[fx, 0, cx], [0, fy, cy], [0, 0, 1]] '
-                'without skew'
+                f'K is {matrix.tolist()}, expected [[fx, skew, cx], [0, fy, cy], [0, 0, 1]]'
             )
         if distortion is not None and not isinstance(distortion, Distortion):
             distortion = Distortion.from_coefficients(distortion)
         if distortion is not None and distortion.is_zero:
             distortion = None
         fx, cx, fy, cy = (float(matrix[i, j]) for i, j in ((0, 0), (0, 2), (1, 1), (1, 2)))
-        return cls(int(width), int(height), fx, fy, cx, cy, distortion)
+        skew = float(matrix[0, 1])
+        camera = cls(int(width), int(height), fx, fy, cx, cy, distortion, skew=skew)
+        reach = max(cy + 0.5, camera.height - 0.5 - cy) / fy
+        return replace(camera, skew=0.0) if abs(skew) * reach < _LEAST_SHIFT_PX else camera
 
     @property
     def K(self) -> Array:
         """The 3x3 camera matrix of the raw image, pixels."""
-        return _matrix((self.fx, self.fy, self.cx, self.cy))
+        return np.array([[self.fx, self.skew, self.cx], [0, self.fy, self.cy], [0, 0, 1]])
 
     @property
     def size(self) -> tuple[int, int]:
@@ -106,6 +119,7 @@ class Camera:
         """Whether the raw image already is the rectified one: no lens model, R = I, P = K."""
         return (
             self.distortion is None
+            and self.skew == 0.0
             and self.rectification is None
             and self.rectified_intrinsics in (None, (self.fx, self.fy, self.cx, self.cy))
         )
@@ -156,16 +170,22 @@ class Camera:
         x, y = points[:, 0] / z, points[:, 1] / z
         if self.distortion is not None:
             x, y = self.distortion.distort(x, y)
-        return np.stack([self.fx * x + self.cx, self.fy * y + self.cy], axis=1)
+        return np.stack([self.fx * x + self.skew * y + self.cx, self.fy * y + self.cy], axis=1)
 
     def backproject(self, pixels: npt.ArrayLike, depth_m: npt.ArrayLike) -> Array:
         """Points (N, 3) in metres of raw pixels (N, 2) at depths (N,) along Z."""
-        pixels = np.asarray(pixels, dtype=np.float64)
-        x, y = (pixels[:, 0] - self.cx) / self.fx, (pixels[:, 1] - self.cy) / self.fy
+        x, y = self.unproject_linearly(pixels).T
         if self.distortion is not None:
             x, y = self.distortion.undistort(x, y)
         z = np.asarray(depth_m, dtype=np.float64)
         return np.stack([x * z, y * z, z], axis=1)
+
+    def unproject_linearly(self, pixels: npt.ArrayLike) -> Array:
+        """Points (N, 2) of raw pixels (N, 2) on the image plane at distance 1, lens included."""
+        pixels = np.asarray(pixels, dtype=np.float64)
+        y = (pixels[:, 1] - self.cy) / self.fy
+        x = (pixels[:, 0] - self.cx - self.skew * y) / self.fx
+        return np.stack([x, y], axis=1)
 
     def _mapped(
         self, sx: float, sy: float, tx: float, ty: float, width: int, height: int
@@ -186,13 +206,9 @@ class Camera:
             fy=fy,
             cx=cx,
             cy=cy,
+            skew=sx * self.skew,
             rectified_intrinsics=None if view is None else moved(view),
         )
-
-
-def _matrix(intrinsics: Intrinsics) -> Array:
-    fx, fy, cx, cy = intrinsics
-    return np.array([[fx, 0, cx], [0, fy, cy], [0, 0, 1]], dtype=np.float64)
 
 
 def _check_intrinsics(name: str, intrinsics: Intrinsics) -> None:
@@ -209,7 +225,9 @@ def _check_intrinsics(name: str, intrinsics: Intrinsics) -> None:
 
 
 def _check_rotation(matrix: Array) -> None:
-    if matrix.shape != (3, 3) or not np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3):
+    good = matrix.shape == (3, 3) and np.allclose(matrix @ matrix.T, np.eye(3), atol=1e-3)
+    if not good or np.linalg.det(matrix) < 0:
         raise CalibrationError(
-            f'the rectification R is {matrix.tolist()}, expected a 3x3 rotation matrix'
+            f'the rectification R is {matrix.tolist()}, expected a 3x3 rotation matrix; publish '
+            'the identity (or zeros) where there is no stereo pair'
         )

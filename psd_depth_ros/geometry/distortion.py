@@ -33,6 +33,7 @@ _MAX_RADIUS = 20.0
 _TABLE_SIZE = 4096
 _NEWTON_STEPS = 8
 _TOLERANCE = 1e-9
+_MOST_TILT = 0.7
 
 
 @dataclass(frozen=True)
@@ -40,7 +41,7 @@ class Distortion:
     """A lens model and its coefficients, in the order of OpenCV and of `CameraInfo.d`.
 
     - `plumb_bob`, `rational_polynomial`: k1 k2 p1 p2 [k3 [k4 k5 k6 [s1 s2 s3 s4 [tx ty]]]]
-      (OpenCV's `projectPoints`). A tilted sensor (tx or ty not 0) is refused.
+      (OpenCV's `projectPoints`, thin prism and tilted sensor included).
     - `equidistant`: k1 k2 k3 k4 of theta (1 + k1 theta^2 + ...), Kannala & Brandt 2006, OpenCV's
       `fisheye`.
 
@@ -84,6 +85,8 @@ class Distortion:
         x = np.asarray(x, np.float64)
         y = np.asarray(y, np.float64)
         xd, yd = self._apply(x, y)
+        if self._tilt is not None:
+            xd, yd = _map(self._tilt, xd, yd)
         outside = ~(np.hypot(x, y) <= self.max_radius)
         return np.where(outside, np.nan, xd), np.where(outside, np.nan, yd)
 
@@ -95,6 +98,8 @@ class Distortion:
         """
         xd = np.asarray(xd, np.float64)
         yd = np.asarray(yd, np.float64)
+        if self._tilt is not None:
+            xd, yd = _map(np.asarray(np.linalg.inv(self._tilt), np.float64), xd, yd)
         x, y = self._undistort_radially(xd, yd)
         with np.errstate(invalid='ignore', over='ignore', divide='ignore'):
             for _ in range(_NEWTON_STEPS):
@@ -111,6 +116,18 @@ class Distortion:
         padded = np.zeros(12)
         padded[: min(12, len(self.coefficients))] = self.coefficients[:12]
         return padded
+
+    @cached_property
+    def _tilt(self) -> Array | None:
+        """The homography of a tilted sensor (OpenCV's computeTiltProjectionMatrix), or None."""
+        if not any(self.coefficients[12:]):
+            return None
+        (cx, cy), (sx, sy) = np.cos(self.coefficients[12:]), np.sin(self.coefficients[12:])
+        turn_x = np.array([[1, 0, 0], [0, cx, sx], [0, -sx, cx]])
+        turn_y = np.array([[cy, 0, -sy], [0, 1, 0], [sy, 0, cy]])
+        turn = turn_y @ turn_x
+        z = turn[2, 2]
+        return np.array([[z, 0, -turn[0, 2]], [0, z, -turn[1, 2]], [0, 0, 1]]) @ turn
 
     def _radial(self, r: Array) -> Array:
         """Distorted radius of an undistorted radius, tangential part left out."""
@@ -186,12 +203,18 @@ def _check(model: str, coefficients: Sequence[float]) -> tuple[float, ...]:
             f'distortion coefficients of {model} must be finite, found {list(values)}. '
             'Calibrate the camera again.'
         )
-    if any(values[12:]):
+    if any(abs(value) > _MOST_TILT for value in values[12:]):
         raise CalibrationError(
-            f'distortion model {model} with a tilted sensor (tau {list(values[12:])}) is not '
-            'supported. Calibrate without CALIB_TILTED_MODEL, or rectify upstream.'
+            f'distortion model {model} has a sensor tilted by {list(values[12:])} radians, '
+            f'expected at most {_MOST_TILT:g}. Calibrate without CALIB_TILTED_MODEL.'
         )
     return values
+
+
+def _map(homography: Array, x: Array, y: Array) -> tuple[Array, Array]:
+    """Points of a plane through a homography."""
+    a, b, c = (row[0] * x + row[1] * y + row[2] for row in homography)
+    return a / c, b / c
 
 
 def _series(coefficients: Sequence[float], square: Array) -> Array:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
+from functools import cached_property
 import os
 from typing import NamedTuple
 
@@ -26,7 +26,7 @@ from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedClou
 from psd_depth_ros.inference.conversion import ConvertAside, Shape
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.networks.depth_model import load_model
-from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier, view_mask
+from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier, view_mask
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -86,7 +86,7 @@ class _View:
         info = checkpoint.info
         self.preprocess = Preprocessor(
             camera,
-            _network_size(camera, info.input.pixel_budget),
+            network_size(camera, info.input.pixel_budget),
             info.input.mean,
             info.input.std,
             device,
@@ -233,7 +233,7 @@ class DepthEngine:
     def _shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
         """What the backend gets where images of all these cameras come in one batch."""
         budget = self.checkpoint.info.input.pixel_budget
-        sizes = Counter(_network_size(one, budget) for one in cameras)
+        sizes = Counter(network_size(one, budget) for one in cameras)
         return [(count, 3, *size) for size, count in sizes.items()]
 
     def _single_and_joint_shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
@@ -273,12 +273,6 @@ class DepthEngine:
         depth, confidence = (one[0] for one in finished)
         arrays = _download(depth, confidence)
         return DepthFrame(*arrays, camera, request[0], view.rectifier, (depth, confidence))
-
-
-@lru_cache(maxsize=64)
-def _network_size(camera: Camera, pixel_budget: int) -> tuple[int, int]:
-    """Height and width that the network sees images of this camera in."""
-    return choose_input_size(camera.width, camera.height, pixel_budget)
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

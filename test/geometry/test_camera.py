@@ -87,7 +87,7 @@ def test_rays_of_the_principal_point_look_straight_ahead():
         (np.zeros((3, 3)), 'marks an uncalibrated camera'),
         ([[math.nan, 0, 1], [0, 1, 1], [0, 0, 1]], 'not finite'),
         ([[-3, 0, 1], [0, 3, 1], [0, 0, 1]], 'expected positive pixels'),
-        ([[3, 1, 1], [0, 3, 1], [0, 0, 1]], 'without skew'),
+        ([[3, 1, 1], [0, 3, 1], [0, 0, 1]], 'a skew of 1 px'),
         (np.eye(4), r'shape \(4, 4\)'),
     ],
 )
@@ -106,3 +106,20 @@ def test_impossible_sizes_are_refused(width, height):
 def test_a_rectification_that_is_no_rotation_is_refused():
     with pytest.raises(CalibrationError, match='rotation'):
         Camera(4, 4, 1.0, 1.0, 1.5, 1.5, rectification=((2, 0, 0), (0, 1, 0), (0, 0, 1)))
+
+
+def test_skew_slants_columns_and_is_undone() -> None:
+    # A skew of 20 px moves a point half a focal length below the axis by 10 px.
+    camera = Camera.from_K([[400, 20, 320], [0, 400, 240], [0, 0, 1]], 640, 480)
+    assert project(camera, (0.0, 0.5, 1.0)) == pytest.approx((330.0, 440.0))
+    assert camera.backproject([[330.0, 440.0]], [2.0])[0] == pytest.approx((0.0, 1.0, 2.0))
+    assert not camera.is_rectified
+    assert camera.rectified() == Camera(640, 480, 400.0, 400.0, 320.0, 240.0)
+    assert camera.resize(320, 480).skew == 10.0
+    # One that moves no pixel by 1/64 px is not worth bending the image for.
+    assert Camera.from_K([[400, 0.02, 320], [0, 400, 240], [0, 0, 1]], 640, 480).is_rectified
+
+
+def test_a_mirror_is_no_rotation() -> None:
+    with pytest.raises(CalibrationError, match='rotation'):
+        Camera(4, 4, 1.0, 1.0, 1.5, 1.5, rectification=((-1, 0, 0), (0, 1, 0), (0, 0, 1)))

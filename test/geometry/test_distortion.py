@@ -18,6 +18,7 @@ BROWN = [
     ('rational_polynomial', RATIONAL),
     ('rational_polynomial', THIN_PRISM),
     ('rational_polynomial', (*THIN_PRISM, 0.0, 0.0)),
+    ('rational_polynomial', (*THIN_PRISM, 0.03, -0.05)),
 ]
 
 
@@ -99,7 +100,7 @@ def test_only_a_lens_that_changes_nothing_is_zero() -> None:
         ('equidistant', (0.1,) * 5, ['equidistant needs 4', 'found 5']),
         ('plumb_bob', (0.1, float('nan'), 0.0, 0.0), ['finite', 'nan']),
         ('plumb_bob', ('a', 0.0, 0.0, 0.0), ['must be numbers']),
-        ('rational_polynomial', (0.0,) * 12 + (0.1, 0.0), ['tilted', '0.1']),
+        ('rational_polynomial', (0.0,) * 12 + (1.1, 0.0), ['tilted', '1.1', 'at most 0.7']),
     ],
 )
 def test_bad_coefficients_are_refused(model, coefficients, words) -> None:  # type: ignore[no-untyped-def]
