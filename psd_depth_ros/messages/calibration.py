@@ -15,39 +15,103 @@ import numpy.typing as npt
 from psd_depth_ros.errors import CalibrationError
 from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.geometry.camera import Intrinsics, Matrix3
+from psd_depth_ros.geometry.distortion import COUNTS
+from psd_depth_ros.geometry.view import seen_share, with_view
 
 Array = npt.NDArray[np.float64]
 
-_ALIASES = {'fisheye': 'equidistant', 'rational': 'rational_polynomial'}
-_NO_MODEL = ('', 'none')
+# What drivers, calibrators and simulators call the lens models, in lower case with underscores.
+_MODELS = {
+    'plumb_bob': (
+        'plumb_bob', 'plumbbob', 'radtan', 'radial_tangential', 'radialtangential',
+        'pinhole_radtan', 'brown', 'brown_conrady', 'opencv',
+    ),
+    'rational_polynomial': (
+        'rational_polynomial', 'rational', 'rational_polynomial_thin_prism', 'thin_prism',
+        'full_opencv', 'radtan8', 'tilted',
+    ),
+    'equidistant': (
+        'equidistant', 'equi', 'equidist', 'pinhole_equi', 'pinhole_equidistant', 'fisheye',
+        'opencv_fisheye', 'kannala_brandt', 'kannala_brandt4', 'kannala_brandt8',
+        'kannalabrandt', 'kannalabrandt4', 'kannalabrandt8', 'kb4', 'kb8',
+    ),
+}  # fmt: skip
+_ALIASES = {alias: model for model, aliases in _MODELS.items() for alias in aliases}
+_NO_MODEL = (
+    '', 'none', 'no', 'null', 'pinhole', 'perspective', 'ideal', 'linear', 'rectified',
+    'undistorted', 'no_distortion', 'identity',
+)  # fmt: skip
+
+# Focal lengths over the longer side that a lens can have: views of 175 to 0.1 degrees.
+_SHORTEST, _LONGEST = 0.02, 500.0
+_MOST_ASPECT = 8.0
+# P and R that differ less from K and the identity are rounded ones of them.
+_SAME = 1e-6
 
 
-def camera_from_info(message: Any, image_is_rectified: bool = False) -> Camera:
+def camera_from_info(
+    message: Any, image_is_rectified: bool = False, rectify_alpha: float = -1.0
+) -> Camera:
     """sensor_msgs/CameraInfo -> the camera of the image that comes with it.
 
     K, D, R and P are of the full sensor; the region of interest and then the binning are applied
-    to them, pixel centres moving by c' = (c + 1/2) / binning - 1/2. R and P all zero mean that
-    there is no rectified view other than K's. With `image_is_rectified` the image already is that
-    view (an `image_rect` topic, whose CameraInfo still describes the raw lens), so P is the whole
-    camera. Raises CalibrationError, with `uncalibrated` set where K[0] is 0.
+    to them, pixel centres moving by c' = (c + 1/2) / binning - 1/2. R all zero is no rotation, and
+    P with P[0] = 0 means that there is no rectified view other than K's.
+
+    With `image_is_rectified` the image already is that view (an `image_rect` topic, whose
+    CameraInfo still describes the raw lens, or nothing), so P is the whole camera, or K where
+    there is no P. Else a `rectify_alpha` of 0 to 1 chooses the view in place of P, see
+    `geometry.view.with_view`; a negative one takes P.
+
+    Raises CalibrationError, with `uncalibrated` set where K[0], or all there is of P, is 0.
     """
-    K = _field(message, 'k', 9).reshape(3, 3)
-    camera = Camera.from_K(K, int(message.width), int(message.height), _distortion(message))
-    view = _projection(message)
-    if view == (camera.fx, camera.fy, camera.cx, camera.cy):
-        view = None
-    camera = replace(camera, rectification=_rectification(message), rectified_intrinsics=view)
+    if image_is_rectified:
+        return _rectified_camera(message)
+    camera = _raw_camera(message)
+    if rectify_alpha < 0:
+        view = _projection(message)
+        if view is not None and not np.allclose(view, _view_of(camera), rtol=_SAME, atol=0):
+            camera = replace(camera, rectified_intrinsics=view)
     camera = _binned(_region(camera, message), message)
-    return camera.rectified() if image_is_rectified else camera
+    if rectify_alpha >= 0:
+        camera = with_view(camera, rectify_alpha)
+    if seen_share(camera) == 0.0:
+        raise CalibrationError(
+            'the camera sees nothing of the rectified view that R and P of the CameraInfo '
+            'describe, so they do not belong to K and D; calibrate again, or choose a view with '
+            'rectify_alpha'
+        )
+    return camera
 
 
 def check_sizes(camera: Camera, width: int, height: int) -> None:
     """Raise CalibrationError where an image is not of its CameraInfo's size."""
-    if (camera.width, camera.height) != (width, height):
-        raise CalibrationError(
-            f'CameraInfo is for {camera.width}x{camera.height} (binning and ROI applied) but the '
-            f'image is {width}x{height}; publish the CameraInfo of this resolution'
+    if (camera.width, camera.height) == (width, height):
+        return
+    text = f'CameraInfo is for {camera.width}x{camera.height}'
+    found = f'(binning and ROI applied) but the image is {width}x{height}'
+    raise CalibrationError(f'{text} {found}; {_mend_size(camera, width, height)}')
+
+
+def _mend_size(camera: Camera, width: int, height: int) -> str:
+    """What to do about an image of another size than its calibration."""
+    if (camera.width, camera.height) == (height, width):
+        return (
+            'they are turned by 90 degrees against each other: switch off the rotation of camera '
+            'or video player (ffmpeg -noautorotate), or calibrate with images as they are now'
         )
+    same_shape = abs(camera.width * height - camera.height * width) <= max(width, height)
+    if same_shape and (width, height) != (0, 0):
+        factor = width / camera.width
+        return (
+            'publish the CameraInfo of this resolution: where the driver scales and does not '
+            f'crop, fx fy cx cy are about {factor:.4g} times those (and binning says so only '
+            'where width and height are of the full sensor)'
+        )
+    return (
+        'publish the CameraInfo of this resolution; a part of the sensor needs its region of '
+        'interest in roi'
+    )
 
 
 def camera_info_fields(camera: Camera) -> dict[str, Any]:
@@ -72,12 +136,93 @@ def camera_info_fields(camera: Camera) -> dict[str, Any]:
     }
 
 
+def _raw_camera(message: Any) -> Camera:
+    """The full sensor by K, D and R."""
+    K = _field(message, 'k', 9).reshape(3, 3)
+    width, height = int(message.width), int(message.height)
+    if K[0, 0] == 0:
+        P = _field(message, 'p', 12)
+        hint = ''
+        if P[0] > 0:
+            hint = (
+                f', but P has a focal length of {P[0]:g} px: if the images are rectified '
+                '(image_rect), set image_is_rectified (--rectified)'
+            )
+        raise CalibrationError(
+            'K[0] is 0, which marks an uncalibrated camera; calibrate it (camera_calibration) '
+            f'and publish its CameraInfo{hint}',
+            uncalibrated=True,
+        )
+    _check_size(width, height)
+    try:
+        _check_focal('K', (K[0, 0], K[1, 1]), (width, height))
+    except CalibrationError as error:
+        P = _field(message, 'p', 12)
+        raise CalibrationError(
+            f'{error}; P has {P[0]:g} and {P[5]:g} px: if the images are rectified (image_rect), '
+            'set image_is_rectified (--rectified), else calibrate'
+        ) from error
+    camera = Camera.from_K(K, width, height, _distortion(message))
+    return replace(camera, rectification=_rectification(message))
+
+
+def _rectified_camera(message: Any) -> Camera:
+    """The camera of an image that is rectified already; D and R are spent."""
+    P = _field(message, 'p', 12).reshape(3, 4)
+    name, matrix = ('P', P[:, :3]) if P[0, 0] else ('K', _field(message, 'k', 9).reshape(3, 3))
+    if matrix[0, 0] == 0:
+        raise CalibrationError(
+            'K[0] and P[0] are 0, which marks an uncalibrated camera; calibrate it '
+            '(camera_calibration) and publish its CameraInfo',
+            uncalibrated=True,
+        )
+    width, height = int(message.width), int(message.height)
+    _check_size(width, height)
+    _check_focal(name, (matrix[0, 0], matrix[1, 1]), (width, height))
+    camera = Camera.from_K(matrix / (matrix[2, 2] or 1.0), width, height)
+    return _binned(_region(camera, message), message)
+
+
+def _check_size(width: int, height: int) -> None:
+    if width == 0 and height == 0:
+        raise CalibrationError(
+            'CameraInfo has width 0 and height 0, so nobody knows which size its K is of; let the '
+            'driver fill in the size of the images it was calibrated with'
+        )
+
+
+def _check_focal(name: str, focal: tuple[float, float], size: tuple[int, int]) -> None:
+    """Refuse focal lengths that no lens has: an identity matrix, millimetres, another unit."""
+    fx, fy = focal
+    side = max(size)
+    text = f'{name} of the CameraInfo has focal lengths fx {fx:g}, fy {fy:g} px'
+    if fx <= 0 or fy <= 0:
+        raise CalibrationError(f'{text}, expected positive pixels')
+    if not (_SHORTEST * side < min(focal) and max(focal) < _LONGEST * side):
+        raise CalibrationError(
+            f'{text} for images of {size[0]}x{size[1]}, which no lens has: expected pixels, '
+            f'{_SHORTEST * side:.0f} to {_LONGEST * side:.0f} (not millimetres, not an identity '
+            'matrix)'
+        )
+    if not 1 / _MOST_ASPECT < fx / fy < _MOST_ASPECT:
+        raise CalibrationError(f'{text}, expected about the same; calibrate the camera again')
+
+
+def _view_of(camera: Camera) -> Intrinsics:
+    return camera.fx, camera.fy, camera.cx, camera.cy
+
+
 def _field(message: Any, name: str, count: int) -> Array:
     """Read a matrix under its ROS 2 or ROS 1 name; 0 values accept any count."""
     values = getattr(message, name, None)
     if values is None:
         values = getattr(message, name.upper())
-    array = np.asarray(values, dtype=np.float64).reshape(-1)
+    try:
+        array = np.asarray(values, dtype=np.float64).reshape(-1)
+    except (TypeError, ValueError, OverflowError) as error:
+        raise CalibrationError(
+            f'CameraInfo {name.upper()} holds something that is no number: {values!r:.200}'
+        ) from error
     if count and array.size != count:
         raise CalibrationError(
             f'CameraInfo {name.upper()} has {array.size} values, expected {count}'
@@ -92,27 +237,56 @@ def _field(message: Any, name: str, count: int) -> Array:
 
 def _distortion(message: Any) -> Distortion | None:
     coefficients = _field(message, 'd', 0)
-    model = str(message.distortion_model)
-    if model in _NO_MODEL and not coefficients.any():
+    said = str(message.distortion_model)
+    name = said.strip().lower().replace('-', '_').replace(' ', '_')
+    if name in _NO_MODEL:
+        if coefficients.any():
+            raise CalibrationError(
+                f'distortion model {said!r} has no coefficients, but D is '
+                f'{coefficients.tolist()}; name the model that they are of: plumb_bob, '
+                'rational_polynomial or equidistant'
+            )
         return None
-    model = _ALIASES.get(model, model)
-    if model in ('plumb_bob', 'rational_polynomial') and coefficients.size == 0:
+    model = _ALIASES.get(name, said)
+    if model in ('plumb_bob', 'rational_polynomial') and not coefficients.any():
         return None
-    return Distortion(model, tuple(coefficients.tolist()))
+    return Distortion(model, tuple(_without_padding(model, coefficients.tolist())))
+
+
+def _without_padding(model: str, coefficients: list[float]) -> list[float]:
+    """Leave out zeros that fill D up beyond what a model has, as drivers with a fixed D do."""
+    counts = COUNTS.get(model, ())
+    if len(coefficients) in counts:
+        return coefficients
+    shorter = [count for count in counts if not any(coefficients[count:])]
+    fitting = [count for count in shorter if count < len(coefficients)]
+    return coefficients[: max(fitting)] if fitting else coefficients
 
 
 def _rectification(message: Any) -> Matrix3 | None:
     rotation = _field(message, 'r', 9).reshape(3, 3)
-    if not rotation.any() or np.array_equal(rotation, np.eye(3)):
+    if not rotation.any() or np.allclose(rotation, np.eye(3), rtol=0, atol=_SAME):
         return None
     return tuple((row[0], row[1], row[2]) for row in rotation.tolist())
 
 
 def _projection(message: Any) -> Intrinsics | None:
-    """`fx fy cx cy` of P. Its fourth column, a stereo baseline, does not move this camera."""
+    """`fx fy cx cy` of P; None where P[0] is 0, whatever else simulators put in.
+
+    Its fourth column, a stereo baseline, does not move this camera; a skew is left out of the
+    view, which is ours to make.
+    """
     P = _field(message, 'p', 12).reshape(3, 4)
-    if not P.any():
+    if P[0, 0] == 0:
         return None
+    size = int(message.width), int(message.height)
+    try:
+        _check_focal('P', (P[0, 0], P[1, 1]), size)
+    except CalibrationError as error:
+        raise CalibrationError(
+            f'{error}; leave P all zero to keep the view of K, or choose a view with '
+            'rectify_alpha, which does not need P'
+        ) from error
     return float(P[0, 0]), float(P[1, 1]), float(P[0, 2]), float(P[1, 2])
 
 
