@@ -27,6 +27,12 @@ class Speaker:
         if due:
             self._logger.error(due)
 
+    def info(self, key: Hashable, text: str, every_s: float = float('inf')) -> None:
+        """Log a piece of news once per `key`, or again after `every_s` seconds."""
+        due = self._due(key, text, every_s)
+        if due:
+            self._logger.info(due)
+
     def warn(self, key: Hashable, text: str, every_s: float = float('inf')) -> None:
         """Log a warning once per `key`, or again after `every_s` seconds."""
         due = self._due(key, text, every_s)

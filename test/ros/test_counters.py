@@ -1,6 +1,7 @@
 import math
 
 import pytest
+from rclpy.logging import get_logger
 
 from psd_depth_ros.ros import counters
 from psd_depth_ros.ros.counters import Durations, FrameCounters
@@ -111,3 +112,11 @@ def test_a_flood_of_different_things_is_cut_short_and_takes_no_memory(
     clock.now_ns += 60 * 10**9
     speaker.error('another', 'another day')
     assert said[-1] == 'another day'
+
+
+def test_a_logger_of_ros_takes_all_severities() -> None:
+    # It refuses a second severity from the line of code that had another.
+    speaker = Speaker(get_logger('speaker'))
+    speaker.error('a', 'first an error')
+    speaker.warn('b', 'then a warning')
+    speaker.info('c', 'then news')
