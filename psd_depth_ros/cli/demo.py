@@ -75,7 +75,7 @@ def add_parser(subparsers: Any) -> None:
         help='play this much of a recording, 0 for all (default: %(default)s)',
     )
     add_lens_options(parser)
-    parser.set_defaults(execute=execute, rectified=False)
+    parser.set_defaults(execute=execute, rectified=False, rectify_alpha=-1.0)
 
 
 def execute(options: argparse.Namespace) -> int:

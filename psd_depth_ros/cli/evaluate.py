@@ -57,7 +57,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--backend', default='auto', help='auto, torch, openvino or onnxruntime')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
-    parser.set_defaults(execute=execute, rectified=False)
+    parser.set_defaults(execute=execute, rectified=False, rectify_alpha=-1.0)
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:

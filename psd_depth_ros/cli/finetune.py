@@ -26,6 +26,7 @@ OPTIONS = (
     ('--camera-info-topic', 'camera_info_topic', 'TOPIC'),
     ('--camera', 'camera', 'YAML'),
     ('--fov', 'horizontal_fov_deg', 'DEGREES'),
+    ('--rectify-alpha', 'rectify_alpha', 'A'),
     ('--checkpoint', 'checkpoint', 'START'),
     ('--recipe', 'recipe', 'R'),
     ('--steps', 'steps', 'N'),

@@ -129,6 +129,7 @@ def _data_settings(options: argparse.Namespace) -> DataSettings:
         camera=str(options.camera or ''),
         horizontal_fov_deg=options.fov or 0.0,
         rectified=options.rectified,
+        rectify_alpha=options.rectify_alpha,
         lidar_topic=options.lidar_topic or '',
         stamps=options.stamps,
         sixteen_bit_range=options.sixteen_bit_range,
@@ -212,13 +213,14 @@ def _describe_frame(frame: TimedFrame) -> str:
 
 
 def _describe_lens(camera: Camera) -> Iterator[str]:
+    from psd_depth_ros.geometry.view import describe_lens, describe_view, find_doubts
+
     view = camera.rectified()
-    lens = 'none' if camera.distortion is None else camera.distortion.model
-    yield (
-        f'{"camera:":13}fx {camera.fx:.2f} fy {camera.fy:.2f} cx {camera.cx:.2f} '
-        f'cy {camera.cy:.2f}, distortion {lens}'
-    )
+    yield f'{"camera:":13}{describe_lens(camera)}'
     if not camera.is_rectified:
         yield (
             f'{"rectified:":13}fx {view.fx:.2f} fy {view.fy:.2f} cx {view.cx:.2f} cy {view.cy:.2f}'
         )
+        yield f'{"view:":13}{describe_view(camera)}'
+    for doubt in find_doubts(camera):
+        yield f'{"careful:":13}{doubt}'

@@ -69,6 +69,7 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
         action='store_true',
         help='the pictures are rectified already (image_rect): use P of the calibration',
     )
+    add_alpha_option(parser)
     parser.add_argument(
         '--stamps',
         choices=('header', 'recorded'),
@@ -98,6 +99,28 @@ def check_output(output: Path, overwrite: bool) -> None:
         )
 
 
+def add_alpha_option(parser: argparse.ArgumentParser, default: float | None = -1.0) -> None:
+    """Add the choice of the view that pictures are rectified to."""
+    parser.add_argument(
+        '--rectify-alpha',
+        metavar='A',
+        type=_read_alpha,
+        default=default,
+        help='view that pictures are rectified to: 0 only pixels that are seen, 1 all pixels of '
+        'the picture, or in between (default: P of the calibration)',
+    )
+
+
+def _read_alpha(text: str) -> float:
+    try:
+        alpha = float(text)
+    except ValueError:
+        alpha = float('nan')
+    if not -1.0 <= alpha <= 1.0:
+        raise argparse.ArgumentTypeError(f'{text} is not from 0 to 1, nor -1 for P')
+    return alpha
+
+
 def add_setting_option(parser: argparse.ArgumentParser) -> None:
     """Add --set for settings by their dotted names."""
     parser.add_argument(
@@ -121,6 +144,7 @@ def open_recording_frames(options: argparse.Namespace, with_lidar: bool = False)
         camera=load_camera_option(options),
         horizontal_fov_deg=options.fov,
         image_is_rectified=options.rectified,
+        rectify_alpha=options.rectify_alpha,
         with_lidar=with_lidar or options.lidar_topic is not None,
         lidar_topic=options.lidar_topic,
         stamps=options.stamps,
@@ -134,7 +158,13 @@ def load_camera_option(options: argparse.Namespace) -> Camera | None:
 
     if options.camera is not None and options.fov is not None:
         raise SettingsError('--camera and --fov both say what the lens is; give one of them')
-    return None if options.camera is None else load_camera(options.camera, options.rectified)
+    if options.rectified and options.rectify_alpha >= 0:
+        raise SettingsError(
+            '--rectified pictures are in the view of P already; leave out --rectify-alpha'
+        )
+    if options.camera is None:
+        return None
+    return load_camera(options.camera, options.rectified, options.rectify_alpha)
 
 
 def build_settings(cls: type[T], changes: Sequence[str]) -> T:

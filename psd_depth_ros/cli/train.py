@@ -11,7 +11,7 @@ from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_setting_option
+from psd_depth_ros.cli.options import add_alpha_option, add_setting_option
 from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.cli.stopping import asked_to_stop
 from psd_depth_ros.errors import CheckpointError, SettingsError
@@ -46,6 +46,7 @@ def add_parser(subparsers: Any) -> None:
         nargs='+',
         help='bags, videos or folders to learn from, instead of data.paths of the recipe',
     )
+    add_alpha_option(parser, default=None)
     start = parser.add_mutually_exclusive_group()
     start.add_argument(
         '--imagenet',
@@ -211,11 +212,16 @@ def _read_recipe(options: argparse.Namespace) -> Recipe:
     from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
 
     recipe = change_settings(read_recipe(find_recipe(options.recipe)), options.changes)
-    if not options.data:
+    if options.data is None and options.rectify_alpha is None:
         return recipe
     if not isinstance(recipe, VideoRecipe):
         raise SettingsError(
             f'recipe {options.recipe} is of kind {recipe.kind!r}, which makes its own data; '
-            '--data belongs to recipes of kind video'
+            '--data and --rectify-alpha belong to recipes of kind video'
         )
-    return replace(recipe, data=replace(recipe.data, paths=tuple(options.data)))
+    data = recipe.data
+    if options.data is not None:
+        data = replace(data, paths=tuple(options.data))
+    if options.rectify_alpha is not None:
+        data = replace(data, rectify_alpha=options.rectify_alpha)
+    return replace(recipe, data=data)

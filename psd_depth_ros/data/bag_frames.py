@@ -320,7 +320,8 @@ class _CameraTrack:
         message = earlier[-1] if earlier else oldest
         content = _content(message)
         if self._known is None or self._known[0] != content:
-            camera = camera_from_info(message, self._lens.image_is_rectified)
+            lens = self._lens
+            camera = camera_from_info(message, lens.image_is_rectified, lens.rectify_alpha)
             self._known = content, camera
         return self._known[1]
 

@@ -261,7 +261,7 @@ def _complete(lens: LensChoice, path: Path, own: Path) -> LensChoice:
     candidates = _calibrations(path, own)
     for candidate in candidates:
         if candidate.exists():
-            camera = load_camera(candidate, lens.image_is_rectified)
+            camera = load_camera(candidate, lens.image_is_rectified, lens.rectify_alpha)
             return replace(lens, camera=camera)
     raise CalibrationError(
         f'{path} comes without a calibration (looked for '

@@ -148,7 +148,7 @@ class _Keeper:
         self._report = report
         self._camera: Camera | None = None
         if settings.camera:
-            self._camera = load_camera(settings.camera, settings.rectified)
+            self._camera = load_camera(settings.camera, settings.rectified, settings.rectify_alpha)
         self._T_camera_lidar = _lidar_pose(settings)
 
     def keep(self, recording: Recording) -> CachedRecording:
@@ -164,6 +164,7 @@ class _Keeper:
             'horizontal_fov_deg': settings.horizontal_fov_deg or None,
             'image_is_rectified': settings.rectified,
             'sixteen_bit_range': settings.sixteen_bit_range,
+            'rectify_alpha': settings.rectify_alpha,
             'with_lidar': bool(lidar),
             'lidar_topic': lidar or None,
             'stamps': settings.stamps,

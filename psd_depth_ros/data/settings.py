@@ -63,6 +63,10 @@ class DataSettings:
     rectified: bool = setting(
         False, 'The pictures are rectified already: use P of the calibration'
     )
+    rectify_alpha: float = setting(
+        -1.0, 'View that pictures are rectified to: below 0 P of the calibration; 0 only pixels '
+        'that are seen, 1 all pixels of the picture, or in between', minimum=-1.0, maximum=1.0,
+    )  # fmt: skip
     horizontal_fov_deg: float = setting(
         0.0, 'Field of view of recordings without calibration; 0: unknown', 'deg', minimum=0.0,
         maximum=179.0,

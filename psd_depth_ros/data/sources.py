@@ -81,6 +81,7 @@ class LensChoice:
     horizontal_fov_deg: float | None = None
     image_is_rectified: bool = False
     sixteen_bit_range: str = FULL
+    rectify_alpha: float = -1.0
 
     @property
     def is_given(self) -> bool:
@@ -195,6 +196,7 @@ def open_frames(
     camera: Camera | None = None,
     horizontal_fov_deg: float | None = None,
     image_is_rectified: bool = False,
+    rectify_alpha: float = -1.0,
     with_lidar: bool = False,
     lidar_topic: str | None = None,
     stamps: str = 'header',
@@ -204,16 +206,18 @@ def open_frames(
 
     `camera`, or a centred pinhole of `horizontal_fov_deg`, goes before what the recording says; a
     video or folder needs one of them, or a camera.yaml beside its frames (see
-    `calibration_file`). Topics and lidar are for bags only; for `image_is_rectified` see
-    `messages.camera_from_info`. `stamps` of a bag are those of the headers (`header`), or for
-    drivers that set none the times of recording (`recorded`). For `sixteen_bit_range` see
-    `messages.sixteen_bit`. Raises BagError where the recording cannot be read and CalibrationError
-    where there is no usable camera.
+    `calibration_file`). Topics and lidar are for bags only; for `image_is_rectified` and
+    `rectify_alpha` see `messages.camera_from_info`; a `camera` that is given has its view already.
+    `stamps` of a bag are those of the headers (`header`), or for drivers that set none the times
+    of recording (`recorded`). For `sixteen_bit_range` see `messages.sixteen_bit`. Raises BagError
+    where the recording cannot be read and CalibrationError where there is no usable camera.
     """
     from psd_depth_ros.data.bag_frames import BagFrames  # it builds on the classes above
 
     path = Path(path).expanduser()
-    lens = LensChoice(camera, horizontal_fov_deg, image_is_rectified, sixteen_bit_range)
+    lens = LensChoice(
+        camera, horizontal_fov_deg, image_is_rectified, sixteen_bit_range, rectify_alpha
+    )
     kind = kind_of(path)
     if kind == 'bag':
         source = BagFrames(path, lens, image_topic, camera_info_topic, stamps == 'recorded')

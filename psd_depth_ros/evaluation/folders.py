@@ -130,7 +130,7 @@ def find_camera(lens: LensChoice, calibrations: Sequence[Path], width: int, heig
                 f'the images come without a calibration (looked for {looked}); give it with '
                 '--camera camera.yaml, or with --fov DEGREES'
             )
-        camera = load_camera(found, lens.image_is_rectified)
+        camera = load_camera(found, lens.image_is_rectified, lens.rectify_alpha)
     check_sizes(camera, width, height)
     return camera
 

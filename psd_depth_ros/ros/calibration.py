@@ -12,6 +12,7 @@ from typing import Any
 
 from psd_depth_ros.errors import CalibrationError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.view import describe_camera, find_doubts, seen_share
 from psd_depth_ros.messages import camera_from_info
 
 
@@ -26,11 +27,18 @@ class CalibrationState(Enum):
 
 @dataclass(frozen=True)
 class Calibration:
-    """The state, the camera where there is one, and the reason where there is none."""
+    """The state, the camera where there is one, and the reason where there is none.
+
+    Of a camera that can be used, `seen` is the share of its rectified view that it sees, `words`
+    tell of that view, and `doubts` of what is probably wrong.
+    """
 
     state: CalibrationState = CalibrationState.WAITING
     camera: Camera | None = None
     reason: str = ''
+    seen: float = 1.0
+    words: str = ''
+    doubts: tuple[str, ...] = ()
 
     def camera_for(self, width: int, height: int) -> Camera:
         """Give the camera of an image, the nominal one where it is uncalibrated."""
@@ -49,8 +57,9 @@ def nominal_camera(width: int, height: int) -> Camera:
 class CalibrationMonitor:
     """Keeps the calibration of the newest CameraInfo; reads repeated ones only once."""
 
-    def __init__(self, image_is_rectified: bool) -> None:
+    def __init__(self, image_is_rectified: bool, rectify_alpha: float = -1.0) -> None:
         self._image_is_rectified = image_is_rectified
+        self._rectify_alpha = rectify_alpha
         self._seen: tuple[Any, ...] | None = None
         self.calibration = Calibration()
 
@@ -65,13 +74,19 @@ class CalibrationMonitor:
 
     def _read(self, message: Any) -> Calibration:
         try:
-            camera = camera_from_info(message, image_is_rectified=self._image_is_rectified)
+            camera = camera_from_info(message, self._image_is_rectified, self._rectify_alpha)
         except CalibrationError as error:
             state = (
                 CalibrationState.UNCALIBRATED if error.uncalibrated else CalibrationState.REFUSED
             )
             return Calibration(state, None, str(error))
-        return Calibration(CalibrationState.CALIBRATED, camera)
+        return Calibration(
+            CalibrationState.CALIBRATED,
+            camera,
+            seen=seen_share(camera),
+            words=describe_camera(camera),
+            doubts=tuple(find_doubts(camera)),
+        )
 
 
 def _content(message: Any) -> tuple[Any, ...]:

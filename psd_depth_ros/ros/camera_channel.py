@@ -80,7 +80,7 @@ class CameraChannel:
         self._early: ArrivedFrame | None = None
         self._inputs: list[InputSubscription] = []
         self._decoder = ImageDecoder()
-        self._monitor = CalibrationMonitor(settings().image_is_rectified)
+        self._monitor = _monitor(settings())
         self.name = namespace or 'camera'
         self.counters = FrameCounters()
         self.problem = ''
@@ -123,7 +123,7 @@ class CameraChannel:
         """Create the outputs, then subscribe. Counts start at zero."""
         settings = self._settings()
         self.counters = FrameCounters()
-        self._monitor = CalibrationMonitor(settings.image_is_rectified)
+        self._monitor = _monitor(settings)
         self._speaker = Speaker(self._node.get_logger())
         self._decoder = ImageDecoder(settings.sixteen_bit_range, decode_with_cv_bridge)
         self.problem = self.remark = self.delay = ''
@@ -301,6 +301,10 @@ class CameraChannel:
             )
         elif calibration.state is CalibrationState.REFUSED:
             self._speaker.error(calibration.reason, f'{self.name}: {calibration.reason}')
+        else:
+            self._speaker.info('calibration', f'{self.name}: {calibration.words}', REPEAT_S)
+            for number, doubt in enumerate(calibration.doubts):
+                self._speaker.warn(('calibration', number), f'{self.name}: {doubt}', REPEAT_S)
 
     def _is_relative(self) -> bool:
         uncalibrated = self._monitor.calibration.state is CalibrationState.UNCALIBRATED
@@ -316,3 +320,7 @@ class CameraChannel:
         self.counters.drop(reason)
         self.problem = text
         self._speaker.error((reason, kind), f'{self.name}: {text}', every_s)
+
+
+def _monitor(settings: DepthNodeSettings) -> CalibrationMonitor:
+    return CalibrationMonitor(settings.image_is_rectified, settings.rectify_alpha)

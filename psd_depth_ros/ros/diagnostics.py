@@ -53,6 +53,7 @@ CAMERA_KEYS = {
     'latency_ms_p95': '95th percentile of it',
     'stamp_age_ms': "the node's clock minus the stamp of the last image published",
     'calibration': 'what is known of the lens',
+    'view_seen': 'share of the rectified view that the camera sees; the rest has no depth',
     'output': 'the topic of the depth image',
     'subscribed': 'outputs that somebody listens to; without any the network rests',
     'scale': 'factor that makes the depth of the checkpoint metric',
@@ -114,6 +115,7 @@ def camera_status(
     counters = channel.counters
     p50, p95 = counters.latency.percentiles_ms()
     dropped = counters.dropped
+    calibration = channel.calibration
     values = {
         'topic': channel.image_topic,
         'reliability': channel.reliability,
@@ -127,7 +129,8 @@ def camera_status(
         'latency_ms_p50': _number(p50),
         'latency_ms_p95': _number(p95),
         'stamp_age_ms': _number(channel.stamp_age_ns / 1e6) if counters.processed else '',
-        'calibration': channel.calibration.state.value,
+        'calibration': calibration.state.value,
+        'view_seen': f'{calibration.seen:.2f}' if calibration.camera is not None else '',
         'output': channel.output_topic,
         'subscribed': channel.subscribed,
         **extra,
@@ -162,6 +165,8 @@ def _judge(channel: CameraChannel, active: bool) -> tuple[bytes, str]:
         return WARN, channel.delay or channel.remark
     if channel.counters.age_s() > STALE_S:
         return STALE, f'no images on {channel.image_topic}'
+    if channel.calibration.doubts:
+        return WARN, channel.calibration.doubts[0]
     return OK, 'depth is published on request'
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psd_depth_ros.config import section, setting
+from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings
@@ -79,6 +80,14 @@ class DepthNodeSettings:
         False, 'images are rectified already (image_rect): use P of camera_info', read_only=True
     )
     sixteen_bit_range: str = setting(FULL, DESCRIPTION)
+    rectify_alpha: float = setting(
+        -1.0,
+        'view that images are rectified to: below 0 P of camera_info; 0 only pixels that are '
+        'seen, 1 all pixels of the image, or in between',
+        minimum=-1.0,
+        maximum=1.0,
+        read_only=True,
+    )
     image_reliability: str = setting(
         'auto',
         'QoS asked of cameras; auto is reliable where every publisher offers it',
@@ -102,5 +111,10 @@ class DepthNodeSettings:
     scale: ScaleSettings = section(ScaleSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a range that is none."""
+        """Refuse a range that is none, and to rectify what is rectified."""
         parse_sixteen_bit(self.sixteen_bit_range)
+        if self.image_is_rectified and self.rectify_alpha >= 0:
+            raise SettingsError(
+                'image_is_rectified and rectify_alpha are both set: images that are rectified '
+                'have the view of P; leave out one of them'
+            )

@@ -34,6 +34,9 @@ def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
         camera_info_topic=settings.camera_info_topic or recipe.data.camera_info_topic,
         camera=settings.camera or recipe.data.camera,
         horizontal_fov_deg=settings.horizontal_fov_deg or recipe.data.horizontal_fov_deg,
+        rectify_alpha=(
+            settings.rectify_alpha if settings.rectify_alpha >= 0 else recipe.data.rectify_alpha
+        ),
         strict=settings.strict or recipe.data.strict,
     )
     return replace(

@@ -31,6 +31,13 @@ class FinetuneSettings:
         minimum=0.0,
         maximum=179.0,
     )
+    rectify_alpha: float = setting(
+        -1.0,
+        'view that pictures are rectified to: below 0 P of camera_info; 0 only pixels that are '
+        'seen, 1 all pixels of the picture, or in between',
+        minimum=-1.0,
+        maximum=1.0,
+    )
     strict: bool = setting(
         False, 'stop at a recording that cannot be read, instead of leaving it out'
     )

@@ -59,6 +59,38 @@ def test_nan_in_k_is_refused_until_a_good_one_comes(running: Any) -> None:
     camera.send_until(lambda: depths, 'depth with the right calibration')
 
 
+def fisheye_info(camera: Any) -> CameraInfo:
+    """An ideal fisheye whose P is five times too wide."""
+    info = camera.info()
+    info.distortion_model, info.d = 'fisheye', [0.0] * 4
+    info.p = [10.0, 0.0, 31.5, 0.0, 0.0, 10.0, 23.5, 0.0, 0.0, 0.0, 1.0, 0.0]
+    return info
+
+
+def test_a_view_that_is_mostly_empty_is_said(running: Any) -> None:
+    bench, node, camera = running.bench, running.node, running.camera
+    info = fisheye_info(camera)
+    camera.send_until(lambda: 'of its rectified view' in node.output, 'the warning', info=info)
+    # Seen are 0.64 rad by 0.48 rad: 10 px times the tangents are 7 of 32 px and 5 of 24.
+    bench.spin_until(lambda: bench.value(': camera', 'view_seen') == '0.05', 'the share')
+    camera.send_until(lambda: running.depths, 'depth of what is seen', info=info)
+    camera.send_until(lambda: bench.level(': camera') == 1, 'a warning', info=info)
+    assert 'only 5 %' in bench.status(': camera').message
+
+
+def test_alpha_chooses_a_view_that_is_seen(bench: Any, depth_node: Start) -> None:
+    infos = bench.listen(CameraInfo, '/depth/camera_info')
+    bench.listen(Image, '/depth/image_rect')
+    depth_node(rectify_alpha=0.0)
+    camera = bench.camera()
+    camera.wait_for_reader()
+    camera.send_until(lambda: infos, 'depth', info=fisheye_info(camera))
+    # The last pixel of the middle column touches the edge of the image: 23.5 / tan(24 / 50).
+    assert abs(infos[-1].p[0] - 45.14) < 0.01
+    bench.spin_until(lambda: bench.value(': camera', 'view_seen') == '1.00', 'all is seen')
+    assert bench.level(': camera') == 0
+
+
 def test_unknown_lens_model_is_named(running: Any) -> None:
     node, camera, depths = running.node, running.camera, running.depths
     info = camera.info()
