@@ -74,9 +74,12 @@ def start(
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'PYTHONUNBUFFERED': '1',
     }
-    environment.pop('FASTRTPS_DEFAULT_PROFILES_FILE', None)
-    if shared_memory:
-        environment['FASTRTPS_DEFAULT_PROFILES_FILE'] = str(PROFILE)
+    for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
+        environment.pop(variable, None)
+        if shared_memory:
+            environment[variable] = str(PROFILE)
+    if not shared_memory:
+        environment['FASTDDS_BUILTIN_TRANSPORTS'] = 'DEFAULT'
     with log.open('a') as errors:
         handle = subprocess.Popen(
             [sys.executable, *arguments],

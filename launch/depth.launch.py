@@ -105,7 +105,7 @@ ARGUMENTS = [
         'shared_memory',
         default_value='true',
         choices=BOOLEAN,
-        description='Give Fast DDS a segment of shared memory (64 MB) that images fit into. '
+        description='Let Fast DDS have a segment of shared memory (64 MB) that images fit into. '
         'FASTRTPS_DEFAULT_PROFILES_FILE, where it is set, goes before.',
     ),
     DeclareLaunchArgument(
@@ -156,11 +156,8 @@ def remappings(value):
 
 
 def transport(value):
-    """The environment of a process that publishes images."""
-    name = 'FASTRTPS_DEFAULT_PROFILES_FILE'
-    if value['shared_memory'] != 'true' or os.environ.get(name):
-        return {}
-    return {name: os.path.join(SHARE, 'config', 'fastdds_shm.xml')}
+    """The environment of a node: it chooses shared memory itself where nobody else did."""
+    return {} if value['shared_memory'] == 'true' else {'FASTDDS_BUILTIN_TRANSPORTS': 'DEFAULT'}
 
 
 def rviz(value):

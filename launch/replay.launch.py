@@ -137,7 +137,6 @@ def replay_node(value, fov):
                 'wait_for_subscribers_s': 120.0,
             }
         ],
-        additional_env=transport(),
         output='screen',
     )
 
@@ -155,11 +154,3 @@ def depth_node(value, camera):
         PythonLaunchDescriptionSource(os.path.join(SHARE, 'launch', 'depth.launch.py')),
         launch_arguments=arguments.items(),
     )
-
-
-def transport():
-    """The environment of a process that publishes images; see depth.launch.py."""
-    name = 'FASTRTPS_DEFAULT_PROFILES_FILE'
-    if os.environ.get(name):
-        return {}
-    return {name: os.path.join(SHARE, 'config', 'fastdds_shm.xml')}

@@ -66,7 +66,6 @@ def load(monkeypatch):
     index.get_package_prefix = {}.__getitem__  # nothing else is installed
     monkeypatch.setitem(sys.modules, 'ament_index_python', ModuleType('ament_index_python'))
     monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
-    monkeypatch.delenv('FASTRTPS_DEFAULT_PROFILES_FILE', raising=False)
     return lambda name: runpy.run_path(str(ROOT / 'launch' / name))
 
 
@@ -123,15 +122,12 @@ def test_autostart_is_left_to_the_node(load):
         assert node['parameters'][1]['autostart'] is given
 
 
-def test_shared_memory_profile_yields_to_the_users(load, monkeypatch):
+def test_shared_memory_is_left_to_the_node_or_switched_off(load):
     space = load('depth.launch.py')
     (node,) = named(space['start'](values(space)), 'LifecycleNode')
-    assert Path(node['additional_env']['FASTRTPS_DEFAULT_PROFILES_FILE']).is_file()
+    assert node['additional_env'] == {}
     (node,) = named(space['start'](values(space, shared_memory='false')), 'LifecycleNode')
-    assert node['additional_env'] == {}
-    monkeypatch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', '/mine.xml')
-    (node,) = named(space['start'](values(space)), 'LifecycleNode')
-    assert node['additional_env'] == {}
+    assert node['additional_env'] == {'FASTDDS_BUILTIN_TRANSPORTS': 'DEFAULT'}
 
 
 @pytest.mark.parametrize('given', [{'rviz': 'true'}, {'viewer': 'rviz'}])

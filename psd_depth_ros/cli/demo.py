@@ -86,12 +86,18 @@ def execute(options: argparse.Namespace) -> int:
             'source /opt/ros/jazzy/setup.bash, or pip install "psd_depth_ros[ros]"'
         )
     output: Path = options.output
-    output.mkdir(parents=True, exist_ok=True)
+    try:
+        (output / 'logs').mkdir(parents=True, exist_ok=True)
+        (output / 'depth.mcap').unlink(missing_ok=True)
+    except OSError as error:
+        raise PsdDepthError(
+            f'--output {output}: the folder cannot be made or written to: {error.strerror}; name '
+            'another'
+        ) from error
     drive = (
         _generate(output, options.frames) if not (options.bag or options.video) else _take(options)
     )
     recording = output / 'depth.mcap'
-    recording.unlink(missing_ok=True)
     frames_in = _play(drive, options, recording)
     report = _report(drive, recording, frames_in)
     if not report['frames_out']:
@@ -164,10 +170,8 @@ def _play(drive: Drive, options: argparse.Namespace, recording: Path) -> int:
     Returns how many images were published.
     """
     from psd_depth_ros.cli.processes import node_environment, NodeProcesses
-    from psd_depth_ros.installed import find_installed
 
-    environment = node_environment(find_installed('config/fastdds_shm.xml'))
-    with NodeProcesses(environment, options.output / 'logs') as nodes:
+    with NodeProcesses(node_environment(), options.output / 'logs') as nodes:
         _say('2/4 starting recorder and depth_node')
         recorder = nodes.start(f'{NODES}.recorder', '--ros-args', *_recorded(drive, recording))
         nodes.start(f'{NODES}.depth_node', '--ros-args', *_depth_arguments(drive, options))

@@ -124,18 +124,13 @@ class NodeProcesses:
             time.sleep(POLL_S)
 
 
-def node_environment(profile: Path | None) -> dict[str, str]:
-    """The environment of nodes that talk among themselves, on this machine only.
-
-    `profile` is the Fast DDS profile to use where the user has set none.
-    """
+def node_environment() -> dict[str, str]:
+    """The environment of nodes that talk among themselves, on this machine only."""
     environment = dict(os.environ)
     environment['ROS_DOMAIN_ID'] = str(1 + os.getpid() % 100)
     environment['ROS_AUTOMATIC_DISCOVERY_RANGE'] = 'LOCALHOST'
     environment['PYTHONUNBUFFERED'] = '1'
     environment.setdefault('AMENT_PREFIX_PATH', sys.prefix)
-    if profile is not None:
-        environment.setdefault('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
     return environment
 
 

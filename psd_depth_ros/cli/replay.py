@@ -9,12 +9,14 @@ import argparse
 import importlib.util
 import json
 import os
+import re
 import sys
 from typing import Any, NoReturn
 
 from psd_depth_ros.cli.options import add_lens_options, add_recording_options
 from psd_depth_ros.errors import PsdDepthError, SettingsError
 
+_NAMESPACE = re.compile(r'[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
 NODE = 'psd_depth_ros.ros.replay_node'
 
 
@@ -43,6 +45,18 @@ def add_parser(subparsers: Any) -> None:
         type=float,
         default=0.0,
         help='wait this long for somebody to listen to the camera',
+    )
+    parser.add_argument(
+        '--namespace',
+        metavar='NAME',
+        default='',
+        help='publish all topics below this name, such as robot1 (not /clock)',
+    )
+    parser.add_argument(
+        '--no-clock',
+        action='store_true',
+        help='leave /clock to another node; listeners that use the time of this computer are '
+        'served too',
     )
     parser.set_defaults(execute=execute)
 
@@ -81,6 +95,22 @@ def node_arguments(options: argparse.Namespace) -> list[str]:
         'start_s': options.start,
         'duration_s': options.duration,
         'wait_for_subscribers_s': options.wait,
+        'topic_prefix': _full_name(options.namespace) or None,
+        'clock': not options.no_clock,
     }
     pairs = [f'{name}:={json.dumps(value)}' for name, value in given.items() if value is not None]
-    return [argument for pair in pairs for argument in ('-p', pair)]
+    arguments = [argument for pair in pairs for argument in ('-p', pair)]
+    if options.namespace:
+        arguments += ['-r', f'__ns:={_full_name(options.namespace)}']
+    return arguments
+
+
+def _full_name(namespace: str) -> str:
+    """With a leading slash, '' where there is none. Raises SettingsError for what is no name."""
+    name = namespace.strip('/')
+    if name and not _NAMESPACE.fullmatch(name):
+        raise SettingsError(
+            f'--namespace {namespace}: expected letters, digits, _ and / with no digit after a '
+            'slash, such as robot1 or fleet/robot1'
+        )
+    return f'/{name}' if name else ''

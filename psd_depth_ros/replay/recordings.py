@@ -28,6 +28,7 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, header_fields, image_fields, stamp_ns
 
 TF_TYPE = 'tf2_msgs/msg/TFMessage'
+TF_STATIC = '/tf_static'
 PLAYED_TYPES = (*IMAGE_TYPES, CAMERA_INFO_TYPE, ODOMETRY_TYPE, CLOUD_TYPE, TF_TYPE)
 
 IMAGE_TOPIC = '/camera/image'
@@ -48,9 +49,13 @@ class RecordedMessage:
 
 
 class Recording(ABC):
-    """What can be played, as a context manager; played from the start as often as wanted."""
+    """What can be played, as a context manager; played from the start as often as wanted.
+
+    What was said on `latched` topics holds until something else is said.
+    """
 
     topics: dict[str, str]
+    latched: frozenset[str] = frozenset()
     start_ns: int
     end_ns: int
 
@@ -84,8 +89,10 @@ class Recording(ABC):
 class BagRecording(Recording):
     """Topics of a bag under their own names, or those that `renamed` gives them.
 
-    `topics` lists the published name and type of each. With `camera` its CameraInfo goes out with
-    every image of the bag's camera, in place of the recorded one.
+    Latched topics are /tf_static and a CameraInfo that comes more seldom than images do: played
+    from a later point on, what they said before comes first. `topics` lists the published name
+    and type of each. With `camera` its CameraInfo goes out with every image of the bag's camera,
+    in place of the recorded one.
     """
 
     def __init__(
@@ -109,11 +116,20 @@ class BagRecording(Recording):
         self.topics = {new: known[old].msgtype for old, new in self._names.items()}
         self.topics |= dict.fromkeys(self._calibrated.values(), CAMERA_INFO_TYPE)
         self.start_ns, self.end_ns = self._reader.start_ns, self._reader.end_ns
+        self._standing = _latched(self._reader) & set(self._names)
+        self.latched = frozenset(self._names[one] for one in self._standing)
         self.unreadable = 0
         self._why = ''
 
     def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
         """Messages of the chosen topics; those that cannot be converted are counted, not given."""
+        for item in self._still_holding(start_ns):
+            try:
+                cdr = item.cdr
+            except MessageError:
+                self.unreadable += 1
+                continue
+            yield RecordedMessage(self._names[item.topic], item.msgtype, start_ns, cdr)
         for item in self._reader.messages(set(self._names), start_ns, stop_ns + 1):
             try:
                 cdr = item.cdr
@@ -149,6 +165,16 @@ class BagRecording(Recording):
             )
         return {name: renamed.get(name, name) for name in chosen}
 
+    def _still_holding(self, start_ns: int) -> list[BagMessage]:
+        """What latched topics said last before `start_ns`; of transforms, all there were."""
+        if start_ns <= self.start_ns or not self._standing:
+            return []
+        last: dict[tuple[str, int], BagMessage] = {}
+        for item in self._reader.messages(self._standing, stop_ns=start_ns):
+            is_transform = item.msgtype == TF_TYPE
+            last[item.topic, item.timestamp_ns if is_transform else 0] = item
+        return sorted(last.values(), key=lambda item: item.timestamp_ns)
+
     def _replace_camera_info(self, camera: Camera, image_topic: str | None) -> None:
         image = self._reader.pick_image_topic(image_topic)
         beside = camera_info_beside(image)
@@ -165,6 +191,17 @@ class BagRecording(Recording):
         fields = {'header': header_fields(stamp_ns(header), header.frame_id), **self._info_fields}
         cdr = self._types.serialize(CAMERA_INFO_TYPE, fields)
         return RecordedMessage(topic, CAMERA_INFO_TYPE, item.timestamp_ns, cdr)
+
+
+def _latched(reader: BagReader) -> set[str]:
+    topics = reader.topics
+    images = [info.count for info in topics.values() if info.msgtype in IMAGE_TYPES]
+    seldom = {
+        name
+        for name, info in topics.items()
+        if info.msgtype == CAMERA_INFO_TYPE and 2 * info.count < max(images, default=0)
+    }
+    return seldom | {TF_STATIC} & topics.keys()
 
 
 class FileRecording(Recording):

@@ -6,7 +6,7 @@ message class is not installed are said once and left out.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 import threading
 import time
 
@@ -26,12 +26,15 @@ from psd_depth_ros.ros.qos import OUTPUT_OVERRIDES, output_profile
 
 CLOCK_PERIOD_S = 0.02
 ACKNOWLEDGE_S = 5.0
-_DEPTH = 10
-_LATCHED = ('/tf_static',)
+_DEPTH, _LATCHED_DEPTH = 10, 100
 
 
 class Player:
-    """Publishes `schedule`; topics are mapped from recorded to published names by `names`."""
+    """Publishes `schedule`; topics are mapped from recorded to published names by `names`.
+
+    `latched` topics are kept for readers that come later. Without `with_clock` another node tells
+    the time.
+    """
 
     def __init__(
         self,
@@ -39,13 +42,16 @@ class Player:
         schedule: Schedule,
         types: Mapping[str, str],
         names: Mapping[str, str],
+        latched: Collection[str] = (),
+        with_clock: bool = True,
     ) -> None:
         self._node = node
         self._schedule = schedule
         self._stopped = threading.Event()
         self._resumed = threading.Event()
         self._resumed.set()
-        self._clock = node.create_publisher(Clock, '/clock', 10)
+        self._latched = latched
+        self._clock = node.create_publisher(Clock, '/clock', 10) if with_clock else None
         self._publishers: dict[str, Publisher] = {}
         for topic, msgtype in types.items():
             self._create(topic, msgtype, names.get(topic, topic))
@@ -106,7 +112,8 @@ class Player:
         self.published += 1
 
     def _tick(self, time_ns: int) -> None:
-        self._clock.publish(Clock(clock=stamp_message(time_ns)))
+        if self._clock is not None:
+            self._clock.publish(Clock(clock=stamp_message(time_ns)))
 
     def _wait_until_heard(self) -> None:
         """Give reliable readers the time to fetch what was sent last."""
@@ -120,8 +127,9 @@ class Player:
                 f'{topic} is not played: {msgtype} is not installed here'
             )
             return
-        profile: QoSProfile = output_profile(_DEPTH)
-        if topic in _LATCHED:
+        latched = topic in self._latched
+        profile: QoSProfile = output_profile(_LATCHED_DEPTH if latched else _DEPTH)
+        if latched:
             profile.durability = DurabilityPolicy.TRANSIENT_LOCAL
         self._publishers[topic] = self._node.create_publisher(
             message_class,

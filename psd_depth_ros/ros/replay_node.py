@@ -52,6 +52,9 @@ class ReplaySettings(PlaybackSettings):
     camera_info_as: str = setting(
         '', 'publish its CameraInfo under this name; empty is its own', read_only=True
     )
+    topic_prefix: str = setting(
+        '', 'publish every topic below this name, such as /robot1; not /clock', read_only=True
+    )
     camera: str = setting(
         '', 'calibration file that takes the place of recorded CameraInfo', read_only=True
     )
@@ -77,6 +80,9 @@ class ReplaySettings(PlaybackSettings):
         minimum=1,
         maximum=100,
         read_only=True,
+    )
+    clock: bool = setting(
+        True, 'publish the recorded time on /clock; off where another node does', read_only=True
     )
     paused: bool = setting(False, 'hold time; may change while playing')
 
@@ -106,7 +112,9 @@ class ReplayNode(Node):
         self._image, self._info = _pick_camera(path, settings)
         types = dict(recording.topics)
         names = _published_names(types, self._image, self._info, settings)
-        self._player = Player(self, self._schedule, types, names)
+        self._player = Player(
+            self, self._schedule, types, names, recording.latched, settings.clock
+        )
         self._player.set_paused(settings.paused)
         self._listened = [
             topic
@@ -145,6 +153,10 @@ class ReplayNode(Node):
     def _wait_for_subscribers(self) -> None:
         patience_s = self._given.settings.wait_for_subscribers_s
         end_s = time.monotonic() + patience_s
+        if patience_s and self._is_unheard():
+            self.get_logger().info(
+                f'waiting up to {patience_s:g} s for subscribers of {", ".join(self._listened)}'
+            )
         while self._is_unheard() and not self._closing.is_set():
             if time.monotonic() >= end_s:
                 if patience_s:
@@ -198,7 +210,7 @@ def _pick_camera(path: Path, settings: ReplaySettings) -> tuple[str, str]:
 def _published_names(
     types: dict[str, str], image: str, info: str, settings: ReplaySettings
 ) -> dict[str, str]:
-    """Map the camera's recorded names to the ones it is published under."""
+    """Map recorded names to the ones they are published under."""
     names = {}
     if image and settings.image_as:
         compressed = types.get(image) == IMAGE_TYPES[1]
@@ -206,7 +218,8 @@ def _published_names(
         names[image] = settings.image_as + transport
     if info and settings.camera_info_as:
         names[info] = settings.camera_info_as
-    return names
+    prefix = settings.topic_prefix.rstrip('/')
+    return {topic: prefix + topic for topic in types} | names
 
 
 def _images(types: dict[str, str]) -> list[str]:

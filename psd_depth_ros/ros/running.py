@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 import math
+import os
 import signal
 import time
 from typing import Any
@@ -14,6 +15,7 @@ from rclpy.logging import get_logger
 from rclpy.node import Node
 
 from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.ros.transport import shared_memory_environment
 
 IMPATIENT_AFTER_S = 2.0
 
@@ -23,12 +25,15 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None) -
 
     The code is 0 after SIGINT, SIGTERM or `rclpy.shutdown`, unless the node has an `exit_code`,
     and 1 where it cannot be made: the reason is logged. Callbacks run in one thread (0.14 ms a
-    callback; several threads take twice that). A node with a `close` method is closed before the
+    callback; several threads take twice that). Where nothing else was chosen, Fast DDS gets shared
+    memory for images. A node with a `close` method is closed before the
     middleware shuts down.
     """
     node: Node | None = None
     try:
         signal.signal(signal.SIGINT, _interrupt_late())
+        middleware = rclpy.get_rmw_implementation_identifier()
+        os.environ.update(shared_memory_environment(os.environ, middleware))
         rclpy.init(args=None if arguments is None else list(arguments))
         node = make()
         executor = SingleThreadedExecutor()

@@ -16,6 +16,7 @@ from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save
 from psd_depth_ros.cli.main import COMMANDS, main, make_parser
 from psd_depth_ros.cli.replay import node_arguments
 from psd_depth_ros.data.bags import BagReader, BagWriter
+from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.networks.depth_model import DepthModel, preset
 
 BAG = Path(__file__).parents[3] / 'shared' / 'data' / 'bags' / 'kitti_avenue_40'
@@ -259,10 +260,19 @@ def test_replay_hands_its_options_to_the_node():
         'loop': 'true',
         'topics': '["/y", "/n"]',
         'horizontal_fov_deg': '60.0',
+        'clock': 'true',
         'start_s': '0.0',
         'duration_s': '0.0',
         'wait_for_subscribers_s': '0.0',
     }
+
+
+def test_replay_below_a_namespace_and_without_a_clock():
+    arguments = node_arguments(replay_options('a.mcap', '--namespace', 'robot1/', '--no-clock'))
+    assert arguments[-2:] == ['-r', '__ns:=/robot1']
+    assert {'topic_prefix:="/robot1"', 'clock:=false'} < set(arguments)
+    with pytest.raises(SettingsError, match='--namespace 1st: expected letters'):
+        node_arguments(replay_options('a.mcap', '--namespace', '1st'))
 
 
 def test_replay_refuses_before_ros_starts(capsys):

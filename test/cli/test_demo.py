@@ -13,6 +13,7 @@ from psd_depth_ros.cli.demo_recording import (
     read_drops,
     read_preview,
 )
+from psd_depth_ros.cli.main import main
 from psd_depth_ros.cli.preview import depth_colours, draw_preview, PANEL, PreviewFrame, SKY
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.errors import BagError, CalibrationError
@@ -86,6 +87,17 @@ def test_truth_of_another_recording_is_refused(recording, tmp_path):
         writer.write(TRUTH, IMAGE_TYPE, fields, 77, 'lens')
     with pytest.raises(BagError, match='same stamp'):
         compare_depth(recording, DEPTH, other, TRUTH)
+
+
+@pytest.mark.parametrize('name', ['file', 'file/below', 'taken'])
+def test_an_output_that_cannot_be_made_is_said(tmp_path, capsys, name):
+    pytest.importorskip('rclpy')
+    (tmp_path / 'file').write_text('')
+    (tmp_path / 'taken' / 'depth.mcap').mkdir(parents=True)
+    assert main(['demo', '--output', str(tmp_path / name)]) == 2
+    said = capsys.readouterr().err
+    assert f'--output {tmp_path / name}: the folder cannot be made or written to' in said
+    assert 'Traceback' not in said
 
 
 def test_reasons_add_up_to_what_is_missing():

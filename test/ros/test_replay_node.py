@@ -8,6 +8,7 @@ import cv2
 from nav_msgs.msg import Odometry
 import numpy as np
 import pytest
+from rclpy.qos import DurabilityPolicy, QoSProfile
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image
 
@@ -84,6 +85,7 @@ def test_it_waits_for_as_many_listeners_as_it_is_told(bench: Any, start: Start, 
     bench.listen(CameraInfo, '/front/camera_info')
     node = start(NODE, recording=str(bag), wait_for_subscribers_s=3.0, image_subscribers=2)
     bench.spin_until(lambda: not node.is_running, 'the end of the recording')
+    assert 'waiting up to 3 s for subscribers of /front/image' in node.output
     assert 'after 3 s too few listen to /front/image' in node.output
     assert len(images) == FRAMES
 
@@ -122,6 +124,35 @@ def test_a_video_is_played_with_an_assumed_lens(bench: Any, start: Start, tmp_pa
     assert (images[0].width, images[0].height) == (64, 48)
     assert infos[0].k[0] == pytest.approx(32.0)
     assert node.wait() == 0
+
+
+def test_from_a_later_point_on_what_was_latched_before_is_heard_by_late_listeners(
+    bench: Any, start: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / 'latched.mcap'
+    camera = Camera(32, 24, 20.0, 20.0, 15.5, 11.5)
+    with BagWriter(path) as writer:
+        info = camera_info_fields(camera)
+        writer.write('/front/camera_info', 'sensor_msgs/msg/CameraInfo', info, START_NS, 'front')
+        for index in range(FRAMES):
+            rgb = image_fields(np.full((24, 32, 3), index, np.uint8), 'rgb8')
+            time_ns = START_NS + 1 + index * PERIOD_NS
+            writer.write('/front/image', 'sensor_msgs/msg/Image', rgb, time_ns, 'front')
+    clocks, images = bench.listen(Clock, '/clock'), bench.listen(Image, '/robot1/front/image')
+    start(
+        NODE, '-r', '__ns:=/robot1', recording=str(path), start_s=0.2, loop=True, rate=0.5,
+        clock=False, topic_prefix='/robot1',
+    )  # fmt: skip
+    bench.spin_until(lambda: images, 'images')
+    infos: list[Any] = []
+    latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+    bench.node.create_subscription(CameraInfo, '/robot1/front/camera_info', infos.append, latched)
+    bench.spin_until(lambda: infos, 'the calibration of before')
+    assert infos[0].k[0] == 20.0
+    assert stamp_ns(infos[0]) == START_NS
+    assert images[0].data[0] >= 4
+    assert not clocks
+    assert not bench.node.get_publishers_info_by_topic('/clock')
 
 
 @pytest.mark.parametrize(
