@@ -2,7 +2,8 @@
 
 Besides the Python package it installs what ROS looks for in a prefix: the marker of the ament
 index, package.xml, launch files, settings, weights (share/) and the executables of `ros2 run`
-(lib/). An editable install (`pip install -e`) installs none of those.
+(lib/). The nodes are on PATH as well, for machines without ROS. An editable install (`pip install
+-e`) installs no share/ and no lib/.
 """
 
 from glob import glob
@@ -12,7 +13,7 @@ import re
 from setuptools import find_packages, setup
 
 NAME = 'psd_depth_ros'
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent  # `colcon build --symlink-install` links to this file
 VERSION = re.search(
     r"__version__ = '([^']+)'", (HERE / NAME / '__init__.py').read_text(encoding='utf-8')
 ).group(1)
@@ -47,6 +48,11 @@ EXTRAS = {
     'lint': ['ruff', 'mypy', 'types-PyYAML'],
 }
 EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
+
+
+# Nodes that a person starts, on PATH under their own names: bin/ beside what `ros2 run` finds in
+# lib/psd_depth_ros. The recorder is too general a name for PATH.
+NODES = ('depth_node', 'finetune_node', 'replay_node', 'rerun_viewer')
 
 
 def files(pattern):
@@ -87,5 +93,10 @@ setup(
         (f'share/{NAME}/weights', files('weights/*')),
         (f'lib/{NAME}', files('scripts/*')),
     ],
-    entry_points={'console_scripts': ['psd-depth = psd_depth_ros.cli.main:main']},
+    entry_points={
+        'console_scripts': [
+            'psd-depth = psd_depth_ros.cli.main:main',
+            *(f'{node} = {NAME}.ros.{node}:main' for node in NODES),
+        ]
+    },
 )

@@ -1,12 +1,16 @@
 """setup.py, package.xml and the executables say the same as the code."""
 
 import ast
+import os
 from pathlib import Path
 import re
 import runpy
+import signal
 import stat
+import subprocess
 import sys
 import sysconfig
+import time
 import xml.etree.ElementTree as ElementTree
 
 import pytest
@@ -134,16 +138,76 @@ def test_what_is_installed_for_ros_exists(setup_arguments):
 
 def test_executables_run_a_module_that_is_there(setup_arguments):
     scripts = dict(setup_arguments['data_files'])[f'lib/{NAME}']
-    commands = setup_arguments['entry_points']['console_scripts']
     assert {Path(one).name for one in scripts} >= {'depth_node', 'finetune_node', 'replay_node'}
     for script in map(Path, scripts):
         text = (ROOT / script).read_text(encoding='utf-8')
         assert text.startswith('#!/usr/bin/env python3\n')
         assert (ROOT / script).stat().st_mode & stat.S_IXUSR, f'{script} is not executable'
-        assert not any(one.startswith(f'{script.name} ') for one in commands)
         module = re.search(rf'from {NAME}\.([\w.]+) import main', text).group(1)
         path = ROOT / NAME / Path(*module.split('.')).with_suffix('.py')
         assert 'def main(' in path.read_text(encoding='utf-8')
+
+
+def test_nodes_are_on_path_under_the_names_that_ros2_run_knows(setup_arguments):
+    commands = dict(one.split(' = ') for one in setup_arguments['entry_points']['console_scripts'])
+    scripts = dict(setup_arguments['data_files'])[f'lib/{NAME}']
+    names = {Path(one).name for one in scripts}
+    assert commands.keys() - {'psd-depth'} == names - {'recorder'}
+    for name, target in commands.items():
+        module, function = target.split(':')
+        assert function == 'main'
+        path = ROOT / Path(*module.split('.')).with_suffix('.py')
+        assert 'def main(' in path.read_text(encoding='utf-8'), name
+        if name in names:
+            assert f'from {module} import main' in (ROOT / 'scripts' / name).read_text()
+
+
+def test_setup_runs_from_a_link_to_it(tmp_path):
+    """As `colcon build --symlink-install` calls it with the setuptools of Ubuntu 24.04."""
+    (tmp_path / 'setup.py').symlink_to(ROOT / 'setup.py')
+    found = subprocess.run(
+        [sys.executable, 'setup.py', '--version'], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert found.stdout.strip() == psd_depth_ros.__version__, found.stderr
+
+
+def test_the_command_of_the_readme_starts_from_a_plain_shell(ros_domains, tmp_path):
+    """Where `pip install .` has been: nothing is sourced or exported, and PATH is enough."""
+    folder = Path(sysconfig.get_path('scripts'))
+    if not (folder / 'depth_node').is_file():
+        pytest.skip('the package is not installed in this environment')
+    pytest.importorskip('rclpy')
+    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    command = re.search(r'^depth_node --ros-args .*$', text, re.M).group().split()
+    log = (tmp_path / 'log').open('wb')
+    environment = {
+        'PATH': f'{folder}:/usr/bin:/bin',
+        'HOME': str(tmp_path),
+        'ROS_DOMAIN_ID': str(next(ros_domains)),
+        'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
+    }
+    command += ['-p', 'autostart:=false']
+    node = subprocess.Popen(
+        ['/usr/bin/env', *command], cwd=ROOT, env=environment, stdout=log, stderr=log
+    )
+    try:
+        deadline = time.monotonic() + 60.0
+        while node.poll() is None and time.monotonic() < deadline:
+            if not is_starting(node.pid):
+                break
+            time.sleep(0.1)
+        assert node.poll() is None, (tmp_path / 'log').read_text()
+    finally:
+        node.send_signal(signal.SIGINT)
+        code = node.wait(30.0)
+    assert code == 0, (tmp_path / 'log').read_text()
+
+
+def is_starting(pid):
+    """Whether a node has no DDS participant yet: those have sockets of UDP open."""
+    inodes = {line.split()[9] for line in Path('/proc/net/udp').read_text().splitlines()[1:]}
+    links = [os.readlink(one) for one in Path(f'/proc/{pid}/fd').iterdir()]
+    return not any(link in {f'socket:[{inode}]' for inode in inodes} for link in links)
 
 
 def test_no_editable_table_hides_the_entry_points():
