@@ -11,22 +11,34 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open, SafetensorError
-from safetensors.torch import save
 import torch
 from torch import Tensor
 
 from psd_depth_ros.config import build, dump, section, setting
 from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.files import write_whole
 from psd_depth_ros.installed import find_installed
+from psd_depth_ros.parsing import (
+    ARRAY_BYTES,
+    is_file,
+    parse_json,
+    ParseError,
+    read_bytes,
+    shorten,
+    user_path,
+)
+from psd_depth_ros.tensor_files import pack, unpack
 
 FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'
 DEFAULT_NAME = 'lite.safetensors'
+STRIDE = 32  # both sides of a network's input are multiples of it
+MOST_PIXELS = 4_000_000  # of an input, as in recipes
 _JSON_PARTS = ('architecture', 'encoder_options', 'training', 'data')
 
 
@@ -123,19 +135,14 @@ def save_checkpoint(
     """
     path = Path(path)
     kept = {name: _stored(tensor, half) for name, tensor in tensors.items()}
-    content = save(kept, metadata={METADATA_KEY: _describe(info)})
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}.part')
+    content = pack(kept, {METADATA_KEY: _describe(info)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, 'wb') as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        write_whole(path, content)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
         raise CheckpointError(
-            f'{path}: cannot be written ({error.strerror}); free space or choose another folder'
+            f'{shorten(path)}: cannot be written ({error.strerror}); free space or choose another '
+            'folder'
         ) from error
     return _identify(content)
 
@@ -143,27 +150,23 @@ def save_checkpoint(
 def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
     """Read a checkpoint; None means the one that comes with the package.
 
-    Raises CheckpointError for a file that is missing, truncated, not safetensors, of another
-    version, with a description that is incomplete or out of range, or with weights that are not
-    finite.
+    Raises CheckpointError for a file that is missing, truncated, changed since it was written (as
+    far as it has a checksum), not safetensors, of another version, with a description that is
+    incomplete or out of range, or with weights that are not finite.
     """
-    path = default_checkpoint() if path is None else Path(path).expanduser()
-    if not path.is_file():
+    path = default_checkpoint() if path is None else user_path(path)
+    if not is_file(path):
         raise CheckpointError(
-            f'{path}: no such checkpoint file; give the path of a .safetensors file made by '
-            'psd_depth_ros, or leave it empty for the one that comes with the package'
+            f'{shorten(path)}: no such checkpoint file; give the path of a .safetensors file made '
+            'by psd_depth_ros, or leave it empty for the one that comes with the package'
         )
     try:
-        content_id = _identify(path.read_bytes())
-        with safe_open(path, framework='pt') as file:
-            metadata = file.metadata() or {}
-            info = _read_info(path, metadata)
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(
-            f'{path}: is not a whole safetensors file ({error}); copy or download it again'
-        ) from error
-    return Checkpoint(str(path), info, _loaded(path, tensors), content_id)
+        content = read_bytes(path, ARRAY_BYTES)
+        tensors, metadata = unpack(content)
+    except ParseError as error:
+        raise CheckpointError(f'{path}: {error}; copy or download it again') from error
+    info = _read_info(path, metadata)
+    return Checkpoint(str(path), info, _loaded(path, tensors), _identify(content))
 
 
 def default_checkpoint() -> Path:
@@ -213,14 +216,14 @@ def _read_info(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
             'size, focal length and units are unknown; expected a file made by psd_depth_ros'
         )
     try:
-        values = json.loads(metadata[METADATA_KEY])
-    except (ValueError, RecursionError) as error:
-        raise CheckpointError(f'{path}: its description is not JSON ({error})') from error
+        values = parse_json(metadata[METADATA_KEY])
+    except ParseError as error:
+        raise CheckpointError(f'{path}: its description {error}') from error
     if not isinstance(values, dict) or values.get('format_version') != FORMAT_VERSION:
         found = values.get('format_version') if isinstance(values, dict) else type(values).__name__
         raise CheckpointError(
-            f'{path}: has format version {found}, this psd_depth_ros reads {FORMAT_VERSION}; '
-            'install the version that made it'
+            f'{path}: has format version {shorten(found)}, this psd_depth_ros reads '
+            f'{FORMAT_VERSION}; install the version that made it'
         )
     return _build_info(path, values)
 
@@ -233,11 +236,54 @@ def _build_info(path: Path, values: dict[str, Any]) -> CheckpointInfo:
     parts = {part: values.pop(part) for part in _JSON_PARTS}
     parts['data'] = tuple(parts['data'])
     try:
+        _check_parts(**parts)
         described = build(_Described, values, str(path))
-        if len(described.input.mean) != 3 or len(described.input.std) != 3:
-            raise SettingsError('mean and std must be three numbers each')
+        _check_sizes(described.input, described.output)
     except SettingsError as error:
         raise CheckpointError(f'{path}: its description is wrong: {error}') from error
     return CheckpointInfo(
         name=described.name, input=described.input, output=described.output, **parts
     )
+
+
+def _check_parts(
+    architecture: Mapping[str, Any],
+    encoder_options: Mapping[str, Any],
+    training: Mapping[str, Any],
+    data: tuple[Any, ...],
+) -> None:
+    """Raise SettingsError where a part that is no plain settings is not of its form."""
+    if not isinstance(architecture.get('encoder'), str):
+        raise SettingsError('architecture names no encoder, so nobody knows which network it is')
+    scores = training.get('validation', {})
+    if not isinstance(scores, Mapping) or not all(map(_is_number, scores.values())):
+        raise SettingsError(
+            f'training.validation is {shorten(repr(scores))}, expected finite numbers by name'
+        )
+    for source in data:
+        if not isinstance(source, Mapping) or not all(
+            isinstance(source.get(name), str) for name in ('name', 'licence')
+        ):
+            raise SettingsError(
+                f'data has {shorten(repr(source))}, expected the name and licence of a source'
+            )
+
+
+def _check_sizes(given: InputInfo, output: OutputInfo) -> None:
+    """Raise SettingsError where settings that are right by themselves do not go together."""
+    if len(given.mean) != 3 or len(given.std) != 3:
+        raise SettingsError('mean and std must be three numbers each')
+    if given.height % STRIDE or given.width % STRIDE or given.pixel_budget > MOST_PIXELS:
+        raise SettingsError(
+            f'input is {given.width}x{given.height}, expected multiples of {STRIDE} with at most '
+            f'{MOST_PIXELS} pixels'
+        )
+    if output.min_depth_m >= output.max_depth_m:
+        raise SettingsError(
+            f'output.min_depth_m is {output.min_depth_m:g}, expected less than '
+            f'output.max_depth_m ({output.max_depth_m:g})'
+        )
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and math.isfinite(value)

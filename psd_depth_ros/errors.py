@@ -11,6 +11,10 @@ class PsdDepthError(Exception):
     """Parent of every error that the user can cause and mend."""
 
 
+class ParseError(PsdDepthError):
+    """A file or text is not of its format, or beyond its bounds; says where, names no file."""
+
+
 class SettingsError(PsdDepthError):
     """A setting is unknown, of the wrong type or out of its range."""
 

@@ -15,7 +15,7 @@ FLOORS = [
     {'inference'},
     {'data', 'augment', 'losses', 'networks'},
     {'checkpoint', 'messages', 'preprocess', 'synth'},
-    {'geometry', 'config', 'installed', 'parsing', 'errors'},
+    {'geometry', 'config', 'files', 'installed', 'parsing', 'tensor_files', 'yaml_text', 'errors'},
 ]
 # Doors on one floor: every room may raise our errors.
 SAME_FLOOR = {
@@ -23,6 +23,10 @@ SAME_FLOOR = {
     ('config', 'errors'),
     ('config', 'parsing'),
     ('parsing', 'errors'),
+    ('tensor_files', 'parsing'),
+    ('installed', 'parsing'),
+    ('parsing', 'yaml_text'),
+    ('yaml_text', 'errors'),
 }
 LEVEL = {room: len(FLOORS) - index for index, floor in enumerate(FLOORS) for room in floor}
 ROS_LIBRARIES = {

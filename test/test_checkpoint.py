@@ -120,6 +120,16 @@ def test_safetensors_of_somebody_else(tmp_path):
         (lambda v: '[' * 100_000, 'is not JSON'),
         (lambda v: {**v, 'wings': 2}, "unknown setting 'wings'"),
         (lambda v: {**v, 'architecture': 3}, "lacks a proper 'architecture'"),
+        (lambda v: {**v, 'architecture': {}}, 'architecture names no encoder'),
+        (lambda v: {**v, 'architecture': {'encoder': 7}}, 'architecture names no encoder'),
+        (lambda v: {**v, 'data': [3]}, 'data has 3, expected the name and licence'),
+        (lambda v: {**v, 'data': [{'name': 'x'}]}, 'expected the name and licence'),
+        (lambda v: {**v, 'training': {'validation': [1]}}, 'training.validation is [1]'),
+        (lambda v: {**v, 'training': {'validation': {'a': 'x'}}}, 'expected finite numbers'),
+        (lambda v: {**v, 'input': {**v['input'], 'width': 100}}, 'input is 100x64, expected mul'),
+        (lambda v: {**v, 'input': {**v['input'], 'width': 4096, 'height': 4096}}, '4000000 pix'),
+        (lambda v: {**v, 'output': {'min_depth_m': 50.0, 'max_depth_m': 5.0}}, 'less than'),
+        (lambda v: json.dumps(v)[:-1] + ', "name": "x"}', "'name' is given twice"),
         (lambda v: {**v, 'input': {**v['input'], 'height': 10**9}}, 'input.height is 1000000000'),
         (lambda v: {**v, 'input': {**v['input'], 'std': [0.0] * 3}}, 'input.std'),
         (lambda v: {**v, 'input': {**v['input'], 'mean': [0.5]}}, 'three numbers each'),
@@ -130,6 +140,26 @@ def test_a_wrong_description_is_refused(tmp_path, change, message):
     with pytest.raises(CheckpointError, match=r'd\.safetensors') as caught:
         load_checkpoint(describe(tmp_path, change))
     assert message in str(caught.value)
+
+
+def test_a_weight_that_changed_since_it_was_written(path):
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(CheckpointError, match='differs from its checksum'):
+        load_checkpoint(path)
+
+
+def test_a_file_without_a_checksum_is_read(tmp_path):
+    assert load_checkpoint(describe(tmp_path, lambda values: values)).info == INFO
+
+
+def test_a_name_of_five_thousand_characters(tmp_path):
+    with pytest.raises(CheckpointError, match='no such checkpoint file') as caught:
+        load_checkpoint(tmp_path / ('x' * 5000))
+    assert len(str(caught.value)) < 600
+    with pytest.raises(CheckpointError, match='File name too long'):
+        save_checkpoint(tmp_path / ('x' * 5000), INFO, TENSORS)
 
 
 def test_weights_that_are_not_finite(tmp_path):

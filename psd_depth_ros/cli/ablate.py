@@ -67,6 +67,9 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Train what is not there yet; print a line after each run, and the table at the end."""
     from psd_depth_ros.cli.train import imagenet_id, read_imagenet
+    from psd_depth_ros.training.process_limits import wait_passively
+
+    wait_passively()
     from psd_depth_ros.inference.process import settle_training
     from psd_depth_ros.training.ablation_runs import run_ablation
 

@@ -18,6 +18,7 @@ from typing import Any, TYPE_CHECKING
 from psd_depth_ros.cli.options import add_lens_options, load_camera_option
 from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import CalibrationError, PsdDepthError
+from psd_depth_ros.parsing import user_path
 
 if TYPE_CHECKING:
     from psd_depth_ros.cli.processes import NodeProcesses
@@ -137,7 +138,7 @@ def _take(options: argparse.Namespace) -> Drive:
     from psd_depth_ros.data.sources import kind_of
     from psd_depth_ros.replay.played_camera import find_camera
 
-    path: Path = (options.bag or options.video).expanduser()
+    path: Path = user_path(options.bag or options.video)
     calibration = load_camera_option(options)
     fov = options.fov
     try:

@@ -64,6 +64,9 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Fine-tune and print the report; 130 or 143 where a signal ended the run early."""
+    from psd_depth_ros.training.process_limits import wait_passively
+
+    wait_passively()
     from psd_depth_ros.inference.process import settle_process
     from psd_depth_ros.training.finetune import finetune
     from psd_depth_ros.training.finetune_report import report_lines, STOPPED
@@ -121,7 +124,8 @@ class _Stages:
             self._advance = self._bar.enter_context(progress_bar(status.state, self._quiet))
         if status.of:
             rate = status.images_per_second
-            self._advance(status.step, status.of, f'{rate:.1f} images/s' if rate else '')
+            note = f'{rate:.1f} images/s' if rate else ''
+            self._advance(status.step, status.of, note, status.seconds_left)
         if status.scores and status.scores != self._scores:
             self._scores = status.scores
             if not self._quiet:

@@ -10,12 +10,14 @@ import argparse
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 import importlib
+import os
 import signal
 import sys
 
 from psd_depth_ros import __version__
 from psd_depth_ros.cli.quiet import silence_decoders
 from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.parsing import shorten
 
 COMMANDS = (
     'demo',
@@ -55,6 +57,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return int(options.execute(options) or 0)
     except PsdDepthError as error:
         print(f'psd-depth {options.command}: error: {error}', file=sys.stderr)
+        return USER_ERROR
+    except BrokenPipeError:  # who read the output wants no more of it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        where = '' if error.filename is None else f' {shorten(error.filename)}:'
+        print(
+            f'psd-depth {options.command}: error:{where} {error.strerror or error}; name another '
+            'file or folder, or mend this one',
+            file=sys.stderr,
+        )
         return USER_ERROR
     except KeyboardInterrupt:
         print(f'psd-depth {options.command}: stopped', file=sys.stderr)

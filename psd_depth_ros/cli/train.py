@@ -73,6 +73,9 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prepare the data, then train; 130 or 143 where a signal ended the run early."""
+    from psd_depth_ros.training.process_limits import wait_passively
+
+    wait_passively()
     from psd_depth_ros.inference.process import settle_training
     from psd_depth_ros.training.run_folder import RunFolder
     from psd_depth_ros.training.team import Team
@@ -84,13 +87,16 @@ def execute(options: argparse.Namespace) -> int:
     if team.is_main:
         folder.claim(options.resume)
     options.quiet |= not team.is_main
-    with team.main_first():
-        task = _make_task(options, recipe, folder, start)
-    if options.imagenet is not None:
-        task.start_id = imagenet_id(options.imagenet)
-    settle_training()
-    with asked_to_stop() as asked:
-        outcome = _train(options, task, folder, team, lambda: bool(asked))
+    try:
+        with team.main_first():
+            task = _make_task(options, recipe, folder, start)
+        if options.imagenet is not None:
+            task.start_id = imagenet_id(options.imagenet)
+        settle_training()
+        with asked_to_stop() as asked:
+            outcome = _train(options, task, folder, team, lambda: bool(asked))
+    finally:
+        folder.release()
     if team.is_main:
         _say(outcome, options.output)
     return 128 + asked[0] if outcome.stopped and asked else 0
@@ -110,7 +116,8 @@ def _train(
 
         def report(progress: Progress) -> None:
             total = max(progress.step, round(progress.step / progress.share))
-            advance(progress.step, total, f'{progress.images_per_second:.1f} images/s')
+            note = f'{progress.images_per_second:.1f} images/s'
+            advance(progress.step, total, note, progress.seconds_left)
             if progress.scores and not options.quiet:
                 print(_line(progress, total), file=sys.stderr)
 
@@ -162,6 +169,8 @@ def _make_task(
 
 
 def _say(outcome: Outcome, output: Path) -> None:
+    for note in outcome.notes:
+        print(f'note: {note}')
     if outcome.stopped:
         print(f'stopped after step {outcome.step}; the same command with --resume goes on')
     else:

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-import os
 from pathlib import Path
+import secrets
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -265,7 +265,8 @@ class BagWriter:
             raise BagError(f'bags are written as .mcap files; found {self.path}')
         if self.path.is_dir():
             raise BagError(f'{self.path} is a folder; name a file that ends with .mcap')
-        self._partial = self.path.with_name(f'.{self.path.name}.{os.getpid()}.partial')
+        # One that a killed recorder left behind is not removed: what is whole in it can be read.
+        self._partial = self.path.with_name(f'.{self.path.name}.{secrets.token_hex(8)}.partial')
         self._types = MessageTypes()
         self._schemas: dict[str, int] = {}
         self._channels: dict[str, tuple[int, str]] = {}
@@ -276,7 +277,7 @@ class BagWriter:
         """Open the temporary file that becomes the bag."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._partial.open('wb')
+            self._stream = self._partial.open('xb')
             self._file = McapFile(self._stream, compression=self._compression)
         except OSError as error:
             raise self._unwritable(error) from error

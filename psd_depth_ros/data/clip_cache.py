@@ -9,13 +9,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-import glob
 import hashlib
 import json
-import os
 from pathlib import Path
 import shutil
-import socket
 from typing import Any
 
 import numpy as np
@@ -25,12 +22,21 @@ from psd_depth_ros.data.frame_writer import FrameWriter, Layout
 from psd_depth_ros.data.motion import find_corners, Shift, track
 from psd_depth_ros.data.sources import FrameSource, TimedFrame
 from psd_depth_ros.errors import BagError
+from psd_depth_ros.files import unfinished
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.parsing import (
+    ARRAY_BYTES,
+    ParseError,
+    read_arrays,
+    read_bytes,
+    read_json_object,
+)
 
 # Raise it when the same recording would be written differently.
-VERSION = 3
+VERSION = 4
 _MOST_CAMERAS = 16
-_HOST = socket.gethostname()
+_INDEX = 'recording.json'
+_BEGINNING = 65536  # bytes
 
 Report = Callable[[int, int], None]
 
@@ -112,52 +118,40 @@ def make_key(facts: Any) -> str:
 def keep_recording(folder: Path, job: Job, report: Report) -> CachedRecording:
     """Read the recording kept in `folder`, decoding it into there first if need be.
 
-    `report` gets the frames decoded and how many there are. Raises BagError where the disk is full
-    (nothing is left behind then) or no frame is there, and all that the source raises.
+    What is kept there in a damaged state is decoded again. `report` gets the frames decoded and
+    how many there are. Raises BagError where the disk is full (nothing is left behind then) or no
+    frame is there, and all that the source raises.
     """
-    if not folder.is_dir():
-        _write(folder, job, report)
-    return _load(folder)
-
-
-def _write(folder: Path, job: Job, report: Report) -> None:
-    partial = folder.with_name(f'.{folder.name}.{_HOST}.{os.getpid()}.part')
-    _sweep(folder)
-    try:
-        partial.mkdir(parents=True, exist_ok=True)
-        with job.open() as source:
-            _decode(partial, source, job, report)
+    if folder.is_dir():
         try:
-            partial.rename(folder)
-        except OSError:
-            if not folder.is_dir():  # else another process was faster
-                raise
+            return _load(folder)
+        except (ParseError, OSError):
+            _write(folder, job, report, replace=True)
+    else:
+        _write(folder, job, report)
+    try:
+        return _load(folder)
+    except (ParseError, OSError) as error:
+        raise BagError(
+            f'decoded frames in {folder} are damaged ({error}) as soon as they are written; '
+            'choose another disk for them'
+        ) from error
+
+
+def _write(folder: Path, job: Job, report: Report, replace: bool = False) -> None:
+    """Decode into a folder beside, which then takes the place; `replace` a damaged one."""
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with unfinished(folder, folder=True) as partial:
+            with job.open() as source:
+                _decode(partial, source, job, report)
+            if replace:
+                shutil.rmtree(folder)
     except OSError as error:
         raise BagError(
             f'decoded frames cannot be kept in {folder.parent}: {error.strerror or error}; make '
             'room, or choose another folder for them'
         ) from error
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def _sweep(folder: Path) -> None:
-    """Remove what processes of this machine left behind that were killed while writing."""
-    prefix = f'.{folder.name}.{_HOST}.'
-    for left in folder.parent.glob(f'{glob.escape(prefix)}*.part'):
-        number = left.name[len(prefix) :].partition('.')[0]
-        if number.isdigit() and not _is_alive(int(number)):
-            shutil.rmtree(left, ignore_errors=True)
-
-
-def _is_alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it belongs to somebody else
-        return True
-    return True
 
 
 def _decode(folder: Path, source: FrameSource, job: Job, report: Report) -> None:
@@ -187,7 +181,7 @@ def _decode(folder: Path, source: FrameSource, job: Job, report: Report) -> None
         'notes': [*notes, *source.notes],
         'camera_height_m': source.camera_height_m,
     }
-    (folder / 'recording.json').write_text(json.dumps(facts))
+    _write_index(folder, facts)
 
 
 def _wanted(source: FrameSource, job: Job) -> Iterator[TimedFrame]:
@@ -234,30 +228,67 @@ def _check_room(folder: Path, source: FrameSource, frame: TimedFrame, job: Job) 
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise BagError(
-            f'the {count} frames of {source.path} need {needed / 1e9:.2f} GB decoded, and '
-            f'{folder.parent} has room for {free / 1e9:.2f} GB; make room, choose another folder '
+            f'the {count} frames of {source.path} need {needed / 1e6:.1f} MB decoded, and '
+            f'{folder.parent} has room for {free / 1e6:.1f} MB; make room, choose another folder '
             'for them, or lower pixel_budget'
         )
 
 
+def _write_index(folder: Path, facts: Any) -> None:
+    """Write what is known of the recording, and which files belong to it, with a checksum."""
+    files = {
+        str(path.relative_to(folder)): [path.stat().st_size, _digest_of(path)]
+        for path in sorted(folder.rglob('*'))
+        if path.is_file()
+    }
+    index = {'facts': facts, 'files': files}
+    (folder / _INDEX).write_text(json.dumps({**index, 'sha256': _digest(_text(index))}))
+
+
+def _read_index(folder: Path) -> tuple[dict[str, Any], list[str]]:
+    """The facts of a recording and the names of its parts. Raises ParseError for any damage.
+
+    Of the large files, size and beginning are checked: a flipped bit of a pixel changes nothing
+    else.
+    """
+    index = read_json_object(folder / _INDEX)
+    if index.pop('sha256', None) != _digest(_text(index)):
+        raise ParseError(f'{_INDEX} differs from its checksum')
+    for name, (size, digest) in index['files'].items():
+        path = folder / name
+        if not path.is_file() or path.stat().st_size != size or _digest_of(path) != digest:
+            raise ParseError(f'{name} is not as it was written')
+    return index['facts'], sorted({name.partition('/')[0] for name in index['files']}, key=int)
+
+
+def _digest_of(path: Path) -> str:
+    """Of the whole file, of a large array its header and what comes first."""
+    if path.suffix != '.npy':
+        return _digest(read_bytes(path, ARRAY_BYTES))
+    with open(path, 'rb') as stream:
+        return _digest(stream.read(_BEGINNING))
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def _text(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True).encode()
+
+
 def _load(folder: Path) -> CachedRecording:
-    try:
-        facts = json.loads((folder / 'recording.json').read_text())
-        names = sorted((path.name for path in folder.iterdir() if path.is_dir()), key=int)
-        parts = tuple(_load_part(folder / name) for name in names)
-        return CachedRecording(
-            parts, facts['skipped'], tuple(facts['notes']), facts['camera_height_m']
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BagError(
-            f'decoded frames in {folder} are damaged ({error}); delete that folder'
-        ) from error
+    """Raises ParseError where something is damaged."""
+    facts, names = _read_index(folder)
+    parts = tuple(_load_part(folder / name) for name in names)
+    return CachedRecording(
+        parts, facts['skipped'], tuple(facts['notes']), facts['camera_height_m']
+    )
 
 
 def _load_part(part: Path) -> CachedFrames:
-    with np.load(part / 'facts.npz') as arrays:
-        values = dict(arrays)
-    facts = json.loads((part / 'facts.json').read_text())
+    values = read_arrays(part / 'facts.npz')
+    facts = read_json_object(part / 'facts.json')
     poses, points, counts = (values.pop(name) for name in ('poses', 'points', 'point_counts'))
     camera = Camera(**facts['camera'])
     rgb, depth = (_load_array(part / f'{name}.npy') for name in ('rgb', 'depth'))

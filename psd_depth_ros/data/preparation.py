@@ -34,6 +34,7 @@ from psd_depth_ros.data.sources import FrameSource, kind_of, open_frames
 from psd_depth_ros.errors import BagError, PsdDepthError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose
+from psd_depth_ros.parsing import user_path
 
 Report = Callable[[str, int, int], None]
 
@@ -107,7 +108,7 @@ def prepare_sequences(
     something cannot.
     """
     layout = Layout(pixel_budget, fine_factor, keep_pixels)
-    keeper = _Keeper(settings, layout, cache.expanduser(), report)
+    keeper = _Keeper(settings, layout, user_path(cache), report)
     sequences: list[Sequence] = []
     rejected: dict[str, dict[str, int]] = {}
     unreadable: list[Unreadable] = []

@@ -16,7 +16,7 @@ from psd_depth_ros.data.file_order import natural_key
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.sources import kind_of, VIDEO_SUFFIXES
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.parsing import ParseError, read_text, shorten
+from psd_depth_ros.parsing import ParseError, read_text, shorten, user_path
 
 _RANGE = re.compile(r'(?P<path>.+)#(?P<first>\d*):(?P<stop>\d*)')
 _OWN = ('frames.csv', 'poses.csv', 'camera.yaml')
@@ -86,7 +86,7 @@ def _expand(text: str) -> list[Recording]:
     else:
         text = found['path']
         first, stop = int(found['first'] or 0), int(found['stop']) if found['stop'] else None
-    path = Path(text).expanduser()
+    path = user_path(text)
     matches = sorted(map(Path, glob.glob(str(path))), key=natural_key) or [path]
     if path.exists():
         matches = [path]
@@ -142,8 +142,8 @@ def _listed_drives(settings: DataSettings) -> list[Recording]:
             '2011_09_26/2011_09_26_drive_0022_sync 473 r; they come with the public code of '
             'monodepth2 and its successors'
         )
-    frames = [read_split(Path(name).expanduser()) for name in lists]
-    roots = [Path(text).expanduser() for text in settings.paths]
+    frames = [read_split(user_path(name)) for name in lists]
+    roots = [user_path(text) for text in settings.paths]
     found = []
     for camera in sorted({*frames[0], *frames[1]}):
         candidates = [root / camera for root in roots]

@@ -23,6 +23,7 @@ from psd_depth_ros.errors import BagError, PsdDepthError
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.messages import ImageDecoder
 from psd_depth_ros.messages.sixteen_bit import FULL
+from psd_depth_ros.parsing import user_path
 
 VIDEO_SUFFIXES = (
     *('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.mts', '.m2ts'),
@@ -214,7 +215,7 @@ def open_frames(
     """
     from psd_depth_ros.data.bag_frames import BagFrames  # it builds on the classes above
 
-    path = Path(path).expanduser()
+    path = user_path(path)
     lens = LensChoice(
         camera, horizontal_fov_deg, image_is_rectified, sixteen_bit_range, rectify_alpha
     )

@@ -16,6 +16,7 @@ from psd_depth_ros.evaluation import benchmarks, folders, kitti_raw
 from psd_depth_ros.evaluation.bag_truth import BagChoice, BagSamples
 from psd_depth_ros.evaluation.protocols import find_protocol, Protocol
 from psd_depth_ros.evaluation.samples import Samples
+from psd_depth_ros.parsing import user_path
 
 AUTO = 'auto'
 
@@ -50,7 +51,7 @@ def open_samples(
 
     Raises EvaluationError where no layout with true depth is found.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     choice = choice or DataChoice()
     if protocol != AUTO:
         find_protocol(protocol)

@@ -7,6 +7,7 @@ go in and what becomes of the maps is left to `preprocess` and `inference`.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import dataclass, replace
 import math
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
-from psd_depth_ros.checkpoint import Checkpoint
+from psd_depth_ros.checkpoint import Checkpoint, STRIDE
 from psd_depth_ros.config import build, setting
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.networks.bin_head import (
@@ -28,7 +29,6 @@ from psd_depth_ros.networks.decoder import Decoder
 from psd_depth_ros.networks.disparity_head import DisparityHead
 from psd_depth_ros.networks.encoder import build_encoder
 
-STRIDE = 32
 OUTPUT_STRIDE = 2
 
 
@@ -186,8 +186,8 @@ def load_model(checkpoint: Checkpoint) -> DepthModel:
 
 
 def _check_tensors(model: DepthModel, checkpoint: Checkpoint) -> None:
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in checkpoint.tensors.items()}
+    expected = {name: _form(tensor) for name, tensor in model.state_dict().items()}
+    found = {name: _form(tensor) for name, tensor in checkpoint.tensors.items()}
     if expected == found:
         return
     wrong = [n for n in expected if n in found and expected[n] != found[n]]
@@ -195,9 +195,13 @@ def _check_tensors(model: DepthModel, checkpoint: Checkpoint) -> None:
     raise CheckpointError(
         f'{checkpoint.path}: its weights are not those of the architecture it names: '
         f'{len(set(expected) - set(found))} tensors missing, '
-        f'{len(set(found) - set(expected))} unknown, {len(wrong)} of another shape{example}; '
-        'export it again from the run that made it'
+        f'{len(set(found) - set(expected))} unknown, {len(wrong)} of another shape or type'
+        f'{example}; export it again from the run that made it'
     )
+
+
+def _form(tensor: Tensor) -> str:
+    return f'{tuple(tensor.shape)} of {str(tensor.dtype).removeprefix("torch.")}'
 
 
 @dataclass(frozen=True)
@@ -212,11 +216,11 @@ def measure_complexity(model: DepthModel, height: int, width: int) -> Complexity
     """Count parameters and multiply-accumulates for one image of the given size."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    weight = next(model.parameters())
-    image = weight.new_zeros(1, 3, height, width)
-    intrinsics = weight.new_tensor([[width, width, 0.5 * width, 0.5 * height]])
+    shapes = deepcopy(model).to('meta')  # nothing is computed, however large the image
+    image = torch.zeros(1, 3, height, width, device='meta')
+    intrinsics = torch.zeros(1, 4, device='meta')
     counter = FlopCounterMode(display=False)
     with counter:  # gradients stay on: the counter's hooks fail without them
-        model(image, intrinsics)
+        shapes(image, intrinsics)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Complexity(parameters, counter.get_total_flops() // 2)

@@ -16,6 +16,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.parsing import shorten
 
 PLUGIN_GROUP = 'psd_depth_ros.encoders'
 
@@ -39,7 +40,8 @@ class Encoder(nn.Module):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """Normalised images (B, 3, H, W) to the five maps."""
-        with torch.autocast(image.device.type, enabled=False):
+        kind = 'cpu' if image.is_meta else image.device.type  # where only shapes are computed
+        with torch.autocast(kind, enabled=False):
             x = self.stem(image.float())
         return self.maps(x)
 
@@ -215,6 +217,10 @@ BUILT_IN: Mapping[str, Callable[..., Encoder]] = {
 }
 
 
+# What constructors raise for options that are not theirs.
+_MISFITS = (TypeError, LookupError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+
+
 def build_encoder(name: str, options: Mapping[str, Any] | None = None) -> Encoder:
     """Make an encoder by name with random weights.
 
@@ -232,8 +238,9 @@ def build_encoder(name: str, options: Mapping[str, Any] | None = None) -> Encode
         )
     try:
         return factory(**(options or {}))
-    except (TypeError, KeyError) as error:
-        raise SettingsError(f'encoder {name!r} does not accept {options!r}: {error}') from error
+    except _MISFITS as error:
+        said = shorten(f'{options!r}: {error}')
+        raise SettingsError(f'encoder {name!r} does not accept {said}') from error
 
 
 def load_folded(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -249,7 +256,12 @@ def load_folded(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             continue
         norm = encoder.get_submodule(_next_name(name))
         weight, bias = tensors.get(name + '.weight'), tensors.get(name + '.bias')
-        if weight is None or bias is None or weight.shape != module.weight.shape:
+        if (
+            weight is None
+            or bias is None
+            or weight.shape != module.weight.shape
+            or bias.shape != module.weight.shape[:1]
+        ):
             raise SettingsError(f'the ImageNet weights have no fitting {name}.weight and .bias')
         assert isinstance(norm, nn.BatchNorm2d)
         with torch.no_grad():

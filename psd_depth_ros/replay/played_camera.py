@@ -15,6 +15,7 @@ from psd_depth_ros.data.topics import base_topic, camera_info_beside
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import decode
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.replay.recordings import CAMERA_INFO_TOPIC, IMAGE_TOPIC
 
 
@@ -54,7 +55,7 @@ def find_camera(
     BagError, listing the topics, where a bag leaves a choice or has no camera, and
     CalibrationError where nothing is known of the lens of a video or folder.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if kind_of(path) == 'bag':
         return _camera_of_bag(path, image_topic, calibrated=camera is not None)
     with open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg) as source:

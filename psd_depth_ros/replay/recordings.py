@@ -26,6 +26,7 @@ from psd_depth_ros.data.topics import (
 from psd_depth_ros.errors import BagError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, header_fields, image_fields, stamp_ns
+from psd_depth_ros.parsing import user_path
 
 TF_TYPE = 'tf2_msgs/msg/TFMessage'
 TF_STATIC = '/tf_static'
@@ -259,7 +260,7 @@ def open_recording(
     place of what the recording says of its camera; `image_topic` names that camera where a bag
     has several. Raises BagError and CalibrationError as `open_frames` does.
     """
-    path = Path(path).expanduser()
+    path = user_path(path)
     if kind_of(path) != 'bag':
         source = open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg)
         return FileRecording(source)

@@ -16,8 +16,11 @@ import sys
 import threading
 from typing import Any
 
+from psd_depth_ros.parsing import parse_json, ParseError
+
 COMMAND = (sys.executable, '-m', 'psd_depth_ros.training.finetune_process')
 TAIL_LINES = 15
+EVENTS = ('status', 'report', 'error')
 Event = Mapping[str, Any]
 
 
@@ -95,7 +98,8 @@ class TrainingProcess:
 def _parse(line: str) -> Event | None:
     """Read a line; what is no event is left out."""
     try:
-        event = json.loads(line)
-    except ValueError:
+        event = parse_json(line)
+    except ParseError:
         return None
-    return event if isinstance(event, dict) and 'event' in event else None
+    is_event = isinstance(event, dict) and event.get('event') in EVENTS
+    return event if is_event else None

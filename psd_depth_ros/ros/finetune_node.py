@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 import functools
-from pathlib import Path
 import queue
 from typing import Any
 
@@ -29,6 +28,7 @@ from std_srvs.srv import Trigger
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import PsdDepthError, SettingsError
 from psd_depth_ros.messages import image_fields
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.ros.conversions import image_message
 from psd_depth_ros.ros.finetune_child import COMMAND, Event, TrainingProcess
 from psd_depth_ros.ros.finetune_deploy import Deployer, DeployError
@@ -142,7 +142,7 @@ class FinetuneNode(Node):
             raise SettingsError(f'a run is under way ({self._standing}); stop it first')
         settings = self.settings.run
         make_recipe(settings)
-        output = Path(settings.output).expanduser().absolute()
+        output = user_path(settings.output).absolute()
         state = folder_state(output)
         if state in (FINISHED, FOREIGN):
             raise SettingsError(f'output {output} is not empty; {next_step(state)}')

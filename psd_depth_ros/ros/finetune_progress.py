@@ -28,8 +28,8 @@ IDLE, STARTING, STOPPING, DEPLOYING, FAILED = (
 PROGRESS_KEYS = {
     'state': 'idle, starting, preparing, training, judging, deploying, accepted, kept (the old '
     'weights were no worse), stopping, stopped or failed',
-    'step': 'steps done; while preparing, frames decoded',
-    'of': 'steps there are to do; 0 is unknown',
+    'step': 'steps done; while preparing, frames decoded; while judging, triplets looked at',
+    'of': 'how many there are, of steps about as many as fit into `minutes`; 0 is unknown',
     'loss': 'what the training makes small; loss.TERM is one term of it',
     'images_per_second': 'images learned from in a second',
     'time_left_s': 'how long the training goes on, as far as one can tell',

@@ -25,6 +25,7 @@ from psd_depth_ros.data.calibration_file import load_camera
 from psd_depth_ros.data.sources import kind_of
 from psd_depth_ros.data.topics import base_topic, camera_info_beside, IMAGE_TYPES
 from psd_depth_ros.errors import PsdDepthError, SettingsError
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.replay.recordings import CAMERA_INFO_TOPIC, IMAGE_TOPIC, open_recording
 from psd_depth_ros.replay.schedule import PlaybackSettings, Schedule
 from psd_depth_ros.ros.parameters import NodeParameters
@@ -98,7 +99,7 @@ class ReplayNode(Node):
             raise SettingsError('the parameter recording is empty; name a bag, video or folder')
         self.exit_code = 0
         self._files = ExitStack()
-        path = Path(settings.recording).expanduser()
+        path = user_path(settings.recording)
         self._recording = recording = self._files.enter_context(
             open_recording(
                 path,

@@ -7,6 +7,7 @@ worlds/ keeps rendered frames; ablation.md, .html, .json and .png are the report
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+import io
 import json
 from pathlib import Path
 import shutil
@@ -15,9 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.files import FolderLock, is_part
+from psd_depth_ros.parsing import is_file, ParseError, read_arrays, read_json_object
 from psd_depth_ros.training.ablation_table import RunResult
-from psd_depth_ros.training.files import explained_disk, write_whole
+from psd_depth_ros.training.files import explained_disk, lock_folder, make_folder, write_whole
 
 Map = NDArray[np.float32]
 Shown = list[tuple[NDArray[np.uint8], Map]]  # image and truth
@@ -34,32 +37,52 @@ class AblationFolder:
         self.worlds = path / 'worlds'
         self._plan = path / 'plan.json'
         self._frames = path / _DEPTH
+        self._lock: FolderLock | None = None
 
     def claim(self, plan: Mapping[str, Any], resume: bool) -> None:
         """Take the folder for a plan (JSON).
 
-        Raises SettingsError where a new ablation would find something else, or a resumed one is
-        another.
+        Raises SettingsError where a new ablation would find something else, a resumed one is
+        another, or another process is at work in it.
         """
+        self.release()
         if not resume:
-            if self.path.exists() and (not self.path.is_dir() or any(self.path.iterdir())):
+            if is_file(self.path):
+                raise SettingsError(f'{self.path}: is a file, expected a folder')
+            make_folder(self.path)
+            self._lock = lock_folder(self.path)
+            with explained_disk(self._plan, 0):
+                is_used = not all(map(is_part, self.path.iterdir()))
+            if is_used:
                 raise SettingsError(
                     f'{self.path}: the output folder is not empty; name a new one, remove this '
                     'one, or resume the ablation that is in it'
                 )
-            with explained_disk(self._plan, 0):
-                self.path.mkdir(parents=True, exist_ok=True)
             write_whole(self._plan, (json.dumps(plan, indent=2) + '\n').encode())
             return
-        if not self._plan.is_file():
+        if not is_file(self._plan):
             raise SettingsError(f'{self.path}: has no ablation to resume (no {self._plan.name})')
-        old, new = json.loads(self._plan.read_text(encoding='utf-8')), json.loads(json.dumps(plan))
+        self._lock = lock_folder(self.path)
+        try:
+            old = read_json_object(self._plan)
+        except ParseError as error:
+            raise SettingsError(
+                f'{self._plan} {error}; nobody can tell whether the ablation is the same, so name '
+                'a new folder'
+            ) from error
+        new = json.loads(json.dumps(plan))
         changed = sorted(name for name in old if old[name] != new.get(name))
         if changed:
             raise SettingsError(
                 f'{self.path}: holds another ablation: {", ".join(changed)} differ; give the same '
                 'again, or name a new folder'
             )
+
+    def release(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     def run(self, name: str, seed: int) -> Path:
         """Where a run is."""
@@ -104,12 +127,17 @@ class AblationFolder:
 
 
 def _save(path: Path, arrays: Mapping[str, NDArray[Any]]) -> None:
-    with explained_disk(path, sum(array.nbytes for array in arrays.values())):
-        np.savez_compressed(path, **arrays)  # type: ignore[arg-type]
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_whole(path, buffer.getvalue())
 
 
 def _load(path: Path) -> dict[str, NDArray[Any]]:
     if not path.exists():
         return {}
-    with np.load(path) as arrays:
-        return dict(arrays)
+    try:
+        return read_arrays(path)
+    except ParseError as error:
+        raise TrainingError(
+            f'{path} {error}; remove the folder it is in, and resume: it is made anew'
+        ) from error

@@ -47,6 +47,26 @@ def run_ablation(
     """
     folder = AblationFolder(output)
     folder.claim(describe(plan, start_id), resume)
+    try:
+        return _work_off(
+            plan, folder, start, start_id, worlds, device, processes, rendering, report, ended
+        )
+    finally:
+        folder.release()
+
+
+def _work_off(
+    plan: Plan,
+    folder: AblationFolder,
+    start: Start,
+    start_id: str,
+    worlds: Path | None,
+    device: str,
+    processes: int,
+    rendering: Callable[[str, int, int], None],
+    report: Report,
+    ended: Callable[[RunResult], None],
+) -> list[RunResult]:
     # here, so that several processes find everything rendered
     ablation = Ablation(
         plan, folder, start, start_id, worlds=worlds, device=device, report=rendering
@@ -65,7 +85,7 @@ def run_ablation(
         with ProcessPoolExecutor(
             processes, multiprocessing.get_context('spawn'), _settle_threads, (processes,)
         ) as pool:
-            work = (plan, output, start, start_id, worlds, device)
+            work = (plan, folder.path, start, start_id, worlds, device)
             chains = [pool.submit(_run_chain, *work, chain) for chain in make_chains(left)]
             for chain in as_completed(chains):
                 for result in chain.result():

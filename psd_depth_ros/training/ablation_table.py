@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from psd_depth_ros.errors import TrainingError
+from psd_depth_ros.parsing import ParseError, read_json_object
 from psd_depth_ros.training.files import write_whole
 
 SURE = 2.0  # standard deviations that a difference has to exceed
@@ -75,11 +76,24 @@ class RunResult:
         if not path.exists():
             return None
         try:
-            return cls(**json.loads(path.read_text(encoding='utf-8')))
-        except (OSError, ValueError, TypeError) as error:
-            raise TrainingError(
-                f'{path}: cannot be read ({error}); remove its folder and resume'
-            ) from error
+            return cls(**read_json_object(path))._checked()
+        except (ParseError, TypeError) as error:
+            raise TrainingError(f'{path}: {error}; remove its folder and resume') from error
+
+    def _checked(self) -> RunResult:
+        """Raise ParseError where a value is of no use."""
+        numbers = (self.steps, self.images, self.seconds, self.compute_s)
+        is_right = isinstance(self.variant, str) and isinstance(self.figures, Mapping)
+        is_right = is_right and type(self.seed) is int
+        if not is_right or not all(_is_positive(one) for one in numbers):
+            raise ParseError('holds no result of a run')
+        if not all(one is None or type(one) in (int, float) for one in self.figures.values()):
+            raise ParseError('holds figures that are no numbers')
+        return self
+
+
+def _is_positive(value: Any) -> bool:
+    return type(value) in (int, float) and 0 < value < math.inf
 
 
 @dataclass(frozen=True)

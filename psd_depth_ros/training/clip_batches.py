@@ -121,16 +121,17 @@ class ClipBatches:
         `most` takes that many triplets spread evenly over all.
         """
         groups = _by_size(self._views, held_out=True)
-        total = sum(len(group) for group in groups)
-        for group in groups:
-            share = len(group) if most is None else round(len(group) * most / max(1, total))
-            kept = np.linspace(0, len(group) - 1, min(len(group), share)).round().astype(int)
+        for group, kept in zip(groups, _spread_evenly(groups, most), strict=True):
             for start in range(0, len(kept), self._batch):
                 items = group[kept[start : start + self._batch]]
                 yield _collate([
                     _make_sample(self._views[view], triplet, _seed(0, 0, start + place))
                     for place, (view, *triplet) in enumerate(items.tolist())
                 ])  # fmt: skip
+
+    def held_out_count(self, most: int | None = None) -> int:
+        """How many triplets `held_out_batches` gives."""
+        return sum(map(len, _spread_evenly(_by_size(self._views, held_out=True), most)))
 
     def _choose(self, step: int) -> list[tuple[int, list[int]]]:
         """View and triplet of every sample of a step (from 0)."""
@@ -197,6 +198,16 @@ class _View:
         if self.factor == 1:
             return fine
         return cv2.resize(fine, self.size[::-1], interpolation=cv2.INTER_AREA)
+
+
+def _spread_evenly(groups: list[NDArray[np.int32]], most: int | None) -> list[NDArray[np.int64]]:
+    """Which of each group to take, so that there are about `most` of all."""
+    total = sum(len(group) for group in groups)
+    found = []
+    for group in groups:
+        share = len(group) if most is None else round(len(group) * most / max(1, total))
+        found.append(np.linspace(0, len(group) - 1, min(len(group), share)).round().astype(int))
+    return found
 
 
 def _by_size(views: list[_View], held_out: bool) -> list[NDArray[np.int32]]:

@@ -173,8 +173,17 @@ class ClipTask(Task):
         terms: dict[str, Tensor] = module(batch, share)
         return terms
 
-    def validate(self, depth: DepthModel) -> dict[str, float]:
+    @property
+    def held_out_count(self) -> int:
+        """Triplets that a validation looks at."""
+        return self._held_out.held_out_count(MOST_HELD_OUT)
+
+    def validate(
+        self, depth: DepthModel, advance: Callable[[int], None] = lambda triplets: None
+    ) -> dict[str, float]:
         """Photometric error of the held-out triplets, and how far depth went from its start.
+
+        `advance` gets the number of triplets of every batch that was looked at.
 
         Distances of the pose network are brought to the scale of the depth that is judged, so
         that an old network is not judged by the scale of a new one.
@@ -183,6 +192,7 @@ class ClipTask(Task):
         with torch.no_grad():
             for batch in self._held_out_batches():
                 self._measure(depth, batch, found)
+                advance(len(batch.clean))
         photometric = float(np.mean(found.photometric)) if found.photometric else float('nan')
         scores = {'score': photometric, 'photometric': photometric}
         if found.offset:

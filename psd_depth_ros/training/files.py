@@ -1,69 +1,70 @@
-"""Files that are whole or not there, and what is said when the disk is full."""
+"""What is said when a run cannot write: the disk is full, or there is no right to."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-import os
+from contextlib import contextmanager
+import errno
 from pathlib import Path
 import shutil
 
-from psd_depth_ros.errors import TrainingError
-
-PART = '.part'  # the end of a name that is still being written
+from psd_depth_ros import files
+from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.parsing import shorten
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Put a file there in one step: whoever reads it finds the old content or the new, all of it.
-
-    Raises TrainingError where it cannot be written; the old file then stays as it was.
-    """
-    temporary = path.with_name(f'.{path.name}.{os.getpid()}{PART}')
+    """Put a file there in one step; see `files.write_whole`. Raises TrainingError."""
     with explained_disk(path, len(content)):
-        try:
-            with open(temporary, 'wb') as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-            _settle_folder(path.parent)
-        except OSError:
-            with suppress(OSError):
-                temporary.unlink(missing_ok=True)
-            raise
+        files.write_whole(path, content)
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what a process left half-written when it was killed."""
-    for path in folder.glob(f'.*{PART}'):
-        path.unlink(missing_ok=True)
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it. Raises TrainingError."""
+    with explained_disk(path / 'x', 0, path.name):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def lock_folder(path: Path) -> files.FolderLock:
+    """Take a folder for a run; SettingsError where another process has it."""
+    with explained_disk(path / 'x', 0, path.name):
+        lock = files.FolderLock(path)
+    if not lock.is_held:
+        raise SettingsError(
+            f'{path}: another process is at work in this folder; wait until it has ended, or name '
+            'another folder'
+        )
+    return lock
 
 
 @contextmanager
-def explained_disk(path: Path, size: int) -> Iterator[None]:
-    """Turn an OSError into a TrainingError that names the folder and the bytes needed."""
+def explained_disk(path: Path, size: int, name: str = '') -> Iterator[None]:
+    """Turn an OSError into a TrainingError that names the folder and what to do."""
     try:
         yield
     except OSError as error:
         raise TrainingError(
-            f'{path.parent}: {path.name} cannot be written ({error.strerror or error}): '
-            f'{size} bytes are needed, {_free(path.parent)} are free; what was written before is '
-            'whole: free space or rights, then resume the run'
+            f'{shorten(path.parent)}: {shorten(name or path.name)} cannot be written '
+            f'({error.strerror or error}): {_next_step(error, path.parent, size)}'
         ) from error
 
 
+def _next_step(error: OSError, folder: Path, size: int) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return 'this process may not write there: give it the right to, or name another folder'
+    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ELOOP):
+        return 'name another folder'
+    return (
+        f'{size} bytes are needed, {_free(folder)} are free; what was written before is whole: '
+        'free space, then start or resume the run'
+    )
+
+
 def _free(folder: Path) -> str:
-    try:
-        return str(shutil.disk_usage(folder).free)
-    except OSError:
-        return 'an unknown number'
-
-
-def _settle_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power cut, where the system can."""
-    with suppress(OSError):
-        descriptor = os.open(folder, os.O_RDONLY)
+    """How much room there is, where the nearest folder is that there is."""
+    for place in (folder, *folder.parents):
         try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+            return str(shutil.disk_usage(place).free)
+        except (OSError, ValueError):
+            continue
+    return 'an unknown number'

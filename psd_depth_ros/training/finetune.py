@@ -18,13 +18,16 @@ import torch
 from psd_depth_ros import __version__
 from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkpoint
 from psd_depth_ros.config import dump, parse_changes
-from psd_depth_ros.errors import BagError, SettingsError
+from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
+from psd_depth_ros.files import set_aside
 from psd_depth_ros.inference.backends import choose_device
 from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.training.acceptance import HeldOut, judge, Verdict
 from psd_depth_ros.training.checkpoints import has_state
 from psd_depth_ros.training.clip_task import ClipTask
+from psd_depth_ros.training.files import explained_disk
 from psd_depth_ros.training.finetune_folder import FinetuneFolder
 from psd_depth_ros.training.finetune_recipe import make_recipe
 from psd_depth_ros.training.finetune_report import (
@@ -72,11 +75,25 @@ def finetune(
         )
     recipe = make_recipe(settings)
     device = choose_device(settings.device)
-    folder = FinetuneFolder(Path(settings.output).expanduser(), resume=resume)
-    start = _load_start(settings, folder)
-    run = _Run(settings, _follow(recipe, settings, start), start, str(device), folder)
-    folder.begin(Path(start.path), dump(settings))
+    folder = FinetuneFolder(user_path(settings.output), resume=resume)
     try:
+        return _finetune(settings, recipe, str(device), folder, report, stop)
+    finally:
+        folder.close()
+
+
+def _finetune(
+    settings: FinetuneSettings,
+    recipe: VideoRecipe,
+    device: str,
+    folder: FinetuneFolder,
+    report: Report,
+    stop: Callable[[], bool],
+) -> FinetuneReport:
+    start, notes = _load_start(settings, folder)
+    run = _Run(settings, _follow(recipe, settings, start), start, device, folder, notes)
+    try:
+        folder.begin(Path(start.path), dump(settings))
         task = _prepare(run, report, stop)
     except _StoppedError:
         return run.end(STOPPED, 'asked to, while the recordings were decoded')
@@ -94,8 +111,7 @@ def finetune(
     )
     if outcome.path is None or (outcome.stopped and not watch.is_patience_over):
         return run.end(STOPPED, f'asked to, at step {outcome.step}', task, outcome, watch)
-    report(FinetuneStatus(JUDGING, detail='old and new weights on the held-out tail'))
-    return _judge(run, task, outcome, watch)
+    return _judge(run, task, outcome, watch, report)
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,7 @@ class _Run:
     start: Checkpoint
     device: str
     folder: FinetuneFolder
+    notes: tuple[str, ...] = ()
 
     @property
     def training(self) -> RunFolder:
@@ -142,8 +159,12 @@ class _Run:
             ended=watch.ended(outcome) if watch and outcome else '',
             data=tuple(recordings.get('recordings', ())),
             unreadable=tuple(recordings.get('unreadable', ())),
-            notes=tuple(recordings.get('notes', ())),
             rejected=recordings.get('rejected', {}),
+            notes=(
+                *recordings.get('notes', ()),
+                *self.notes,
+                *(outcome.notes if outcome else ()),
+            ),
             run={'settings': dump(self.settings), 'psd_depth_ros': __version__},
             **measured,
         )
@@ -183,7 +204,7 @@ class Watch:
             FinetuneStatus(
                 TRAINING,
                 step=progress.step,
-                of=self._steps,
+                of=max(progress.step, round(progress.step / progress.share)),
                 losses=dict(progress.losses),
                 scores=dict(self._scores),
                 images_per_second=progress.images_per_second,
@@ -203,11 +224,30 @@ class Watch:
         return 'all steps done' if done else 'the time was over'
 
 
-def _load_start(settings: FinetuneSettings, folder: FinetuneFolder) -> Checkpoint:
-    """The weights a run starts from: a resumed one has them in its folder."""
-    if folder.best.is_file():
-        return load_checkpoint(folder.best)
-    return load_checkpoint(settings.checkpoint or default_checkpoint())
+def _load_start(
+    settings: FinetuneSettings, folder: FinetuneFolder
+) -> tuple[Checkpoint, tuple[str, ...]]:
+    """The weights a run starts from: a resumed one has them in its folder, else asks for them.
+
+    What was damaged is told. Raises CheckpointError where the run began with others.
+    """
+    damage = ''
+    if folder.best.exists():
+        try:
+            return load_checkpoint(folder.best), ()
+        except CheckpointError as error:
+            damage = str(error)
+    start = load_checkpoint(settings.checkpoint or default_checkpoint())
+    if not damage:
+        return start, ()
+    if folder.start_id not in (None, start.id):
+        raise CheckpointError(
+            f'{damage}. The run began with the weights {folder.start_id}, and {start.path} is '
+            f'{start.id}: give --checkpoint (the parameter checkpoint) as at the start, and resume'
+        )
+    with explained_disk(folder.best, 0):
+        aside = set_aside(folder.best).name
+    return start, (f'{damage}: {start.path} took its place, the old one is {aside}',)
 
 
 def _follow(recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint) -> VideoRecipe:
@@ -222,7 +262,7 @@ def _follow(recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint) 
     return replace(recipe, **{name: one for name, one in found.items() if name not in asked})
 
 
-def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> Task:
+def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> ClipTask:
     """Decode the recordings and build what is trained."""
 
     def advance(done: int, total: int) -> None:
@@ -246,10 +286,22 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> Task:
     return task
 
 
-def _judge(run: _Run, task: Task, outcome: Outcome, watch: Watch) -> FinetuneReport:
+def _judge(
+    run: _Run, task: ClipTask, outcome: Outcome, watch: Watch, report: Report
+) -> FinetuneReport:
     """Measure old and new on the held-out tail and take the better."""
     assert outcome.path is not None
-    before, after = (_measure(task, one) for one in (run.start, load_checkpoint(outcome.path)))
+    of = 2 * task.held_out_count
+    done = 0
+
+    def advance(images: int) -> None:
+        nonlocal done
+        done += images
+        report(FinetuneStatus(JUDGING, done, of, 'old and new weights on the held-out tail'))
+
+    advance(0)
+    weights = (run.start, load_checkpoint(outcome.path))
+    before, after = (_measure(task, one, advance) for one in weights)
     held_out = (HeldOut.from_scores(before), HeldOut.from_scores(after))
     verdict: Verdict = judge(*held_out, run.settings.acceptance)
     if verdict.accepted:
@@ -266,9 +318,11 @@ def _judge(run: _Run, task: Task, outcome: Outcome, watch: Watch) -> FinetuneRep
     )
 
 
-def _measure(task: Task, checkpoint: Checkpoint) -> dict[str, float]:
+def _measure(
+    task: ClipTask, checkpoint: Checkpoint, advance: Callable[[int], None]
+) -> dict[str, float]:
     device = next(task.module.parameters()).device
-    return task.validate(load_model(checkpoint).to(device).eval())
+    return task.validate(load_model(checkpoint).to(device).eval(), advance)
 
 
 def _name(device: str) -> str:

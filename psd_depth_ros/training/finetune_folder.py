@@ -19,27 +19,37 @@ import shutil
 from typing import Any
 
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.training.files import explained_disk, write_whole
-from psd_depth_ros.training.finetune_report import FinetuneReport, STOPPED
+from psd_depth_ros.files import FolderLock, is_part, remove_parts
+from psd_depth_ros.parsing import ParseError, read_json_object
+from psd_depth_ros.training.checkpoints import has_state
+from psd_depth_ros.training.files import explained_disk, lock_folder, make_folder, write_whole
+from psd_depth_ros.training.finetune_report import ACCEPTED, FinetuneReport, KEPT
 
 NEW, UNFINISHED, FINISHED, FOREIGN = 'new', 'unfinished', 'finished', 'foreign'
 
 
 def folder_state(path: Path) -> str:
-    """Tell what is in a folder: new, unfinished, finished, or foreign where it is no run."""
-    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
-        return NEW
-    if not (path / 'settings.json').is_file():
-        return FOREIGN
+    """Tell what is in a folder: new, unfinished, finished, or foreign where it is no run.
+
+    What is only half-written does not count. Raises TrainingError where nobody may look.
+    """
+    with explained_disk(path, 0):
+        if not path.exists() or (path.is_dir() and all(map(is_part, path.iterdir()))):
+            return NEW
+        if not (path / 'settings.json').is_file():
+            return FOREIGN
     try:
-        state = json.loads((path / 'report.json').read_text(encoding='utf-8'))['state']
-    except (OSError, ValueError, KeyError, TypeError):
+        state = read_json_object(path / 'report.json').get('state')
+    except ParseError:
         return UNFINISHED
-    return UNFINISHED if state == STOPPED else FINISHED
+    return FINISHED if state in (ACCEPTED, KEPT) else UNFINISHED
 
 
 class FinetuneFolder:
-    """Opens `path` for a run. Raises SettingsError where `resume` and what is in it disagree."""
+    """Opens `path` for a run, which has it alone until `close`.
+
+    Raises SettingsError where `resume` and what is in it disagree, or another process has it.
+    """
 
     def __init__(self, path: Path, *, resume: bool) -> None:
         state = folder_state(path)
@@ -50,6 +60,13 @@ class FinetuneFolder:
         self.path = path
         self._is_new = state == NEW
         self._existed = path.is_dir()
+        self._lock: FolderLock | None = lock_folder(path) if self._existed else None
+
+    def close(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
 
     @property
     def best(self) -> Path:
@@ -67,17 +84,38 @@ class FinetuneFolder:
         return self.path / 'training'
 
     def begin(self, start: Path, settings: Mapping[str, Any]) -> None:
-        """Keep what was asked for and put the start in the place of the best."""
-        with explained_disk(self.best, start.stat().st_size):
-            self.path.mkdir(parents=True, exist_ok=True)
-        if self._is_new:
+        """Keep what was asked for and put the start in the place of the best.
+
+        Whatever a run that never came to train had been asked for is forgotten.
+        """
+        make_folder(self.path)
+        if self._lock is None:
+            self._lock = lock_folder(self.path)
+            if folder_state(self.path) != NEW:  # another process was faster, and has ended
+                self.close()
+                raise SettingsError(
+                    f'{self.path}: the output folder is not empty; {next_step(UNFINISHED)}'
+                )
+        remove_parts(self.path)
+        if self._is_new or not has_state(self.training / 'state'):
             self._write('settings.json', json.dumps(settings, indent=2) + '\n')
         if not self.best.is_file():
             self.promote(start)
 
+    @property
+    def start_id(self) -> str | None:
+        """Content id of the weights that the training began with; None where nobody knows."""
+        try:
+            start = read_json_object(self.training / 'run.json').get('start')
+        except ParseError:
+            return None
+        return start if isinstance(start, str) else None
+
     def promote(self, weights: Path) -> None:
         """Make a checkpoint the one to use."""
-        write_whole(self.best, weights.read_bytes())
+        with explained_disk(self.best, 0):
+            content = weights.read_bytes()
+        write_whole(self.best, content)
 
     def finish(self, report: FinetuneReport) -> None:
         """Write report.json."""
@@ -85,7 +123,7 @@ class FinetuneFolder:
 
     def undo(self) -> None:
         """Take a run that could not begin away again: the next try finds the place as it was."""
-        if not self._is_new:
+        if not self._is_new or self._lock is None:
             return
         for name in ('best.safetensors', 'settings.json', 'report.json'):
             (self.path / name).unlink(missing_ok=True)

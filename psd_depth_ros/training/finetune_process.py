@@ -23,7 +23,8 @@ import time
 from typing import Any, TextIO
 
 from psd_depth_ros.config import build
-from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.errors import PsdDepthError, SettingsError
+from psd_depth_ros.parsing import parse_json, ParseError, shorten
 from psd_depth_ros.training.finetune_report import FinetuneReport, FinetuneStatus
 from psd_depth_ros.training.finetune_settings import FinetuneSettings, LimitSettings
 from psd_depth_ros.training.process_limits import limit_libraries, stand_back
@@ -42,7 +43,7 @@ def main(run: Callable[..., FinetuneReport] | None = None) -> int:
         signal.signal(number, lambda _number, _frame: stop.set())
     allowed = 0
     try:
-        order = json.loads(sys.stdin.readline() or '{}')
+        order = _read_order(sys.stdin.readline())
         settings = build(FinetuneSettings, order['settings'], 'settings')
         limits = build(LimitSettings, order['limits'], 'limits')
         _watch_parent(stop)
@@ -52,6 +53,10 @@ def main(run: Callable[..., FinetuneReport] | None = None) -> int:
     except PsdDepthError as error:
         say.event('error', {'text': _with_limit(str(error), allowed)})
         return USER_ERROR
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        where = '' if error.filename is None else f'{shorten(error.filename)}: '
+        say.event('error', {'text': f'{where}{error.strerror or error}'})
+        return USER_ERROR
     except (MemoryError, RuntimeError) as error:
         if not isinstance(error, MemoryError) and not _is_about_memory(error):
             raise
@@ -59,6 +64,22 @@ def main(run: Callable[..., FinetuneReport] | None = None) -> int:
         return USER_ERROR
     say.event('report', json.loads(report.as_json()))
     return 0
+
+
+def _read_order(line: str) -> dict[str, Any]:
+    """What to do. Raises SettingsError where the line is not the one that was agreed upon."""
+    try:
+        order = parse_json(line)
+    except ParseError as error:
+        raise SettingsError(f'the order on stdin {error}; it is one line of JSON') from error
+    parts = {'settings': dict, 'limits': dict, 'resume': bool}
+    if not isinstance(order, dict) or any(
+        not isinstance(order.get(name), kind) for name, kind in parts.items()
+    ):
+        raise SettingsError(
+            f'the order on stdin is {shorten(line.strip())}, expected settings, limits and resume'
+        )
+    return order
 
 
 class _Messages:

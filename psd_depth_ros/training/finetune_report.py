@@ -50,7 +50,7 @@ class FinetuneReport:
     resumed run goes on). `data` tells of every recording its name, its time range and how many
     triplets were learned from and held out; `rejected` how many of its other frames were left out
     for which reason; `unreadable` are recordings that could not be used at all; `notes` say what
-    of the others was lost.
+    of the others was lost, and what was damaged in the folder and made good.
     """
 
     state: str

@@ -42,3 +42,4 @@ class Outcome:
     seconds: float
     scores: Mapping[str, float]  # of the kept checkpoint
     stopped: bool = False  # asked to end early; the run can be resumed
+    notes: tuple[str, ...] = ()  # what was damaged in the folder, and made good

@@ -20,8 +20,10 @@ import psd_depth_ros
 from psd_depth_ros.checkpoint import CheckpointInfo, save_checkpoint
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
+from psd_depth_ros.files import FolderLock, is_part, remove_parts, set_aside
+from psd_depth_ros.parsing import is_file, ParseError, read_json_object
 from psd_depth_ros.training.checkpoints import has_state
-from psd_depth_ros.training.files import explained_disk, write_whole
+from psd_depth_ros.training.files import explained_disk, lock_folder, make_folder, write_whole
 from psd_depth_ros.training.task import Task
 
 PREPARING = {'run': 'its data is being prepared'}
@@ -35,55 +37,85 @@ class RunFolder:
         self.best = path / 'best.safetensors'
         self.states = path / 'state'
         self._settings = path / 'run.json'
-        self._is_claimed = False
+        self._lock: FolderLock | None = None
 
     def claim(self, resume: bool = False) -> None:
         """Take the folder for a run, before anything is put into it; once is enough.
 
-        A run that ended while its data was prepared may be started again. Raises SettingsError
-        where a new run would find something else, or a resumed one nothing to go on from.
+        The folder is this process's until `release`. A run that ended while its data was prepared
+        may be started again. Raises SettingsError where a new run would find something else, a
+        resumed one nothing to go on from, or where another process is at work in it.
         """
-        if self._is_claimed:
+        if self._lock is not None:
             return
         if resume and not has_state(self.states):
             raise SettingsError(
                 f'{self.path}: has no run to resume (no {self.states.name}/*.safetensors); start '
                 'it without resume'
             )
-        if not resume and self._is_used():
+        if not resume and is_file(self.path):
+            raise SettingsError(f'{self.path}: is a file, expected a folder; name another one')
+        if not resume:
+            make_folder(self.path)
+        lock = lock_folder(self.path)
+        try:
+            remove_parts(self.path)
+            if not resume:
+                self._begin()
+        except BaseException:
+            lock.release()
+            raise
+        self._lock = lock
+
+    def release(self) -> None:
+        """Let other processes have the folder."""
+        if self._lock is not None:
+            self._lock.release()
+            self._lock = None
+
+    def _begin(self) -> None:
+        with explained_disk(self._settings, 0):
+            is_used = self._is_used()
+        if is_used:
             raise SettingsError(
                 f'{self.path}: the output folder is not empty; name a new one, remove this one, '
                 'or resume the run that is in it'
             )
-        if not resume:
-            with explained_disk(self._settings, 0):
-                self.path.mkdir(parents=True, exist_ok=True)
-            write_whole(self._settings, _as_json(PREPARING))
-        self._is_claimed = True
+        write_whole(self._settings, _as_json(PREPARING))
 
     def _is_used(self) -> bool:
-        if not self.path.exists():
-            return False
-        if not self.path.is_dir():
-            return True
         if self._settings.is_file() and self._settings.read_bytes() == _as_json(PREPARING):
             return False
-        return any(self.path.iterdir())
+        return not all(is_part(path) for path in self.path.iterdir())
 
-    def write_settings(self, task: Task, place: Mapping[str, Any], step: int) -> None:
-        """Write run.json: all that repeats the run. A resume at `step` adds where it goes on."""
+    def write_settings(self, task: Task, place: Mapping[str, Any], step: int) -> str:
+        """Write run.json: all that repeats the run. A resume at `step` adds where it goes on.
+
+        One that is damaged is kept beside and written anew; this is then returned in words.
+        """
         here = {'psd_depth_ros': psd_depth_ros.__version__, 'commit': _commit(), **place}
-        if step:
-            values = json.loads(self._settings.read_text(encoding='utf-8'))
-            values.setdefault('resumed', []).append({'step': step, **here})
-        else:
-            values = {
-                'recipe': dump(task.recipe),
-                'data': task.data_description(),
-                'start': task.start_id,
-                **here,
-            }
+        whole = {
+            'recipe': dump(task.recipe),
+            'data': task.data_description(),
+            'start': task.start_id,
+        }
+        if not step:
+            write_whole(self._settings, _as_json({**whole, **here}))
+            return ''
+        said = ''
+        try:
+            values = read_json_object(self._settings)
+            if not isinstance(values.setdefault('resumed', []), list):
+                raise ParseError('has no list of resumes')
+        except ParseError as error:
+            said = f'{self._settings.name} {error}; it was written anew'
+            if self._settings.exists():
+                with explained_disk(self._settings, 0):
+                    said = f'{said}, the old one is {set_aside(self._settings).name}'
+            values = {**whole, 'resumed': []}
+        values['resumed'].append({'step': step, **here})
         write_whole(self._settings, _as_json(values))
+        return said
 
     def write_best(self, info: CheckpointInfo, tensors: Mapping[str, Any]) -> None:
         """Write the kept checkpoint; TrainingError where the disk is full."""

@@ -6,12 +6,14 @@ from collections.abc import Mapping
 import csv
 import importlib.util
 import io
+import math
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from psd_depth_ros.files import set_aside
 from psd_depth_ros.training.files import explained_disk, write_whole
 from psd_depth_ros.training.progress import Progress
 
@@ -25,11 +27,22 @@ class RunLog:
         self._path = path
         self._columns: list[str] = []
 
-    def cut(self, step: int) -> None:
-        """Remove the rows after a step, and one that was never finished."""
-        rows = [row for row in self._read() if int(row['step']) <= step]
+    def cut(self, step: int) -> str:
+        """Remove the rows after a step, and one that was never finished.
+
+        Where rows are damaged, the file is kept beside under another name, and the rest goes on;
+        what was done is returned, '' where there was nothing to do.
+        """
+        rows, is_whole = self._whole_rows(step)
+        said = ''
+        if not is_whole:
+            said = (
+                f'{self._path.name} was damaged: what could be read of it goes on, all of it is '
+                f'in {self._set_aside()}'
+            )
         self._columns = list(rows[0]) if rows else []
         self._rewrite(rows)
+        return said
 
     def add(self, progress: list[Progress]) -> None:
         """Append rows; a column that is new (a loss that starts later) is given to all of them."""
@@ -45,6 +58,28 @@ class RunLog:
             open(self._path, 'a', newline='', encoding='utf-8') as file,
         ):
             file.write(text)
+
+    def _whole_rows(self, step: int) -> tuple[list[Row], bool]:
+        """The rows up to a step, and whether every one of them was as it had been written."""
+        try:
+            table = self._read()
+        except (OSError, ValueError, csv.Error):
+            return [], False
+        rows: list[Row] = []
+        is_whole, last = True, 0
+        for row in table:
+            number = _step_of(row)
+            if number is None or number <= last:
+                is_whole = False
+                continue
+            last = number
+            if number <= step:
+                rows.append(row)
+        return rows, is_whole
+
+    def _set_aside(self) -> str:
+        with explained_disk(self._path, 0):
+            return set_aside(self._path).name
 
     def _read(self) -> list[Row]:
         if not self._path.exists():
@@ -62,6 +97,16 @@ class RunLog:
         buffer = io.StringIO()
         csv.DictWriter(buffer, self._columns, restval='').writerows(rows)
         return buffer.getvalue()
+
+
+def _step_of(row: Row) -> int | None:
+    """The step of a row, None where the row is not one that was written here."""
+    try:
+        values = list(row.values())
+        is_whole = None not in row and None not in values and math.isfinite(float(row['loss']))
+        return int(row['step']) if is_whole else None
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _row(progress: Progress) -> Row:

@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
+from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.parsing import shorten
 from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.schedule import rate_factor
 from psd_depth_ros.training.task import Task
@@ -90,12 +92,22 @@ class TrainingState:
         return Snapshot(tensors, facts)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take everything back."""
-        self.module.load_state_dict(_part(snapshot, 'module'))
-        self.average.load_state_dict(_part(snapshot, 'average'))
-        _unflatten(self.optimiser, _part(snapshot, 'optimiser'))
-        for name, value in snapshot.facts.items():
-            setattr(self, name, deepcopy(value))
+        """Take everything back. Raises CheckpointError where it is of another network."""
+        try:
+            self.module.load_state_dict(_part(snapshot, 'module'))
+            self.average.load_state_dict(_part(snapshot, 'average'))
+            _unflatten(self.optimiser, _part(snapshot, 'optimiser'))
+        except (RuntimeError, LookupError, ValueError) as error:
+            said = shorten(' '.join(str(error).split()))
+            raise CheckpointError(
+                f'the state of step {snapshot.facts["step"]} is not of this network ({said}); '
+                'resume it with the version of psd_depth_ros that run.json names, or start anew '
+                'in another folder'
+            ) from error
+        facts = deepcopy(dict(snapshot.facts))
+        self.step, self.seconds = facts['step'], facts['seconds']
+        self.rollbacks, self.finished = facts['rollbacks'], facts['finished']
+        self.best, self.recent = facts['best'], facts['recent']
 
 
 def average_decay(recipe: Recipe, step: int) -> float:

@@ -16,8 +16,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.config import flatten
-from psd_depth_ros.errors import TrainingError
+from psd_depth_ros.errors import CheckpointError, TrainingError
 from psd_depth_ros.training.checkpoints import parse_state, read_state, write_state
 from psd_depth_ros.training.journal import Diverged, Journal
 from psd_depth_ros.training.loader import TaskLoader
@@ -49,17 +50,19 @@ def run_training(
     `folder`/best.safetensors is the averaged network with the lowest score. `report` is called
     for each step, in the main process only (on a GPU, ten steps at a time). Where `stop` says so,
     the state is saved and the run ends early; `resume` goes on from the last state, on a CPU with
-    the very numbers of a run that never stopped, as long as steps and not minutes end it.
+    the very numbers of a run that never stopped, as long as steps and not minutes end it. What is
+    damaged in the folder is made good as far as the state allows it, and told in `notes`.
 
     Every process of a launch calls this. Raises SettingsError where the folder is in use, or the
     run to resume is another one; TrainingError where the run keeps diverging, or memory or disk
-    is full.
+    is full; CheckpointError where no state of a run can be read.
     """
     team = Team(device)
     team.check_batch(task.recipe.batch)
-    if team.is_main:
-        folder.claim(resume)
     with explained_memory(task.recipe, team.device), ExitStack() as stack:
+        stack.callback(folder.release)
+        if team.is_main:
+            folder.claim(resume)
         run = _Run(task, folder, team, resume, report, stack)
         while not run.state.finished:
             share, is_stopped = run.agree(stop())
@@ -96,6 +99,7 @@ class _Run:
         self.state = TrainingState(task, team.device)
         self._tell = report
         self._identity = _identity(task)
+        self._notes: list[str] = []
         self._good = self._begin(resume)
         self._module = team.wrap(task.module)
         self._clock = Clock(self.recipe, self.state.seconds)
@@ -111,12 +115,31 @@ class _Run:
         if resume:
             content = b''
             if self.team.is_main:
-                content = read_state(self.folder.states, self._identity)
+                content, notes = read_state(self.folder.states, self._identity)
+                self._notes += notes
             self.state.restore(parse_state(self.team.bytes_from_main(content)))
         good = self.state.snapshot() if resume else self._keep()
         if self.team.is_main:
-            self.folder.write_settings(self.task, self.team.describe(), self.state.step)
+            place = self.team.describe()
+            self._note(self.folder.write_settings(self.task, place, self.state.step))
+            self._restore_best()
         return good
+
+    def _note(self, text: str) -> None:
+        if text:
+            self._notes.append(text)
+
+    def _restore_best(self) -> None:
+        """Make the kept checkpoint anew where a resumed run has lost it."""
+        step = self.state.step
+        if step < self.recipe.validate_every and not self.state.finished:
+            return
+        try:
+            load_checkpoint(self.folder.best)
+        except CheckpointError as error:
+            self.state.best = {}
+            self.judge()
+            self._note(f'{error}: the averaged network of step {step} took its place')
 
     def agree(self, stop: bool) -> tuple[float, bool]:
         """How far the next step is in the run, and whether to stop before it: the main's word."""
@@ -180,7 +203,7 @@ class _Run:
     def _cut_logs(self) -> None:
         """Remove what was written of steps that will be taken again."""
         if self.team.is_main:
-            self._log.cut(self.state.step)
+            self._note(self._log.cut(self.state.step))
             self._board.cut(self.state.step)
 
     def judge(self) -> dict[str, float] | None:
@@ -239,7 +262,20 @@ class _Run:
             except Diverged:  # the last good state is on disk already
                 state.restore(self._good)
         path = self.folder.best if self.folder.best.is_file() else None
-        return Outcome(path, state.step, state.seconds, dict(state.best), stopped)
+        if self.team.is_main and state.finished:
+            self._check_best()
+        notes = tuple(self._notes)
+        return Outcome(path, state.step, state.seconds, dict(state.best), stopped, notes)
+
+    def _check_best(self) -> None:
+        """Raise TrainingError where what came out was taken away meanwhile."""
+        try:
+            load_checkpoint(self.folder.best)
+        except CheckpointError as error:
+            raise TrainingError(
+                f'the run has ended, but its weights are not there: {error}. Resume the run: they '
+                'are made anew from its state'
+            ) from error
 
 
 def _identity(task: Task) -> dict[str, Any]:

@@ -16,12 +16,14 @@ import os
 from pathlib import Path
 
 import numpy as np
-from safetensors.torch import load_file, save_file
 import torch
 from torch import Tensor
 
-from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
 from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.tensor_files import pack, unpack
+from psd_depth_ros.training.files import make_folder, write_whole
 from psd_depth_ros.training.recipe import WorldsRecipe
 
 VALIDATION_SEED = 1_000_000
@@ -99,7 +101,7 @@ def render_shards(shards: list[Shard], processes: int, report: Callable[[int, in
     if not missing:
         return
     for shard in missing:
-        shard.path.parent.mkdir(parents=True, exist_ok=True)
+        make_folder(shard.path.parent)
     context = multiprocessing.get_context('spawn')
     with ProcessPoolExecutor(processes, mp_context=context, initializer=_one_thread) as pool:
         jobs = [pool.submit(_render, shard) for shard in missing]
@@ -109,9 +111,20 @@ def render_shards(shards: list[Shard], processes: int, report: Callable[[int, in
 
 
 def load_shard(shard: Shard) -> Frames:
-    """Read one shard."""
-    tensors = load_file(shard.path)
-    return Frames(tensors['rgb'], tensors['depth'], tensors['intrinsics'])
+    """Read one shard. Raises TrainingError where it is damaged."""
+    count = len(shard.seeds) * shard.frames_per_world
+    try:
+        tensors, _ = unpack(read_bytes(shard.path, ARRAY_BYTES))
+        frames = Frames(tensors['rgb'], tensors['depth'], tensors['intrinsics'])
+        shapes = [tuple(one.shape) for one in (frames.rgb, frames.depth, frames.intrinsics)]
+        if shapes != [(count, *shard.shape, 3), (count, *shard.shape), (count, 4)]:
+            raise ParseError(f'holds tensors of {shapes}')
+    except (ParseError, KeyError) as error:
+        raise TrainingError(
+            f'rendered worlds {shard.path}: {error}; remove that file and start again: it is '
+            'rendered anew'
+        ) from error
+    return frames
 
 
 def _draw(seed: int, rooms: float, clear: float) -> tuple[str, str]:
@@ -146,7 +159,5 @@ def _render(shard: Shard) -> None:
         'depth': torch.stack(depth),
         'intrinsics': torch.stack(intrinsics).float(),
     }
-    temporary = shard.path.with_suffix(f'.{os.getpid()}.part')
     metadata = {'seeds': json.dumps(shard.seeds), 'kinds': json.dumps(shard.kinds)}
-    save_file(tensors, temporary, metadata=metadata)
-    os.replace(temporary, shard.path)
+    write_whole(shard.path, pack(tensors, metadata))

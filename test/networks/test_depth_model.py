@@ -166,7 +166,7 @@ def test_a_saved_model_loads_and_computes_the_same(model, tmp_path):
     ('change', 'message'),
     [
         ({'encoder': 'vgg'}, "unknown encoder 'vgg'"),
-        ({'bins': 16}, 'tensors missing, 0 unknown, 4 of another shape; head.queries is'),
+        ({'bins': 16}, 'tensors missing, 0 unknown, 4 of another shape or type; head.queries is'),
         ({'bins': 10**9}, 'bins is 1000000000'),
         ({'wings': 2}, "unknown setting 'wings'"),
         ({'encoder': 'resnet18'}, 'not those of the architecture'),
@@ -179,6 +179,30 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path, change
     with pytest.raises(CheckpointError, match=r'model\.safetensors') as caught:
         load_model(load_checkpoint(path))
     assert message.split(';')[-1].strip() in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'told'),
+    [
+        (torch.int64, 'float32'),
+        (torch.bool, 'of bool, expected'),
+        (torch.complex64, 'of complex64, expected'),
+    ],
+)
+def test_weights_that_are_no_floating_point_numbers_are_refused(model, tmp_path, kind, told):
+    path = tmp_path / 'model.safetensors'
+    tensors = dict(model.state_dict())
+    name = next(name for name in tensors if name.endswith('weight'))
+    tensors[name] = tensors[name].to(kind)
+    save_checkpoint(path, CheckpointInfo('tiny', dump(TINY)), tensors)
+    with pytest.raises(CheckpointError, match='1 of another shape or type') as caught:
+        load_model(load_checkpoint(path))
+    assert told in str(caught.value)
+
+
+def test_what_the_largest_input_costs_is_counted_without_computing_it(model):
+    small, large = (measure_complexity(model, side, side).macs for side in (64, 1984))
+    assert large > 900 * small  # 961 times the pixels
 
 
 def test_imagenet_weights_of_a_resnet_fit() -> None:

@@ -5,8 +5,8 @@ import json
 
 import pytest
 
-from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
-from psd_depth_ros.errors import PsdDepthError, SettingsError
+from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
+from psd_depth_ros.errors import CheckpointError, PsdDepthError, SettingsError
 from psd_depth_ros.replay.rendering import write_world
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.acceptance import AcceptanceSettings
@@ -43,7 +43,14 @@ def test_weights_that_pass_the_gate_take_the_place_of_the_old(settings, tmp_path
     assert best.info.output.metric, 'it still gives metres'
     stages = list(dict.fromkeys(status.state for status in seen))
     assert stages == ['preparing', 'training', 'judging']
-    assert (seen[-2].step, seen[-2].of) == (2, 2)
+    training, judging = (
+        [one for one in seen if one.state == state] for state in ('training', 'judging')
+    )
+    assert (training[-1].step, training[-1].of) == (2, 2)
+    held_out = report.data[0]['held_out']
+    assert [(one.step, one.of) for one in (judging[0], judging[-1])] == [
+        (0, 2 * held_out), (2 * held_out, 2 * held_out),
+    ]  # fmt: skip
     written = json.loads((tmp_path / 'run' / 'report.json').read_text())
     assert written['accepted'] is True
     assert written['before']['scale_drift'] == written['before']['stretch'] == 0.0
@@ -79,21 +86,34 @@ def test_a_run_that_was_stopped_goes_on(settings, tmp_path):
     seen = []
     early = finetune(run, stop=lambda: True)
     assert (early.state, early.steps) == ('stopped', 0)
+    (tmp_path / 'run' / '.settings.json.0123.part').touch()
     with pytest.raises(SettingsError, match='resume the run in it'):
         finetune(run)
+    # The start is the one in the folder, whatever has become of the file it was.
     report = finetune(
-        run, resume=True, report=seen.append, stop=lambda: seen[-1].state == 'training'
+        replace(run, checkpoint='gone.safetensors'),
+        resume=True,
+        report=seen.append,
+        stop=lambda: seen[-1].state == 'training',
     )
+    assert not (tmp_path / 'run' / '.settings.json.0123.part').exists()
     assert (report.state, report.steps) == ('stopped', 1)
     assert (tmp_path / 'run' / 'best.safetensors').read_bytes() == (
         default_checkpoint().read_bytes()
     )
     assert folder_state(tmp_path / 'run') == 'unfinished'
     seen.clear()
-    # The start is the one in the folder, whatever has become of the file it was.
-    report = finetune(replace(run, checkpoint='gone.safetensors'), resume=True, report=seen.append)
+    best = tmp_path / 'run' / 'best.safetensors'
+    best.write_bytes(best.read_bytes()[:-7])
+    other = tmp_path / 'other.safetensors'
+    save_checkpoint(other, load_checkpoint().info, load_checkpoint().tensors)
+    with pytest.raises(CheckpointError, match=r'began with the weights .* as at the start'):
+        finetune(replace(run, checkpoint=str(other)), resume=True)
+    report = finetune(run, resume=True, report=seen.append)
     assert [status.step for status in seen if status.state == 'training'] == [2]
     assert (report.state, report.steps) == ('accepted', 2)
+    assert 'the old one is best.safetensors.damaged' in report.notes[0]
+    assert f'note:      {report.notes[0]}' in report_lines(report)
 
 
 @pytest.mark.parametrize(
@@ -164,6 +184,15 @@ def test_a_run_without_progress_ends_early(tmp_path):
         watch.tell(progress(step, score))
     assert watch.is_patience_over
     assert watch.ended(Outcome(None, 6, 1.0, {}, True)) == 'nothing better in 2 validations'
+
+
+def test_where_minutes_end_a_run_the_steps_that_fit_are_counted():
+    seen = []
+    watch = Watch(FinetuneSettings(minutes=1.0), 3000, lambda: '', seen.append)
+    watch.tell(Progress(12, 0.5, 30.0, 2.0, 0.0, 30.0, {}, {}))
+    assert (seen[0].step, seen[0].of, seen[0].seconds_left) == (12, 24, 30.0)
+    watch.tell(Progress(25, 1.0, 60.0, 2.0, 0.0, 0.0, {}, {}))
+    assert (seen[1].step, seen[1].of, seen[1].seconds_left) == (25, 25, 0.0)
 
 
 def test_durations_in_the_unit_a_person_would_choose():

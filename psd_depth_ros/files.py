@@ -1,0 +1,184 @@
+"""Files that are whole or not there, however a process ends, and folders that one run has.
+
+What is being written has a name that nobody can guess, ends with PART and is locked while its
+process lives; so whatever of that kind nobody holds was left behind by one that was killed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+import errno
+import fcntl
+import hashlib
+import os
+from pathlib import Path
+import secrets
+import shutil
+import time
+import weakref
+
+PART = '.part'
+_NO_LOCKS_S = 86_400.0  # age of an abandoned part, where a file system has no locks
+_TRIES = 100
+_LONGEST = 200  # bytes of a name that leave room for the temporary one's
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Put a file there in one step: whoever reads it finds the old content or the new, all of it.
+
+    Raises OSError where it cannot be written; the old file then stays as it was. What an earlier
+    process left half-written beside it is removed.
+    """
+    with unfinished(path) as temporary, open(temporary, 'wb') as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+    _settle_folder(path.parent)
+
+
+@contextmanager
+def unfinished(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A new empty file (or folder) beside `path` that takes its place when the body has ended.
+
+    Where the body fails it is removed. A folder does not replace one that is there by then: the
+    other is kept. Raises OSError.
+    """
+    remove_abandoned(path)
+    temporary, descriptor = _create(path, _make_folder if folder else _make_file)
+    try:
+        yield temporary
+        try:
+            os.replace(temporary, path)
+        except OSError as error:
+            if not (folder and error.errno in (errno.ENOTEMPTY, errno.EEXIST)):
+                raise
+            shutil.rmtree(temporary, ignore_errors=True)
+    except BaseException:
+        _remove(temporary)
+        raise
+    finally:
+        os.close(descriptor)
+
+
+def is_part(path: Path) -> bool:
+    """Whether something is half-written, by its name."""
+    return path.name.startswith('.') and path.name.endswith(PART)
+
+
+def remove_abandoned(path: Path) -> None:
+    """Remove what processes that are gone left half-written beside `path`."""
+    with suppress(OSError):
+        for part in path.parent.iterdir():
+            if is_part(part) and part.name.startswith(_prefix(path)):
+                _remove_if_abandoned(part)
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove what processes that are gone left half-written in a folder, whatever its name."""
+    with suppress(OSError):
+        for part in folder.iterdir():
+            if is_part(part):
+                _remove_if_abandoned(part)
+
+
+def set_aside(path: Path) -> Path:
+    """Rename a damaged file to NAME.damaged, so that it is neither read again nor lost."""
+    aside = path.with_name(f'{path.name}.damaged')
+    os.replace(path, aside)
+    return aside
+
+
+class FolderLock:
+    """A folder that one process at a time may write to; freed when that ends, however it does.
+
+    The folder itself is locked, so nothing is left in it. `is_held` is false where another process
+    has it; where a file system has no locks, everybody gets it.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._close = weakref.finalize(self, os.close, self._descriptor)
+        self.is_held = _lock(self._descriptor) is not False
+        if not self.is_held:
+            self.release()
+
+    def release(self) -> None:
+        """Free the folder; a second time does nothing."""
+        self._close()
+
+
+def _create(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:
+    for _ in range(_TRIES):
+        temporary = path.with_name(f'{_prefix(path)}{secrets.token_hex(8)}{PART}')
+        with suppress(FileExistsError):
+            descriptor = make(temporary)
+            _lock(descriptor)
+            if _is_still(temporary, descriptor):
+                return temporary, descriptor
+            os.close(descriptor)  # taken for abandoned before it was locked
+    raise FileExistsError(errno.EEXIST, 'no free name for a temporary file', str(path))
+
+
+def _prefix(path: Path) -> str:
+    name = path.name
+    if len(os.fsencode(name)) > _LONGEST:
+        name = hashlib.sha256(os.fsencode(name)).hexdigest()[:32]
+    return f'.{name}.'
+
+
+def _make_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def _make_folder(path: Path) -> int:
+    path.mkdir()
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+
+
+def _lock(descriptor: int) -> bool | None:
+    """Lock; False where another process has the lock, None where there are no locks."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError:
+        return None
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _remove_if_abandoned(part: Path) -> None:
+    with suppress(OSError):
+        descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            is_free = _lock(descriptor)
+            age_s = time.time() - os.fstat(descriptor).st_mtime
+            if is_free or (is_free is None and age_s > _NO_LOCKS_S):
+                _remove(part)
+        finally:
+            os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+        return
+    with suppress(OSError):
+        path.unlink()
+
+
+def _settle_folder(folder: Path) -> None:
+    """Make the renaming itself survive a power cut, where the system can."""
+    with suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
