@@ -21,6 +21,8 @@ from psd_depth_ros.errors import BagError
 
 # (time, channel, bytes)
 Stored = tuple[int, int, bytes]
+# What damaged tables and values of other types lead to.
+_DAMAGE = (sqlite3.Error, ValueError, TypeError)
 _TABLES = {'messages', 'topics'}
 
 
@@ -90,7 +92,7 @@ class SqliteFile(BagFile):
             raise _unreadable_database(path, error) from error
         try:
             self._open_tables()
-        except (sqlite3.Error, ValueError, TypeError) as error:
+        except _DAMAGE as error:
             self._database.close()
             raise _unreadable_database(path, error) from error
         except BagError:
@@ -114,8 +116,11 @@ class SqliteFile(BagFile):
                     last = (int(time_ns), row)
                     yield last[0], number, bytes(data)
                 return
-            except (sqlite3.DatabaseError, TypeError, ValueError) as error:
-                self._find_rows(error)
+            except _DAMAGE as error:
+                try:
+                    self._find_rows(error)
+                except _DAMAGE as damage:
+                    raise _unreadable_database(self.path, damage) from damage
         for time_ns, row, number in self._rows_left or ():
             if (time_ns, row) > last and number in numbers and limits[0] <= time_ns < limits[1]:
                 data = self._read_row(row)
@@ -129,7 +134,7 @@ class SqliteFile(BagFile):
     def _open_tables(self) -> None:
         try:
             self._read_tables()
-        except sqlite3.DatabaseError as error:
+        except _DAMAGE as error:
             # A file that is shorter than it says is opened only so. Nothing can be written to it.
             self._database.execute('PRAGMA writable_schema=ON')
             self.channels.clear()

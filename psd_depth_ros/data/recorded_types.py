@@ -161,9 +161,9 @@ def _check_fields(own: dict[str, Any], name: str, encoding: str) -> None:
     standard = _standard(encoding).fielddefs
     for used in _used(encoding):
         if used in own and name in _USED:
-            expected = {field.lower() for field, _ in standard[used][1]}
-            found = {field.lower() for field, _ in own[used][1]}
-            if lacking := sorted(expected - found - {'seq'}):
+            expected = {field for field, _ in standard[used][1]}
+            found = {field for field, _ in own[used][1]}
+            if lacking := sorted(expected - found):
                 raise ValueError(f'{used} has no field {", ".join(lacking)} there')
 
 
