@@ -34,6 +34,7 @@ from psd_depth_ros.messages import (
 )
 
 _MAX_WAITING = 60
+_UNSTAMPED = 10
 
 
 @dataclass(frozen=True)
@@ -159,6 +160,8 @@ class BagFrames(FrameSource):
         """
         self._begin()
         self._unread.clear()
+        if not self._recorded_stamps:
+            self._check_stamps()
         first = None if self.camera_info_topic is None else self._first_camera_info()
         cameras, around = _CameraTrack(self._lens, first), self._surroundings()
         held: deque[_Held] = deque()
@@ -193,7 +196,7 @@ class BagFrames(FrameSource):
 
     def _images(self, cameras: _CameraTrack, around: Surroundings) -> Iterator[_Held | None]:
         """Sort messages into where they belong; yield the images, and None after the last."""
-        index, unstamped = 0, 0
+        index = 0
         names = {self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic}
         names.update(self._transform_topics(fixed=False))
         for item in self._reader.messages({name for name in names if name is not None}):
@@ -201,9 +204,6 @@ class BagFrames(FrameSource):
                 message = item.message
                 time_ns = self._time_of(item, message)
                 if item.topic == self.image_topic:
-                    unstamped += time_ns == 0
-                    if unstamped == 2 and index == 1:
-                        raise self._no_stamps()
                     yield _Held(index, time_ns, item.timestamp_ns, message)
                 elif item.topic == self.camera_info_topic:
                     cameras.add(time_ns, message)
@@ -246,10 +246,24 @@ class BagFrames(FrameSource):
             return item.timestamp_ns
         return stamp_ns(message.header)
 
-    def _no_stamps(self) -> BagError:
-        return BagError(
+    def _check_stamps(self) -> None:
+        """Raise BagError where the first images, more than one, all have the stamp 0.
+
+        A simulation may begin with some of them before its clock runs.
+        """
+        count = 0
+        for item in self._reader.messages([self.image_topic]):
+            with suppress(MessageError):
+                if stamp_ns(item.message.header):
+                    return
+                count += 1
+            if count == _UNSTAMPED:
+                break
+        if count < 2:
+            return
+        raise BagError(
             f'the images on {self.image_topic} of bag {self.path} have no stamps: header.stamp of '
-            'the first two is 0, so nothing can be matched in time. Take the times they were '
+            f'the first {count} is 0, so nothing can be matched in time. Take the times they were '
             'recorded at with --stamps recorded (data.stamps where recipes are used), or let the '
             'driver stamp its images'
         )

@@ -525,6 +525,28 @@ def test_a_schema_with_other_fields_is_that_of_its_messages(tmp_path):
     assert seen(path) == [3]
 
 
+IDL = """================================================================================
+IDL: sensor_msgs/msg/Image
+module sensor_msgs { module msg { struct Image {
+  std_msgs::msg::Header header; uint32 height; uint32 width; string encoding;
+  uint8 is_bigendian; uint32 step; sequence<uint8> data; }; }; };
+================================================================================
+IDL: std_msgs/msg/Header
+module std_msgs { module msg { struct Header {
+  builtin_interfaces::msg::Time stamp; string frame_id; }; }; };
+================================================================================
+IDL: builtin_interfaces/msg/Time
+module builtin_interfaces { module msg { struct Time { int32 sec; uint32 nanosec; }; }; };
+"""
+
+
+@pytest.mark.parametrize(('encoding', 'definition'), [('ros2idl', IDL), ('ros2msg', '')])
+def test_schemas_in_idl_and_without_text(tmp_path, encoding, definition):
+    records = [schema_record(encoding=encoding, definition=definition), channel_record()]
+    path = write(tmp_path / 'a.mcap', mcap(*records, message_record(4)))
+    assert seen(path) == [4]
+
+
 def test_files_of_nothing(tmp_path):
     for content, reason in (
         (b'', '0 bytes'),

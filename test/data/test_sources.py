@@ -132,12 +132,20 @@ def test_images_without_stamps_take_those_of_recording_when_told_to(bag):
             bag.write('/cam/image', 'sensor_msgs/msg/Image', fields, 7 + index * STEP_NS)
             info = {**header, **camera_info_fields(replace(CAMERA, fx=20.0 + index))}
             bag.write('/cam/camera_info', 'sensor_msgs/msg/CameraInfo', info, 7 + index * STEP_NS)
-    expected = r'no stamps: header\.stamp of the first two is 0, .*--stamps recorded'
+    expected = r'no stamps: header\.stamp of the first 3 is 0, .*--stamps recorded'
     with pytest.raises(BagError, match=expected):
         read(bag.path)
     frames, _ = read(bag.path, stamps='recorded')
     assert [frame.stamp_ns for frame in frames] == [7, 7 + STEP_NS, 7 + 2 * STEP_NS]
     assert [frame.camera.fx for frame in frames] == [20, 21, 22]
+
+
+def test_a_simulation_whose_clock_starts_late(bag):
+    with bag:
+        write_info(bag, 0)
+        for index in (0, 0, 0, 1, 2):
+            write_image(bag, index)
+    assert [frame.stamp_ns for frame in read(bag.path)[0]] == [0, 0, 0, STEP_NS, 2 * STEP_NS]
 
 
 def test_the_camera_of_the_caller_goes_first(bag):
