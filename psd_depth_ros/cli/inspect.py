@@ -187,9 +187,7 @@ def _describe_uncalibrated(path: Path) -> Iterator[str]:
 
 def _describe_count(source: FrameSource) -> str:
     """Number and mean rate of the frames, as far as the recording says."""
-    start_ns, end_ns = source.span_ns
-    seconds = (end_ns - start_ns) / 1e9
-    rate = f', {source.count / seconds:.1f} Hz' if seconds > 0 and source.count > 1 else ''
+    rate = f', {source.rate_hz:.1f} Hz' if source.rate_hz else ''
     return f'{source.count}{rate}'
 
 

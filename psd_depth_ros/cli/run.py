@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from contextlib import ExitStack
 from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
@@ -16,10 +17,11 @@ from psd_depth_ros.cli.options import (
     open_recording_frames,
 )
 from psd_depth_ros.cli.progress import progress_bar
-from psd_depth_ros.errors import BagError
+from psd_depth_ros.errors import BagError, SettingsError
 from psd_depth_ros.replay.outputs import choose_outputs, OUTPUTS
 
 if TYPE_CHECKING:
+    from psd_depth_ros.inference.engine import DepthFrame
     from psd_depth_ros.replay.offline import RunReport
 
 
@@ -32,8 +34,12 @@ def add_parser(subparsers: Any) -> None:
         'recording to an .mcap bag. The same input gives the same bytes.',
     )
     add_frame_options(parser)
+    parser.add_argument('-o', '--output', metavar='OUT.mcap', type=Path, help='bag to write')
     parser.add_argument(
-        '-o', '--output', metavar='OUT.mcap', type=Path, required=True, help='bag to write'
+        '--preview',
+        metavar='OUT.mp4',
+        type=Path,
+        help='a small video to look at: each image beside the colours of its depth',
     )
     parser.add_argument(
         '--checkpoint', metavar='FILE', type=Path, help='network (default: that of the package)'
@@ -60,14 +66,19 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run the recording through the engine."""
+    from psd_depth_ros.cli.preview_video import PreviewVideo
     from psd_depth_ros.inference.engine import DepthEngine
     from psd_depth_ros.inference.process import settle_process
     from psd_depth_ros.replay.offline import run_bag, RunSettings
 
     settings = build_settings(RunSettings, options.changes)
     outputs = choose_outputs(options.topics)
-    _check_recording(options.recording, options.output)
-    check_output(options.output, options.overwrite)
+    written = [path for path in (options.output, options.preview) if path is not None]
+    if not written:
+        raise SettingsError('nothing is to be written; give --output OUT.mcap, --preview OUT.mp4')
+    for path in written:
+        _check_recording(options.recording, path)
+        check_output(path, options.overwrite)
     with open_recording_frames(options, settings.scale.mode == 'lidar') as source:
         engine = DepthEngine.from_checkpoint(options.checkpoint, options.device, options.backend)
         settle_process(engine.backend)
@@ -77,7 +88,16 @@ def execute(options: argparse.Namespace) -> int:
                 f'({engine.backend}), checkpoint {engine.checkpoint.id}',
                 file=sys.stderr,
             )
-            with progress_bar('depth', options.quiet) as advance:
+            with ExitStack() as stack:
+                advance = stack.enter_context(progress_bar('depth', options.quiet))
+                show = None
+                if options.preview is not None:
+                    video = PreviewVideo(options.preview, source.rate_hz)
+                    preview = stack.enter_context(video)
+
+                    def show(result: DepthFrame) -> None:
+                        preview.add(result.rgb, result.depth_m)
+
                 report = run_bag(
                     source,
                     engine,
@@ -86,10 +106,11 @@ def execute(options: argparse.Namespace) -> int:
                     advance,
                     outputs,
                     '' if options.compression == 'none' else options.compression,
+                    show,
                 )
         finally:
             engine.close()
-    _print_report(report, options.output)
+    _print_report(report, written)
     return 0
 
 
@@ -100,12 +121,12 @@ def _check_recording(recording: Path, output: Path) -> None:
         raise BagError(f'output {output} is the recording, or inside it; name another file')
 
 
-def _print_report(report: RunReport, output: Path) -> None:
+def _print_report(report: RunReport, written: list[Path]) -> None:
+    files = ', '.join(f'{path.stat().st_size / 1e6:.1f} MB written to {path}' for path in written)
     print(
         f'{report.frames_in} frames in, {report.frames_out} out, '
         f'{sum(report.dropped.values())} dropped; {report.frames_per_second:.1f} frames/s '
-        f'after {report.first_s:.1f} s for the first; {output.stat().st_size / 1e6:.1f} MB '
-        f'written to {output}'
+        f'after {report.first_s:.1f} s for the first; {files}'
     )
     for reason, count in report.dropped.items():
         print(f'  dropped {count} ({reason}), the first: {report.reasons[reason]}')

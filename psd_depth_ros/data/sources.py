@@ -128,6 +128,13 @@ class FrameSource(ABC):
         """First and last stamp, as far as the recording says."""
 
     @property
+    def rate_hz(self) -> float:
+        """Mean rate of the images, as far as the recording says; 0 where it does not."""
+        start_ns, end_ns = self.span_ns
+        seconds = (end_ns - start_ns) / 1e9
+        return self.count / seconds if seconds > 0 and self.count > 1 else 0.0
+
+    @property
     def notes(self) -> list[str]:
         """What a person should know of the recording once it was read, such as what is lost."""
         return [self.decoder.note] if self.decoder.note else []

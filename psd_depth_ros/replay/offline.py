@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 import time
@@ -81,27 +82,30 @@ class _Drops:
 def run_bag(
     source: FrameSource,
     engine: DepthEngine,
-    output: str | Path,
+    output: str | Path | None,
     settings: RunSettings | None = None,
     progress: Callable[[int, int], None] | None = None,
     outputs: Collection[str] = OUTPUTS,
     compression: str = '',
+    show: Callable[[DepthFrame], None] | None = None,
 ) -> RunReport:
     """Write depth, camera, confidence and points of every frame to the .mcap file `output`.
 
     Topics are /depth/image_rect (32FC1 metres), /depth/camera_info, /depth/confidence (32FC1) and
     /points, stamped and framed like their image; with scale.mode relative they are under
-    /depth_relative. `outputs` chooses among them, `compression` of the bag is `zstd` or empty.
-    `progress` gets the images done and the number of all. Raises what the source
-    raises where no frame at all can be used, SettingsError where nothing makes depth metric, and
-    BagError where the bag cannot be written. After an error no file is left.
+    /depth_relative. `outputs` chooses among them, `compression` of the bag is `zstd` or empty;
+    with None for `output` no bag is written. `progress` gets the images done and the number of
+    all, `show` every frame that was estimated. Raises what the source raises where no frame at all
+    can be used, SettingsError where nothing makes depth metric, and BagError where the bag cannot
+    be written. After an error no file is left.
     """
     started = first_done = time.perf_counter()
     settings = RunSettings() if settings is None else settings
     pipeline = _Pipeline(engine, settings, source)
     drops = _Drops()
     written = 0
-    with BagWriter(output, compression) as writer, ReadAhead(source.frames()) as frames:
+    bag = nullcontext() if output is None else BagWriter(output, compression)
+    with bag as writer, ReadAhead(source.frames()) as frames:
         for frame in frames:
             try:
                 result = pipeline.infer(frame)
@@ -113,8 +117,11 @@ def run_bag(
             if result is None:
                 drops.add('scale', pipeline.waiting)
                 continue
-            for topic, msgtype, fields in _messages(result, settings, outputs):
-                writer.write(topic, msgtype, fields, frame.stamp_ns, frame.frame_id)
+            if writer is not None:
+                for topic, msgtype, fields in _messages(result, settings, outputs):
+                    writer.write(topic, msgtype, fields, frame.stamp_ns, frame.frame_id)
+            if show is not None:
+                show(result)
             written += 1
             if written == 1:
                 first_done = time.perf_counter()

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save
 from psd_depth_ros.cli.main import COMMANDS, main, make_parser
 from psd_depth_ros.cli.replay import node_arguments
 from psd_depth_ros.data.bags import BagReader, BagWriter
+from psd_depth_ros.data.sources import open_frames
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.networks.depth_model import DepthModel, preset
 
@@ -151,6 +153,21 @@ def test_run_writes_over_a_file_only_when_told_to(drive, checkpoint, tmp_path, c
     assert 'MB written to' in capsys.readouterr().out
     with BagReader(output) as bag:
         assert list(bag.topics) == ['/depth/image_rect', '/points']
+
+
+def test_run_makes_a_video_to_look_at(drive, checkpoint, tmp_path, capsys):
+    video = tmp_path / 'look.mp4'
+    options = ['--checkpoint', str(checkpoint), '--backend', 'torch']
+    assert main(['run', str(drive), '--preview', str(video), *options]) == 0
+    assert f'MB written to {video}' in capsys.readouterr().out
+    assert list(tmp_path.iterdir()) == [video]
+    with open_frames(video, horizontal_fov_deg=60) as source, open_frames(drive) as recorded:
+        frames = [frame.rgb for frame in source.frames()]
+        first = next(recorded.frames()).rgb
+    assert [frame.shape for frame in frames] == [(64, 192, 3)] * 3
+    assert np.abs(frames[0][:, :96].astype(float) - first).mean() < 12
+    assert main(['run', str(drive), *options]) == 2
+    assert 'nothing is to be written; give --output' in capsys.readouterr().err
 
 
 def test_run_says_what_was_lost(drive, checkpoint, tmp_path, capsys):
