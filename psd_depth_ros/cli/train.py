@@ -224,9 +224,10 @@ def _read_recipe(options: argparse.Namespace) -> Recipe:
     if options.data is None and options.rectify_alpha is None:
         return recipe
     if not isinstance(recipe, VideoRecipe):
+        option = '--data' if options.data is not None else '--rectify-alpha'
         raise SettingsError(
             f'recipe {options.recipe} is of kind {recipe.kind!r}, which makes its own data; '
-            '--data and --rectify-alpha belong to recipes of kind video'
+            f'{option} belongs to recipes of kind video'
         )
     data = recipe.data
     if options.data is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psd_depth_ros.config import section, setting
+from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.messages.sixteen_bit import DESCRIPTION, FULL, parse_sixteen_bit
 
 
@@ -99,5 +100,10 @@ class DataSettings:
     clips: ClipSettings = section(ClipSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a range that is none."""
+        """Refuse a range that is none, and to rectify what is rectified."""
         parse_sixteen_bit(self.sixteen_bit_range, 'data.sixteen_bit_range')
+        if self.rectified and self.rectify_alpha >= 0:
+            raise SettingsError(
+                'rectified pictures are in the view of P already; leave out rectify_alpha '
+                '(--rectify-alpha)'
+            )

@@ -21,6 +21,7 @@ from psd_depth_ros.data.calibration_file import camera_from_fov
 from psd_depth_ros.data.surroundings import Asked
 from psd_depth_ros.errors import BagError, PsdDepthError
 from psd_depth_ros.geometry import Camera, Extrinsics
+from psd_depth_ros.geometry.view import find_doubts
 from psd_depth_ros.messages import ImageDecoder
 from psd_depth_ros.messages.sixteen_bit import FULL
 from psd_depth_ros.parsing import user_path
@@ -116,6 +117,7 @@ class FrameSource(ABC):
         self.decoder = ImageDecoder(lens.sixteen_bit_range)
         self.skipped: list[SkippedFrame] = []
         self._used = 0
+        self._doubts: list[str] = []
 
     @property
     @abstractmethod
@@ -137,7 +139,7 @@ class FrameSource(ABC):
     @property
     def notes(self) -> list[str]:
         """What a person should know of the recording once it was read, such as what is lost."""
-        return [self.decoder.note] if self.decoder.note else []
+        return [*([self.decoder.note] if self.decoder.note else []), *self._doubts]
 
     @abstractmethod
     def frames(self) -> Iterator[TimedFrame]:
@@ -182,6 +184,8 @@ class FrameSource(ABC):
         self._used = 0
 
     def _use(self, frame: TimedFrame) -> TimedFrame:
+        if not self._used:
+            self._doubts = find_doubts(frame.camera)
         self._used += 1
         return frame
 

@@ -19,13 +19,14 @@ def test_nothing_given_is_every_default():
 def test_options_are_settings():
     given = settings(
         'a.mcap', 'b/*.mcap', '--output', 'run', '--image-topic', '/front', '--steps', '7',
-        '--minutes', '1.5', '--fov', '60', '--strict', '--device', 'cpu',
+        '--minutes', '1.5', '--fov', '60', '--rectify-alpha', '0.5', '--strict', '--device', 'cpu',
         '--set', 'acceptance.minimum_gain=-1', '--set', 'objective.geometry=0.05',
         '--set', 'patience=3',
     )  # fmt: skip
     assert given.bags == ('a.mcap', 'b/*.mcap')
     assert (given.image_topic, given.steps, given.minutes) == ('/front', 7, 1.5)
     assert (given.horizontal_fov_deg, given.strict, given.device) == (60.0, True, 'cpu')
+    assert given.rectify_alpha == 0.5
     assert (given.acceptance.minimum_gain, given.patience) == (-1.0, 3)
     assert given.changes == ('objective.geometry=0.05',)
 

@@ -36,3 +36,34 @@ def test_inspect_says_whether_a_recording_is_fit(tmp_path, capsys):
     assert 'comes without a calibration' in printed
     assert main(['inspect', str(tmp_path / 'other'), '--require-fit']) == 1
     assert 'without a camera there is nothing to learn from' in capsys.readouterr().out
+
+
+def test_inspect_tells_how_much_of_the_view_is_seen(tmp_path, capsys):
+    # An ideal fisheye whose P is five times too wide; see the same camera in the node's tests.
+    (tmp_path / 'camera.yaml').write_text(
+        'image_width: 64\nimage_height: 48\ndistortion_model: fisheye\n'
+        'distortion_coefficients: [0, 0, 0, 0]\n'
+        'camera_matrix: [50, 0, 31.5, 0, 50, 23.5, 0, 0, 1]\n'
+        'projection_matrix: [10, 0, 31.5, 0, 0, 10, 23.5, 0, 0, 0, 1, 0]\n'
+    )
+    cv2.imwrite(str(tmp_path / '0.png'), np.zeros((48, 64, 3), np.uint8))
+    assert main(['inspect', str(tmp_path), '--quick']) == 0
+    printed = capsys.readouterr().out
+    assert 'view:        5 % of the rectified view is seen, 100 % of the image is in it' in printed
+    assert 'careful:     the camera sees only 5 %' in printed
+    assert main(['inspect', str(tmp_path), '--quick', '--rectify-alpha', '0']) == 0
+    printed = capsys.readouterr().out
+    assert 'rectified:   fx 45.14 fy 45.14' in printed
+    assert '100 % of the rectified view is seen' in printed
+    assert 'careful' not in printed
+    assert main(['inspect', str(tmp_path), '--rectified', '--rectify-alpha', '0']) == 2
+    assert 'leave out rectify_alpha' in capsys.readouterr().err
+
+
+def test_inspect_explains_a_camera_on_its_side(tmp_path, capsys):
+    (tmp_path / 'camera.yaml').write_text(
+        '{fx: 70, fy: 70, cx: 47, cy: 31, width: 96, height: 64}'
+    )
+    cv2.imwrite(str(tmp_path / '0.png'), np.zeros((96, 64, 3), np.uint8))
+    assert main(['inspect', str(tmp_path), '--quick']) == 0
+    assert 'turned by 90 degrees' in capsys.readouterr().out

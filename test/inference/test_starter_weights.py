@@ -51,6 +51,23 @@ def test_depth_is_metric_and_right_on_streets_never_seen(scenes, frames):
     assert metric.abs_rel < 0.25
 
 
+@pytest.mark.parametrize('fx_over_fy', [0.5, 2.0])
+def test_depth_does_not_depend_on_the_shape_of_pixels(scenes, frames, fx_over_fy):
+    """Two columns or two rows become one, as by binning."""
+    camera, scene = scenes[0]
+    shape, axis = ((128, 208, 2, 3), 2) if fx_over_fy < 1 else ((64, 2, 416, 3), 1)
+    rgb = scene.rgb.numpy().reshape(shape).mean(axis=axis).round().astype(np.uint8)
+    binned = camera.resize(rgb.shape[1], rgb.shape[0])
+    assert binned.fx / binned.fy == fx_over_fy
+    engine = DepthEngine.from_checkpoint(device='cpu', backend='torch')
+    settings = DepthSettings(min_confidence=0.0)
+    found = engine.infer_batch([(rgb, binned)], settings=settings)[0].depth_m
+    wanted = frames[0].depth_m[:: 128 // rgb.shape[0], :: 416 // rgb.shape[1]]
+    known = np.isfinite(found) & np.isfinite(wanted)
+    assert known.mean() > 0.4
+    assert np.median(found[known] / wanted[known]) == pytest.approx(1.0, abs=0.05)
+
+
 def test_sky_is_sky_and_ground_is_not(scenes, frames):
     for (_, scene), frame in zip(scenes, frames, strict=True):
         sky = np.isposinf(scene.depth_m.numpy())

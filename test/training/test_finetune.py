@@ -171,6 +171,8 @@ def test_settings_go_before_the_recipe():
     assert (recipe.steps, recipe.max_minutes, recipe.data.strict) == (7, 2.5, True)
     assert recipe.data.clips.held_out == 0.2
     assert make_recipe(replace(given, steps=9)).steps == 9
+    assert recipe.data.rectify_alpha == -1.0
+    assert make_recipe(replace(given, rectify_alpha=0.0)).data.rectify_alpha == 0.0
 
 
 def test_a_run_without_progress_ends_early(tmp_path):

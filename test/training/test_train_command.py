@@ -57,13 +57,12 @@ def test_ctrl_c_saves_the_state_and_resume_goes_on(tmp_path, recipe, made, numbe
 
 def test_settings_and_recordings_of_the_command_go_before_the_recipe(tmp_path, recipe, made):
     command = ['train', recipe, '--output', str(tmp_path / 'run'), '--device', 'cpu', '--quiet']
-    assert (
-        main([*command, '--data', 'a.mcap', 'b', '--set', 'steps=2', '--set', 'patch.share=0.5'])
-        == 0
-    )
+    asked = ['--data', 'a.mcap', 'b', '--rectify-alpha', '0', '--set', 'steps=2']
+    assert main([*command, *asked, '--set', 'patch.share=0.5']) == 0
     used = made[0].recipe
     assert isinstance(used, VideoRecipe)
     assert (used.steps, used.patch.share, used.data.paths) == (2, 0.5, ('a.mcap', 'b'))
+    assert used.data.rectify_alpha == 0.0
 
 
 def test_a_resume_needs_the_weights_the_run_started_from(tmp_path, recipe, made, capsys):
