@@ -18,36 +18,43 @@ VERSION = re.search(
     r"__version__ = '([^']+)'", (HERE / NAME / '__init__.py').read_text(encoding='utf-8')
 ).group(1)
 
-# The wheels of the ROS 2 Jazzy client library and messages, for machines without a ROS
-# distribution. Never in install_requires: a colcon build finds these in the distribution.
-ROS = [
-    'ros-rclpy[fastrtps]==7.1.6',
-    'ros-ament-index-python==1.8.1',
-    *(
-        f'ros-{name}==5.3.6'
-        for name in (
-            'sensor-msgs',
-            'geometry-msgs',
-            'nav-msgs',
-            'std-msgs',
-            'diagnostic-msgs',
-            'visualization-msgs',
-            'std-srvs',
-        )
-    ),
-    'transforms3d>=0.4.2',  # in a distribution it comes with tf_transformations
-]
+
+def ros_wheels(rclpy, ament_index, messages):
+    """Wheels of a ROS 2 client library and its messages, for machines without a distribution.
+
+    Never in install_requires: a colcon build finds these in the distribution.
+    """
+    names = (
+        'sensor-msgs',
+        'geometry-msgs',
+        'nav-msgs',
+        'std-msgs',
+        'diagnostic-msgs',
+        'visualization-msgs',
+        'std-srvs',
+    )
+    return [
+        f'ros-rclpy[fastrtps]=={rclpy}',
+        f'ros-ament-index-python=={ament_index}',
+        *(f'ros-{name}=={messages}' for name in names),
+        'transforms3d>=0.4.2',  # in a distribution it comes with tf_transformations
+    ]
+
+
 EXTRAS = {
-    'ros': ROS,
-    'openvino': ['openvino>=2024.4'],
-    'onnxruntime': ['onnxruntime>=1.18', 'onnx>=1.16', 'onnxscript>=0.1'],
+    'ros': ros_wheels('7.1.6', '1.8.1', '5.3.6'),  # Jazzy
+    'ros-kilted': ros_wheels('9.1.2', '1.11.0', '5.5.1'),
+    'openvino': ['openvino>=2025.0'],
+    'onnxruntime': ['onnxruntime>=1.20', 'onnx>=1.17', 'onnxscript>=0.2'],
     'rerun': ['rerun-sdk>=0.24'],
     'tensorboard': ['tensorboard>=2.14'],
     'transformers': ['transformers>=4.45'],
     'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'tensorboard>=2.14'],
     'lint': ['ruff', 'mypy', 'types-PyYAML'],
 }
-EXTRAS['all'] = sorted({requirement for group in EXTRAS.values() for requirement in group})
+EXTRAS['all'] = sorted(
+    {one for name, group in EXTRAS.items() if name != 'ros-kilted' for one in group}
+)
 
 
 # Nodes that a person starts, on PATH under their own names: bin/ beside what `ros2 run` finds in
@@ -74,14 +81,14 @@ setup(
     package_data={NAME: ['py.typed']},
     zip_safe=False,
     install_requires=[
-        'numpy>=1.26',
+        'numpy>=1.26.4',
         'opencv-python-headless>=4.6',
         'PyYAML>=6.0',
         'accelerate>=1.0',
         'rich>=13',
-        'rosbags>=0.10',
+        'rosbags>=0.10.9',
         'safetensors>=0.4.3',
-        'torch>=2.4',
+        'torch>=2.6',
     ],
     extras_require=EXTRAS,
     data_files=[

@@ -121,9 +121,28 @@ def test_constraints_pin_every_requirement_of_make(setup_arguments):
     pinned = {line.split('==')[0] for line in lines if '==' in line}
     extras = re.search(r'^extras\s*:=\s*(\S+)', (ROOT / 'Makefile').read_text(), re.M).group(1)
     wanted = list(setup_arguments['install_requires'])
-    for extra in extras.split(','):
+    for extra in extras.replace('$(ros)', 'ros').split(','):
         wanted += setup_arguments['extras_require'][extra]
     assert requirement_names(wanted) <= pinned
+
+
+def test_the_oldest_versions_claimed_are_the_oldest_tested(setup_arguments):
+    lines = (ROOT / 'constraints-oldest.txt').read_text().splitlines()
+    oldest = dict(line.split('==') for line in lines if '==' in line)
+    extras = setup_arguments['extras_require']
+    groups = (setup_arguments['install_requires'], *(extras[x] for x in ('onnxruntime', 'test')))
+    bounds = [one for group in (*groups, extras['openvino']) for one in group if '>=' in one]
+    assert len(bounds) > 10
+    for bound in bounds:
+        name, version = bound.split('>=')
+        pinned = oldest[name]
+        assert (
+            pinned == version
+            or re.fullmatch(rf'{re.escape(version)}(\.0)+', pinned)
+            or (
+                name.startswith('opencv') and pinned.startswith(f'{version}.0.')  # builds count on
+            )
+        ), f'setup.py says {bound}, make test-oldest installs {pinned}'
 
 
 def test_what_is_installed_for_ros_exists(setup_arguments):
@@ -234,5 +253,5 @@ def test_links_of_the_readme_lead_somewhere():
 
 def test_make_explains_every_command_of_the_contract():
     makefile = (ROOT / 'Makefile').read_text(encoding='utf-8')
-    for command in ('demo', 'test', 'lint', 'bench', 'install', 'clean'):
+    for command in ('demo', 'test', 'test-oldest', 'lint', 'bench', 'install', 'clean'):
         assert re.search(rf'^{command}:.*##', makefile, re.M), f'make {command}'

@@ -120,7 +120,7 @@ class MobileNetV2Encoder(Encoder):
     def maps(self, x: Tensor) -> list[Tensor]:
         """See `Encoder.maps`."""
         maps = [x]
-        for index, layer in enumerate(self.features[2:], start=2):
+        for index, layer in enumerate(self.features[2:], 2):
             x = layer(x)
             if index in self._taps:
                 maps.append(x)
