@@ -130,7 +130,10 @@ def test_the_oldest_versions_claimed_are_the_oldest_tested(setup_arguments):
     lines = (ROOT / 'constraints-oldest.txt').read_text().splitlines()
     oldest = dict(line.split('==') for line in lines if '==' in line)
     extras = setup_arguments['extras_require']
-    groups = (setup_arguments['install_requires'], *(extras[x] for x in ('onnxruntime', 'test')))
+    groups = (
+        setup_arguments['install_requires'],
+        *(extras[x] for x in ('onnxruntime', 'ros', 'test')),
+    )
     bounds = [one for group in (*groups, extras['openvino']) for one in group if '>=' in one]
     assert len(bounds) > 10
     for bound in bounds:
