@@ -71,7 +71,27 @@ def remove_abandoned(path: Path) -> None:
     with suppress(OSError):
         for part in path.parent.iterdir():
             if is_part(part) and part.name.startswith(_prefix(path)):
-                _remove_if_abandoned(part)
+                _if_abandoned(part, _remove)
+
+
+def rescue_abandoned(path: Path) -> list[Path]:
+    """Rename what processes that are gone left half-written beside `path`; returns the new names.
+
+    They are NAME_cut_1.SUFFIX and so on, for files of which what is whole can be read.
+    """
+    rescued: list[Path] = []
+
+    def rename(part: Path) -> None:
+        names = (path.with_name(f'{path.stem}_cut_{n}{path.suffix}') for n in range(1, 1 << 30))
+        target = next(name for name in names if not name.exists())
+        os.replace(part, target)
+        rescued.append(target)
+
+    with suppress(OSError):
+        for part in sorted(path.parent.iterdir()):
+            if is_part(part) and part.name.startswith(_prefix(path)):
+                _if_abandoned(part, rename)
+    return rescued
 
 
 def remove_parts(folder: Path) -> None:
@@ -79,7 +99,7 @@ def remove_parts(folder: Path) -> None:
     with suppress(OSError):
         for part in folder.iterdir():
             if is_part(part):
-                _remove_if_abandoned(part)
+                _if_abandoned(part, _remove)
 
 
 def set_aside(path: Path) -> Path:
@@ -154,14 +174,14 @@ def _is_still(path: Path, descriptor: int) -> bool:
         return False
 
 
-def _remove_if_abandoned(part: Path) -> None:
+def _if_abandoned(part: Path, act: Callable[[Path], None]) -> None:
     with suppress(OSError):
         descriptor = os.open(part, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
         try:
             is_free = _lock(descriptor)
             age_s = time.time() - os.fstat(descriptor).st_mtime
             if is_free or (is_free is None and age_s > _NO_LOCKS_S):
-                _remove(part)
+                act(part)
         finally:
             os.close(descriptor)
 

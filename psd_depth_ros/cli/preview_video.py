@@ -13,6 +13,7 @@ import numpy as np
 
 from psd_depth_ros.cli.preview import depth_colours, Image, Map
 from psd_depth_ros.errors import BagError
+from psd_depth_ros.files import unfinished
 
 _MPEG4 = int.from_bytes(b'mp4v', 'little')
 _USUAL_RATE_HZ = 10.0
@@ -56,7 +57,8 @@ class PreviewVideo:
             self._writer.release()
         try:
             if kind is None and self._writer is not None:
-                shutil.move(self._file, self._path)
+                with unfinished(self._path) as target:
+                    shutil.copyfile(self._file, target)
         except OSError as problem:
             raise self._unwritable(str(problem)) from problem
         finally:

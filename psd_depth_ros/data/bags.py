@@ -7,10 +7,9 @@ poses is left to `sources`. No ROS installation is needed.
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-import secrets
 from types import TracebackType
 from typing import Any, BinaryIO
 
@@ -23,6 +22,7 @@ from psd_depth_ros.data.message_types import MessageTypes
 from psd_depth_ros.data.recorded_types import is_ros, modern_name, RecordedTypes
 from psd_depth_ros.data.topics import list_topics, nearest, TopicInfo
 from psd_depth_ros.errors import BagError, MessageError
+from psd_depth_ros.files import unfinished
 from psd_depth_ros.messages import header_fields
 from psd_depth_ros.parsing import user_path
 
@@ -254,7 +254,8 @@ class BagWriter:
     """A single .mcap file that `ros2 bag` and `rosbags` read, as a context manager.
 
     The same calls make the same bytes, whatever the name of the file. It appears under its name
-    only when closed without an error, replacing an older one. `compression` is `zstd` or empty.
+    only when closed without an error, replacing an older one; what a writer that was killed left
+    half-written beside it is removed. `compression` is `zstd` or empty.
     Raises BagError where it cannot be written.
     """
 
@@ -265,8 +266,7 @@ class BagWriter:
             raise BagError(f'bags are written as .mcap files; found {self.path}')
         if self.path.is_dir():
             raise BagError(f'{self.path} is a folder; name a file that ends with .mcap')
-        # One that a killed recorder left behind is not removed: what is whole in it can be read.
-        self._partial = self.path.with_name(f'.{self.path.name}.{secrets.token_hex(8)}.partial')
+        self._unfinished: AbstractContextManager[Path] | None = None
         self._types = MessageTypes()
         self._schemas: dict[str, int] = {}
         self._channels: dict[str, tuple[int, str]] = {}
@@ -277,7 +277,8 @@ class BagWriter:
         """Open the temporary file that becomes the bag."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._stream = self._partial.open('xb')
+            self._unfinished = unfinished(self.path)
+            self._stream = self._unfinished.__enter__().open('wb')
             self._file = McapFile(self._stream, compression=self._compression)
         except OSError as error:
             raise self._unwritable(error) from error
@@ -328,9 +329,9 @@ class BagWriter:
         try:
             with stream:
                 file.finish()
-            self._partial.replace(self.path)
+            self._leave(None)
         except OSError as error:
-            self._discard()
+            self._leave(error)
             raise self._unwritable(error) from error
 
     def abort(self) -> None:
@@ -339,7 +340,7 @@ class BagWriter:
         if stream is not None:
             with suppress(OSError):
                 stream.close()
-            self._discard()
+            self._leave(BagError('the bag is given up'))
 
     def _channel(self, file: McapFile, topic: str, msgtype: str) -> int:
         number, known = self._channels.get(topic, (0, msgtype))
@@ -355,9 +356,11 @@ class BagWriter:
         self._channels[topic] = number, msgtype
         return number
 
-    def _discard(self) -> None:
-        with suppress(OSError):
-            self._partial.unlink()
+    def _leave(self, error: Exception | None) -> None:
+        """Give the file its name, or remove it. Raises OSError."""
+        one, self._unfinished = self._unfinished, None
+        if one is not None:
+            one.__exit__(None if error is None else type(error), error, None)
 
     def _unwritable(self, error: OSError) -> BagError:
         return BagError(f'bag {self.path} cannot be written: {error}')

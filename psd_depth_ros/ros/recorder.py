@@ -23,6 +23,8 @@ from rclpy.node import Node
 from psd_depth_ros.config import setting
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.files import rescue_abandoned
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.ros.message_classes import find_message_class
 from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.qos import choose_input
@@ -74,6 +76,11 @@ class Recorder(Node):
         self._speaker = Speaker(self.get_logger())
         self._waiting = dict(_split(one) for one in self._settings.topics)
         self._files = ExitStack()
+        for cut in rescue_abandoned(user_path(self._settings.output)):
+            self.get_logger().warning(
+                f'a recorder was killed: what it had written is in {cut}, whose last messages may '
+                'be cut short'
+            )
         self._writer = self._files.enter_context(BagWriter(self._settings.output))
         self._last_s: float | None = None
         self._look()

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 import sqlite3
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -118,6 +120,27 @@ def test_a_failed_write_leaves_nothing_and_keeps_the_old_file(tmp_path):
         writer.write('/cam/image', IMAGE, {'colour': 1}, 1, 'cam')
     assert path.read_bytes() == before
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_a_killed_writer_left_is_removed_by_the_next(tmp_path):
+    code = f"""
+import os
+from psd_depth_ros.data.bags import BagWriter
+with BagWriter({str(tmp_path / 'a.mcap')!r}) as writer:
+    os._exit(9)
+"""
+    left = set()
+    for _ in range(2):
+        assert subprocess.run([sys.executable, '-c', code], check=False).returncode == 9
+        left |= {path.name for path in tmp_path.iterdir()}
+    assert len(left) == 2  # nobody can guess the names
+    assert len(list(tmp_path.iterdir())) == 1
+    with pytest.raises(BagError, match='0 bag files'), BagReader(tmp_path):
+        pass
+    with BagWriter(tmp_path / 'a.mcap'):  # in use: not to be removed
+        write_bag(tmp_path / 'a.mcap')
+        assert len(list(tmp_path.iterdir())) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ['a.mcap']
 
 
 def test_outputs_that_cannot_be(tmp_path):

@@ -36,6 +36,7 @@ def test_ends_by_itself_once_nothing_comes_any_more(
     bench: Any, start: Callable[..., Any], tmp_path: Path
 ) -> None:
     output = tmp_path / 'out.mcap'
+    (tmp_path / '.out.mcap.0123456789abcdef.part').write_bytes(b'of a recorder that was killed')
     recorder = start(
         'psd_depth_ros.ros.recorder',
         topics=['/camera_info', '/image'],
@@ -48,6 +49,8 @@ def test_ends_by_itself_once_nothing_comes_any_more(
     assert recorder.wait() == 0, recorder.output
     with BagReader(output) as bag:
         assert bag.topics['/image'].count == 1
+    assert (tmp_path / 'out_cut_1.mcap').read_bytes() == b'of a recorder that was killed'
+    assert 'a recorder was killed: what it had written is in' in recorder.output
 
 
 def test_without_output_it_says_what_it_needs(start: Callable[..., Any]) -> None:
