@@ -6,8 +6,11 @@ loaded, and inherited by the processes that tests start.
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+import importlib.util
 import itertools
 import os
+from pathlib import Path
+from types import ModuleType
 import warnings
 
 os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')
@@ -30,6 +33,18 @@ def ros_domains() -> Iterator[int]:
     workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
     own = DOMAINS[worker::workers]
     return (own[number % len(own)] for number in itertools.count(os.getpid() * 7))
+
+
+@pytest.fixture(scope='session')
+def network_watch() -> ModuleType:
+    """The program network_watch.py, whose `run` watches a command; see there."""
+    path = Path(__file__).with_name('network_watch.py')
+    spec = importlib.util.spec_from_file_location('network_watch', path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture

@@ -3,7 +3,6 @@
 import json
 import os
 from pathlib import Path
-import subprocess
 import sys
 
 import cv2
@@ -16,17 +15,14 @@ FRAMES = 6
 
 
 @pytest.mark.timeout(300)
-def test_demo_accounts_for_every_frame(tmp_path):
+def test_demo_accounts_for_every_frame_and_reaches_for_nothing(tmp_path, network_watch):
     command = [sys.executable, '-m', 'psd_depth_ros.cli.main', 'demo']
     command += ['--output', str(tmp_path), '--frames', str(FRAMES), '--rate', '0.5']
-    done = subprocess.run(
+    done, attempts = network_watch.run(
         command,
+        tmp_path / 'network',
         cwd=ROOT,
         env={**os.environ, 'PYTHONPATH': str(ROOT), 'OMP_NUM_THREADS': '1'},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
     )
     logs = ''.join(path.read_text() for path in (tmp_path / 'logs').glob('*.log'))
     assert done.returncode == 0, done.stdout + done.stderr + logs
@@ -44,3 +40,4 @@ def test_demo_accounts_for_every_frame(tmp_path):
         assert infos.count == report['frames_out']
     assert cv2.imread(str(tmp_path / 'preview.png')) is not None
     assert 'frames_out' in done.stdout
+    assert attempts == []
