@@ -3,7 +3,9 @@
     ros2 launch psd_depth_ros depth.launch.py viewer:=rerun
 
 Needs `rerun-sdk` (the extra `rerun`). Its viewer runs as a child process bound to loopback; the
-in-process servers of rerun would listen on every interface, so they are not used.
+in-process servers of rerun would listen on every interface, so they are not used. Its usage
+statistics are switched off, with settings of its own that last as long as the node: those of the
+user are neither read nor written.
 """
 
 from __future__ import annotations
@@ -11,10 +13,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 import importlib
+import os
 from pathlib import Path
 import shutil
 import subprocess
 import sys
+import tempfile
 from typing import Any
 
 import numpy as np
@@ -69,8 +73,11 @@ class RerunViewer(Node):
             self, RerunViewerSettings, lambda *_: '', lambda *_: None
         ).settings
         self._speaker = Speaker(self.get_logger())
+        self._home = tempfile.TemporaryDirectory(prefix='rerun_viewer_')
+        program = _find_program()
+        _switch_statistics_off(program, Path(self._home.name))
         self._rerun = _find_rerun()
-        self._viewer = _start_viewer(settings)
+        self._viewer = _start_viewer(program, settings)
         self._rerun.init('psd_depth_ros')
         self._rerun.connect_grpc(f'rerun+http://{LOOPBACK}:{settings.data_port}/proxy')
         self._rerun.send_blueprint(_layout(self._rerun))
@@ -86,8 +93,7 @@ class RerunViewer(Node):
         self.create_timer(HOUSEKEEPING_S, self._keep_house)
         self.get_logger().info(
             f'open http://{LOOPBACK}:{settings.web_port}'
-            f'/?url=rerun%2Bhttp://{LOOPBACK}:{settings.data_port}/proxy (rerun sends anonymous '
-            'usage data home unless `rerun analytics disable` was run once)'
+            f'/?url=rerun%2Bhttp://{LOOPBACK}:{settings.data_port}/proxy'
         )
 
     def close(self) -> None:
@@ -99,6 +105,7 @@ class RerunViewer(Node):
         except subprocess.TimeoutExpired:
             self._viewer.kill()
             self._viewer.wait()
+        self._home.cleanup()
 
     def _listen(
         self, topic: str, message_type: type[Any], show: Callable[[Any], None]
@@ -158,14 +165,36 @@ def _find_rerun() -> Any:
         ) from error
 
 
-def _start_viewer(settings: RerunViewerSettings) -> subprocess.Popen[bytes]:
+def _find_program() -> str:
+    """The viewer beside this Python, or on PATH. Raises SettingsError where there is none."""
     beside = Path(sys.executable).with_name('rerun')
     program = str(beside) if beside.is_file() else shutil.which('rerun')
     if program is None:
         raise SettingsError(
-            'the program `rerun` is not on PATH though its Python package is installed; '
-            'reinstall it with pip install --force-reinstall rerun-sdk'
+            'the program `rerun` is not there: pip install --force-reinstall rerun-sdk (the extra '
+            '`rerun`), or use RViz with rviz:=true'
         )
+    return program
+
+
+def _switch_statistics_off(program: str, home: Path) -> None:
+    """Give rerun, here and in children, settings in `home` in which its analytics are disabled.
+
+    Raises SettingsError where it does not take them.
+    """
+    os.environ['XDG_CONFIG_HOME'] = str(home / 'config')
+    os.environ['XDG_DATA_HOME'] = str(home / 'data')
+    done = subprocess.run(
+        [program, 'analytics', 'disable'], stdin=subprocess.DEVNULL, capture_output=True, text=True
+    )
+    if done.returncode:
+        raise SettingsError(
+            f'the usage statistics of rerun cannot be switched off (`{program} analytics disable` '
+            f'ended with code {done.returncode}): {done.stderr.strip()[-300:]}'
+        )
+
+
+def _start_viewer(program: str, settings: RerunViewerSettings) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [
             program,
