@@ -56,14 +56,15 @@ class _Stream:
     newest_ns: int | None = None  # the stamp of the last good message, and when it came
     arrived_ns: int = 0
     stamps: Track[int] = field(default_factory=Track)  # by the time of arrival
+    was_missed: bool = False  # an image waited in vain: until one comes, no other does
     frames: Counter[str] = field(default_factory=Counter)
 
     def take(self, stamp: int, arrived_ns: int) -> None:
-        self.newest_ns, self.arrived_ns = stamp, arrived_ns
+        self.newest_ns, self.arrived_ns, self.was_missed = stamp, arrived_ns, False
         self.stamps.add(arrived_ns, stamp)
 
     def forget(self) -> None:
-        self.newest_ns = None
+        self.newest_ns, self.was_missed = None, False
         self.stamps.clear()
 
     def lead_ns(self, time_ns: int, arrived_ns: int) -> int:
@@ -80,7 +81,7 @@ class _Stream:
 
     def is_at(self, time_ns: int) -> bool:
         """Whether what belongs to a time has come, or will not come any more."""
-        return self.newest_ns is None or self.newest_ns >= time_ns
+        return self.was_missed if self.newest_ns is None else self.newest_ns >= time_ns
 
 
 @dataclass(frozen=True)
@@ -248,6 +249,7 @@ class Surroundings:
     def _judge_stream(self, stream: _Stream, name: str, time_ns: int, arrived_ns: int) -> str:
         """Why nothing of a stream can belong to an image, '' where it may."""
         if stream.newest_ns is None:
+            stream.was_missed = True
             if stream.refused:
                 return f'all {stream.refused} messages of {name} were refused: {stream.error}'
             return f'no message of {name} has come'

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+import re
 import time
 from typing import Any
 
@@ -187,9 +188,8 @@ class ScaleInputs:
     def _speak(self, name: str, camera: _Camera) -> None:
         warning = self._warning(camera)
         if warning:
-            self._speaker.warn((name, 'scale'), f'{name}: {warning}', REPEAT_S)
-        else:
-            self._speaker.forget((name, 'scale'))
+            kind = re.sub(r'[0-9.]+', '', warning)
+            self._speaker.warn((name, kind), f'{name}: {warning}', REPEAT_S)
         if camera.watch.remark and camera.watch.silent_s == 0.0:
             self._speaker.warn((name, 'remark'), f'{name}: {camera.watch.remark}')
 

@@ -71,7 +71,9 @@ def test_late_poses_of_the_past_do_not_stay_after_a_jump() -> None:
 
 def test_a_frame_waits_for_odometry_that_is_late() -> None:
     around = Surroundings(Asked(poses=True))
-    assert around.is_final(ns(5.0), 'camera')  # nothing ever came: nothing to wait for
+    assert not around.is_final(ns(3.0), 'camera')
+    assert seen(around, 3.0).problem == 'no message of odometry has come'
+    assert around.is_final(ns(3.1), 'camera')  # one image waited in vain, the others need not
     drive(around, 4.0, 4.9, late_s=0.6)
     assert not around.is_final(ns(5.0), 'camera')
     assert seen(around, 5.0).pose is None
