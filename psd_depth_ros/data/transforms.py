@@ -2,8 +2,8 @@
 
 One buffer for bags and for live topics. Its rules are those of tf2 (`BufferCore`): a fixed
 transform holds at any time, a moving one between two of its stamps, where it is interpolated, and
-nothing is extrapolated; of a frame with two parents the newest counts. Messages are anything with
-the fields of tf2_msgs/TFMessage.
+nothing is extrapolated; a frame that is fixed once stays so. Messages are anything with the fields
+of tf2_msgs/TFMessage.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ class Stage:
             else:
                 self._bench.spin_for(0.01)
         again = Image(height=last.height, width=last.width, encoding='rgb8', step=last.step)
-        again.header.frame_id, again.data = 'camera', last.data.tobytes()
+        again.header.frame_id, again.data = last.header.frame_id, last.data.tobytes()
         for attempt in range(100):
             found = float(decode_depth(self._depths[-1])[60, 80])
             if found == pytest.approx(expected, rel=1e-6):

@@ -36,6 +36,10 @@ class Robot:
 
     pan_radps: float = 0.0
 
+    @property
+    def camera_frame(self) -> str:
+        return 'head_camera' if self.pan_radps else 'camera'
+
     def T_odom_base(self, time_s: float) -> np.ndarray:
         return exponential([2.5 * time_s, 0, 0, 0, 0, 0.1 * time_s])
 
@@ -79,7 +83,7 @@ def write_robot_bag(path: Path, robot: Robot, frames: int = 8) -> Path:
     with BagWriter(path) as writer:
         fixed = [('base_link', 'lidar', T_BASE_LIDAR)]
         if not robot.pan_radps:
-            fixed.append(('base_link', 'camera', robot.T_base_camera(0.0)))
+            fixed.append(('base_link', robot.camera_frame, robot.T_base_camera(0.0)))
         _write_transforms(writer, '/tf_static', START_NS - STEP_NS, fixed)
         for step in range(2 * frames + 1):
             stamp_ns, time_s = START_NS + (step - 1) * STEP_NS // 2, (step - 1) * 0.05
@@ -90,22 +94,28 @@ def write_robot_bag(path: Path, robot: Robot, frames: int = 8) -> Path:
                 image = _look(wall, T_odom_camera)
                 fields = camera_info_fields(CAMERA)
                 writer.write(
-                    '/camera_info', 'sensor_msgs/msg/CameraInfo', fields, stamp_ns, 'camera'
+                    '/camera_info',
+                    'sensor_msgs/msg/CameraInfo',
+                    fields,
+                    stamp_ns,
+                    robot.camera_frame,
                 )
                 fields = image_fields(image, 'rgb8')
-                writer.write('/image', 'sensor_msgs/msg/Image', fields, stamp_ns, 'camera')
+                writer.write(
+                    '/image', 'sensor_msgs/msg/Image', fields, stamp_ns, robot.camera_frame
+                )
                 seen = transform(invert(T_odom_base @ T_BASE_LIDAR), points).astype(np.float32)
                 cloud = pack_cloud(dict(zip('xyz', seen.T, strict=True)))
                 writer.write('/lidar', 'sensor_msgs/msg/PointCloud2', cloud, stamp_ns, 'lidar')
                 continue
             if robot.pan_radps:
-                moving.append(('base_link', 'camera', robot.T_base_camera(time_s)))
+                moving.append(('base_link', robot.camera_frame, robot.T_base_camera(time_s)))
             _write_transforms(writer, '/tf', stamp_ns, moving)
             fields = odometry_fields(T_odom_base, 'base_link', (2.5, 0.0, 0.0))
             writer.write('/odom', 'nav_msgs/msg/Odometry', fields, stamp_ns, 'odom')
         stamp_ns += STEP_NS * 5 // 2
         fields = image_fields(image, 'rgb8')
-        writer.write('/image', 'sensor_msgs/msg/Image', fields, stamp_ns, 'camera')
+        writer.write('/image', 'sensor_msgs/msg/Image', fields, stamp_ns, robot.camera_frame)
     return path
 
 
