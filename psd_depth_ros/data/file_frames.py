@@ -34,7 +34,9 @@ _SHORT_NS = 500_000_000
 # Containers that list their frames; others say how long they are.
 _COUNTED = ('.mp4', '.mov', '.m4v')
 # Seconds since 1970 have 10 digits from 2001 to 2286.
-_EPOCH = re.compile(r'(?:^|[^\d.])(\d{10}\.\d{1,9}|\d{13}|\d{16}|\d{19})$')
+_EPOCH = re.compile(
+    r'(?:^|[^\d.])([1-9]\d{9}\.\d{1,9}|[1-9]\d{12}|[1-9]\d{15}|[1-9]\d{18})$', re.ASCII
+)
 _POSE_COLUMNS = [f'T{row}{column}' for row in range(3) for column in range(4)]
 
 
@@ -80,6 +82,11 @@ class VideoFrames(FrameSource):
     def span_ns(self) -> tuple[int, int]:
         """First stamp, and one that no stamp is later than by what the video says."""
         return 0, round(self._count * 1e9 / self._rate_hz)
+
+    @property
+    def rate_hz(self) -> float:
+        """Mean rate by what the container says."""
+        return self._rate_hz
 
     @property
     def notes(self) -> list[str]:

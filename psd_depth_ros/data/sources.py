@@ -134,7 +134,7 @@ class FrameSource(ABC):
         """Mean rate of the images, as far as the recording says; 0 where it does not."""
         start_ns, end_ns = self.span_ns
         seconds = (end_ns - start_ns) / 1e9
-        return self.count / seconds if seconds > 0 and self.count > 1 else 0.0
+        return (self.count - 1) / seconds if seconds > 0 and self.count > 1 else 0.0
 
     @property
     def notes(self) -> list[str]:

@@ -19,6 +19,7 @@ def test_inspect_says_whether_a_recording_is_fit(tmp_path, capsys):
         cv2.imwrite(str(folder / f'{index:03d}.png'), picture)
     assert main(['inspect', str(folder), '--require-fit']) == 0
     printed = capsys.readouterr().out
+    assert '40, 10.0 Hz, 96x64' in printed
     assert '40 frames, 10.0 Hz, 3.9 s, 0 gaps' in printed
     assert 'camera height 1.20 m' in printed
     assert 'to train on, 4 held out, of 40 frames' in printed

@@ -291,11 +291,13 @@ def test_what_claims_to_be_small_stays_small(tmp_path):
 
 @pytest.mark.parametrize('compression', [None, 'BZ2', 'LZ4'])
 def test_ros1_bags(tmp_path, compression):
-    write_ros1(tmp_path / 'old.bag', compression)
-    assert seen(tmp_path / 'old.bag') == [0, 1, 2]
+    write_ros1(tmp_path / 'old_0.bag', compression)
+    assert seen(tmp_path / 'old_0.bag') == [0, 1, 2]
+    write_ros1(tmp_path / 'old_1.bag', compression, first=3)
+    assert seen(tmp_path) == [0, 1, 2, 3, 4, 5]
 
 
-def write_ros1(path, compression=None):
+def write_ros1(path, compression=None, first=0):
     store = get_typestore(Stores.ROS1_NOETIC)
     types = store.types
     writer = Rosbag1Writer(path)
@@ -303,7 +305,7 @@ def write_ros1(path, compression=None):
         writer.set_compression(Rosbag1Writer.CompressionFormat[compression])
     with writer:
         connection = writer.add_connection('/cam/image', IMAGE, typestore=store)
-        for index in range(3):
+        for index in range(first, first + 3):
             stamp = types['builtin_interfaces/msg/Time'](index, 0)
             header = types['std_msgs/msg/Header'](seq=5, stamp=stamp, frame_id='cam')
             pixels = np.full(12 * 16 * 3, index, np.uint8)
