@@ -52,15 +52,24 @@ class FinetuneFolder:
     """
 
     def __init__(self, path: Path, *, resume: bool) -> None:
+        self.path = path
+        self._existed = path.is_dir()
+        self._lock: FolderLock | None = lock_folder(path) if self._existed else None
+        try:
+            self._is_new = self._check(resume)
+        except BaseException:
+            self.close()
+            raise
+
+    def _check(self, resume: bool) -> bool:
+        """Whether the folder is new, where it is one that may be used."""
+        path = self.path
         state = folder_state(path)
         if resume and state != UNFINISHED:
             raise SettingsError(f'{path}: there is nothing to resume here; {next_step(state)}')
         if not resume and state != NEW:
             raise SettingsError(f'{path}: the output folder is not empty; {next_step(state)}')
-        self.path = path
-        self._is_new = state == NEW
-        self._existed = path.is_dir()
-        self._lock: FolderLock | None = lock_folder(path) if self._existed else None
+        return state == NEW
 
     def close(self) -> None:
         """Let other processes have the folder."""

@@ -308,3 +308,29 @@ def test_replay_plays_to_the_end(drive, ros_domains):
     )
     assert played.returncode == 0, played.stderr
     assert 'published' in played.stdout + played.stderr
+
+
+@pytest.mark.parametrize('command', ['train', 'finetune', 'ablate'])
+def test_threads_of_a_training_wait_asleep(tmp_path, command):
+    """OpenMP reads this once, when torch is loaded."""
+    code = (
+        'import os, sys\n'
+        'from psd_depth_ros.cli.main import main\n'
+        'class Watch:\n'
+        '    def find_spec(self, name, path=None, target=None):\n'
+        '        if name == "torch":\n'
+        '            print(os.environ.get("OMP_WAIT_POLICY"))\n'
+        '            os._exit(3)\n'
+        'sys.meta_path.insert(0, Watch())\n'
+        f'main(["{command}", *sys.argv[1:]])\n'
+    )
+    options = {'train': ['starter'], 'finetune': ['gone.mcap'], 'ablate': []}[command]
+    environment = {key: value for key, value in os.environ.items() if key != 'OMP_WAIT_POLICY'}
+    found = subprocess.run(
+        [sys.executable, '-c', code, *options, '--output', str(tmp_path / 'run')],
+        capture_output=True,
+        text=True,
+        env=environment,
+    )
+    assert found.returncode == 3, found.stderr
+    assert found.stdout.split()[-1] == 'PASSIVE'
