@@ -8,6 +8,7 @@ there is nothing.
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
 import threading
 from typing import Any
@@ -19,6 +20,7 @@ from psd_depth_ros.data.tracks import CloudTrack, has_jumped, PoseTrack, Track
 from psd_depth_ros.data.transforms import FrameNames, GROUND_FRAMES, locate, TransformBuffer
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry import Extrinsics
+from psd_depth_ros.geometry.pose import from_quaternion, Rotation
 from psd_depth_ros.messages import decode_points, odometry_pose, stamp_ns
 
 PATIENCE_NS = 2_000_000_000
@@ -104,6 +106,14 @@ class Asked:
         return self.body or self.lidar or self.ground
 
 
+@dataclass(frozen=True)
+class Readers:
+    """How clouds become points and quaternions rotations; a node has libraries of ROS for it."""
+
+    points: Callable[[Any], npt.NDArray[np.float32]] = decode_points
+    rotation: Rotation = from_quaternion
+
+
 class Surroundings:
     """Odometry, clouds and transforms of the last seconds. Safe between threads.
 
@@ -111,9 +121,10 @@ class Surroundings:
     which messages and images came (or were recorded).
     """
 
-    def __init__(self, asked: Asked) -> None:
+    def __init__(self, asked: Asked, readers: Readers | None = None) -> None:
         self.asked = asked
-        self.transforms = TransformBuffer()
+        self._readers = readers or Readers()
+        self.transforms = TransformBuffer(self._readers.rotation)
         self._lock = threading.Lock()
         self._poses, self._clouds = PoseTrack(), CloudTrack()
         self._odometry, self._lidar = _Stream(), _Stream()
@@ -139,7 +150,7 @@ class Surroundings:
             stream = self._odometry
             stream.received += 1
             try:
-                pose = odometry_pose(message)
+                pose = odometry_pose(message, self._readers.rotation)
             except MessageError as error:
                 stream.refuse(error)
                 raise
@@ -213,7 +224,7 @@ class Surroundings:
         points = None
         if message is not None:
             try:
-                points = _check_points(decode_points(message))
+                points = _check_points(self._readers.points(message))
             except MessageError as error:
                 problem = str(error)
         return Seen(

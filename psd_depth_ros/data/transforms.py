@@ -19,7 +19,7 @@ import numpy.typing as npt
 from psd_depth_ros.data.tracks import Track
 from psd_depth_ros.errors import MessageError, TransformError
 from psd_depth_ros.geometry import Extrinsics
-from psd_depth_ros.geometry.pose import interpolate, invert
+from psd_depth_ros.geometry.pose import from_quaternion, interpolate, invert, Rotation
 from psd_depth_ros.messages import stamp_ns, transform_pose
 
 Array = npt.NDArray[np.float64]
@@ -38,16 +38,21 @@ class _Link:
 
     parent: str
     transform: Any
+    rotation: Rotation = from_quaternion
 
     @property
     def pose(self) -> Array:
-        return transform_pose(self.transform)
+        return transform_pose(self.transform, self.rotation)
 
 
 class TransformBuffer:
-    """Transforms of the last 10 s, and all fixed ones. Safe between threads."""
+    """Transforms of the last 10 s, and all fixed ones. Safe between threads.
 
-    def __init__(self) -> None:
+    `rotation` turns their quaternions.
+    """
+
+    def __init__(self, rotation: Rotation = from_quaternion) -> None:
+        self._rotation = rotation
         self._lock = threading.Lock()
         self._fixed: dict[str, _Link] = {}
         self._moving: dict[str, Track[_Link]] = {}
@@ -68,7 +73,7 @@ class TransformBuffer:
         with self._lock:
             for one in message.transforms:
                 child = one.child_frame_id.lstrip('/')
-                link = _Link(one.header.frame_id.lstrip('/'), one.transform)
+                link = _Link(one.header.frame_id.lstrip('/'), one.transform, self._rotation)
                 if fixed:
                     self._fixed[child] = link
                     self._moving.pop(child, None)

@@ -5,12 +5,15 @@ Formulas: Barfoot, State Estimation for Robotics, chapter 7. Nothing here knows 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 import math
 
 import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[np.float64]
+# A quaternion (x, y, z, w) to its 3x3 matrix, ValueError where it is none: `from_quaternion`.
+Rotation = Callable[[npt.ArrayLike], Array]
 
 _UNIT_TOLERANCE = 0.01
 

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from psd_depth_ros.config import setting
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera, Extrinsics
-from psd_depth_ros.geometry.pose import from_quaternion, make_pose
+from psd_depth_ros.geometry.pose import from_quaternion, make_pose, Rotation
 from psd_depth_ros.inference.scale_sources import (
     CameraHeightSource,
     LidarSource,
@@ -125,14 +125,16 @@ class ScaleSettings:
         for name in ('lidar_pose', 'camera_pose'):
             _parse_pose(name, getattr(self, name))
 
-    @property
-    def extrinsics(self) -> Extrinsics:
-        """What these settings say of the camera's surroundings, for its optical frame."""
+    def extrinsics(self, rotation: Rotation = from_quaternion) -> Extrinsics:
+        """What these settings say of the camera's surroundings, for its optical frame.
+
+        `rotation` turns the quaternions of poses.
+        """
         pitch = math.radians(self.camera_pitch_deg)
         up = np.array([0.0, -math.cos(pitch), -math.sin(pitch)])
         return Extrinsics(
-            _parse_pose('camera_pose', self.camera_pose),
-            _parse_pose('lidar_pose', self.lidar_pose),
+            _parse_pose('camera_pose', self.camera_pose, rotation),
+            _parse_pose('lidar_pose', self.lidar_pose, rotation),
             self.camera_height_m or None,
             up if self.camera_pitch_deg else None,
         )
@@ -332,10 +334,16 @@ class ScaleTracker:
     """The scale of one camera, whichever way the settings obtain it.
 
     `checkpoint_sigma` is the standard deviation of ln s of a metric checkpoint, None for one that
-    is not metric. In mode fixed with a factor, and in mode relative, s never changes.
+    is not metric. In mode fixed with a factor, and in mode relative, s never changes. `rotation`
+    turns the quaternions of the settings.
     """
 
-    def __init__(self, settings: ScaleSettings, checkpoint_sigma: float | None) -> None:
+    def __init__(
+        self,
+        settings: ScaleSettings,
+        checkpoint_sigma: float | None,
+        rotation: Rotation = from_quaternion,
+    ) -> None:
         self.settings = settings
         self._sigma = checkpoint_sigma
         prior = UNKNOWN_SIGMA if checkpoint_sigma is None else checkpoint_sigma
@@ -346,7 +354,7 @@ class ScaleTracker:
         self._filter = ScaleFilter(prior, systematic)
         self._measured: tuple[float, float] | None = None
         self._problem = ''
-        self._extrinsics = settings.extrinsics
+        self._extrinsics = settings.extrinsics(rotation)
 
     @property
     def scale(self) -> float:
@@ -469,7 +477,9 @@ def _make_source(
     return None
 
 
-def _parse_pose(name: str, values: tuple[float, ...]) -> Array | None:
+def _parse_pose(
+    name: str, values: tuple[float, ...], rotation: Rotation = from_quaternion
+) -> Array | None:
     """4x4 matrix of x y z qx qy qz qw, None of nothing; SettingsError where that fails."""
     if not values:
         return None
@@ -478,6 +488,6 @@ def _parse_pose(name: str, values: tuple[float, ...]) -> Array | None:
             f'{name} has {len(values)} numbers, expected 7: x y z in metres and qx qy qz qw'
         )
     try:
-        return make_pose(from_quaternion(values[3:]), values[:3])
+        return make_pose(rotation(values[3:]), values[:3])
     except ValueError as error:
         raise SettingsError(f'{name}: {error}; the identity is 0 0 0 1') from error

@@ -5,17 +5,15 @@ The algebra of poses is in `geometry.pose`; what a pose is used for is left to t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from psd_depth_ros.errors import MessageError
-from psd_depth_ros.geometry.pose import from_quaternion, make_pose, to_quaternion
+from psd_depth_ros.geometry.pose import from_quaternion, make_pose, Rotation, to_quaternion
 
 Array = npt.NDArray[np.float64]
-Rotation = Callable[[npt.ArrayLike], Array]
 
 _SECOND_NS = 1_000_000_000
 
@@ -40,8 +38,8 @@ def header_fields(time_ns: int, frame_id: str) -> dict[str, Any]:
 def odometry_pose(message: Any, rotation: Rotation = from_quaternion) -> Array:
     """T_odom_body of a nav_msgs/Odometry: 4x4, metres, body axes as published (REP 103).
 
-    `rotation` makes a 3x3 matrix of a quaternion (x, y, z, w), or raises ValueError. Raises
-    MessageError for a pose that is not finite or a quaternion whose length is not 1.
+    `rotation` turns the quaternion. Raises MessageError for a pose that is not finite or a
+    quaternion whose length is not 1.
     """
     pose = message.pose.pose
     return _pose(pose.position, pose.orientation, 'Odometry', rotation)

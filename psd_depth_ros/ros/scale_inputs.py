@@ -18,7 +18,7 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 
-from psd_depth_ros.data.surroundings import PATIENCE_NS, Surroundings
+from psd_depth_ros.data.surroundings import PATIENCE_NS, Readers, Surroundings
 from psd_depth_ros.data.topics import CLOUD_TYPE, ODOMETRY_TYPE
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
@@ -30,6 +30,7 @@ from psd_depth_ros.inference.scale_watch import (
     ScaleWatch,
 )
 from psd_depth_ros.ros.camera_channel import CameraChannel, PreparedFrame
+from psd_depth_ros.ros.distribution import read_points, rotation_matrix
 from psd_depth_ros.ros.engine_slot import Engine
 from psd_depth_ros.ros.input_subscription import InputSubscription
 from psd_depth_ros.ros.settings import DepthNodeSettings
@@ -38,6 +39,7 @@ from psd_depth_ros.ros.transforms import has_tf, NO_TF, TransformInput
 
 REPEAT_S = 30.0
 _ODOMETRY_DEPTH = 100
+_READERS = Readers(read_points, rotation_matrix)
 _LIDAR_DEPTH = 4
 _MAX_WAITING = 60
 _MAX_WAITING_BYTES = 128 * 2**20
@@ -75,7 +77,7 @@ class ScaleInputs:
         self._node = node
         self._settings = settings
         self._speaker = Speaker(node.get_logger())
-        self._around = Surroundings(asked_by(settings().scale))
+        self._around = Surroundings(asked_by(settings().scale), _READERS)
         self._input: InputSubscription | None = None
         self._transforms: TransformInput | None = None
         self._cameras: dict[str, _Camera] = {}
@@ -87,7 +89,7 @@ class ScaleInputs:
         asked = asked_by(self._settings().scale)
         if asked != self._around.asked:
             self.destroy()
-            self._around = Surroundings(asked)
+            self._around = Surroundings(asked, _READERS)
             self._subscribe()
 
     def refresh(self) -> None:
@@ -117,7 +119,9 @@ class ScaleInputs:
         camera = self._cameras.get(channel.name)
         if camera is None or (camera.settings, camera.checkpoint) != (settings, checkpoint.id):
             output = checkpoint.info.output
-            tracker = ScaleTracker(settings, output.scale_sigma if output.metric else None)
+            tracker = ScaleTracker(
+                settings, output.scale_sigma if output.metric else None, _READERS.rotation
+            )
             camera = _Camera(settings, checkpoint.id, ScaleWatch(tracker))
             self._cameras[channel.name] = camera
         if channel.reset_due.is_set():

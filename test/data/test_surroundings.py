@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.message_types import MessageTypes
-from psd_depth_ros.data.surroundings import Asked, Surroundings
+from psd_depth_ros.data.surroundings import Asked, Readers, Surroundings
 from psd_depth_ros.data.tracks import PoseTrack, Track
+from psd_depth_ros.data.transforms import TransformBuffer
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.pose import make_pose
-from psd_depth_ros.messages import header_fields, odometry_fields, pack_cloud
+from psd_depth_ros.messages import (
+    header_fields,
+    odometry_fields,
+    pack_cloud,
+    transform_fields,
+)
 
 SECOND = 1_000_000_000
 TYPES = MessageTypes()
@@ -82,6 +88,30 @@ def test_a_frame_waits_for_odometry_that_is_late() -> None:
     found = seen(around, 5.0)
     assert found.problem == ''
     assert found.pose[0, 3] == pytest.approx(5.0)
+
+
+def test_clouds_and_quaternions_are_read_by_the_libraries_that_are_given() -> None:
+    turned = []
+
+    def rotation(quaternion: Any) -> np.ndarray:
+        turned.append(tuple(quaternion))
+        return np.diag([-1.0, -1.0, 1.0])
+
+    points = np.full((300, 3), 7.0, np.float32)
+    around = Surroundings(
+        Asked(poses=True, points=True), Readers(lambda message: points, rotation)
+    )
+    around.add_odometry(odometry(1.0, 5.0), ns(1.0))
+    around.add_odometry(odometry(1.1, 5.1), ns(1.1))
+    around.add_cloud(cloud(1.0), ns(1.0))
+    found = seen(around, 1.0, arrived_s=1.0)
+    assert found.points is points
+    assert found.pose[:3, :3] == pytest.approx(np.diag([-1.0, -1.0, 1.0]))
+    assert turned == [(0.0, 0.0, 0.0, 1.0)] * 2
+    links = TransformBuffer(rotation)
+    transform = transform_fields(np.eye(4), 0, 'base_link', 'camera')
+    links.add(TYPES.build('tf2_msgs/msg/TFMessage', {'transforms': [transform]}), fixed=True)
+    assert links.lookup('base_link', 'camera', 0)[:3, :3] == pytest.approx(np.diag([-1, -1, 1]))
 
 
 def test_two_sources_of_odometry_are_not_mixed() -> None:
