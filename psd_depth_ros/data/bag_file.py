@@ -50,10 +50,11 @@ class BagFile(ABC):
 
     `start_ns` and `end_ns` are the times of the first and last message, both 0 where there is
     none. `notes` say what was lost or put right; those of damage found on the way come with it.
+    Messages speak of `path`, which is `named` where what is read is a copy.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        self.path = path if named is None else named
         self.channels: list[Channel] = []
         self.start_ns = 0
         self.end_ns = 0
@@ -79,8 +80,8 @@ class SqliteFile(BagFile):
     Of one that is cut short or damaged every message is read that still can be.
     """
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        super().__init__(path, named)
         # Where the file is damaged: time, row and topic of each message.
         self._rows_left: list[tuple[int, int, int]] | None = None
         # Immutable: no -shm or lock file beside it, so read-only media can be read. What a killed
@@ -89,12 +90,12 @@ class SqliteFile(BagFile):
         try:
             self._database = sqlite3.connect(uri, uri=True, check_same_thread=False)
         except sqlite3.Error as error:
-            raise _unreadable_database(path, error) from error
+            raise _unreadable_database(self.path, error) from error
         try:
             self._open_tables()
         except _DAMAGE as error:
             self._database.close()
-            raise _unreadable_database(path, error) from error
+            raise _unreadable_database(self.path, error) from error
         except BagError:
             self._database.close()
             raise
@@ -157,6 +158,11 @@ class SqliteFile(BagFile):
         counts = self._count() if damage is None else self._find_rows(damage)
         query = f'SELECT id, name, type, serialization_format, {digest} FROM topics ORDER BY id'
         for number, topic, msgtype, encoding, hashed in self._rows(query):
+            if not all(isinstance(value, str) for value in (topic, msgtype, encoding)):
+                self.notes.append(
+                    f'{self.path}: the entry of topic {topic!r} is damaged, and lost'
+                )
+                continue
             schema, text = definitions.get(msgtype, ('', ''))
             count = int(counts.get(number, 0))
             self.channels.append(
@@ -213,15 +219,15 @@ class SqliteFile(BagFile):
 class Ros1File(BagFile):
     """A `.bag` of ROS 1, its chunks uncompressed, bz2 or lz4."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        super().__init__(path, named)
         self._reader = Rosbag1Reader(path)
         try:
             self._reader.open()
         except Exception as error:
             with suppress(Exception):
                 self._reader.close()
-            raise _unreadable_ros1(path, error) from error
+            raise _unreadable_ros1(self.path, error) from error
         self._connections = {one.id: one for one in self._reader.connections}
         for one in self._reader.connections:
             text = getattr(one.msgdef, 'data', one.msgdef)

@@ -8,11 +8,12 @@ write-ahead log of SQLite is merged, in copies: nothing in the recording's folde
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path, PurePath
 import re
 import shutil
 import sqlite3
+import struct
 import tempfile
 from typing import Any
 
@@ -75,7 +76,7 @@ class BagStorage:
             for file in self._list(path):
                 ready = self._prepare(file)
                 suffix = next(one for one in _READERS if ready.name.endswith(one))
-                self.files.append(_READERS[suffix](ready))
+                self.files.append(_READERS[suffix](ready, file))
         except BaseException:
             self.close()
             raise
@@ -185,11 +186,12 @@ class BagStorage:
                 break
         else:
             raise BagError(f'bag {file} is being written; stop its recorder first')
+        written = _pages_in_log(_beside(target, '-wal'))
         try:
             # Opened for writing, SQLite takes in the log, or takes back what was half written.
             with closing(sqlite3.connect(target)) as database:
-                database.execute('PRAGMA wal_checkpoint(TRUNCATE)').fetchall()
                 database.execute('SELECT COUNT(*) FROM sqlite_master').fetchall()
+                _, taken, _ = database.execute('PRAGMA wal_checkpoint(FULL)').fetchone()
                 database.execute('PRAGMA journal_mode=DELETE').fetchall()
         except sqlite3.Error as error:
             raise BagError(
@@ -201,6 +203,12 @@ class BagStorage:
             f'{file} was not closed by its recorder: what its log held is read from a merged '
             'copy; the files are as they were'
         )
+        lost = written - max(0, taken)
+        if lost > 0:
+            self._own_notes.append(
+                f'{lost} of {written} pages in the log of {file} are damaged or were not written '
+                'to the end: the messages in them are lost'
+            )
         return target
 
     def _copies(self, file: Path, size: int) -> Path:
@@ -270,6 +278,26 @@ def _state(file: Path) -> tuple[int, int]:
         return -1, -1
     facts = file.stat()
     return facts.st_size, facts.st_mtime_ns
+
+
+def _pages_in_log(log: Path) -> int:
+    """Pages that were written to a log of SQLite since it was begun, whole or not.
+
+    Layout: https://www.sqlite.org/fileformat2.html#walformat. Those of an earlier round, which
+    have another salt, do not count.
+    """
+    count = 0
+    with suppress(OSError), log.open('rb') as stream:
+        head = stream.read(32)
+        if len(head) < 32:
+            return 0
+        (page,) = struct.unpack_from('>I', head, 8)
+        frame = stream.read(24)
+        while len(frame) == 24 and frame[8:16] == head[16:24]:
+            count += 1
+            stream.seek(page, 1)
+            frame = stream.read(24)
+    return count
 
 
 def _no_room(file: Path, error: OSError) -> BagError:

@@ -63,14 +63,14 @@ class _DamageError(Exception):
 class McapReader(BagFile):
     """An MCAP file of any recorder. Raises BagError where nothing of it can be read."""
 
-    def __init__(self, path: Path) -> None:
-        super().__init__(path)
+    def __init__(self, path: Path, named: Path | None = None) -> None:
+        super().__init__(path, named)
         self._forget()
         self._damaged: set[int] = set()
         try:
             self._stream = path.open('rb')
         except OSError as error:
-            raise BagError(f'bag {path} cannot be opened: {error.strerror}') from error
+            raise BagError(f'bag {self.path} cannot be opened: {error.strerror}') from error
         try:
             self._size = path.stat().st_size
             begin = self._read_header()

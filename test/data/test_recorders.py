@@ -1,5 +1,6 @@
 """What recorders leave behind: killed, cut short, split, compressed, or not of ROS at all."""
 
+import re
 import shutil
 import sqlite3
 import struct
@@ -109,6 +110,15 @@ def test_the_log_of_a_killed_recorder_is_read_and_left_alone(tmp_path, merged):
     assert contents(tmp_path) == before
 
 
+def test_a_log_that_is_damaged_itself(tmp_path):
+    path = killed_database(tmp_path / 'drive.db3', range(3), range(3, 8))
+    assert 'pages in the log' not in notes_of(path)
+    log = tmp_path / 'drive.db3-wal'
+    log.write_bytes(log.read_bytes()[:-900])
+    assert seen(path) == [0, 1, 2]  # the others were one transaction
+    assert re.search(r'\d of \d pages in the log of .*drive\.db3 are damaged', notes_of(path))
+
+
 def test_a_log_on_read_only_media(tmp_path):
     folder = tmp_path / 'drive'
     folder.mkdir()
@@ -197,6 +207,10 @@ def test_compressed_files_without_metadata(tmp_path):
     (tmp_path / 'drive.db3.zstd').write_bytes(b'no frame of any kind')
     with pytest.raises(BagError, match=r'drive\.db3\.zstd is empty, cut short or damaged'):
         seen(tmp_path)
+    (tmp_path / 'drive.db3.zstd').write_bytes(packed[: len(packed) // 2])
+    with pytest.raises(BagError) as caught:
+        seen(tmp_path)
+    assert str(tmp_path / 'drive.db3.zstd') in str(caught.value)
 
 
 @pytest.mark.parametrize('plugin', list(StoragePlugin))
