@@ -26,8 +26,6 @@ _GRID = (64, 48)
 _BORDER = 33
 # Less of the view than this being seen is worth a warning.
 LITTLE_SEEN = 0.5
-# A principal point nearer to an edge, as a share of the side, is worth one, too.
-_LEAST_CENTRE = 0.2
 
 
 def sampling_map(camera: Camera, view: Camera) -> NDArray[np.float32]:
@@ -138,11 +136,13 @@ def find_doubts(camera: Camera) -> list[str]:
     if camera.rectified_intrinsics is not None:
         centres['P'] = camera.rectified_intrinsics[2:]
     for name, (cx, cy) in centres.items():
-        shares = (cx + 0.5) / camera.width, (cy + 0.5) / camera.height
-        if any(not _LEAST_CENTRE <= share <= 1 - _LEAST_CENTRE for share in shares):
+        across, down = 2 * (cx + 0.5) / camera.width, 2 * (cy + 0.5) / camera.height
+        if abs(across - down) < 0.15 * max(across, down, 1.0) and not 0.7 < across < 1.4:
+            width, height = across * camera.width, down * camera.height
             doubts.append(
-                f'the principal point of {name}, ({cx:.1f}, {cy:.1f}), is far from the middle of '
-                f'{camera.width}x{camera.height} pixels: check that {name} is of this image size'
+                f'the principal point of {name}, ({cx:.1f}, {cy:.1f}), would suit images of about '
+                f'{width:.0f}x{height:.0f}, but these are of {camera.width}x{camera.height}: '
+                f'check that {name} is of this image size'
             )
             break
     return doubts

@@ -141,29 +141,31 @@ def _raw_camera(message: Any) -> Camera:
     K = _field(message, 'k', 9).reshape(3, 3)
     width, height = int(message.width), int(message.height)
     if K[0, 0] == 0:
-        P = _field(message, 'p', 12)
-        hint = ''
-        if P[0] > 0:
-            hint = (
-                f', but P has a focal length of {P[0]:g} px: if the images are rectified '
-                '(image_rect), set image_is_rectified (--rectified)'
-            )
         raise CalibrationError(
             'K[0] is 0, which marks an uncalibrated camera; calibrate it (camera_calibration) '
-            f'and publish its CameraInfo{hint}',
+            f'and publish its CameraInfo{_hint_of_P(message)}',
             uncalibrated=True,
         )
     _check_size(width, height)
     try:
         _check_focal('K', (K[0, 0], K[1, 1]), (width, height))
     except CalibrationError as error:
-        P = _field(message, 'p', 12)
-        raise CalibrationError(
-            f'{error}; P has {P[0]:g} and {P[5]:g} px: if the images are rectified (image_rect), '
-            'set image_is_rectified (--rectified), else calibrate'
-        ) from error
+        raise CalibrationError(f'{error}{_hint_of_P(message)}') from error
     camera = Camera.from_K(K, width, height, _distortion(message))
     return replace(camera, rectification=_rectification(message))
+
+
+def _hint_of_P(message: Any) -> str:
+    """What may be done where K is of no use but P makes sense."""
+    P = _field(message, 'p', 12)
+    try:
+        _check_focal('P', (P[0], P[5]), (int(message.width), int(message.height)))
+    except CalibrationError:
+        return ''
+    return (
+        f'; but P has a focal length of {P[0]:g} px: if the images are rectified (image_rect), '
+        'set image_is_rectified (--rectified)'
+    )
 
 
 def _rectified_camera(message: Any) -> Camera:
@@ -202,7 +204,7 @@ def _check_focal(name: str, focal: tuple[float, float], size: tuple[int, int]) -
         raise CalibrationError(
             f'{text} for images of {size[0]}x{size[1]}, which no lens has: expected pixels, '
             f'{_SHORTEST * side:.0f} to {_LONGEST * side:.0f} (not millimetres, not an identity '
-            'matrix)'
+            'matrix); calibrate the camera'
         )
     if not 1 / _MOST_ASPECT < fx / fy < _MOST_ASPECT:
         raise CalibrationError(f'{text}, expected about the same; calibrate the camera again')

@@ -103,5 +103,8 @@ def test_doubts_name_the_share_and_the_way_out() -> None:
     assert find_doubts(with_view(wide, 0.0)) == []
     # K of 1280x960 beside a size of 640x480.
     (doubt,) = find_doubts(Camera(640, 480, 900.0, 900.0, 639.5, 479.5))
-    assert 'principal point of K, (639.5, 479.5)' in doubt
+    assert 'principal point of K, (639.5, 479.5), would suit images of about 1280x960' in doubt
+    (doubt,) = find_doubts(Camera(640, 480, 300.0, 300.0, 159.0, 121.0))
+    assert 'of about 319x243' in doubt
+    assert find_doubts(Camera(640, 480, 300.0, 300.0, 210.0, 380.0)) == []  # a crop off the axis
     assert find_doubts(make_camera(BARREL)) == []
