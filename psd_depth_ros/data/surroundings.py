@@ -43,7 +43,7 @@ class Seen:
     pose: npt.NDArray[np.float64] | None
     points: npt.NDArray[np.float32] | None
     extrinsics: Extrinsics
-    is_final: bool
+    is_final: bool = True
     problem: str = ''
     remark: str = ''
 

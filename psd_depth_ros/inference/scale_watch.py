@@ -13,7 +13,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.data.surroundings import Asked
+from psd_depth_ros.data.surroundings import Asked, Seen
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 
@@ -42,17 +42,6 @@ class ScaleFrame:
     def bytes(self) -> int:
         """Memory that is held by it."""
         return self.rgb.nbytes + self.depth_m.nbytes
-
-
-@dataclass(frozen=True)
-class Around:
-    """What was there at the time of a frame; see `data.surroundings.Seen`."""
-
-    pose: Array | None
-    points: NDArray[np.float32] | None
-    extrinsics: Extrinsics | None
-    problem: str
-    remark: str
 
 
 def asked_by(settings: ScaleSettings) -> Asked:
@@ -91,7 +80,7 @@ class ScaleWatch:
         """How many measurements were taken in."""
         return sum(state.accepted for state in self.tracker.sources.values())
 
-    def observe(self, now_s: float, frame: ScaleFrame, around: Around) -> None:
+    def observe(self, now_s: float, frame: ScaleFrame, around: Seen) -> None:
         """Let the tracker learn from a frame, and take note of what came of it."""
         known = self.tracker.locate(frame.lens, around.extrinsics)
         problem = around.problem or _unlocated(self.tracker.settings, known, around.remark)

@@ -16,6 +16,7 @@ from typing import Any
 from psd_depth_ros.config import section
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.data.sources import FrameSource, TimedFrame
+from psd_depth_ros.data.surroundings import Seen
 from psd_depth_ros.data.topics import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
 from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import CalibrationError, SettingsError
@@ -24,7 +25,6 @@ from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_watch import (
-    Around,
     asked_by,
     MEASURING_MODES,
     ScaleFrame,
@@ -202,7 +202,7 @@ class _Pipeline:
             frame.stamp_ns, result.rgb, result.depth_m, result.camera, frame.camera, factor
         )
         known = self._source.extrinsics if frame.extrinsics is None else frame.extrinsics
-        around = Around(frame.pose, frame.lidar, known, frame.problem, frame.remark)
+        around = Seen(frame.pose, frame.lidar, known, problem=frame.problem, remark=frame.remark)
         self._watch.observe(frame.stamp_ns * 1e-9, seen, around)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import re
 import time
 from typing import Any
@@ -23,7 +23,6 @@ from psd_depth_ros.data.topics import CLOUD_TYPE, ODOMETRY_TYPE
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_watch import (
-    Around,
     asked_by,
     MEASURING_MODES,
     ScaleFrame,
@@ -215,14 +214,11 @@ class ScaleInputs:
 
     def _measure(self, watch: ScaleWatch, one: _Waiting) -> None:
         seen = self._around.at(one.frame.stamp_ns, one.frame_id, one.received_ns)
-        problem = seen.problem
-        if problem and not self._around.has_received:
-            problem = self._silence or problem
-        remark = seen.remark
+        if seen.problem and self._silence and not self._around.has_received:
+            seen = replace(seen, problem=self._silence)
         if self._around.asked.transforms and not has_tf():
-            remark = NO_TF
-        around = Around(seen.pose, seen.points, seen.extrinsics, problem, remark)
-        watch.observe(time.monotonic(), one.frame, around)
+            seen = replace(seen, remark=NO_TF)
+        watch.observe(time.monotonic(), one.frame, seen)
 
     def _subscribe(self) -> None:
         asked = self._around.asked

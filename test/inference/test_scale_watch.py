@@ -3,10 +3,11 @@
 import numpy as np
 import pytest
 
+from psd_depth_ros.data.surroundings import Seen
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
-from psd_depth_ros.inference.scale_watch import Around, ScaleFrame, ScaleWatch
+from psd_depth_ros.inference.scale_watch import ScaleFrame, ScaleWatch
 
 CAMERA = Camera(160, 120, 150.0, 150.0, 79.5, 59.5)
 BLACK = np.zeros((120, 160, 3), np.uint8)
@@ -20,8 +21,8 @@ def look(watch: ScaleWatch, time_s: float, **around: object) -> None:
     """A black picture of a wall at 8 m, at a time on both clocks."""
     depth = np.full(CAMERA.size, 8.0, np.float32)
     frame = ScaleFrame(round(time_s * 1e9), BLACK, depth, CAMERA, CAMERA, 1.0)
-    known = {'pose': None, 'points': None, 'extrinsics': None, 'problem': '', 'remark': ''}
-    watch.observe(time_s, frame, Around(**{**known, **around}))
+    known = {'pose': None, 'points': None, 'extrinsics': Extrinsics()}
+    watch.observe(time_s, frame, Seen(**{**known, **around}))
 
 
 def wall(distance_m: float) -> np.ndarray:
