@@ -8,7 +8,7 @@ at once. Where the metric scale comes from is left to `scale`.
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 import os
@@ -25,6 +25,7 @@ from psd_depth_ros.inference.backends import Backend, choose_device, make_backen
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
 from psd_depth_ros.inference.conversion import ConvertAside, Shape
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
+from psd_depth_ros.inference.scale import ScaleTracker
 from psd_depth_ros.networks.depth_model import load_model
 from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier, view_mask
 
@@ -48,7 +49,7 @@ class DepthFrame:
 
     `depth_m` (H, W) float32 metres along Z: NaN untrusted or not seen, +Inf sky or beyond range,
     -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1]. `camera` is the camera
-    of the depth image. `maps` are both on the engine's device.
+    of the depth image. `maps` are both on the engine's device, `finish` makes them for a scale.
     """
 
     depth_m: Map
@@ -57,6 +58,7 @@ class DepthFrame:
     image: Image = field(repr=False)
     rectifier: Rectifier = field(repr=False)
     maps: tuple[Tensor, Tensor] = field(repr=False)
+    finish: Callable[[Scale], DepthFrame] = field(repr=False)
 
     @cached_property
     def rgb(self) -> Image:
@@ -70,6 +72,17 @@ class DepthFrame:
         )
         return small[0].permute(1, 2, 0).contiguous().numpy()
 
+    def rescaled(self, scale: Scale) -> DepthFrame:
+        """The frame with another scale, as if the engine had been given it at first.
+
+        The network is not run again; what was beyond the range before may be within it now. Only
+        until the engine's next batch. On a GPU it waits once more for the result.
+        """
+        frame = self.finish(scale)
+        if 'rgb' in self.__dict__:
+            frame.__dict__['rgb'] = self.rgb
+        return frame
+
     def cloud(self, settings: CloudSettings | None = None) -> PackedCloud:
         """The point cloud in the optical frame, built where the maps are."""
         settings = settings or CloudSettings()
@@ -77,6 +90,17 @@ class DepthFrame:
         depth, confidence = (self.depth_m, self.confidence) if on_cpu else self.maps
         rgb = self.rgb if settings.colour else None
         return build_cloud(depth, confidence, rgb, self.camera, settings)
+
+
+def settle_scale(frame: DepthFrame, tracker: ScaleTracker, stamp_ns: int) -> DepthFrame:
+    """Give a frame that was observed the scale that it has measured itself, where it should wait.
+
+    Depth of the scale that was foretold for it stays as it is.
+    """
+    own = tracker.measured
+    if not tracker.is_prompt or own is None or own.stamp_ns != stamp_ns:
+        return frame
+    return frame.rescaled(Scale(own.factor, own.variance))
 
 
 class _View:
@@ -272,7 +296,11 @@ class DepthEngine:
         )
         depth, confidence = (one[0] for one in finished)
         arrays = _download(depth, confidence)
-        return DepthFrame(*arrays, camera, request[0], view.rectifier, (depth, confidence))
+
+        def finish(another: Scale) -> DepthFrame:
+            return self._finish(maps, view, request, another, settings, full_size)
+
+        return DepthFrame(*arrays, camera, request[0], view.rectifier, (depth, confidence), finish)
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from dataclasses import dataclass
 import math
-from typing import ClassVar
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -154,6 +154,14 @@ class ScaleSettings:
         return self.mode == 'fixed' and self.factor == 0
 
 
+class MeasuredScale(NamedTuple):
+    """What a frame itself has told: its stamp, its factor s and the variance of ln s."""
+
+    stamp_ns: int
+    factor: float
+    variance: float
+
+
 @dataclass(frozen=True)
 class SourceState:
     """What one source has given so far."""
@@ -224,13 +232,16 @@ class ScaleFilter:
     the walk come from the measurements: see `ScatterEstimate`; what is more than the source's own
     noise is e. So a frame that was measured itself is known better than the next: see `measured`.
 
-    Measurements farther off than four standard deviations are refused; but five refusals in a row
-    that agree with each other are believed, and ln s starts anew from them. Stamps are integer
-    nanoseconds and must not run backwards: `reset` after a jump. Not thread-safe.
+    Measurements farther off than four standard deviations are refused. Where only such come, and
+    the last five agree with each other, they are believed in the end: after half a second for
+    every standard deviation that they are off the prior (two seconds at most). Then the filter
+    starts anew from the prior and the last of them. Stamps are integer nanoseconds and must not
+    run backwards: `reset` after a jump. Not thread-safe.
     """
 
     _GATE = 4.0
-    _RECOVERY = 5
+    _RECOVERY, _MOST_REFUSED = 5, 100
+    _RECOVERY_NS, _MOST_DOUBT = 500_000_000, 4.0
 
     def __init__(self, prior_sigma: float, systematic_sigma: float = 0.0) -> None:
         self._prior = np.diag([prior_sigma**2, systematic_sigma**2])
@@ -243,11 +254,11 @@ class ScaleFilter:
         self._scatter = ScatterEstimate()
         self._stamp_ns: int | None = None
         self._rate = 0.0
-        self._refused: list[float] = []
+        self._refused: list[tuple[int, float]] = []
         self._sources: dict[str, SourceState] = {}
         self._scatter_variance = 0.0
         self.normalised_innovation = math.nan
-        self.measured: tuple[float, float] | None = None
+        self.measured: MeasuredScale | None = None
 
     @property
     def scale(self) -> float:
@@ -290,37 +301,41 @@ class ScaleFilter:
         self.normalised_innovation = error / math.sqrt(spread)
         accepted = abs(self.normalised_innovation) <= self._GATE
         if not accepted:
-            accepted = self._recover(measurement.log_scale, white)
+            accepted = self._recover(stamp_ns, measurement.log_scale, white)
         self._scatter_variance = max(0.0, white - measurement.variance)
         self.measured = None
         if accepted:
-            self._take_in(measurement.log_scale, white)
+            self._take_in(stamp_ns, measurement.log_scale, white)
             self._refused.clear()
         self._count(measurement, accepted)
         return accepted
 
-    def _take_in(self, log_scale: float, white: float) -> None:
+    def _take_in(self, stamp_ns: int, log_scale: float, white: float) -> None:
         """The Kalman step; of the frame itself e is known as well."""
         shared = self._covariance.sum(axis=1)
         spread = float(shared.sum()) + white
         error = log_scale - float(self._state.sum())
         own = float(shared[0]) + self._scatter_variance
-        self.measured = (
+        self.measured = MeasuredScale(
+            stamp_ns,
             math.exp(self._state[0] + own * error / spread),
             max(0.0, self.variance - own**2 / spread),
         )
         self._state = self._state + shared * (error / spread)
         self._covariance = self._covariance - np.outer(shared, shared) / spread
 
-    def _recover(self, log_scale: float, white: float) -> bool:
-        """Open ln s up to refused measurements that agree; True where that happened."""
-        self._refused = [*self._refused, log_scale][-self._RECOVERY :]
-        middle = float(np.median(self._refused))
+    def _recover(self, stamp_ns: int, log_scale: float, white: float) -> bool:
+        """Start anew from the prior where refused measurements agree; True where that happened."""
+        self._refused = [*self._refused, (stamp_ns, log_scale)][-self._MOST_REFUSED :]
+        recent = [value for _, value in self._refused[-self._RECOVERY :]]
+        middle = float(np.median(recent))
+        doubt = min(max(1.0, abs(middle) / math.sqrt(self._prior.sum())), self._MOST_DOUBT)
+        lasting = stamp_ns - self._refused[0][0] >= doubt * self._RECOVERY_NS
         limit = self._GATE * math.sqrt(2.0 * white)
-        agree = all(abs(value - middle) <= limit for value in self._refused)
-        if len(self._refused) < self._RECOVERY or not agree:
+        agree = max(abs(value - middle) for value in recent) <= limit
+        if len(recent) < self._RECOVERY or not lasting or not agree:
             return False
-        self._covariance[0, 0] += (middle - float(self._state.sum())) ** 2
+        self._state, self._covariance = np.zeros(2), self._prior.copy()
         return True
 
     def _count(self, measurement: ScaleMeasurement, accepted: bool) -> None:
@@ -352,7 +367,7 @@ class ScaleTracker:
         if self._source is not None and systematic == 0:
             systematic = self._source.systematic_sigma
         self._filter = ScaleFilter(prior, systematic)
-        self._measured: tuple[float, float] | None = None
+        self._measured: MeasuredScale | None = None
         self._problem = ''
         self._extrinsics = settings.extrinsics(rotation)
 
@@ -441,13 +456,20 @@ class ScaleTracker:
         return found
 
     @property
-    def measured(self) -> tuple[float, float] | None:
-        """Scale and variance of ln s of the frame observed last, None where it gave nothing.
+    def measured(self) -> MeasuredScale | None:
+        """Scale of the frame observed last, None where it gave nothing.
 
-        It is better than what was foretold for that frame: depth that was not published yet may
-        still be multiplied by it.
+        It is better than what was foretold for that frame; see `is_prompt`.
         """
         return self._measured
+
+    @property
+    def is_prompt(self) -> bool:
+        """Whether depth should wait for what its own frame measures.
+
+        So it is where the measurement takes little time and needs nothing that comes late.
+        """
+        return self._source is not None and self._source.is_prompt
 
     @property
     def problem(self) -> str:

@@ -39,7 +39,7 @@ _COARSE_COLUMNS = 64  # of the grid on which the ground is fitted and depths are
 _GROUND_PARTS = 25  # places of a picture whose errors of ln Z are independent of each other
 _MIN_DIP = math.sin(math.radians(4.0))  # how far rays must look down
 _GROUND_SIGMA = 0.05  # of ln s: how the ground's scale scatters against that of all else
-_MOUNTING_SIGMA, _UNKNOWN_MOUNTING_SIGMA = math.radians(2.0), math.radians(4.0)
+_MOUNTING_SIGMA = math.radians(2.5)
 _MAX_TILT = math.radians(10.0)
 _LEVEL_UP = np.array([0.0, -1.0, 0.0])
 _MIN_SLOPE = 0.6  # of ln Z against that of the plane
@@ -109,6 +109,7 @@ class OdometrySource:
     """
 
     name = 'odometry'
+    is_prompt = False
     systematic_sigma = 0.02  # wheels that are worn, corners that are no fair choice of pixels
 
     def __init__(self) -> None:
@@ -157,11 +158,12 @@ class CameraHeightSource:
     On a plane 1 / Z is linear in the pixel: d (p . ray) = 1 with p = n / h in the unit of the
     depth d. p is fitted by robust least squares over all pixels that look down, beginning at the
     commonest height above a level ground. `extrinsics.up` is where the sky is expected, that of a
-    level camera where it is not known; it is trusted to 2 degrees (4), so a camera that is tilted
-    or nods is followed and a network that bends the road is not. s = height |p|.
+    level camera where it is not known; it is trusted to 2.5 degrees, so a camera that is
+    tilted or nods is followed and a network that bends the road is not. s = height |p|.
     """
 
     name = 'camera_height'
+    is_prompt = True
     systematic_sigma = 0.08  # of the network: how it scales the ground against all else
 
     def __init__(self) -> None:
@@ -184,9 +186,7 @@ class CameraHeightSource:
         points = rays[usable] * depth[usable][:, None]
         if len(points) < _MIN_POINTS:
             return 'too little is seen below the horizon'
-        found = _fit_ground(
-            points, down, _UNKNOWN_MOUNTING_SIGMA if up is None else _MOUNTING_SIGMA
-        )
+        found = _fit_ground(points, down)
         if found is None:
             return 'no level ground is seen'
         plane, variance, support = found
@@ -212,6 +212,7 @@ class LidarSource:
     """
 
     name = 'lidar'
+    is_prompt = True
     systematic_sigma = 0.02  # mounting, time between scan and picture, the part that is scanned
 
     def reset(self) -> None:
@@ -452,9 +453,7 @@ def _grey(rgb: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
     return cv2.createCLAHE(clipLimit=4.0, tileGridSize=(8, 8)).apply(grey)
 
 
-def _fit_ground(
-    points: Array, down: Array, mounting_sigma: float
-) -> tuple[Array, float, int] | None:
+def _fit_ground(points: Array, down: Array) -> tuple[Array, float, int] | None:
     """Plane p with p . X = 1 of points (N, 3), variance of ln |p| and points on it.
 
     None where too few points lie on it, it is not level, or they lie on it by chance as those of a
@@ -474,7 +473,7 @@ def _fit_ground(
         weights = 1.0 / (1.0 + (off / width) ** 2) ** 2
         weights *= _GROUND_PARTS / _DEPTH_SIGMA**2 / weights.sum()
         weighted = points * weights[:, None]
-        stiffness = level / (float(plane @ plane) * mounting_sigma**2)
+        stiffness = level / (float(plane @ plane) * _MOUNTING_SIGMA**2)
         normal = weighted.T @ points + stiffness
         plane = np.linalg.solve(normal, weighted.sum(axis=0))
         width = max(0.05, 2.2 * float(np.median(np.abs(off).clip(max=0.4))))

@@ -21,7 +21,7 @@ from psd_depth_ros.data.topics import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
 from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import CalibrationError, SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
-from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale
+from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale, settle_scale
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_watch import (
@@ -164,14 +164,16 @@ class _Pipeline:
         if self._stamp_ns is not None and has_jumped(self._stamp_ns, frame.stamp_ns):
             tracker.reset()
         self._stamp_ns = frame.stamp_ns
-        scale = Scale(tracker.scale, tracker.variance)
-        is_known = tracker.is_known or self._settings.scale.mode == 'relative'
+        scale, was_known = Scale(tracker.scale, tracker.variance), tracker.is_known
         result = self._engine.infer_batch(
             [(frame.rgb, frame.camera)], scales=[scale], settings=self._settings.depth
         )[0]
         if self._measures:
             self._observe(frame, result, scale.factor)
-        return result if is_known else None
+            if not was_known and not tracker.is_prompt:
+                return None
+            result = settle_scale(result, tracker, frame.stamp_ns)
+        return result if tracker.is_known or self._settings.scale.mode == 'relative' else None
 
     @property
     def waiting(self) -> str:

@@ -12,7 +12,7 @@ import time
 from typing import Any
 
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.inference import Scale
+from psd_depth_ros.inference import Scale, settle_scale
 from psd_depth_ros.inference.scale import ScaleTracker
 from psd_depth_ros.ros.camera_channel import CameraChannel, PreparedFrame
 from psd_depth_ros.ros.engine_slot import Engine, EngineSlot
@@ -91,19 +91,32 @@ class DepthPipeline:
         ]
 
     def publish(self, result: DepthResult) -> None:
-        """Publish a result where its depth may be called what the topic says, then learn."""
-        channel, tracker = result.channel, result.tracker
-        relative = tracker.settings.mode == 'relative' or not result.ready.calibrated
-        if relative or tracker.is_known:
-            self._results.publish(channel, result.ready, result.frame)
+        """Publish a result where its depth may be called what the topic says, and learn from it.
+
+        What a frame can tell of its own scale at once goes before the publishing.
+        """
+        channel, tracker, ready = result.channel, result.tracker, result.ready
+        frame, known = result.frame, tracker.is_known
+        prompt = ready.calibrated and tracker.is_prompt
+        if prompt:
+            self._observe(result)
+            frame, known = settle_scale(frame, tracker, ready.arrived.stamp_ns), tracker.is_known
+        relative = tracker.settings.mode == 'relative' or not ready.calibrated
+        if relative or known:
+            self._results.publish(channel, ready, frame)
         else:
             channel.counters.drop('scale_unknown')
             channel.problem = (
                 f'scale.mode is {tracker.settings.mode} and nothing was measured yet: depth '
                 'waits for it'
             )
-        if result.ready.calibrated:
-            self._scales.observe(channel, tracker, result.ready, result.frame, result.factor)
+        if ready.calibrated and not prompt:
+            self._observe(result)
+
+    def _observe(self, result: DepthResult) -> None:
+        self._scales.observe(
+            result.channel, result.tracker, result.ready, result.frame, result.factor
+        )
 
 
 def _is_wanted(channel: CameraChannel, ready: PreparedFrame) -> bool:

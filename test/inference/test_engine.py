@@ -90,6 +90,20 @@ def test_scale_multiplies_and_its_variance_lowers_confidence():
     assert unsure.confidence.max() == pytest.approx(expected, abs=1e-3)
 
 
+def test_another_scale_gives_the_frame_that_it_would_have_given_at_first():
+    backend = Wall()
+    one = engine(backend)
+    beyond = one.infer(picture(), CAMERA, Scale(30.0, 0.0))  # 120 m are beyond the range
+    assert np.isposinf(beyond.depth_m).all()
+    rgb = beyond.rgb
+    again = beyond.rescaled(Scale(1.5, 0.04))
+    wanted = one.infer(picture(), CAMERA, Scale(1.5, 0.04))
+    assert np.array_equal(again.depth_m, wanted.depth_m)
+    assert np.array_equal(again.confidence, wanted.confidence)
+    assert again.rgb is rgb
+    assert len(backend.seen) == 2  # the network has run once for each
+
+
 def test_invalid_depth_follows_the_contract():
     settings = DepthSettings(min_depth_m=0.5, max_depth_m=80.0, min_confidence=0.5)
 

@@ -40,19 +40,26 @@ class FlatWorld:
     def infer_batch(self, requests, *, scales, settings):
         ((rgb, camera),) = requests
         distance = float(rgb[0, 0, 0])
+        self.scales.append(scales[0])
         if distance in self.fails_at:
             raise CalibrationError('this camera cannot be')
-        self.scales.append(scales[0])
-        depth = np.full(rgb.shape[:2], distance * scales[0].factor, np.float32)
+        return [self._frame(rgb, camera, distance, scales[0])]
+
+    def _frame(self, rgb, camera, distance, scale):
+        depth = np.full(rgb.shape[:2], distance * scale.factor, np.float32)
         confidence = np.ones_like(depth)
 
         def cloud(points):
             return build_cloud(depth, confidence, rgb, camera, points)
 
-        result = SimpleNamespace(
-            depth_m=depth, confidence=confidence, camera=camera, rgb=rgb, cloud=cloud
+        return SimpleNamespace(
+            depth_m=depth,
+            confidence=confidence,
+            camera=camera,
+            rgb=rgb,
+            cloud=cloud,
+            rescaled=lambda another: self._frame(rgb, camera, distance, another),
         )
-        return [result]
 
 
 def write_bag(path, count=4, damaged=()):
@@ -165,7 +172,7 @@ def test_the_height_of_the_camera_gives_metres(run):
 
 
 def test_lidar_gives_metres(tmp_path):
-    """Points twice as far as the network says: from the second frame on depth is doubled."""
+    """Points twice as far as the network says: depth is doubled, that of the first frame too."""
     path = tmp_path / 'in.mcap'
     x, y = (
         axis.reshape(-1) for axis in np.meshgrid(np.linspace(-1, 1, 30), np.linspace(-1, 1, 20))
@@ -182,7 +189,7 @@ def test_lidar_gives_metres(tmp_path):
     )
     with open_frames(path, camera=CAMERA, with_lidar=True) as source:
         report = run_bag(source, FlatWorld(metric=False), tmp_path / 'out.mcap', settings)
-    assert report.dropped == {'scale': 1}
+    assert (report.frames_out, report.dropped) == (3, {})
     with BagReader(tmp_path / 'out.mcap') as bag:
         for item in bag.messages(['/depth/image_rect']):
             assert decode_depth(item.message) == pytest.approx(10.0, rel=1e-3)

@@ -5,7 +5,7 @@ The parameter `checkpoint` names a text file of `key=value` words: `id`, `metric
 needed, 'never' fails); '' gives the defaults.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 import sys
 import time
@@ -42,6 +42,12 @@ class FakeFrame:
     confidence: np.ndarray
     camera: object
     rgb: np.ndarray
+    factor: float
+
+    def rescaled(self, scale):
+        return replace(
+            self, depth_m=self.depth_m * (scale.factor / self.factor), factor=scale.factor
+        )
 
     def cloud(self, settings):
         return build_cloud(self.depth_m, self.confidence, self.rgb, self.camera, settings)
@@ -92,7 +98,7 @@ class FakeEngine:
 
     def _frame(self, rgb, camera, factor):
         depth = np.full(rgb.shape[:2], factor * float(self.options['depth']), np.float32)
-        return FakeFrame(depth, np.ones_like(depth), camera.rectified(), rgb)
+        return FakeFrame(depth, np.ones_like(depth), camera.rectified(), rgb, factor)
 
 
 class FakeFactory:
