@@ -28,6 +28,7 @@ from timing import print_table
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference.engine import DepthEngine
 from psd_depth_ros.messages import decode_depth
 from psd_depth_ros.replay.offline import run_bag, RunSettings
@@ -108,6 +109,7 @@ def main() -> None:
     width, height = (int(text) for text in chosen.size.split('x'))
     settings = WorldSettings(kind='street', width=width, height=height, frame_rate_hz=chosen.rate)
     engine = DepthEngine.from_checkpoint(chosen.checkpoint, 'cpu')
+    engine.warm_up([Camera(width, height, width, width, width / 2, height / 2)])
     for seed in chosen.seeds:
         drive = RenderedDrive(World(seed, settings), chosen.frames)
         print_table(f'street {seed}, AbsRel after {SETTLED_S:g} s', _measure(drive, engine))
@@ -137,15 +139,15 @@ def _measure(drive: RenderedDrive, engine: DepthEngine) -> list[dict[str, Any]]:
         rows.append(
             {
                 'mode': mode,
-                'AbsRel': round(float(errors.mean()), 4),
+                'AbsRel': f'{errors.mean():.4f}',
                 'to fixed': f'{100 * (errors.mean() / fixed.mean() - 1):+.1f} %',
                 'interval': f'{100 * low:+.1f} .. {100 * high:+.1f} %',
                 'to best': f'{100 * (errors.mean() / floor - 1):+.1f} %',
-                'ms': round(ms - base_ms, 1),
+                'ms': f'{ms - base_ms:.1f}',
             }
         )
     best_row = dict.fromkeys(rows[0], '')
-    return [*rows, {**best_row, 'mode': 'best factor of each frame', 'AbsRel': round(floor, 4)}]
+    return [*rows, {**best_row, 'mode': 'best factor of each frame', 'AbsRel': f'{floor:.4f}'}]
 
 
 def _run(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 import math
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,6 +26,7 @@ _PATIENCE_NS = 500_000_000
 _REST_NS = 90_000_000  # every other frame of a camera at 10 Hz
 _WORKING_WIDTH = 480
 _CORNERS = 300
+_FLOW: dict[str, Any] = {'winSize': (15, 15), 'maxLevel': 4}
 _MIN_TRACKS = 40
 _MIN_PARALLAX_PX = 1.0
 _TRACK_SIGMA_PX = 0.25
@@ -438,8 +440,8 @@ def _track(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> tuple[Map, Map]
     corners = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 8)
     if corners is None:
         return np.empty((0, 2), np.float32), np.empty((0, 2), np.float32)
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, now, corners, None, maxLevel=4)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(now, before, moved, None, maxLevel=4)
+    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, now, corners, None, **_FLOW)
+    back, returned, _ = cv2.calcOpticalFlowPyrLK(now, before, moved, None, **_FLOW)
     error = np.linalg.norm(back - corners, axis=-1)
     good = (found.ravel() == 1) & (returned.ravel() == 1) & (error.ravel() < 0.5)
     return corners.reshape(-1, 2)[good], moved.reshape(-1, 2)[good]

@@ -60,15 +60,23 @@ class Wall:
 
     def infer_batch(self, requests, *, scales, settings):
         ((rgb, camera),) = requests
-        depth = np.full(rgb.shape[:2], self._depth * scales[0].factor, np.float32)
+        return [self._frame(rgb, camera, scales[0])]
+
+    def _frame(self, rgb, camera, scale):
+        depth = np.full(rgb.shape[:2], self._depth * scale.factor, np.float32)
         sure = np.ones_like(depth)
 
         def cloud(points):
             return build_cloud(depth, sure, rgb, camera, points)
 
-        return [
-            SimpleNamespace(depth_m=depth, confidence=sure, camera=camera, rgb=rgb, cloud=cloud)
-        ]
+        return SimpleNamespace(
+            depth_m=depth,
+            confidence=sure,
+            camera=camera,
+            rgb=rgb,
+            cloud=cloud,
+            rescaled=lambda another: self._frame(rgb, camera, another),
+        )
 
 
 def write_robot_bag(path: Path, robot: Robot, frames: int = 8) -> Path:
