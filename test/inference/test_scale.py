@@ -302,7 +302,7 @@ def test_odometry_on_an_exact_wall(moved: tuple[float, float], unit: float) -> N
 def test_the_scale_of_most_pixels_counts_and_not_that_of_the_nearest_corners() -> None:
     """A third of the wall seems half as far away: near corners would say the most of a motion."""
     source = OdometrySource()
-    first, second = wall_views((0.3, 0.3), 1.5)
+    first, second = wall_views((0.5, 0.3), 1.5)
     second.depth[:, :107] *= np.float32(0.5)
     source.measure(first)
     assert math.exp(measured(source, second).log_scale) == pytest.approx(1.5, rel=0.03)
