@@ -39,6 +39,7 @@ _JPEG_END = b'\xff\xd9'
 _JPEG_FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _JPEG_SCAN = 0xDA
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
+_JPEG_MOST_SCANS = 256
 _JPEG_ARITHMETIC = 0xC9
 # Bits of every kind without a marker in them, as long as some dozens of blocks.
 _NOISE = bytes((97 * place * place + 31 * place) % 251 + 1 for place in range(256))
@@ -78,14 +79,24 @@ def decode_compressed(message: Any, tone: SixteenBitTone | None = None) -> Bytes
     is ignored: the calibration belongs to the sensor's rows and columns. Raises MessageError for
     other formats and for a picture that is empty, too large, cut short or damaged.
     """
+    payload, name = _payload(message)
+    return _decode(payload, name, _bayer_pattern(message.format), tone)
+
+
+def compressed_header(message: Any) -> PictureHeader:
+    """What the picture of a CompressedImage says of itself. Raises MessageError."""
+    return read_header(*_payload(message))
+
+
+def _payload(message: Any) -> tuple[bytes, str]:
+    """The bytes of a picture, and what messages call it."""
     if 'compressedDepth' in message.format:
         raise MessageError(
             f'compressed image has the format {message.format!r}, which holds depth; expected a '
             'colour picture as jpeg or png'
         )
     payload = bytes(memoryview(message.data))
-    name = describe_compressed(message.format, payload)
-    return _decode(payload, name, _bayer_pattern(message.format), tone)
+    return payload, f'compressed image ({message.format!r}, {len(payload)} bytes)'
 
 
 def decode_file(payload: bytes, name: str, tone: SixteenBitTone) -> Bytes:
@@ -269,8 +280,10 @@ def _jpeg_header(payload: bytes) -> PictureHeader | None:
 def _has_all_scans(payload: bytes, place: int, channels: int) -> bool:
     """Whether every component is coded to its last bit (T.81, B.2.3 and G.1.1.1)."""
     seen: set[tuple[int, str]] = set()
-    while place >= 0:
-        count = payload[place + 4] if place + 4 < len(payload) else 0
+    for _ in range(_JPEG_MOST_SCANS):
+        if place < 0 or place + 4 >= len(payload):
+            break
+        count = min(payload[place + 4], 4)
         last = place + 5 + 2 * count
         if last + 2 < len(payload) and payload[last + 2] & 15 == 0:  # down to the lowest bit
             for one in range(count):
@@ -279,8 +292,3 @@ def _has_all_scans(payload: bytes, place: int, channels: int) -> bool:
                 seen |= {(component, 'ac')} if payload[last + 1] == 63 else set()
         place = payload.find(bytes([0xFF, _JPEG_SCAN]), place + 2)
     return len(seen) >= 2 * channels
-
-
-def describe_compressed(text: str, payload: bytes) -> str:
-    """What messages call a CompressedImage of this format."""
-    return f'compressed image ({text!r}, {len(payload)} bytes)'

@@ -22,12 +22,11 @@ from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.camera import MAX_SIDE
 from psd_depth_ros.messages.compressed import (
     BAYER_CODES,
+    compressed_header,
     decode_compressed,
     decode_file,
-    describe_compressed,
     is_compressed,
     MAX_PIXELS,
-    read_header,
 )
 from psd_depth_ros.messages.sixteen_bit import FULL, SixteenBitTone
 
@@ -242,8 +241,7 @@ def image_size(message: Any) -> tuple[int, int]:
     Raises MessageError where a picture has no header to read, or says a size that none has.
     """
     if is_compressed(message):
-        payload = bytes(memoryview(message.data))
-        header = read_header(payload, describe_compressed(message.format, payload))
+        header = compressed_header(message)
         return header.width, header.height
     _check_size(message.width, message.height)
     return int(message.width), int(message.height)

@@ -14,7 +14,7 @@ from psd_depth_ros.data.sources import kind_of, open_frames
 from psd_depth_ros.data.topics import base_topic, camera_info_beside
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.messages import decode
+from psd_depth_ros.messages import image_size
 from psd_depth_ros.parsing import user_path
 from psd_depth_ros.replay.recordings import CAMERA_INFO_TOPIC, IMAGE_TOPIC
 
@@ -76,7 +76,7 @@ def _camera_of_bag(path: Path, wanted: str | None, calibrated: bool) -> PlayedCa
                 f'{topic}/compressed; play it under that name'
             )
         first = next(bag.messages([topic])).message
-        height, width = decode(first).shape[:2]
+        width, height = image_size(first)
         return PlayedCamera(
             image_topic=base_topic(topic) if compressed else topic,
             camera_info_topic=info,

@@ -8,7 +8,13 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.errors import MessageError
-from psd_depth_ros.messages import compressed_fields, decode, decode_compressed, is_compressed
+from psd_depth_ros.messages import (
+    compressed_fields,
+    decode,
+    decode_compressed,
+    image_size,
+    is_compressed,
+)
 
 
 @pytest.fixture
@@ -221,8 +227,9 @@ def test_bytes_that_are_no_picture(data):
 
 def test_compressed_depth_is_named():
     message = SimpleNamespace(format='16UC1; compressedDepth png', data=b'\0' * 12)
-    with pytest.raises(MessageError, match=r'compressedDepth.*which holds depth'):
-        decode(message)
+    for read in (decode, image_size):
+        with pytest.raises(MessageError, match=r'compressedDepth.*which holds depth'):
+            read(message)
 
 
 def test_messages_are_told_apart(rgb):
