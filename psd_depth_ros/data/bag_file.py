@@ -82,8 +82,9 @@ class SqliteFile(BagFile):
 
     def __init__(self, path: Path, named: Path | None = None) -> None:
         super().__init__(path, named)
-        # Where the file is damaged: time, row and topic of each message.
+        # Where the file is damaged or has no index by time: time, row and topic of each message.
         self._rows_left: list[tuple[int, int, int]] | None = None
+        self._lost: set[int] = set()
         # Immutable: no -shm or lock file beside it, so read-only media can be read. What a killed
         # recorder left in a write-ahead log was merged before, see `bag_storage`.
         uri = f'{path.resolve().as_uri()}?mode=ro&immutable=1'
@@ -125,7 +126,9 @@ class SqliteFile(BagFile):
         for time_ns, row, number in self._rows_left or ():
             if (time_ns, row) > last and number in numbers and limits[0] <= time_ns < limits[1]:
                 data = self._read_row(row)
-                if data is not None:
+                if data is None:
+                    self._lose(row)
+                else:
                     yield time_ns, number, data
 
     def close(self) -> None:
@@ -156,6 +159,9 @@ class SqliteFile(BagFile):
             for name, schema, text in self._rows(f'{query} FROM message_definitions ORDER BY id'):
                 definitions.setdefault(name, (schema, text))
         counts = self._count() if damage is None else self._find_rows(damage)
+        if self._rows_left is None and not self._has_index():
+            # SQLite would sort the messages with all their bytes.
+            self._rows_left = sorted(self._each('SELECT timestamp, id, topic_id FROM messages'))
         query = f'SELECT id, name, type, serialization_format, {digest} FROM topics ORDER BY id'
         for number, topic, msgtype, encoding, hashed in self._rows(query):
             if not all(isinstance(value, str) for value in (topic, msgtype, encoding)):
@@ -173,6 +179,11 @@ class SqliteFile(BagFile):
         (span,) = self._rows('SELECT MIN(timestamp), MAX(timestamp) FROM messages')
         self.start_ns, self.end_ns = (int(time_ns or 0) for time_ns in span)
         return dict(self._rows('SELECT topic_id, COUNT(*) FROM messages GROUP BY topic_id'))
+
+    def _has_index(self) -> bool:
+        names = [row[1] for row in self._rows('PRAGMA index_list(messages)')]
+        columns = [self._rows(f'PRAGMA index_info("{name}")') for name in names]
+        return any(found and found[0][2] == 'timestamp' for found in columns)
 
     # Damage.
 
@@ -198,6 +209,15 @@ class SqliteFile(BagFile):
             'all others are lost'
         )
         return Counter(number for _, _, number in readable)
+
+    def _lose(self, row: int) -> None:
+        """Count a message that cannot be read, once, in one note."""
+        former = self._lost_words()
+        self._lost.add(row)
+        self.notes = [note for note in self.notes if note != former] + [self._lost_words()]
+
+    def _lost_words(self) -> str:
+        return f'{self.path} is damaged: {len(self._lost)} messages are lost'
 
     def _each(self, query: str) -> Iterator[tuple[int, int, int]]:
         for values in self._database.execute(query):

@@ -63,7 +63,7 @@ def open_database(path, journal='wal'):
         'CREATE TABLE topics (id INTEGER PRIMARY KEY, name TEXT, type TEXT, '
         'serialization_format TEXT, offered_qos_profiles TEXT);'
         'CREATE TABLE messages (id INTEGER PRIMARY KEY, topic_id INTEGER, timestamp INTEGER, '
-        'data BLOB);'
+        'data BLOB); CREATE INDEX timestamp_idx ON messages (timestamp ASC);'
     )
     database.execute("INSERT INTO topics VALUES (1, '/cam/image', ?, 'cdr', '')", (IMAGE,))
     return database
@@ -268,6 +268,16 @@ def test_other_spellings_of_a_type(tmp_path, name):
         assert bag.pick_image_topic() == '/cam/image'
 
 
+def test_a_database_without_an_index_by_time(tmp_path):
+    path = write_database(tmp_path / 'a.db3', [2, 0, 1])
+    assert seen(path) == [0, 1, 2]
+    with sqlite3.connect(path) as database:
+        database.execute('DROP INDEX timestamp_idx')
+    database.close()
+    assert seen(path) == [0, 1, 2]
+    assert notes_of(path) == ''
+
+
 def test_a_database_that_is_cut_short(tmp_path):
     """A disk that filled up, a copy that broke off: what comes before is read."""
     path = write_database(tmp_path / 'a.db3', range(200))
@@ -286,6 +296,14 @@ def test_a_database_that_is_cut_short(tmp_path):
     assert found[:50] == list(range(50))
     assert 180 < len(found) < 200
     assert 'all others are lost' in notes_of(path)
+    path.unlink()  # without an index by time it is read row by row
+    write_database(path, range(200))
+    with sqlite3.connect(path) as database:
+        database.execute('UPDATE messages SET data = 7 WHERE id IN (3, 5)')
+        database.execute('DROP INDEX timestamp_idx')
+    database.close()
+    assert len(seen(path)) == 198
+    assert '2 messages are lost' in notes_of(path)
     path.write_bytes(whole[:8192])
     with pytest.raises(BagError, match=r'a\.db3 is empty, cut short or damaged: .*\.recover'):
         seen(path)
