@@ -25,7 +25,7 @@ _WIDEST = 5.67
 _GRID = (64, 48)
 _BORDER = 33
 # Less of the view than this being seen is worth a warning.
-LITTLE_SEEN = 0.5
+LITTLE_SEEN = 0.4
 
 
 def sampling_map(camera: Camera, view: Camera) -> NDArray[np.float32]:
@@ -129,8 +129,8 @@ def find_doubts(camera: Camera) -> list[str]:
     if seen < LITTLE_SEEN:
         doubts.append(
             f'the camera sees only {100 * seen:.0f} % of its rectified view, the rest has no '
-            'depth: P of the camera_info does not suit the lens; choose another view with '
-            'rectify_alpha (0: only what is seen, 1: the whole image), or calibrate again'
+            'depth; choose a view that suits the lens with rectify_alpha (0: only what is seen, '
+            '1: the whole image), or calibrate again for another P'
         )
     centres = {'K': (camera.cx, camera.cy)}
     if camera.rectified_intrinsics is not None:
