@@ -71,11 +71,9 @@ class _Stream:
 
     def lead_ns(self, time_ns: int, arrived_ns: int) -> int:
         """How far the stamps are ahead of that of an image which came at the same time."""
-        before, after = self.stamps.around(arrived_ns)
-        nearest = before or after
-        if nearest is None or abs(nearest[0] - arrived_ns) > PATIENCE_NS:
-            return 0
-        return nearest[1] - time_ns
+        beside = [one for one in self.stamps.around(arrived_ns) if one is not None]
+        leads = [one[1] - time_ns for one in beside if abs(one[0] - arrived_ns) <= PATIENCE_NS]
+        return min(leads, key=abs, default=0)
 
     def refuse(self, error: MessageError) -> None:
         self.refused += 1
@@ -83,7 +81,10 @@ class _Stream:
 
     def is_at(self, time_ns: int) -> bool:
         """Whether what belongs to a time has come, or will not come any more."""
-        return self.was_missed if self.newest_ns is None else self.newest_ns >= time_ns
+        if self.newest_ns is None:
+            return self.was_missed
+        # Much later than the image: its time may be that after a jump which this topic has ahead.
+        return 0 <= self.newest_ns - time_ns <= PATIENCE_NS
 
 
 @dataclass(frozen=True)

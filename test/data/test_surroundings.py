@@ -114,6 +114,16 @@ def test_clouds_and_quaternions_are_read_by_the_libraries_that_are_given() -> No
     assert links.lookup('base_link', 'camera', 0)[:3, :3] == pytest.approx(np.diag([-1, -1, 1]))
 
 
+def test_a_frame_after_a_jump_waits_for_odometry_to_jump_too() -> None:
+    around = Surroundings(Asked(poses=True))
+    drive(around, 18.0, 20.0)
+    assert not around.is_final(ns(1.0), 'camera')
+    for time_s in (0.95, 1.0, 1.05):
+        around.add_odometry(odometry(time_s, time_s), ns(120.5 + time_s))
+    assert around.is_final(ns(1.0), 'camera')
+    assert seen(around, 1.0, arrived_s=121.3).pose[0, 3] == pytest.approx(1.0)
+
+
 def test_two_sources_of_odometry_are_not_mixed() -> None:
     around = Surroundings(Asked(poses=True))
     for time_s in np.arange(1.0, 2.0, 0.05):

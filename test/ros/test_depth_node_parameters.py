@@ -57,9 +57,9 @@ def test_read_only_coupled_and_whole_numbers(running: Any) -> None:
     accepted, reason = bench.set_parameter('points.min_range_m', 70.0)
     assert not accepted
     assert 'max_range_m is 60' in reason
-    accepted, reason = bench.set_parameter('scale.mode', 'camera_height')
+    accepted, reason = bench.set_parameter('scale.lidar_pose', [1.0, 2.0])
     assert not accepted
-    assert 'camera_height_m' in reason
+    assert 'lidar_pose has 2 numbers, expected 7' in reason
 
 
 @pytest.mark.parametrize(

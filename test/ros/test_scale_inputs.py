@@ -5,7 +5,6 @@ import importlib.util
 import os
 from pathlib import Path
 import subprocess
-import sys
 import threading
 from types import SimpleNamespace
 from typing import Any
@@ -21,11 +20,13 @@ from tf2_class import build_tf2_msgs
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.pose import invert
+from psd_depth_ros.inference.scale import ScaleSettings
 from psd_depth_ros.messages import decode_depth, stamp_ns
 from psd_depth_ros.replay.offline import run_bag, RunSettings
+from psd_depth_ros.ros import scale_inputs
 from psd_depth_ros.ros.message_classes import find_message_class
-from psd_depth_ros.ros.scale_inputs import ScaleInputs
 from psd_depth_ros.ros.settings import DepthNodeSettings
 
 Start = Callable[..., Any]
@@ -33,18 +34,22 @@ LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @pytest.fixture(scope='session')
-def tf2_msgs(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """The message class of TF here and in the nodes that are started, made where there is none."""
+def _made(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Where the message class of TF is, made where it is not installed; '' where it is."""
     if importlib.util.find_spec('tf2_msgs') is not None:
-        return
+        return ''
     try:
-        folder = str(build_tf2_msgs(tmp_path_factory.mktemp('tf2')))
+        return str(build_tf2_msgs(tmp_path_factory.mktemp('tf2')))
     except (ImportError, OSError, subprocess.CalledProcessError) as error:
         pytest.skip(f'tf2_msgs is not installed and cannot be made: {error}')
-    sys.path.append(folder)
-    os.environ['PYTHONPATH'] = os.pathsep.join(
-        [os.environ['PYTHONPATH'], folder] if 'PYTHONPATH' in os.environ else [folder]
-    )
+
+
+@pytest.fixture
+def tf2_msgs(_made: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """TF can be read, here and in the nodes that are started."""
+    if _made:
+        monkeypatch.syspath_prepend(_made)
+        monkeypatch.setenv('PYTHONPATH', _made, prepend=os.pathsep)
 
 
 class Stage:
@@ -170,11 +175,31 @@ def test_odometry_that_does_not_come_or_does_not_fit_is_said(
         camera.send_until(lambda go=step, done=done: go() or done(), words)
 
 
+def test_a_mode_that_needs_tf_is_refused_where_it_cannot_come(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(scale_inputs, 'has_tf', lambda: False)
+    output = SimpleNamespace(metric=True)
+    engine = SimpleNamespace(checkpoint=SimpleNamespace(info=SimpleNamespace(output=output)))
+    for mode, words in (
+        (
+            'camera_height',
+            'needs camera_height_m; measure .* tf2_msgs is not installed',
+        ),
+        ('lidar', 'needs lidar_pose; give x y z'),
+    ):
+        with pytest.raises(SettingsError, match=words):
+            scale_inputs.refuse_unscaled(ScaleSettings(mode=mode), engine)
+    scale_inputs.refuse_unscaled(ScaleSettings(mode='odometry'), engine)
+    monkeypatch.setattr(scale_inputs, 'has_tf', lambda: True)
+    scale_inputs.refuse_unscaled(ScaleSettings(mode='lidar'), engine)
+
+
 def test_a_jump_of_one_camera_leaves_the_others_alone(bench: Any) -> None:
     """Both have learned from a lidar; then the stamps of the left one are set back."""
     pose = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
     settings = build(DepthNodeSettings, {'scale': {'mode': 'lidar', 'lidar_pose': pose}})
-    scales = ScaleInputs(bench.node, lambda: settings)
+    scales = scale_inputs.ScaleInputs(bench.node, lambda: settings)
     output = SimpleNamespace(metric=True, scale_sigma=0.15)
     engine = SimpleNamespace(
         checkpoint=SimpleNamespace(info=SimpleNamespace(output=output), id='')
