@@ -98,11 +98,13 @@ class OdometrySource:
     """Compares depth with that of corners triangulated over the way that odometry has moved.
 
     Corners of an earlier frame are tracked into the present one (KLT, forth and back) once
-    odometry has moved 0.2 m. Rotation and direction come from the picture alone (PnP with RANSAC
-    on the network's depth, then least squares of the distance to epipolar lines, so that the
-    errors of that depth fall out); the length is odometry's. s is the median of triangulated by
-    estimated depth, every part of the picture counting alike and every corner by its parallax. So
-    near and far have their say as they have with a lidar, and what moves by itself is outvoted.
+    odometry has moved 0.2 m. Rotation and direction come from the picture: least squares of the
+    distance to epipolar lines, so that the errors of the network's depth fall out, from a start
+    that decides where the picture does not (a wall): odometry's motion where the mounting is
+    known, else PnP with RANSAC on that depth. The length is odometry's. s is the median of
+    triangulated by estimated depth, every part of the picture counting alike and every corner by
+    its parallax. So near and far have their say as they have with a lidar, and what moves by
+    itself is outvoted.
 
     The lengths of the ways of camera and body only agree where both move alike. `T_body_camera` of
     both views makes that exact. Without it, a turn by an angle a moves a camera mounted off the
@@ -130,17 +132,20 @@ class OdometrySource:
         if key is None or key.camera != view.camera or not self._is_near(key, view):
             self._key = _make_key(view) if self._is_rested(view) else None
             return 'waits for a second picture'
-        moved_m, angle, lever_arm_m = _body_motion(key, view)
+        motion, lever_arm_m = _body_motion(key, view)
+        moved_m = float(np.linalg.norm(motion[:3, 3]))
         if moved_m < MIN_TRANSLATION_M:
             return f'odometry has moved less than {MIN_TRANSLATION_M:g} m'
         present = _make_key(view)
-        found = _triangulate_ratios(key, present, view.depth, moved_m)
+        start = None if lever_arm_m else motion
+        found = _triangulate_ratios(key, present, view.depth, moved_m, start)
         if found is None:
             # Too little seems to have moved yet, or too much: look again, or start from here.
             self._key = key if view.stamp_ns - key.stamp_ns < _PATIENCE_NS else present
             return 'too few corners could be followed'
         self._key, self._measured_ns = None, view.stamp_ns
         log_scale, variance, support = found
+        angle = float(np.linalg.norm(rotation_vector(motion[:3, :3])))
         variance += (lever_arm_m * angle / moved_m) ** 2
         return ScaleMeasurement(self.name, log_scale, variance, support)
 
@@ -311,9 +316,12 @@ def _weighted_median(values: Array, weights: Array) -> float:
 
 
 def _triangulate_ratios(
-    key: _Key, present: _Key, depth: Map, moved_m: float
+    key: _Key, present: _Key, depth: Map, moved_m: float, T_key_present: Array | None
 ) -> tuple[float, float, int] | None:
-    """ln s, variance and corners of the present depth; None where the picture does not tell."""
+    """ln s, variance and corners of the present depth; None where the picture does not tell.
+
+    `T_key_present` is the motion of the camera as odometry has it, None where it is unknown.
+    """
     start, end = _track(key.grey, present.grey)
     height, width = depth.shape
     shrink = present.grey.shape[1] / width
@@ -329,7 +337,8 @@ def _triangulate_ratios(
     if motion is None:
         return None
     before, now = _rays_of(start, camera), _rays_of(end, camera)
-    rotation, translation = _refine_motion(before, now, *motion, camera.fx)
+    began = motion if T_key_present is None else (T_key_present[:3, :3], T_key_present[:3, 3])
+    rotation, translation = _refine_motion(before, now, *began, camera.fx)
     # Both as the metres of odometry say: the network's own length of the way is its guess of s.
     guess = moved_m / float(np.linalg.norm(motion[1]))
     translation = translation * moved_m
@@ -422,17 +431,15 @@ def _make_key(view: ScaleView) -> _Key:
     return _Key(view.stamp_ns, grey, view.camera, view.odometry, view.extrinsics.T_body_camera)
 
 
-def _body_motion(key: _Key, view: ScaleView) -> tuple[float, float, float]:
-    """Metres and radians that the camera, or else the body, has moved; lever arm to allow for."""
+def _body_motion(key: _Key, view: ScaleView) -> tuple[Array, float]:
+    """Motion (4, 4) of the camera, or else of the body; the lever arm to allow for then."""
     assert view.odometry is not None, 'views without odometry are not measured'
     before, now = key.odometry, view.odometry
     T_before, T_now = key.T_body_camera, view.extrinsics.T_body_camera
     lever_arm_m = _ASSUMED_LEVER_ARM_M
     if T_before is not None and T_now is not None:
         before, now, lever_arm_m = before @ T_before, now @ T_now, 0.0
-    motion = relative(before, now)
-    angle = float(np.linalg.norm(rotation_vector(motion[:3, :3])))
-    return float(np.linalg.norm(motion[:3, 3])), angle, lever_arm_m
+    return relative(before, now), lever_arm_m
 
 
 def _track(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> tuple[Map, Map]:
