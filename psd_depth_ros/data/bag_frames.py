@@ -8,7 +8,7 @@ images before it have it too.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -21,7 +21,7 @@ from psd_depth_ros.data.bags import BagMessage, BagReader
 from psd_depth_ros.data.mounting import Mounting, transform_topics
 from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
 from psd_depth_ros.data.surroundings import Asked, PATIENCE_NS, Surroundings
-from psd_depth_ros.data.topics import pick_cloud_topic, pick_odometry_topic
+from psd_depth_ros.data.topics import odometry_topics, pick_cloud_topic, pick_odometry_topic
 from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera
@@ -67,6 +67,7 @@ class BagFrames(FrameSource):
         super().__init__(path, lens)
         self._recorded_stamps = recorded_stamps
         self._unread: dict[str, tuple[int, str]] = {}
+        self._seen, self._lacking = 0, Counter[str]()
         self._reader = BagReader(path).__enter__()
         try:
             self.image_topic = self._reader.pick_image_topic(image_topic)
@@ -76,6 +77,7 @@ class BagFrames(FrameSource):
                     self.image_topic, camera_info_topic
                 )
             self.odometry_topic = pick_odometry_topic(self._reader)
+            self._odometry = odometry_topics(self._reader)
             self.lidar_topic: str | None = None
             self._asked = Asked()
             self._count = self._reader.topics[self.image_topic].count
@@ -149,7 +151,19 @@ class BagFrames(FrameSource):
                 f'{count} messages on {topic} could not be read, the first: {reason}'
                 for topic, (count, reason) in self._unread.items()
             ),
+            *self._lacks(),
         ]
+
+    def _lacks(self) -> Iterator[str]:
+        """What most images have no odometry or points for, and odometry that was not chosen."""
+        if len(self._odometry) > 1:
+            several = ', '.join(self._odometry)
+            yield f'odometry is not used, for there are several: {several}'
+        count = self._lacking.total()
+        if 2 * count > self._seen:
+            what = 'points of the lidar' if self.lidar_topic is not None else 'pose of odometry'
+            often = self._lacking.most_common(1)[0][0]
+            yield f'{count} of {self._seen} images have no {what}; most often: {often}'
 
     def frames(self) -> Iterator[TimedFrame]:
         """Decode the images in the order of recording.
@@ -160,6 +174,7 @@ class BagFrames(FrameSource):
         """
         self._begin()
         self._unread.clear()
+        self._seen, self._lacking = 0, Counter()
         if not self._recorded_stamps:
             self._check_stamps()
         first = None if self.camera_info_topic is None else self._first_camera_info()
@@ -172,7 +187,10 @@ class BagFrames(FrameSource):
             while held and (image is None or _is_ripe(held, around)):
                 frame = held.popleft()
                 try:
-                    yield self._use(_make_frame(frame, cameras, around, self.decoder))
+                    made = self._use(_make_frame(frame, cameras, around, self.decoder))
+                    self._seen += 1
+                    self._lacking.update([made.problem] if made.problem else [])
+                    yield made
                 except (MessageError, CalibrationError) as problem:
                     error = problem
                     reason = 'image' if isinstance(problem, MessageError) else 'camera_info'

@@ -91,8 +91,13 @@ def pick_odometry_topic(reader: BagReader, wanted: str | None = None) -> str | N
     """Return the only odometry topic, None where there is none or several and none is wanted."""
     if wanted is not None:
         return _check_type(reader, wanted, (ODOMETRY_TYPE,))
-    found = [name for name, info in reader.topics.items() if info.msgtype == ODOMETRY_TYPE]
+    found = odometry_topics(reader)
     return found[0] if len(found) == 1 else None
+
+
+def odometry_topics(reader: BagReader) -> list[str]:
+    """Every topic with odometry."""
+    return [name for name, info in reader.topics.items() if info.msgtype == ODOMETRY_TYPE]
 
 
 def pick_cloud_topic(reader: BagReader, wanted: str | None = None) -> str:

@@ -529,3 +529,23 @@ def test_a_real_video():
         assert source.count == 221
         frame = next(source.frames())
     assert frame.rgb.shape == (540, 960, 3)
+
+
+@pytest.mark.parametrize('topics', [('/odom',), ('/wheel/odom', '/visual/odom')])
+def test_odometry_that_no_image_can_use_is_noted(tmp_path, topics):
+    """Poses 5 s after the images, or two topics to choose from."""
+    with BagWriter(tmp_path / 'a.mcap') as bag:
+        for index in range(4):
+            stamp_ns = (10 + index) * 10**9
+            image = image_fields(np.zeros((24, 32, 3), np.uint8), 'rgb8')
+            bag.write('/image', 'sensor_msgs/msg/Image', image, stamp_ns, 'camera')
+            for topic in topics:
+                fields = odometry_fields(np.eye(4), 'base_link')
+                bag.write(topic, 'nav_msgs/msg/Odometry', fields, stamp_ns + 5 * 10**9, 'odom')
+    with open_frames(tmp_path / 'a.mcap', camera=Camera(32, 24, 30, 30, 15.5, 11.5)) as source:
+        assert [frame.pose for frame in source.frames()] == [None] * 4
+        notes = ' '.join(source.notes)
+    if len(topics) == 1:
+        assert '4 of 4 images have no pose of odometry; most often: ' in notes
+    else:
+        assert 'odometry is not used, for there are several: /visual/odom, /wheel/odom' in notes
