@@ -45,7 +45,7 @@ EXTRAS = {
     'ros': ros_wheels('7.1.6', '1.8.1', '5.3.6'),  # Jazzy
     'ros-kilted': ros_wheels('9.1.2', '1.11.0', '5.5.1'),
     'openvino': ['openvino>=2025.0'],
-    'onnxruntime': ['onnxruntime>=1.20', 'onnx>=1.17', 'onnxscript>=0.2'],
+    'onnxruntime': ['onnxruntime>=1.20', 'onnx>=1.17', 'onnxscript>=0.5.4'],
     'rerun': ['rerun-sdk>=0.24'],
     'tensorboard': ['tensorboard>=2.14'],
     'transformers': ['transformers>=4.45'],
@@ -88,7 +88,7 @@ setup(
         'rich>=13',
         'rosbags>=0.10.9',
         'safetensors>=0.4.3',
-        'torch>=2.6',
+        'torch>=2.9',
     ],
     extras_require=EXTRAS,
     data_files=[
