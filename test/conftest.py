@@ -47,6 +47,20 @@ def network_watch() -> ModuleType:
     return module
 
 
+@pytest.fixture(scope='session')
+def needs_installed() -> Callable[[str], None]:
+    """Skip a test where a library is not installed, without importing it.
+
+    `pytest.importorskip` would let OpenVINO report the import to its makers.
+    """
+
+    def check(library: str) -> None:
+        if importlib.util.find_spec(library) is None:
+            pytest.skip(f'{library} is not installed')
+
+    return check
+
+
 @pytest.fixture
 def gpu_waits() -> Callable[[], AbstractContextManager[list[str]]]:
     """A context that lists the places (file:line) where this process waits for the GPU in it."""

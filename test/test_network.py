@@ -98,8 +98,8 @@ def test_the_watch_sees_attempts_of_anything_else(tmp_path, network_watch):
         assert attempts == ([] if port == 9 else [f'sent to {host}:{port}'])
 
 
-def test_usage_statistics_of_openvino_are_left_out_and_nothing_else_is_changed():
-    pytest.importorskip('openvino_telemetry')
+def test_usage_statistics_of_openvino_are_left_out_and_nothing_else_is_changed(needs_installed):
+    needs_installed('openvino_telemetry')
     from psd_depth_ros.inference.conversion import import_openvino
 
     import_openvino()

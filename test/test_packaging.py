@@ -1,6 +1,7 @@
 """setup.py, package.xml and the executables say the same as the code."""
 
 import ast
+import contextlib
 import os
 from pathlib import Path
 import re
@@ -228,8 +229,12 @@ def test_the_command_of_the_readme_starts_from_a_plain_shell(ros_domains, tmp_pa
 def is_starting(pid):
     """Whether a node has no DDS participant yet: those have sockets of UDP open."""
     inodes = {line.split()[9] for line in Path('/proc/net/udp').read_text().splitlines()[1:]}
-    links = [os.readlink(one) for one in Path(f'/proc/{pid}/fd').iterdir()]
-    return not any(link in {f'socket:[{inode}]' for inode in inodes} for link in links)
+    wanted = {f'socket:[{inode}]' for inode in inodes}
+    for one in Path(f'/proc/{pid}/fd').iterdir():
+        with contextlib.suppress(FileNotFoundError):  # it was closed meanwhile
+            if os.readlink(one) in wanted:
+                return False
+    return True
 
 
 def test_no_editable_table_hides_the_entry_points():

@@ -44,9 +44,9 @@ def expected(model, image):
 
 
 @pytest.mark.parametrize('name', ['torch', 'openvino', 'onnxruntime'])
-def test_parity_with_float32_torch(model, image, expected, name):
+def test_parity_with_float32_torch(model, image, expected, name, needs_installed):
     if name != 'torch':
-        pytest.importorskip(name, reason=f'the optional backend {name} is not installed')
+        needs_installed(name)
     backend = backends.make_backend(name, model, torch.device('cpu'))
     found = backend.run(image, INTRINSICS)
     assert found.dtype == torch.float32
@@ -67,8 +67,8 @@ def test_parity_with_float32_torch(model, image, expected, name):
 
 
 @pytest.mark.parametrize('name', ['openvino', 'onnxruntime'])
-def test_a_network_without_bins_runs_everywhere(image, name):
-    pytest.importorskip(name, reason=f'the optional backend {name} is not installed')
+def test_a_network_without_bins_runs_everywhere(image, name, needs_installed):
+    needs_installed(name)
     torch.manual_seed(0)
     plain = DepthModel(Architecture(decoder_channels=(16,) * 4, head='disparity')).eval()
     with torch.no_grad():
@@ -81,15 +81,17 @@ def test_a_network_without_bins_runs_everywhere(image, name):
 
 
 @pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
-def test_float32_is_exact_to_rounding(model, image, expected, kind):
-    pytest.importorskip(kind.name, reason=f'the optional backend {kind.name} is not installed')
+def test_float32_is_exact_to_rounding(model, image, expected, kind, needs_installed):
+    needs_installed(kind.name)
     backend = kind(model, half=False) if kind is OpenVinoBackend else kind(model)
     assert torch.allclose(backend.run(image, INTRINSICS), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
-def test_converted_in_another_process_it_is_the_same(model, image, expected, kind):
-    pytest.importorskip(kind.name, reason=f'the optional backend {kind.name} is not installed')
+def test_converted_in_another_process_it_is_the_same(
+    model, image, expected, kind, needs_installed
+):
+    needs_installed(kind.name)
     convert = ConvertAside(model, CheckpointInfo('tiny', dump(model.architecture)))
     options = {'half': False} if kind is OpenVinoBackend else {}
     backend = kind(model, convert=convert, **options)

@@ -103,8 +103,8 @@ def test_the_same_view_in_more_pixels_is_as_far(scenes):
 
 
 @pytest.mark.parametrize('name', ['openvino', 'onnxruntime'])
-def test_the_fast_backends_agree_with_float32_torch(scenes, name):
-    pytest.importorskip(name, reason=f'the optional backend {name} is not installed')
+def test_the_fast_backends_agree_with_float32_torch(scenes, name, needs_installed):
+    needs_installed(name)
     checkpoint = load_checkpoint()
     model = load_model(checkpoint)
     info = checkpoint.info.input

@@ -37,7 +37,7 @@ def test_a_calibration_latched_before_the_node_came_is_heard(
     infos = bench.node.create_publisher(CameraInfo, '/camera_info', latched)
     infos.publish(camera.info())
     depths = bench.listen(Image, '/depth/image_rect')
-    node = depth_node()
+    depth_node()
 
     def depth_comes() -> bool:
         camera.images.publish(camera.image())
@@ -45,7 +45,6 @@ def test_a_calibration_latched_before_the_node_came_is_heard(
         return bool(depths)
 
     bench.spin_until(depth_comes, 'depth')
-    assert 'subscribed [reliable, transient_local]' in node.output
     # Another driver takes its place, which publishes the calibration with every image.
     bench.node.destroy_publisher(infos)
     bench.spin_until(lambda: bench.node.count_publishers('/camera_info') == 0, 'its end')
