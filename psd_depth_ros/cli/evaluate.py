@@ -11,6 +11,7 @@ from typing import Any, TYPE_CHECKING
 from psd_depth_ros.cli.options import (
     add_lens_options,
     add_sixteen_bit_option,
+    add_stamps_option,
     load_camera_option,
 )
 from psd_depth_ros.cli.progress import progress_bar
@@ -74,6 +75,7 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
     )
     data.add_argument('--image-topic', metavar='TOPIC', help='camera of the bag')
     data.add_argument('--camera-info-topic', metavar='TOPIC', help='its CameraInfo')
+    add_stamps_option(data)
     data.add_argument('--depth-topic', metavar='TOPIC', help='true depth, registered to the image')
     data.add_argument('--lidar-topic', metavar='TOPIC', help='points, where there is no depth')
     data.add_argument(
@@ -148,6 +150,7 @@ def _data_choice(options: argparse.Namespace) -> DataChoice:
             options.depth_topic,
             options.lidar_topic,
             None if options.lidar_pose is None else tuple(options.lidar_pose),
+            options.stamps == 'recorded',
         ),
         units_per_metre=options.depth_scale,
         split_file=options.split_file,

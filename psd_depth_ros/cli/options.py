@@ -59,6 +59,16 @@ def add_sixteen_bit_option(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def add_stamps_option(parser: argparse._ActionsContainer) -> None:
+    """Add where the times of messages come from."""
+    parser.add_argument(
+        '--stamps',
+        choices=('header', 'recorded'),
+        default='header',
+        help='times of the images of a bag: of their headers, or of recording (default: header)',
+    )
+
+
 def add_frame_options(parser: argparse.ArgumentParser) -> None:
     """Add all that `open_recording_frames` reads."""
     add_recording_options(parser)
@@ -70,12 +80,7 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
         help='the pictures are rectified already (image_rect): use P of the calibration',
     )
     add_alpha_option(parser)
-    parser.add_argument(
-        '--stamps',
-        choices=('header', 'recorded'),
-        default='header',
-        help='times of the images of a bag: of their headers, or of recording (default: header)',
-    )
+    add_stamps_option(parser)
     parser.add_argument(
         '--lidar-topic',
         metavar='TOPIC',

@@ -13,7 +13,7 @@ import re
 import sys
 from typing import Any, NoReturn
 
-from psd_depth_ros.cli.options import add_lens_options, add_recording_options
+from psd_depth_ros.cli.options import add_lens_options, add_recording_options, add_stamps_option
 from psd_depth_ros.errors import PsdDepthError, SettingsError
 
 _NAMESPACE = re.compile(r'[A-Za-z_]\w*(/[A-Za-z_]\w*)*', re.ASCII)
@@ -30,6 +30,7 @@ def add_parser(subparsers: Any) -> None:
     )
     add_recording_options(parser)
     add_lens_options(parser)
+    add_stamps_option(parser)
     parser.add_argument(
         '--topics', metavar='TOPIC', nargs='+', default=[], help='only these topics of the bag'
     )
@@ -89,6 +90,7 @@ def node_arguments(options: argparse.Namespace) -> list[str]:
         'camera_info_topic': options.camera_info_topic,
         'camera': None if options.camera is None else str(options.camera),
         'horizontal_fov_deg': options.fov,
+        'stamps': options.stamps,
         'topics': options.topics or None,
         'rate': options.rate,
         'loop': options.loop,

@@ -43,7 +43,8 @@ class BagChoice:
     """Topics of a bag; None where the bag leaves no choice.
 
     `lidar_pose` is that of the lidar in the optical frame, x y z qx qy qz qw; None where the
-    points are in the frame of the image, or the transforms of the bag know it.
+    points are in the frame of the image, or the transforms of the bag know it. With
+    `recorded_stamps` the times are those of recording, of images and of their truth.
     """
 
     image_topic: str | None = None
@@ -51,6 +52,7 @@ class BagChoice:
     depth_topic: str | None = None
     lidar_topic: str | None = None
     lidar_pose: tuple[float, ...] | None = None
+    recorded_stamps: bool = False
 
 
 class BagSamples(Samples):
@@ -102,7 +104,13 @@ class BagSamples(Samples):
 
     def _open(self) -> BagFrames:
         choice = self._choice
-        source = BagFrames(self._path, self._lens, choice.image_topic, choice.camera_info_topic)
+        source = BagFrames(
+            self._path,
+            self._lens,
+            choice.image_topic,
+            choice.camera_info_topic,
+            choice.recorded_stamps,
+        )
         if choice.depth_topic is None:
             source.add_lidar(choice.lidar_topic)
         return source
@@ -166,7 +174,11 @@ class _Truth:
     def __init__(self, bag: BagReader, source: FrameSource, choice: BagChoice) -> None:
         source.locate()
         self._source, self._choice = source, choice
-        self._depth = None if choice.depth_topic is None else _DepthTrack(bag, choice.depth_topic)
+        self._depth = (
+            None
+            if choice.depth_topic is None
+            else _DepthTrack(bag, choice.depth_topic, choice.recorded_stamps)
+        )
         self._T_camera_lidar = source.T_camera_lidar
         if choice.lidar_pose is not None:
             self._T_camera_lidar = read_pose(choice.lidar_pose)
@@ -203,8 +215,9 @@ class _Truth:
 class _DepthTrack:
     """Depth images in the order of the bag, read along with the colour images."""
 
-    def __init__(self, bag: BagReader, topic: str) -> None:
+    def __init__(self, bag: BagReader, topic: str, recorded_stamps: bool) -> None:
         self._topic = topic
+        self._recorded_stamps = recorded_stamps
         self._messages = bag.messages([topic])
         self._recent: deque[tuple[int, Any]] = deque()
 
@@ -215,7 +228,8 @@ class _DepthTrack:
             if item is None:
                 break
             message = item.message
-            self._recent.append((stamp_ns(message.header), message))
+            stamp = item.timestamp_ns if self._recorded_stamps else stamp_ns(message.header)
+            self._recent.append((stamp, message))
         while self._recent and self._recent[0][0] < time_ns - _MAX_DEPTH_GAP_NS:
             self._recent.popleft()
         if not self._recent:

@@ -1,6 +1,7 @@
 """A bag, video or image folder as a stream of serialised messages, ready to be published.
 
-Messages of a bag go out as they were recorded, byte for byte; videos and folders become Image and
+Messages of a bag go out as they were recorded, byte for byte but for their stamps where those of
+recording were asked for; videos and folders become Image and
 CameraInfo. When each is due is decided in `schedule`.
 """
 
@@ -10,6 +11,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+import struct
 from types import TracebackType
 
 from psd_depth_ros.data.bags import BagMessage, BagReader
@@ -30,11 +32,15 @@ from psd_depth_ros.parsing import user_path
 
 TF_TYPE = 'tf2_msgs/msg/TFMessage'
 TF_STATIC = '/tf_static'
-PLAYED_TYPES = (*IMAGE_TYPES, CAMERA_INFO_TYPE, ODOMETRY_TYPE, CLOUD_TYPE, TF_TYPE)
+# They begin with a Header.
+STAMPED_TYPES = (*IMAGE_TYPES, CAMERA_INFO_TYPE, ODOMETRY_TYPE, CLOUD_TYPE)
+PLAYED_TYPES = (*STAMPED_TYPES, TF_TYPE)
 
 IMAGE_TOPIC = '/camera/image'
 CAMERA_INFO_TOPIC = '/camera/camera_info'
 
+# After the four bytes of encapsulation: `sec` and `nanosec` of the Header.
+_STAMP = slice(4, 12)
 # Files have no date. A clock at 0 would mean to ROS that time has not started yet.
 _FILE_EPOCH_NS = 1_000_000_000
 
@@ -93,7 +99,8 @@ class BagRecording(Recording):
     Latched topics are /tf_static and a CameraInfo that comes more seldom than images do: played
     from a later point on, what they said before comes first. `topics` lists the published name
     and type of each. With `camera` its CameraInfo goes out with every image of the bag's camera,
-    in place of the recorded one.
+    in place of the recorded one. With `recorded_stamps` messages that begin with a Header have
+    the times of recording as their stamps; transforms keep their own.
     """
 
     def __init__(
@@ -103,7 +110,10 @@ class BagRecording(Recording):
         renamed: Mapping[str, str] | None = None,
         camera: Camera | None = None,
         image_topic: str | None = None,
+        recorded_stamps: bool = False,
     ) -> None:
+        self._recorded_stamps = recorded_stamps
+        self._unstamped = self._images = 0
         self._reader = BagReader(path).__enter__()
         try:
             self._names = self._choose(only, renamed or {})
@@ -126,14 +136,14 @@ class BagRecording(Recording):
         """Messages of the chosen topics; those that cannot be converted are counted, not given."""
         for item in self._still_holding(start_ns):
             try:
-                cdr = item.cdr
+                cdr = self._stamped(item)
             except MessageError:
                 self.unreadable += 1
                 continue
             yield RecordedMessage(self._names[item.topic], item.msgtype, start_ns, cdr)
         for item in self._reader.messages(set(self._names), start_ns, stop_ns + 1):
             try:
-                cdr = item.cdr
+                cdr = self._stamped(item)
                 info = self._camera_info(item)
             except MessageError as error:
                 self.unreadable += 1
@@ -146,12 +156,37 @@ class BagRecording(Recording):
     @property
     def notes(self) -> list[str]:
         """What the bag lost, and how many messages could not be converted."""
-        left = f'{self.unreadable} messages could not be converted, the first: {self._why}'
-        return [*self._reader.notes, *([left] if self.unreadable else [])]
+        notes = list(self._reader.notes)
+        if self.unreadable:
+            notes.append(
+                f'{self.unreadable} messages could not be converted, the first: {self._why}'
+            )
+        if 1 < self._images == self._unstamped:
+            notes.append(
+                f'all {self._images} images have no stamps (header.stamp is 0), so nothing can be '
+                'matched in time: play the times they were recorded at with --stamps recorded '
+                '(parameter stamps)'
+            )
+        return notes
 
     def close(self) -> None:
         """Close the bag."""
         self._reader.close()
+
+    def _stamped(self, item: BagMessage) -> bytes | memoryview:
+        """The bytes of a message with the stamp that was asked for."""
+        cdr = item.cdr
+        if item.msgtype not in STAMPED_TYPES or len(cdr) < _STAMP.stop:
+            return cdr
+        if self._recorded_stamps:
+            seconds, nanoseconds = divmod(item.timestamp_ns, 1_000_000_000)
+            layout = '<II' if cdr[1] & 1 else '>II'
+            stamp = struct.pack(layout, seconds & 0xFFFFFFFF, nanoseconds)
+            return b''.join((cdr[: _STAMP.start], stamp, cdr[_STAMP.stop :]))
+        if item.msgtype in IMAGE_TYPES:
+            self._images += 1
+            self._unstamped += not any(cdr[_STAMP])
+        return cdr
 
     def _choose(self, only: tuple[str, ...], renamed: Mapping[str, str]) -> dict[str, str]:
         """Map recorded names to published ones."""
@@ -189,7 +224,8 @@ class BagRecording(Recording):
         if topic is None:
             return None
         header = item.message.header
-        fields = {'header': header_fields(stamp_ns(header), header.frame_id), **self._info_fields}
+        time_ns = item.timestamp_ns if self._recorded_stamps else stamp_ns(header)
+        fields = {'header': header_fields(time_ns, header.frame_id), **self._info_fields}
         cdr = self._types.serialize(CAMERA_INFO_TYPE, fields)
         return RecordedMessage(topic, CAMERA_INFO_TYPE, item.timestamp_ns, cdr)
 
@@ -252,19 +288,23 @@ def open_recording(
     camera: Camera | None = None,
     horizontal_fov_deg: float | None = None,
     image_topic: str | None = None,
+    stamps: str = 'header',
 ) -> Recording:
     """Open a bag, video or image folder for playing.
 
     `only` chooses topics of a bag (all of the `PLAYED_TYPES` by default) and `renamed` maps
     recorded names to published ones. `camera`, or a pinhole of `horizontal_fov_deg`, goes out in
     place of what the recording says of its camera; `image_topic` names that camera where a bag
-    has several. Raises BagError and CalibrationError as `open_frames` does.
+    has several. `stamps` of a bag are those of its headers (`header`) or of recording
+    (`recorded`). Raises BagError and CalibrationError as `open_frames` does.
     """
     path = user_path(path)
     if kind_of(path) != 'bag':
         source = open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg)
         return FileRecording(source)
     if camera is None and horizontal_fov_deg is not None:
-        with open_frames(path, image_topic, horizontal_fov_deg=horizontal_fov_deg) as source:
+        with open_frames(
+            path, image_topic, horizontal_fov_deg=horizontal_fov_deg, stamps=stamps
+        ) as source:
             camera = next(source.frames()).camera
-    return BagRecording(path, only, renamed, camera, image_topic)
+    return BagRecording(path, only, renamed, camera, image_topic, stamps == 'recorded')

@@ -67,6 +67,13 @@ class ReplaySettings(PlaybackSettings):
         maximum=179.0,
         read_only=True,
     )
+    stamps: str = setting(
+        'header',
+        'stamps of a bag: those of the headers, or the times of recording, for drivers that set '
+        'none',
+        choices=('header', 'recorded'),
+        read_only=True,
+    )
     wait_for_subscribers_s: float = setting(
         0.0,
         'before starting, wait this long for somebody to listen to the camera',
@@ -107,6 +114,7 @@ class ReplayNode(Node):
                 camera=load_camera(Path(settings.camera)) if settings.camera else None,
                 horizontal_fov_deg=settings.horizontal_fov_deg or None,
                 image_topic=settings.image_topic or None,
+                stamps=settings.stamps,
             )
         )
         self._schedule = Schedule(recording, settings)

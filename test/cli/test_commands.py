@@ -245,7 +245,7 @@ def test_help_is_light():
     """The parser loads none of the big libraries, so `psd-depth --help` answers at once."""
     code = (
         'import sys; from psd_depth_ros.cli.main import make_parser; make_parser(); '
-        'print([name for name in ("torch", "cv2", "rosbags", "rclpy", "yaml") '
+        'print([name for name in ("torch", "cv2", "numpy", "rosbags", "rclpy", "yaml") '
         'if name in sys.modules])'
     )
     found = subprocess.run(
@@ -277,6 +277,7 @@ def test_replay_hands_its_options_to_the_node():
         'loop': 'true',
         'topics': '["/y", "/n"]',
         'horizontal_fov_deg': '60.0',
+        'stamps': '"header"',
         'clock': 'true',
         'start_s': '0.0',
         'duration_s': '0.0',

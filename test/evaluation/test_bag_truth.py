@@ -10,6 +10,7 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose, to_quaternion
 from psd_depth_ros.messages import (
     camera_info_fields,
+    header_fields,
     image_fields,
     odometry_fields,
     pack_cloud,
@@ -83,6 +84,21 @@ def test_depth_images_belong_to_the_image_nearest_in_time(drive):
     assert found[2].truth[0, 0] == 5.0
     assert [one.rgb[0, 0, 0] for one in found] == [0, 1, 2]
     assert found[0].sequence == found[2].sequence != ''
+
+
+def test_a_drive_without_stamps_is_measured_by_the_times_of_recording(drive):
+    drive.add_depth(drive.stamp(0) + 10 * MS, 3.0)
+    drive.add_depth(drive.stamp(2) - 20 * MS, 5.0)
+    zero = {'header': header_fields(0, 'lens')}
+    drive.messages = [
+        (topic, msgtype, {**zero, **fields}, stamp, None)
+        for topic, msgtype, fields, stamp, _ in drive.messages
+    ]
+    with pytest.raises(BagError, match='--stamps recorded'):
+        list(drive.open()[0])
+    samples, _ = drive.open(BagChoice(recorded_stamps=True))
+    truths = [one.truth if one.truth is None else one.truth[0, 0] for one in samples]
+    assert truths == [3.0, None, 5.0]
 
 
 def test_millimetres_are_metres(drive):

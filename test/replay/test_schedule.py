@@ -16,6 +16,7 @@ from psd_depth_ros.messages import (
     decode,
     image_fields,
     odometry_fields,
+    stamp_ns,
     transform_fields,
 )
 from psd_depth_ros.replay.recordings import open_recording
@@ -119,6 +120,30 @@ def test_a_camera_of_ones_own_replaces_the_recorded_one(path):
         info = next(recording.messages(recording.start_ns, recording.end_ns))
     assert info.topic == INFO
     assert types.deserialize(info.msgtype, info.cdr).k[0] == pytest.approx(8)
+
+
+@pytest.mark.parametrize('own', [None, CAMERA])
+def test_images_without_stamps_are_said_or_take_those_of_recording(path, tmp_path, own):
+    with BagReader(path) as bag, BagWriter(tmp_path / 'unstamped.mcap') as writer:
+        for item in bag.messages([IMAGE, INFO]):
+            cdr = bytearray(item.cdr)
+            cdr[4:12] = bytes(8)
+            writer.write_raw(item.topic, item.msgtype, bytes(cdr), item.timestamp_ns)
+    with open_recording(writer.path, camera=own) as recording:
+        for _ in recording.messages(recording.start_ns, recording.end_ns):
+            pass
+        (note,) = recording.notes
+        assert note.startswith('all 3 images have no stamps')
+        assert '--stamps recorded' in note
+    types = MessageTypes()
+    with open_recording(writer.path, camera=own, stamps='recorded') as recording:
+        played = list(recording.messages(recording.start_ns, recording.end_ns))
+        assert recording.notes == []
+    assert len(played) == 6
+    for one in played:
+        message = types.deserialize(one.msgtype, bytes(one.cdr))
+        assert stamp_ns(message.header) == one.time_ns
+        assert message.width == 16
 
 
 def test_a_folder_becomes_image_and_camera_info(tmp_path):
