@@ -199,7 +199,7 @@ def _describe_camera(source: FrameSource) -> Iterator[str]:
         if getattr(source, name, None):
             yield f'{label + ":":13}{getattr(source, name)}'
     yield f'{"frames:":13}{_describe_count(source)}, {_describe_frame(frame)}'
-    yield from _describe_lens(frame.camera)
+    yield from _describe_lens(frame.camera, source.image_topic)
     if source.skipped:
         yield f'{"skipped:":13}{len(source.skipped)} before it: {source.skipped[0].detail}'
 
@@ -210,7 +210,7 @@ def _describe_frame(frame: TimedFrame) -> str:
     return f'{width}x{height}, frame_id {frame.frame_id!r}, {pose}'
 
 
-def _describe_lens(camera: Camera) -> Iterator[str]:
+def _describe_lens(camera: Camera, image_topic: str = '') -> Iterator[str]:
     from psd_depth_ros.geometry.view import describe_lens, describe_view, find_doubts
 
     view = camera.rectified()
@@ -220,5 +220,5 @@ def _describe_lens(camera: Camera) -> Iterator[str]:
             f'{"rectified:":13}fx {view.fx:.2f} fy {view.fy:.2f} cx {view.cx:.2f} cy {view.cy:.2f}'
         )
         yield f'{"view:":13}{describe_view(camera)}'
-    for doubt in find_doubts(camera):
+    for doubt in find_doubts(camera, image_topic):
         yield f'{"careful:":13}{doubt}'

@@ -107,6 +107,7 @@ class FrameSource(ABC):
     """
 
     poses_are_of_camera = True
+    image_topic = ''  # of a bag
     T_body_camera: npt.NDArray[np.float64] | None = None
     T_camera_lidar: npt.NDArray[np.float64] | None = None
     camera_height_m: float | None = None
@@ -185,7 +186,7 @@ class FrameSource(ABC):
 
     def _use(self, frame: TimedFrame) -> TimedFrame:
         if not self._used:
-            self._doubts = find_doubts(frame.camera)
+            self._doubts = find_doubts(frame.camera, self.image_topic)
         self._used += 1
         return frame
 

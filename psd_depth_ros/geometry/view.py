@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 import math
+import re
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,6 +27,8 @@ _GRID = (64, 48)
 _BORDER = 33
 # Less of the view than this being seen is worth a warning.
 LITTLE_SEEN = 0.4
+# What image_proc, stereo_image_proc and drivers call pictures that are rectified.
+_RECTIFIED = re.compile(r'(?:^|[/_])rect(?:ified)?(?=[/_]|$)')
 
 
 def sampling_map(camera: Camera, view: Camera) -> NDArray[np.float32]:
@@ -122,9 +125,18 @@ def are_square(view: Camera) -> bool:
     return abs(math.log(view.fx / view.fy)) < 0.03
 
 
-def find_doubts(camera: Camera) -> list[str]:
-    """What is probably wrong with a calibration that can be used, each with the next step."""
+def find_doubts(camera: Camera, image_topic: str = '') -> list[str]:
+    """What is probably wrong with a calibration that can be used, each with the next step.
+
+    `image_topic` is where the images come from, '' where that is no topic.
+    """
     doubts = []
+    if _RECTIFIED.search(image_topic) and not camera.is_rectified:
+        doubts.append(
+            f'the images of {image_topic} are rectified already by their name, but their '
+            'calibration is that of a lens, so they are rectified twice; set image_is_rectified '
+            '(--rectified), or take the raw images'
+        )
     seen = seen_share(camera)
     if seen < LITTLE_SEEN:
         doubts.append(

@@ -63,16 +63,16 @@ class CalibrationMonitor:
         self._seen: tuple[Any, ...] | None = None
         self.calibration = Calibration()
 
-    def receive(self, message: Any) -> bool:
-        """Take a CameraInfo; True where it changes the calibration."""
+    def receive(self, message: Any, image_topic: str = '') -> bool:
+        """Take the CameraInfo of a topic's images; True where it changes the calibration."""
         content = _content(message)
         if content == self._seen:
             return False
         self._seen = content
-        self.calibration = self._read(message)
+        self.calibration = self._read(message, image_topic)
         return True
 
-    def _read(self, message: Any) -> Calibration:
+    def _read(self, message: Any, image_topic: str) -> Calibration:
         try:
             camera = camera_from_info(message, self._image_is_rectified, self._rectify_alpha)
         except CalibrationError as error:
@@ -85,7 +85,7 @@ class CalibrationMonitor:
             camera,
             seen=seen_share(camera),
             words=describe_camera(camera),
-            doubts=tuple(find_doubts(camera)),
+            doubts=tuple(find_doubts(camera, image_topic)),
         )
 
 

@@ -263,7 +263,7 @@ class CameraChannel:
 
     def _on_camera_info(self, message: Any) -> None:
         was_calibrated = self._monitor.calibration.state is CalibrationState.CALIBRATED
-        if not self._monitor.receive(message):
+        if not self._monitor.receive(message, self.image_topic):
             return
         state = self._monitor.calibration.state
         if state is not CalibrationState.UNCALIBRATED:

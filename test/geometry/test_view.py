@@ -108,3 +108,14 @@ def test_doubts_name_the_share_and_the_way_out() -> None:
     assert 'of about 319x243' in doubt
     assert find_doubts(Camera(640, 480, 300.0, 300.0, 210.0, 380.0)) == []  # a crop off the axis
     assert find_doubts(make_camera(BARREL)) == []
+
+
+def test_rectified_pictures_with_the_calibration_of_a_lens_are_doubtful() -> None:
+    for topic in ('/cam/image_rect', '/left/image_rect_color/compressed', '/rgb/rect/image'):
+        (doubt,) = find_doubts(make_camera(BARREL), topic)
+        assert topic in doubt
+        assert 'rectified twice' in doubt
+        assert 'image_is_rectified' in doubt
+        assert find_doubts(make_camera(None), topic) == []
+    for topic in ('/cam/image_raw', '/direct/image', '/rectangle/image', '/image_unrect'):
+        assert find_doubts(make_camera(BARREL), topic) == []
