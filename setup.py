@@ -86,7 +86,7 @@ setup(
         'PyYAML>=6.0',
         'accelerate>=1.0',
         'rich>=13',
-        'rosbags>=0.10.9',
+        'rosbags>=0.11',
         'safetensors>=0.4.3',
         'torch>=2.9',
     ],

@@ -186,7 +186,6 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path, change
     [
         (torch.int64, 'float32'),
         (torch.bool, 'of bool, expected'),
-        (torch.complex64, 'of complex64, expected'),
     ],
 )
 def test_weights_that_are_no_floating_point_numbers_are_refused(model, tmp_path, kind, told):
