@@ -85,7 +85,9 @@ class BagFrames(FrameSource):
             self._reader.close()
             if not self._reader.notes:
                 raise
-            notes = '; '.join(self._reader.notes)
+            notes = '; '.join(note for note in self._reader.notes if note not in str(error))
+            if not notes:
+                raise
             raise BagError(f'{error}. What became of the bag: {notes}') from error
 
     def add_lidar(self, topic: str | None = None) -> None:
@@ -265,14 +267,16 @@ class BagFrames(FrameSource):
         return stamp_ns(message.header)
 
     def _check_stamps(self) -> None:
-        """Raise BagError where the first images, more than one, all have the stamp 0.
+        """Raise BagError where the first images, more than one, all have one stamp, such as 0.
 
         A simulation may begin with some of them before its clock runs.
         """
-        count = 0
+        count, first = 0, 0
         for item in self._reader.messages([self.image_topic]):
             with suppress(MessageError):
-                if stamp_ns(item.message.header):
+                stamp = stamp_ns(item.message.header)
+                first = stamp if not count else first
+                if stamp != first:
                     return
                 count += 1
             if count == _UNSTAMPED:
@@ -281,9 +285,9 @@ class BagFrames(FrameSource):
             return
         raise BagError(
             f'the images on {self.image_topic} of bag {self.path} have no stamps: header.stamp of '
-            f'the first {count} is 0, so nothing can be matched in time. Take the times they were '
-            'recorded at with --stamps recorded (data.stamps where recipes are used), or let the '
-            'driver stamp its images'
+            f'the first {count} is {first / 1e9:.9g}, so nothing can be matched in time. Take the '
+            'times they were recorded at with --stamps recorded (data.stamps where recipes are '
+            'used), or let the driver stamp its images'
         )
 
     def _note_unread(self, topic: str, error: MessageError) -> None:

@@ -38,8 +38,8 @@ _COPIES = 3
 
 
 def is_bag_name(name: str) -> bool:
-    """Whether a file is a bag by its name."""
-    return name.endswith(BAG_SUFFIXES)
+    """Whether a file is a bag by its name, in capitals too, as some file systems make them."""
+    return name.lower().endswith(BAG_SUFFIXES)
 
 
 def bag_files_in(folder: Path) -> list[Path]:
@@ -75,7 +75,7 @@ class BagStorage:
         try:
             for file in self._list(path):
                 ready = self._prepare(file)
-                suffix = next(one for one in _READERS if ready.name.endswith(one))
+                suffix = next(one for one in _READERS if ready.name.lower().endswith(one))
                 self.files.append(_READERS[suffix](ready, file))
         except BaseException:
             self.close()
@@ -107,9 +107,7 @@ class BagStorage:
                     f'{path.name}` of ROS 1 and name it {path.name.removesuffix(_ACTIVE)}.bag'
                 )
             if not is_bag_name(path.name):
-                raise BagError(
-                    f'{path} is not a bag; expected a file {_kinds()} or a rosbag2 folder'
-                )
+                raise BagError(_describe_other(path))
             return [path]
         files = bag_files_in(path)
         if (path / _METADATA).exists():
@@ -148,10 +146,10 @@ class BagStorage:
 
     def _prepare(self, file: Path) -> Path:
         """The file, or the copy of it that can be read."""
-        if file.name.endswith(_PACKED):
+        if file.name.lower().endswith(_PACKED):
             return self._unpack(file)
         journals = [_beside(file, suffix) for suffix in _JOURNALS]
-        if file.name.endswith('.db3') and any(_size(one) for one in journals):
+        if file.name.lower().endswith('.db3') and any(_size(one) for one in journals):
             return self._merge(file)
         return file
 
@@ -256,13 +254,13 @@ def _find(folder: Path, name: str) -> Path:
     """A listed file; while it is recorded it is listed before it is compressed."""
     file = folder / PurePath(name).name
     packed = [_beside(file, suffix) for suffix in _PACKED]
-    plain = [file.with_suffix('')] if file.name.endswith(_PACKED) else []
+    plain = [file.with_suffix('')] if file.name.lower().endswith(_PACKED) else []
     return next((one for one in (file, *packed, *plain) if one.exists()), file)
 
 
 def _stem(file: Path) -> str:
     name = file.name
-    return next((name.removesuffix(one) for one in BAG_SUFFIXES if name.endswith(one)), name)
+    return next((name[: -len(one)] for one in BAG_SUFFIXES if name.lower().endswith(one)), name)
 
 
 def _beside(file: Path, suffix: str) -> Path:
@@ -305,6 +303,14 @@ def _no_room(file: Path, error: OSError) -> BagError:
         f'bag {file} cannot be copied to be read: {error.strerror or error}; make room, or set '
         'TMPDIR to a folder that has it'
     )
+
+
+def _describe_other(path: Path) -> str:
+    """What to do about a file that is no bag by its name."""
+    expected = f'expected a file {_kinds()} or a rosbag2 folder'
+    if path.name == _METADATA:
+        return f'{path} only describes a bag; name the folder that it lies in'
+    return f'{path} is not a bag; {expected}'
 
 
 def _kinds() -> str:

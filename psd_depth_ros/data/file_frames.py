@@ -16,6 +16,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from psd_depth_ros.data.bag_storage import is_bag_name
 from psd_depth_ros.data.calibration_file import load_camera, load_camera_height
 from psd_depth_ros.data.file_order import natural_key
 from psd_depth_ros.data.sources import FrameSource, IMAGE_SUFFIXES, LensChoice, TimedFrame
@@ -37,6 +38,11 @@ _COUNTED = ('.mp4', '.mov', '.m4v')
 _EPOCH = re.compile(
     r'(?:^|[^\d.])([1-9]\d{9}\.\d{1,9}|[1-9]\d{12}|[1-9]\d{15}|[1-9]\d{18})$', re.ASCII
 )
+# Seconds as numbers are printed: 9.25 comes before 9.5. What ends in 0 behind its point is none of
+# these, but the tenth image of a clip that is called 1.10.
+_SECONDS = re.compile(r'\d+(?:\.(?:0|\d*[1-9]))?', re.ASCII)
+# What the int32 seconds of a ROS stamp hold.
+_LAST_NS = (1 << 31) * 1_000_000_000
 _POSE_COLUMNS = [f'T{row}{column}' for row in range(3) for column in range(4)]
 
 
@@ -316,7 +322,14 @@ def _list_images(folder: Path) -> list[Entry]:
             return _read_table(folder / name)
     files = images_in(folder)
     if not files:
-        nested = [found for child in sorted(folder.iterdir()) if (found := images_in(child))]
+        children = sorted(folder.iterdir())
+        nested = [found for child in children if (found := images_in(child))]
+        bags = [child.name for child in children if child.is_dir() and _is_bag(child)]
+        if bags and not nested:
+            raise BagError(
+                f'folder {folder} holds {len(bags)} bags in folders of their own; name one: '
+                f'{", ".join(bags[:20])}'
+            )
         if len(nested) != 1:
             raise BagError(
                 f'folder {folder} has no images, and {len(nested)} sub-folders that do; name the '
@@ -325,6 +338,10 @@ def _list_images(folder: Path) -> list[Entry]:
         files = nested[0]
     stamps = stamps_in_names(files)
     return [Entry(path, stamp_ns) for path, stamp_ns in zip(files, stamps, strict=True)]
+
+
+def _is_bag(folder: Path) -> bool:
+    return any(is_bag_name(child.name) for child in folder.iterdir())
 
 
 def stamps_in_names(files: Sequence[Path]) -> list[int]:
@@ -345,9 +362,10 @@ def _epoch_ns(path: Path) -> int | None:
     if found is None:
         return None
     whole, _, fraction = found[1].partition('.')
+    stamp_ns = int(whole) * 10 ** (19 - len(whole))
     if fraction:
-        return int(whole) * 1_000_000_000 + int(fraction.ljust(9, '0'))
-    return int(whole) * 10 ** (19 - len(whole))
+        stamp_ns += int(fraction.ljust(9, '0'))
+    return stamp_ns if stamp_ns < _LAST_NS else None
 
 
 def images_in(folder: Path) -> list[Path]:
@@ -358,6 +376,8 @@ def images_in(folder: Path) -> list[Path]:
     images = [path for path in files if path.suffix.lower() in IMAGE_SUFFIXES]
     times = [_epoch_ns(path) for path in images]
     if None in times:
+        if all(_SECONDS.fullmatch(path.stem) for path in images):
+            return sorted(images, key=lambda path: (float(path.stem), path.name))
         return sorted(images, key=natural_key)
     # By their times: as seconds 9.5 comes after 9.25, as numbers of files before it.
     return [path for _, path in sorted(zip(times, images, strict=True))]  # type: ignore[type-var]
@@ -376,6 +396,8 @@ def _read_table(path: Path) -> list[Entry]:
         try:
             time_s = row.get('t_nominal_s') or ''
             stamp_ns = round(float(time_s) * 1e9) if time_s else nominal_stamp(index)
+            if not 0 <= stamp_ns < _LAST_NS:
+                raise ValueError(f'{time_s} s is no time of ROS')
             entries.append(Entry(path.parent / row['file'], stamp_ns, _read_pose(row)))
         except (TypeError, ValueError) as error:
             raise BagError(

@@ -275,6 +275,11 @@ def kind_of(path: Path) -> str:
             f'recording {path} is not there; expected a bag, a video file or a folder of images'
         )
     if not path.is_dir():
+        if path.suffix.lower() in IMAGE_SUFFIXES:
+            raise BagError(
+                f'recording {path} is a single image; name the folder that it lies in, all of '
+                'whose images are read'
+            )
         return 'video' if path.suffix.lower() in VIDEO_SUFFIXES else 'bag'
     names = [child.name for child in path.iterdir() if not child.name.startswith('.')]
     if 'metadata.yaml' in names or any(is_bag_name(name) for name in names):

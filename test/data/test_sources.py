@@ -140,6 +140,19 @@ def test_images_without_stamps_take_those_of_recording_when_told_to(bag):
     assert [frame.camera.fx for frame in frames] == [20, 21, 22]
 
 
+def test_images_that_all_have_one_stamp_have_none(bag):
+    with bag:
+        for index in range(12):
+            header = {'header': header_fields(1_500_000_000, 'optical')}
+            fields = {**header, **image_fields(make_rgb(index), 'rgb8')}
+            bag.write('/cam/image', 'sensor_msgs/msg/Image', fields, index * STEP_NS)
+            write_info(bag, index)
+    with pytest.raises(BagError, match=r'header\.stamp of the first 10 is 1\.5, .*--stamps rec'):
+        read(bag.path)
+    frames, _ = read(bag.path, stamps='recorded')
+    assert [frame.stamp_ns for frame in frames] == [index * STEP_NS for index in range(12)]
+
+
 def test_a_simulation_whose_clock_starts_late(bag):
     with bag:
         write_info(bag, 0)
@@ -383,6 +396,7 @@ def test_folder_with_a_file_missing_or_damaged(tmp_path):
     [
         ('frame,name\n0,images/000.png\n', 'no rows with a column named file'),
         ('frame,file,t_nominal_s\n0,images/000.png,soon\n', 'wrong value in line 2'),
+        ('frame,file,t_nominal_s\n0,images/000.png,1e12\n', 'line 2: 1e12 s is no time of ROS'),
     ],
 )
 def test_tables_that_are_wrong(tmp_path, table, message):
@@ -428,6 +442,10 @@ def test_images_in_the_order_of_their_numbers(tmp_path, names):
         (['0000000001', '0000000002'], [0, STEP_NS]),
         (['0000000000001', '0000000000002'], [0, STEP_NS]),
         (['1305031102.1', '2'], [STEP_NS, 0]),
+        (['9403636579763555584', '9403636579813555456'], [0, STEP_NS]),  # beyond a ROS stamp
+        (['0.25', '0.5'], [0, STEP_NS]),  # seconds of a simulation, whose zeros were cut
+        (['9.5', '10.0'], [0, STEP_NS]),
+        (['1.9', '1.10'], [0, STEP_NS]),  # images 9 and 10 of clip 1
     ],
 )
 def test_times_in_the_names_of_images(tmp_path, names, stamps_ns):
@@ -499,6 +517,25 @@ def test_kinds_are_told_by_name(tmp_path):
     (tmp_path / 'notes.txt').write_text('')
     with pytest.raises(BagError, match=r'notes\.txt is not a bag'):
         open_frames(tmp_path / 'notes.txt')
+    (tmp_path / 'metadata.yaml').write_text('')
+    with pytest.raises(BagError, match='only describes a bag; name the folder that it lies in'):
+        open_frames(tmp_path / 'metadata.yaml')
+    (tmp_path / 'a.PNG').write_bytes(b'')
+    with pytest.raises(BagError, match=r'a\.PNG is a single image; name the folder'):
+        open_frames(tmp_path / 'a.PNG')
+
+
+def test_a_folder_of_bags_is_told_apart(bag, tmp_path):
+    with bag:
+        write_image(bag, 0)
+        write_info(bag, 0)
+    for name in ('rosbag2_1', 'rosbag2_2'):
+        (tmp_path / 'all' / name).mkdir(parents=True)
+        (tmp_path / 'all' / name / 'A.MCAP').write_bytes(bag.path.read_bytes())
+    with pytest.raises(BagError, match='holds 2 bags in folders of their own; name one: rosbag2'):
+        read(tmp_path / 'all')
+    assert len(read(tmp_path / 'all' / 'rosbag2_1')[0]) == 1
+    assert len(read(tmp_path / 'all' / 'rosbag2_1' / 'A.MCAP')[0]) == 1
 
 
 RECORDINGS = [
