@@ -32,6 +32,7 @@ from psd_depth_ros.ros.speaker import Speaker
 
 REPEAT_S = 30.0
 LOOK_AGAIN_S = 1.0  # where nobody listens, the size of the images is looked for so often
+UNSTAMPED = 10  # so many images without stamps in a row are said
 SETTLE_S = 1.0  # so long a calibrated camera has to be uncalibrated, before topics change names
 
 
@@ -89,7 +90,7 @@ class CameraChannel:
         self.outputs_lock = threading.Lock()
         self.reset_due = threading.Event()
         self.stamp_age_ns = 0
-        self._last_stamp_ns = 0
+        self._last_stamp_ns = self._unstamped = 0
         self.camera: Camera | None = None
         self._look_due_s: float | None = None
         self._uncalibrated_since_s: float | None = None
@@ -192,6 +193,7 @@ class CameraChannel:
         if has_jumped(self._last_stamp_ns, frame.stamp_ns):
             self.reset_due.set()
         self._last_stamp_ns = frame.stamp_ns
+        self._count_unstamped(frame.stamp_ns)
         self.camera, self._look_due_s = camera, None
         return PreparedFrame(frame, rgb, camera, calibration.state is CalibrationState.CALIBRATED)
 
@@ -206,6 +208,18 @@ class CameraChannel:
                 ('remark', decoder.sixteen_bit_range), f'{self.name}: {self.remark}'
             )
         return rgb
+
+    def _count_unstamped(self, time_ns: int) -> None:
+        """Say where a driver sets no stamps; a simulation begins so before its clock runs."""
+        self._unstamped = 0 if time_ns else self._unstamped + 1
+        if self._unstamped < UNSTAMPED:
+            return
+        self.remark = (
+            f'the images on {self.image_topic} have no stamps (header.stamp is 0), so nothing can '
+            'be matched with them in time, TF and odometry above all; let the driver stamp its '
+            'images'
+        )
+        self._speaker.warn('unstamped', f'{self.name}: {self.remark}', REPEAT_S)
 
     def reset(self) -> None:
         """Forget what was learned over time; done by the worker before the next frame."""

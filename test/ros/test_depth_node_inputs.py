@@ -159,6 +159,22 @@ def test_a_camera_of_12_bits_is_said_once_and_put_right_while_running(running: A
     assert bench.set_parameter('sixteen_bit_range', 'full') == (True, '')
 
 
+def test_images_without_stamps_are_said_until_they_have_some(running: Any) -> None:
+    bench, node, camera = running.bench, running.node, running.camera
+
+    def unstamped() -> bool:
+        camera.stamp_ns = -100_000_000
+        camera.send()
+        return 'have no stamps (header.stamp is 0)' in node.output
+
+    camera.send_until(lambda: running.depths, 'depth')
+    bench.spin_until(unstamped, 'the warning')
+    bench.spin_until(lambda: unstamped() and bench.level(': camera') == 1, 'a warning')
+    assert 'let the driver stamp its images' in bench.value(': camera', 'problem')
+    camera.stamp_ns = 5_000_000_000
+    camera.send_until(lambda: bench.level(': camera') == 0, 'all well')
+
+
 def test_a_corrupt_jpeg_is_skipped_counted_and_said_once(bench: Any, depth_node: Start) -> None:
     depths = bench.listen(Image, '/depth/image_rect')
     node = depth_node(image_transport='compressed')
