@@ -146,6 +146,11 @@ class SqliteFile(BagFile):
 
     def _read_tables(self, damage: Exception | None = None) -> None:
         found = {row[0] for row in self._rows("SELECT name FROM sqlite_master WHERE type='table'")}
+        if not found and not self.path.stat().st_size:
+            raise BagError(
+                f'bag {self.path} is empty: the file has 0 bytes, nothing of it can be saved; '
+                'record it again'
+            )
         if not found >= _TABLES:
             raise BagError(
                 f'{self.path} is a database, but no bag of rosbag2: its tables are '

@@ -49,10 +49,16 @@ def pick_image_topic(reader: BagReader, wanted: str | None = None) -> str:
     topics = reader.topics
     if wanted is not None:
         return _check_type(reader, wanted, IMAGE_TYPES)
-    found = [topic for topic in image_topics(topics) if not _is_depth(reader, topic)]
+    images = image_topics(topics)
+    found = [topic for topic in images if not _is_depth(reader, topic)]
     if not found:
+        depth = (
+            f' (those on {", ".join(images)} hold depth by their encoding, or nothing; thermal '
+            'counts are published as mono16)'
+        )
         raise BagError(
-            f'bag {reader.path} has no colour images; its topics are:{list_topics(topics)}'
+            f'bag {reader.path} has no colour images{depth if images else ""}; its topics '
+            f'are:{list_topics(topics)}'
         )
     calibrated = [topic for topic in found if camera_info_beside(topic) in topics]
     left = _without_twins(calibrated or found)
@@ -110,8 +116,15 @@ def pick_cloud_topic(reader: BagReader, wanted: str | None = None) -> str:
     found = [name for name, info in reader.topics.items() if info.msgtype == CLOUD_TYPE]
     if len(found) == 1:
         return found[0]
-    what = f'several point clouds: {", ".join(found)}' if found else 'no point clouds'
-    raise BagError(f'bag {reader.path} has {what}; choose the lidar with --lidar-topic')
+    if found:
+        raise BagError(
+            f'bag {reader.path} has several point clouds: {", ".join(found)}; choose the lidar '
+            'with --lidar-topic'
+        )
+    raise BagError(
+        f'bag {reader.path} has no point clouds ({CLOUD_TYPE}), which a lidar is read from; its '
+        f'topics are:{list_topics(reader.topics)}'
+    )
 
 
 def camera_info_beside(image_topic: str) -> str:

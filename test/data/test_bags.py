@@ -247,6 +247,9 @@ def test_a_database_that_is_no_bag(tmp_path):
     path = tmp_path / 'other.db3'
     with sqlite3.connect(path) as connection:
         connection.execute('CREATE TABLE people (name TEXT)')
+    (tmp_path / 'empty.db3').write_bytes(b'')
+    with pytest.raises(BagError, match=r'empty\.db3 is empty: the file has 0 bytes'):
+        BagReader(tmp_path / 'empty.db3').__enter__()
     expected = 'no bag of rosbag2: its tables are people'
     with pytest.raises(BagError, match=expected), BagReader(path):
         pass
