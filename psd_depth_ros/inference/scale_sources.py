@@ -33,6 +33,10 @@ _TRACK_SIGMA_PX = 0.25
 _MAX_EPIPOLAR_PX = 1.0
 _ASSUMED_LEVER_ARM_M = 1.5
 _MIN_POINTS = 200
+_ASTRAY = (
+    ': the pose of the lidar is wrong, or the frame of the images is not an optical one (z ahead, '
+    'y down: REP 103)'
+)
 _MOST_POINTS = 20_000
 _FARTHEST_M = 1000.0  # a lidar whose median is beyond this counts in another unit
 _DEPTH_SIGMA = 0.15  # of ln Z at a pixel: what the network errs from place to place
@@ -246,9 +250,10 @@ class LidarSource:
         depth = view.depth[row.astype(np.intp), column.astype(np.intp)]
         known = np.isfinite(depth) & (depth > 0)
         if np.count_nonzero(known) < _MIN_POINTS:
+            hint = _ASTRAY if len(points) >= _MIN_POINTS and not len(z) else ''
             return (
                 f'only {np.count_nonzero(known)} points fall on known depth, {_MIN_POINTS} are '
-                f'needed ({len(z)} of {len(points)} are in the picture)'
+                f'needed ({len(z)} of {len(points)} are in the picture{hint})'
             )
         row, depth = row[known], depth[known]
         ratios = np.log(z[known] / depth)

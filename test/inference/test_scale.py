@@ -244,6 +244,10 @@ def test_lidar_is_the_median_ratio_and_needs_200_points() -> None:
     assert few == (
         'only 150 points fall on known depth, 200 are needed (150 of 300 are in the picture)'
     )
+    body = replace(known, T_camera_lidar=make_pose(np.eye(3), (0.1, -0.3, 0.2)))
+    astray = str(source.measure(replace(view, extrinsics=body)))  # the frame of a camera_link
+    assert '(0 of 600 are in the picture: the pose of the lidar is wrong' in astray
+    assert 'not an optical one' in astray
     assert source.measure(replace(view, lidar=None)) == 'no cloud near the stamp of the image'
     assert 'pose of the lidar' in str(source.measure(replace(view, extrinsics=Extrinsics())))
     millimetres = str(source.measure(replace(view, lidar=1000 * in_lidar)))
