@@ -32,6 +32,7 @@ BAG_SUFFIXES = (
 )
 _ACTIVE = '.bag.active'
 _METADATA = 'metadata.yaml'
+_STREAMS = ('.h264', '.264', '.avc', '.h265', '.265', '.hevc', '.mjpeg', '.mjpg')
 _NUMBERED = re.compile(r'(?P<base>.*)_(?P<number>\d+)')
 _JOURNALS = ('-wal', '-journal')
 _COPIES = 3
@@ -307,10 +308,17 @@ def _no_room(file: Path, error: OSError) -> BagError:
 
 def _describe_other(path: Path) -> str:
     """What to do about a file that is no bag by its name."""
-    expected = f'expected a file {_kinds()} or a rosbag2 folder'
+    if path.suffix.lower() in _STREAMS:
+        return (
+            f'{path} is a raw stream without times; put it into a container with its rate, such '
+            f'as `ffmpeg -r 30 -i {path.name} -c copy {path.stem}.mp4`'
+        )
     if path.name == _METADATA:
         return f'{path} only describes a bag; name the folder that it lies in'
-    return f'{path} is not a bag; {expected}'
+    return (
+        f'{path} is not a bag; expected a file {_kinds()} or a rosbag2 folder, or else a video '
+        '(.mp4 .avi .mkv .mov .webm ...) or a folder of images'
+    )
 
 
 def _kinds() -> str:

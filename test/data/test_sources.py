@@ -515,8 +515,11 @@ def test_kinds_are_told_by_name(tmp_path):
     with pytest.raises(BagError, match='is not there; expected a bag, a video file or a folder'):
         kind_of(tmp_path / 'gone')
     (tmp_path / 'notes.txt').write_text('')
-    with pytest.raises(BagError, match=r'notes\.txt is not a bag'):
+    with pytest.raises(BagError, match=r'notes\.txt is not a bag; .*video .*folder of images'):
         open_frames(tmp_path / 'notes.txt')
+    (tmp_path / 'a.H264').write_bytes(b'\0\0\0\1')
+    with pytest.raises(BagError, match=r'a raw stream .*-i a\.H264 -c copy a\.mp4'):
+        open_frames(tmp_path / 'a.H264')
     (tmp_path / 'metadata.yaml').write_text('')
     with pytest.raises(BagError, match='only describes a bag; name the folder that it lies in'):
         open_frames(tmp_path / 'metadata.yaml')
