@@ -81,6 +81,18 @@ def test_a_jpeg_that_lost_its_middle_but_has_an_end_is_refused(kind, grey, share
             decode(SimpleNamespace(format='jpeg', data=ruined))
 
 
+@pytest.mark.parametrize('size', [(96, 128), (200, 640), (375, 1242), (90, 130), (31, 18)])
+def test_a_jpeg_that_lost_its_last_blocks_is_refused(size):
+    # Sides that are no multiple of 16: the blocks of the last row are seen in part.
+    data = jpeg(photo(*size))
+    start = data.index(b'\xff\xda')
+    lost = (len(data) - start) * 16 // max(size[0], 32) // 3
+    places = [len(data) - 2 - lost, data.rindex(b'\xff\x00', start, len(data) - lost) + 1]
+    for place in places:  # the second one in the middle of a byte ff 00
+        with pytest.raises(MessageError, match='its pixels end before'):
+            decode(SimpleNamespace(format='jpeg', data=data[:place] + b'\xff\xd9'))
+
+
 def test_a_jpeg_with_a_hole_is_refused():
     data = jpeg(photo())
     half = len(data) // 2
