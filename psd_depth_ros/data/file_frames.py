@@ -285,7 +285,11 @@ def _complete(lens: LensChoice, path: Path, own: Path) -> LensChoice:
 
 
 def _calibrations(path: Path, own: Path) -> list[Path]:
-    return [own, path.parent / 'camera.yaml']
+    """Where a calibration may lie; EuRoC has a sensor.yaml beside the folder of images."""
+    beside = [own, path.parent / 'camera.yaml']
+    if path.is_dir():
+        beside += [path / 'sensor.yaml', path.parent / 'sensor.yaml']
+    return beside
 
 
 def _known_height(path: Path, own: Path) -> float | None:

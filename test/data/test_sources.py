@@ -528,6 +528,23 @@ def test_kinds_are_told_by_name(tmp_path):
         open_frames(tmp_path / 'a.PNG')
 
 
+def test_the_calibration_of_euroc_lies_beside_its_images(tmp_path):
+    data = tmp_path / 'cam0' / 'data'
+    data.mkdir(parents=True)
+    for stamp in (1403636579763555584, 1403636579813555456):
+        cv2.imwrite(str(data / f'{stamp}.png'), make_rgb(1))
+    (tmp_path / 'cam0' / 'sensor.yaml').write_text(
+        'sensor_type: camera\nrate_hz: 20\nresolution: [16, 12]\ncamera_model: pinhole\n'
+        'intrinsics: [20.0, 21.0, 7.5, 5.5]\ndistortion_model: radial-tangential\n'
+        'distortion_coefficients: [-0.28, 0.07, 0.0002, 0.00002]\n'
+    )
+    for folder in (data, data.parent):
+        frames, _ = read(folder)
+        assert [frame.stamp_ns for frame in frames] == [1403636579763555584, 1403636579813555456]
+        assert (frames[0].camera.fx, frames[0].camera.fy) == (20.0, 21.0)
+        assert frames[0].camera.distortion.coefficients[0] == -0.28
+
+
 def test_a_folder_of_bags_is_told_apart(bag, tmp_path):
     with bag:
         write_image(bag, 0)
