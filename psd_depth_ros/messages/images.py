@@ -178,8 +178,8 @@ class ImageDecoder:
     """Decodes the images of one stream, and tells what is odd about the stream as a whole.
 
     `sixteen_bit_range` is how 16-bit pixels become 8 bits (see `sixteen_bit`). `fallback` gets an
-    Image whose encoding is not in `ENCODINGS` and gives (H, W, 3) uint8 RGB or raises
-    MessageError.
+    Image whose encoding is neither in `ENCODINGS` nor of depth and gives (H, W, 3) uint8 RGB or
+    raises MessageError.
     """
 
     def __init__(
@@ -212,7 +212,8 @@ class ImageDecoder:
         """Image or CompressedImage -> (H, W, 3) uint8 RGB, C-contiguous. Raises MessageError."""
         if is_compressed(message):
             return decode_compressed(message, self._tone)
-        if self._fallback is not None and message.encoding not in _LAYOUTS:
+        is_known = message.encoding in _LAYOUTS or message.encoding in DEPTH_ENCODINGS
+        if self._fallback is not None and not is_known:
             return self._fallback(message)
         return decode_image(message, self._tone)
 

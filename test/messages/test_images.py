@@ -187,6 +187,9 @@ def test_encodings_that_are_not_ours_go_to_the_fallback(rgb):
 def test_depth_is_no_picture(encoding):
     with pytest.raises(MessageError, match=rf"'{encoding}' holds depth \(REP 118\)"):
         decode_image(make_image(encoding, np.zeros((2, 16), np.uint8), 4))
+    decoder = ImageDecoder(fallback=lambda message: pytest.fail('a picture was made of depth'))
+    with pytest.raises(MessageError, match='thermal counts are published as mono16'):
+        decoder.decode(make_image(encoding, np.zeros((2, 16), np.uint8), 4))
 
 
 def test_size_is_known_before_decoding(rgb):
