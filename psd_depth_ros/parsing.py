@@ -12,6 +12,7 @@ import io
 import json
 import os
 from pathlib import Path
+import tokenize
 from typing import Any, TYPE_CHECKING
 import zipfile
 import zlib
@@ -34,6 +35,7 @@ _ARRAY_ERRORS = (
     SyntaxError,
     OverflowError,
     MemoryError,
+    tokenize.TokenError,  # of the header of an array, from Python 3.12 on
 )
 _ZIP_ERRORS = (
     *_ARRAY_ERRORS,
