@@ -41,15 +41,16 @@ def ros_wheels(rclpy, ament_index, messages):
     ]
 
 
+TENSORBOARD = ['tensorboard>=2.14', 'pillow']  # torch writes its pictures with Pillow
 EXTRAS = {
     'ros': ros_wheels('7.1.6', '1.8.1', '5.3.6'),  # Jazzy
     'ros-kilted': ros_wheels('9.1.2', '1.11.0', '5.5.1'),
     'openvino': ['openvino>=2025.0'],
     'onnxruntime': ['onnxruntime>=1.20', 'onnx>=1.17', 'onnxscript>=0.5.4'],
     'rerun': ['rerun-sdk>=0.24'],
-    'tensorboard': ['tensorboard>=2.14'],
+    'tensorboard': TENSORBOARD,
     'transformers': ['transformers>=4.45'],
-    'test': ['pytest', 'pytest-timeout', 'pytest-xdist', 'tensorboard>=2.14'],
+    'test': ['pytest', 'pytest-timeout', 'pytest-xdist', *TENSORBOARD],
     'lint': ['ruff', 'mypy', 'types-PyYAML'],
 }
 EXTRAS['all'] = sorted(

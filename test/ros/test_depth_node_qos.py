@@ -74,7 +74,7 @@ def test_a_mismatch_is_said_once_with_both_sides(bench: Any, depth_node: Start) 
 def test_a_reader_that_cannot_hear_is_named(bench: Any, depth_node: Start) -> None:
     node = depth_node()
     latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-    bench.node.create_subscription(Image, '/depth/image_rect', print, latched)
+    bench.node.create_subscription(Image, '/depth/image_rect', lambda message: None, latched)
     bench.spin_until(lambda: 'it will receive nothing' in node.output, 'the mismatch')
     assert (
         '/bench asks for [reliable, transient_local], this node offers [reliable, volatile] on '
