@@ -57,7 +57,8 @@ demo: install  ## camera in, depth and cloud out, over real topics: demo_out/pre
 
 test: install  ## all tests, with the ROS nodes in processes of their own
 	$(say) 'test: pytest'
-	$(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile $(TESTS)
+	$(bin)/python -m pytest --numprocesses $(WORKERS) --dist loadfile \
+	  --no-loadscope-reorder $(TESTS)
 
 test-oldest:  ## all tests with the oldest versions that setup.py claims, in .venv-oldest
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
