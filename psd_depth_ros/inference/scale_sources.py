@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.geometry import Camera, Extrinsics
+from psd_depth_ros.geometry.epipolar import epipolar_distance, refine_motion
 from psd_depth_ros.geometry.pose import relative, rotation_vector, transform
 
 Array = NDArray[np.float64]
@@ -31,6 +32,9 @@ _MIN_TRACKS = 40
 _MIN_PARALLAX_PX = 1.0
 _TRACK_SIGMA_PX = 0.25
 _MAX_EPIPOLAR_PX = 1.0
+# A start is kept to within a degree and a tenth of the way; of a loss as wide as two
+# standard deviations, a quarter of that information.
+_START_INFORMATION = 0.25 * np.diag([1 / math.radians(1.0) ** 2] * 3 + [1 / 0.1**2] * 2)
 _ASSUMED_LEVER_ARM_M = 1.5
 _MIN_POINTS = 200
 _ASTRAY = (
@@ -343,7 +347,10 @@ def _triangulate_ratios(
         return None
     before, now = _rays_of(start, camera), _rays_of(end, camera)
     began = motion if T_key_present is None else (T_key_present[:3, :3], T_key_present[:3, 3])
-    rotation, translation = _refine_motion(before, now, *began, camera.fx)
+    # The start is kept to where the picture says nothing.
+    rotation, translation = refine_motion(
+        before, now, *began, lambda off: _loss_width(off, camera.fx), _START_INFORMATION
+    )
     # Both as the metres of odometry say: the network's own length of the way is its guess of s.
     guess = moved_m / float(np.linalg.norm(motion[1]))
     translation = translation * moved_m
@@ -358,7 +365,7 @@ def _triangulate_ratios(
         found = -np.sum(across * np.cross(before, translation), axis=1) / square
         # Behind the camera is beyond infinity, to the median the same.
         ratios = np.where(found > 0, np.log(np.maximum(found, 1e-9) / z), 10.0)
-        off = _epipolar_distance(before, now, rotation, translation / moved_m) * camera.fx
+        off = epipolar_distance(before, now, rotation, translation / moved_m) * camera.fx
         chosen = (parallax >= _MIN_PARALLAX_PX) & (np.abs(off) <= _MAX_EPIPOLAR_PX)
     if np.count_nonzero(chosen) < _MIN_TRACKS:
         return None
@@ -382,46 +389,10 @@ def _solve_motion(points: Array, pixels: Array, K: Array) -> tuple[Array, Array]
     return cv2.Rodrigues(rotation)[0], translation.ravel()
 
 
-def _refine_motion(
-    before: Array, now: Array, rotation: Array, translation: Array, focal_px: float
-) -> tuple[Array, Array]:
-    """Rotation and unit direction of least distance to epipolar lines (Cauchy's loss).
-
-    The start is kept to within a degree and a tenth of the way where the picture says nothing.
-    """
-    direction = translation / np.linalg.norm(translation)
-    stiffness = np.diag([1 / math.radians(1.0) ** 2] * 3 + [1 / 0.1**2] * 2)
-    step = 1e-5
-    for _ in range(5):
-        tangent = np.linalg.svd(direction[None])[2][1:]
-        off = _epipolar_distance(before, now, rotation, direction)
-        jacobian = np.empty((len(off), 5))
-        for axis in range(5):
-            change = np.zeros(5)
-            change[axis] = step
-            moved = _move(rotation, direction, tangent, change)
-            jacobian[:, axis] = (_epipolar_distance(before, now, *moved) - off) / step
-        sigma = max(1.4826 * float(np.median(np.abs(off))), 0.5 * _TRACK_SIGMA_PX / focal_px)
-        weighted = jacobian / (1.0 + (off / (2.0 * sigma)) ** 2)[:, None] / sigma**2
-        change = -np.linalg.solve(jacobian.T @ weighted + stiffness, weighted.T @ off)
-        rotation, direction = _move(rotation, direction, tangent, change)
-    return rotation, direction
-
-
-def _move(rotation: Array, direction: Array, tangent: Array, change: Array) -> tuple[Array, Array]:
-    """Turn by a rotation vector (3), shift the unit direction along its two tangents."""
-    moved = direction + change[3:] @ tangent
-    return cv2.Rodrigues(change[:3])[0] @ rotation, moved / np.linalg.norm(moved)
-
-
-def _epipolar_distance(before: Array, now: Array, rotation: Array, direction: Array) -> Array:
-    """Sampson's distance (N) of ray pairs (N, 3), in units of the focal length."""
-    x, y, z = direction
-    essential = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]]) @ rotation
-    line, back = now @ essential.T, before @ essential
-    square = np.sum(line[:, :2] ** 2, axis=1) + np.sum(back[:, :2] ** 2, axis=1)
-    distance: Array = np.sum(before * line, axis=1) / np.sqrt(np.maximum(square, 1e-18))
-    return distance
+def _loss_width(off: Array, focal_px: float) -> float:
+    """Twice the robust standard deviation of distances (N,) to epipolar lines."""
+    sigma = max(1.4826 * float(np.median(np.abs(off))), 0.5 * _TRACK_SIGMA_PX / focal_px)
+    return 2.0 * sigma
 
 
 def _rays_of(pixels: Map, camera: Camera) -> Array:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 import torch
 
 from psd_depth_ros.data.sequences import Sequence
+from psd_depth_ros.geometry.epipolar import essential_matrix, refine_motion
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
@@ -36,8 +37,6 @@ FARTHEST = 200.0  # in lengths of the motion: farther points say nothing of it
 FEWEST_INLIERS = 30
 LEAST_SHARE = 0.4
 BATCH = 8
-REFINEMENTS = 5
-SMALL_STEP = 1e-6  # of the numeric derivative: radians, and lengths of the motion
 
 
 def estimate_motions(
@@ -139,67 +138,6 @@ def lift(
     return sequence.camera.backproject(pixels, depth[0, 0, 0].numpy())
 
 
-def refine(
-    rotation: NDArray[np.float64],
-    direction: NDArray[np.float64],
-    here: NDArray[np.float32],
-    there: NDArray[np.float32],
-    K: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """The essential matrix whose epipolar lines pixels (n, 2) lie nearest to, from a first guess.
-
-    Gauss-Newton on the Sampson distance in pixels over the five degrees of freedom, with Cauchy
-    weights (Hartley and Zisserman, 11.4 and A6.8). RANSAC stops at a good sample; what it leaves
-    differs from one release of OpenCV to the next.
-    """
-    rays = [
-        np.column_stack([one, np.ones(len(one))]) @ np.linalg.inv(K).T for one in (here, there)
-    ]
-    focal_px = float(np.sqrt(K[0, 0] * K[1, 1]))
-    for _ in range(REFINEMENTS):
-        tangent = np.linalg.svd(direction[None])[2][1:]  # two directions across
-
-        def moved(
-            step: NDArray[np.float64],
-            rotation: NDArray[np.float64] = rotation,
-            direction: NDArray[np.float64] = direction,
-            tangent: NDArray[np.float64] = tangent,
-        ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-            turned = cv2.Rodrigues(step[:3])[0] @ rotation
-            shifted = direction + step[3:] @ tangent
-            return turned, shifted / np.linalg.norm(shifted)
-
-        now = focal_px * _sampson(*moved(np.zeros(5)), *rays)
-        slopes = [
-            (focal_px * _sampson(*moved(step), *rays) - now) / SMALL_STEP
-            for step in SMALL_STEP * np.eye(5)
-        ]
-        jacobian = np.column_stack(slopes)
-        weighted = jacobian.T / (1.0 + (now / LARGEST_ERROR_PX) ** 2)
-        rotation, direction = moved(-np.linalg.pinv(weighted @ jacobian) @ (weighted @ now))
-    return _essential(rotation, direction)
-
-
-def _essential(
-    rotation: NDArray[np.float64], direction: NDArray[np.float64]
-) -> NDArray[np.float64]:
-    x, y, z = direction
-    return np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]]) @ rotation
-
-
-def _sampson(
-    rotation: NDArray[np.float64],
-    direction: NDArray[np.float64],
-    here: NDArray[np.float64],
-    there: NDArray[np.float64],
-) -> NDArray[np.float64]:
-    """Signed distances (n,) of rays (n, 3) to the epipolar geometry, to first order."""
-    essential = _essential(rotation, direction)
-    lines, back = here @ essential.T, there @ essential
-    slope = lines[:, 0] ** 2 + lines[:, 1] ** 2 + back[:, 0] ** 2 + back[:, 1] ** 2
-    return np.sum(there * lines, axis=1) / np.sqrt(np.maximum(slope, 1e-18))
-
-
 def solve(
     here: NDArray[np.float32],
     there: NDArray[np.float32],
@@ -218,7 +156,14 @@ def solve(
         return None
     _, rotation, direction, _ = cv2.recoverPose(essential, here, there, K, mask=agreeing.copy())
     chosen = agreeing[:, 0] > 0
-    essential = refine(rotation, direction[:, 0], here[chosen], there[chosen], K)
+    # RANSAC stops at a good sample; what it leaves differs from one release of OpenCV to the next.
+    to, of = (
+        np.column_stack([one[chosen], np.ones(chosen.sum())]) @ np.linalg.inv(K).T
+        for one in (there, here)
+    )
+    width = LARGEST_ERROR_PX / float(np.sqrt(K[0, 0] * K[1, 1]))
+    refined = refine_motion(to, of, rotation, direction[:, 0], lambda off: width)
+    essential = essential_matrix(*refined)
     _, rotation, direction, agreeing, points = cv2.recoverPose(
         essential, here, there, K, distanceThresh=FARTHEST, mask=agreeing
     )

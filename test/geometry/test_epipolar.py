@@ -1,0 +1,32 @@
+"""Distances to epipolar lines known by hand, and a motion found again from its rays."""
+
+import cv2
+import numpy as np
+import pytest
+
+from psd_depth_ros.geometry.epipolar import epipolar_distance, essential_matrix, refine_motion
+
+SIDEWAYS = np.array([1.0, 0.0, 0.0])
+
+
+def test_a_sideways_motion_keeps_points_on_their_row():
+    assert np.array_equal(
+        essential_matrix(np.eye(3), SIDEWAYS), [[0, 0, 0], [0, 0, -1], [0, 1, 0]]
+    )
+    to, of = np.array([[0.3, 0.2, 1.0]] * 2), np.array([[0.1, 0.2, 1.0], [0.1, 0.21, 1.0]])
+    # 0.01 off its row: half of it is put right in either view, so 0.01 / sqrt(2).
+    wanted = [0.0, 0.01 / np.sqrt(2.0)]
+    np.testing.assert_allclose(np.abs(epipolar_distance(to, of, np.eye(3), SIDEWAYS)), wanted)
+
+
+@pytest.mark.parametrize('information', [None, 1e-9 * np.eye(5)])
+def test_a_motion_is_found_again_from_a_start_nearby(information):
+    rng = np.random.default_rng(0)
+    points = rng.uniform([-4.0, -2.0, 4.0], [4.0, 2.0, 20.0], (200, 3))
+    rotation, translation = cv2.Rodrigues(np.array([0.01, 0.03, -0.02]))[0], [0.1, 0.05, 0.8]
+    moved = points @ rotation.T + translation
+    to, of = moved / moved[:, 2:], points / points[:, 2:]
+    start = cv2.Rodrigues(np.array([0.012, 0.025, -0.02]))[0], np.array([0.15, 0.05, 0.8])
+    turned, direction = refine_motion(to, of, *start, lambda off: 0.05, information)
+    np.testing.assert_allclose(turned, rotation, atol=1e-6)
+    np.testing.assert_allclose(direction, translation / np.linalg.norm(translation), atol=1e-5)
