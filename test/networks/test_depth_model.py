@@ -186,6 +186,7 @@ def test_a_checkpoint_of_another_architecture_is_refused(model, tmp_path, change
     [
         (torch.int64, 'float32'),
         (torch.bool, 'of bool, expected'),
+        (torch.complex64, 'of complex64, expected'),
     ],
 )
 def test_weights_that_are_no_floating_point_numbers_are_refused(model, tmp_path, kind, told):
@@ -193,7 +194,10 @@ def test_weights_that_are_no_floating_point_numbers_are_refused(model, tmp_path,
     tensors = dict(model.state_dict())
     name = next(name for name in tensors if name.endswith('weight'))
     tensors[name] = tensors[name].to(kind)
-    save_checkpoint(path, CheckpointInfo('tiny', dump(TINY)), tensors)
+    try:
+        save_checkpoint(path, CheckpointInfo('tiny', dump(TINY)), tensors)
+    except KeyError:
+        pytest.skip(f'this release of safetensors does not know {kind}')
     with pytest.raises(CheckpointError, match='1 of another shape or type') as caught:
         load_model(load_checkpoint(path))
     assert told in str(caught.value)
