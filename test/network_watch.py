@@ -25,7 +25,7 @@ import threading
 OWN, SHARED = 'a network of its own', 'audit hook only'
 NEW_USER, NEW_NETWORK = 0x10000000, 0x40000000  # of sched.h
 SET_FLAGS, ADD_ROUTE = 0x8914, 0x890B  # of sockios.h
-ALL_PROTOCOLS, UDP, DNS = 3, 17, 53
+ALL_PROTOCOLS, TCP, UDP, DNS = 3, 6, 17, 53
 HOOK = """
 import os, sys
 
@@ -91,17 +91,25 @@ def listen(packets: socket.socket, log: Path) -> None:
     seen = set()
     while True:
         packet, (_, protocol, *_) = packets.recvfrom(65535)
-        if protocol != 0x0800 or len(packet) < 24:
+        if protocol != 0x0800 or len(packet) < 20:
             continue
-        target = socket.inet_ntoa(packet[16:20])
-        header = 4 * (packet[0] & 0xF)
+        attempt = attempted(packet)
+        if attempt and attempt not in seen:
+            seen.add(attempt)
+            with log.open('a', encoding='utf-8') as file:
+                file.write(f'{attempt}\n')
+
+
+def attempted(packet: bytes) -> str:
+    """What an IPv4 packet tries to reach outside this machine; empty where nothing.
+
+    Only TCP and UDP have ports: the same bytes of an ICMP message are its checksum.
+    """
+    target, header, port = socket.inet_ntoa(packet[16:20]), 4 * (packet[0] & 0xF), 0
+    if packet[9] in (TCP, UDP) and len(packet) >= header + 4:
         (port,) = struct.unpack('!H', packet[header + 2 : header + 4])
-        is_local = target.startswith('127.') or 224 <= packet[16] < 240
-        if (is_local and port != DNS) or (target, port) in seen:
-            continue
-        seen.add((target, port))
-        with log.open('a', encoding='utf-8') as file:
-            file.write(f'sent to {target}:{port}\n')
+    is_local = target.startswith('127.') or 224 <= packet[16] < 240
+    return '' if is_local and port != DNS else f'sent to {target}:{port}'
 
 
 def main() -> int:

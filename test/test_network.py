@@ -109,3 +109,13 @@ def test_usage_statistics_of_openvino_are_left_out_and_nothing_else_is_changed(n
 
     assert openvino_telemetry.Telemetry
     assert socket.getdefaulttimeout() is None
+
+
+@pytest.mark.parametrize(
+    ('protocol', 'attempt'),
+    [(1, ''), (6, 'sent to 127.0.0.1:53'), (17, 'sent to 127.0.0.1:53')],
+    ids=['icmp', 'tcp', 'udp'],
+)
+def test_only_tcp_and_udp_have_ports(network_watch, protocol, attempt):
+    header = bytes([0x45, 0, 0, 28, 0, 0, 0, 0, 64, protocol, 0, 0, 127, 0, 0, 1, 127, 0, 0, 1])
+    assert network_watch.attempted(header + bytes([3, 3, 0, 53])) == attempt
