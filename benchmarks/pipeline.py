@@ -15,9 +15,9 @@ import torch
 
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
-from psd_depth_ros.inference.process import settle_process
 from psd_depth_ros.messages import camera_info_fields, decode, image_fields
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier
+from psd_depth_ros.runtime import settle_process
 
 WIDTH, HEIGHT = 640, 480
 BUDGET = 640 * 192

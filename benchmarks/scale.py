@@ -27,7 +27,7 @@ from timing import print_table
 
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader
-from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.data.frames import FrameSource, LensChoice, TimedFrame
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference.engine import DepthEngine
 from psd_depth_ros.messages import decode_depth

@@ -18,14 +18,14 @@ import torch
 from torch import nn, Tensor
 
 from psd_depth_ros.config import build, flatten
-from psd_depth_ros.data.preparation import prepare_sequences
-from psd_depth_ros.inference.process import settle_training
+from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.networks import DepthModel, preset
+from psd_depth_ros.runtime import settle_training
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
-from psd_depth_ros.training.progress import Progress
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.trainer import run_training
+from psd_depth_ros.training.schedule import Progress
 
 WARM_UP = 8  # steps that are not counted: until then, memory still comes from the kernel
 # Every branch from the first step on, as in the last part of a run, the slowest; nothing but steps

@@ -17,7 +17,7 @@ from typing import Any
 from timing import summarise, Timing
 import torch
 
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor
 from psd_depth_ros.replay.rendering import write_world
 from psd_depth_ros.synth import World, WorldSettings

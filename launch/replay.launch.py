@@ -21,7 +21,7 @@ from launch.event_handlers import OnProcessExit
 from launch.launch_description_sources import PythonLaunchDescriptionSource
 from launch_ros.actions import Node
 
-from psd_depth_ros.replay.played_camera import find_camera
+from psd_depth_ros.replay.player import find_camera
 
 SHARE = get_package_share_directory('psd_depth_ros')
 BOOLEAN = ('true', 'false')

@@ -21,8 +21,7 @@ from torch import Tensor
 
 from psd_depth_ros.config import build, dump, section, setting
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.files import write_whole
-from psd_depth_ros.installed import find_installed
+from psd_depth_ros.files import find_installed, pack, unpack, write_whole
 from psd_depth_ros.parsing import (
     ARRAY_BYTES,
     is_file,
@@ -32,7 +31,6 @@ from psd_depth_ros.parsing import (
     shorten,
     user_path,
 )
-from psd_depth_ros.tensor_files import pack, unpack
 
 FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'

@@ -9,9 +9,9 @@ import pytest
 
 from psd_depth_ros.cli.train import read_imagenet
 from psd_depth_ros.data.calibration_file import load_camera
-from psd_depth_ros.data.file_frames import FolderFrames
-from psd_depth_ros.data.recordings import read_split
-from psd_depth_ros.data.sources import LensChoice
+from psd_depth_ros.data.frames import LensChoice
+from psd_depth_ros.data.open import read_split
+from psd_depth_ros.data.readers.files import FolderFrames
 from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.evaluation.samples import read_truth
 from psd_depth_ros.parsing import (

@@ -7,14 +7,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_setting_option, change_settings
-from psd_depth_ros.cli.progress import progress_bar
+from psd_depth_ros.cli.options import add_setting_option, change_settings, progress_bar
 from psd_depth_ros.errors import SettingsError
 
 if TYPE_CHECKING:
     from psd_depth_ros.training.ablation import Plan
     from psd_depth_ros.training.ablation_table import RunResult
-    from psd_depth_ros.training.progress import Progress
+    from psd_depth_ros.training.schedule import Progress
 
 
 def add_parser(subparsers: Any) -> None:
@@ -67,10 +66,10 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Train what is not there yet; print a line after each run, and the table at the end."""
     from psd_depth_ros.cli.train import imagenet_id, read_imagenet
-    from psd_depth_ros.training.process_limits import wait_passively
+    from psd_depth_ros.finetune.process import wait_passively
 
     wait_passively()
-    from psd_depth_ros.inference.process import settle_training
+    from psd_depth_ros.runtime import settle_training
     from psd_depth_ros.training.ablation_runs import run_ablation
 
     if options.processes < 1:

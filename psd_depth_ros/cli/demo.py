@@ -15,8 +15,7 @@ from pathlib import Path
 import re
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_lens_options, load_camera_option
-from psd_depth_ros.cli.progress import progress_bar
+from psd_depth_ros.cli.options import add_lens_options, load_camera_option, progress_bar
 from psd_depth_ros.errors import CalibrationError, PsdDepthError
 from psd_depth_ros.parsing import user_path
 
@@ -113,13 +112,13 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _generate(output: Path, frames: int) -> Drive:
-    from psd_depth_ros.inference.process import settle_process
     from psd_depth_ros.replay.rendering import (
         CAMERA_INFO_TOPIC,
         DEPTH_TOPIC,
         IMAGE_TOPIC,
         write_world,
     )
+    from psd_depth_ros.runtime import settle_process
     from psd_depth_ros.synth import World, WorldSettings
 
     settle_process('none')  # one thread for rendering: two wait for each other on a busy machine
@@ -135,8 +134,8 @@ def _generate(output: Path, frames: int) -> Drive:
 def _take(options: argparse.Namespace) -> Drive:
     """Look at the user's recording, and choose what replay_node has to be told of it."""
     from psd_depth_ros.cli.demo_recording import count_messages
-    from psd_depth_ros.data.sources import kind_of
-    from psd_depth_ros.replay.played_camera import find_camera
+    from psd_depth_ros.data.open import kind_of
+    from psd_depth_ros.replay.player import find_camera
 
     path: Path = user_path(options.bag or options.video)
     calibration = load_camera_option(options)

@@ -13,8 +13,8 @@ from psd_depth_ros.cli.options import (
     add_sixteen_bit_option,
     add_stamps_option,
     load_camera_option,
+    progress_bar,
 )
-from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import EvaluationError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def execute(options: argparse.Namespace) -> int:
     from psd_depth_ros.evaluation.report import write_html
     from psd_depth_ros.evaluation.samples import parse_range
     from psd_depth_ros.inference import DepthEngine
-    from psd_depth_ros.inference.process import settle_process
+    from psd_depth_ros.runtime import settle_process
 
     samples, protocol = open_samples(options.data, options.protocol, _data_choice(options))
     samples = samples.part(parse_range(options.frames))
@@ -134,7 +134,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _data_choice(options: argparse.Namespace) -> DataChoice:
-    from psd_depth_ros.data.sources import LensChoice
+    from psd_depth_ros.data.frames import LensChoice
     from psd_depth_ros.evaluation.bag_truth import BagChoice
     from psd_depth_ros.evaluation.layouts import DataChoice
 

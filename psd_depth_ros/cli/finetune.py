@@ -11,14 +11,12 @@ from contextlib import ExitStack
 import sys
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_setting_option
-from psd_depth_ros.cli.progress import Advance, progress_bar
-from psd_depth_ros.cli.stopping import asked_to_stop
+from psd_depth_ros.cli.options import add_setting_option, Advance, asked_to_stop, progress_bar
 from psd_depth_ros.config import SettingSpec, specs
-from psd_depth_ros.training.finetune_settings import FinetuneSettings
+from psd_depth_ros.finetune.settings import FinetuneSettings
 
 if TYPE_CHECKING:
-    from psd_depth_ros.training.finetune_report import FinetuneStatus
+    from psd_depth_ros.finetune.report import FinetuneStatus
 
 # Option, the setting it gives, and what its value is called.
 OPTIONS = (
@@ -64,12 +62,12 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Fine-tune and print the report; 130 or 143 where a signal ended the run early."""
-    from psd_depth_ros.training.process_limits import wait_passively
+    from psd_depth_ros.finetune.process import wait_passively
 
     wait_passively()
-    from psd_depth_ros.inference.process import settle_process
-    from psd_depth_ros.training.finetune import finetune
-    from psd_depth_ros.training.finetune_report import report_lines, STOPPED
+    from psd_depth_ros.finetune.report import report_lines, STOPPED
+    from psd_depth_ros.finetune.run import finetune
+    from psd_depth_ros.runtime import settle_process
 
     settings = read_settings(options)
     settle_process('torch')

@@ -8,14 +8,13 @@ from pathlib import Path
 import tempfile
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_frame_options, open_recording_frames
-from psd_depth_ros.cli.progress import progress_bar
+from psd_depth_ros.cli.options import add_frame_options, open_recording_frames, progress_bar
 from psd_depth_ros.errors import CalibrationError, PsdDepthError
 
 if TYPE_CHECKING:
-    from psd_depth_ros.data.fitness import Fitness
+    from psd_depth_ros.data.frames import FrameSource, TimedFrame
     from psd_depth_ros.data.settings import DataSettings
-    from psd_depth_ros.data.sources import FrameSource, TimedFrame
+    from psd_depth_ros.data.triplets.fitness import Fitness
     from psd_depth_ros.geometry import Camera
 
 # To open pictures that are only looked at.
@@ -46,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the report. A camera that cannot be used is part of it, unless it was asked for."""
-    from psd_depth_ros.data.recordings import find_recordings
+    from psd_depth_ros.data.open import find_recordings
 
     if options.recording.suffix == '.safetensors':
         print('\n'.join(_describe_checkpoint(options.recording)))
@@ -64,7 +63,7 @@ def execute(options: argparse.Namespace) -> int:
 
 def _print_recording(options: argparse.Namespace, path: Path) -> bool:
     """Print what a recording holds; return whether there is a camera that can be used."""
-    from psd_depth_ros.data.sources import kind_of
+    from psd_depth_ros.data.open import kind_of
 
     kind = kind_of(path)
     print(f'{path}: {kind}')
@@ -101,8 +100,8 @@ def _print_fitness(options: argparse.Namespace) -> bool:
 
 def _judge(options: argparse.Namespace) -> Fitness:
     """Measure all frames, without keeping their pixels."""
-    from psd_depth_ros.data.fitness import judge
-    from psd_depth_ros.data.preparation import prepare_sequences
+    from psd_depth_ros.data.triplets.fitness import judge
+    from psd_depth_ros.data.triplets.prepare import prepare_sequences
 
     with (
         tempfile.TemporaryDirectory() as folder,
@@ -174,7 +173,7 @@ def _describe_bag(path: Path) -> Iterator[str]:
 
 def _describe_uncalibrated(path: Path) -> Iterator[str]:
     """What pictures without a camera are like; nothing where they cannot be read either."""
-    from psd_depth_ros.data.sources import open_frames
+    from psd_depth_ros.data.open import open_frames
 
     try:
         with open_frames(path, horizontal_fov_deg=_ANY_FOV_DEG) as source:

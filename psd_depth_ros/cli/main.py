@@ -15,7 +15,7 @@ import signal
 import sys
 
 from psd_depth_ros import __version__
-from psd_depth_ros.cli.quiet import silence_decoders
+from psd_depth_ros.cli.options import silence_decoders
 from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.parsing import shorten
 

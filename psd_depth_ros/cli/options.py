@@ -3,14 +3,106 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+import math
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+import signal
+import sys
+from typing import Protocol, TYPE_CHECKING, TypeVar
 
 from psd_depth_ros.errors import BagError, SettingsError
 
+_SILENT = '-8'  # AV_LOG_QUIET
+
+
+def silence_decoders() -> None:
+    """Keep FFmpeg from writing to stderr; to be called before the first video is opened.
+
+    What it would say of damaged frames is counted and reported at the end of a command.
+    """
+    os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', _SILENT)
+    os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')
+
+
+@contextmanager
+def asked_to_stop() -> Iterator[list[int]]:
+    """Note the first Ctrl-C or SIGTERM, so that the state can be saved; a second one ends at once.
+
+    The list holds the number of the signal.
+    """
+    asked: list[int] = []
+    former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _frame: object) -> None:
+        asked.append(number)
+        for each, handler in former.items():
+            signal.signal(each, handler)
+        print('stopping after this step; once more ends at once', file=sys.stderr)
+
+    for number in former:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for each, handler in former.items():
+            signal.signal(each, handler)
+
+
+class Advance(Protocol):
+    """Tells the bar how much is done, of how much."""
+
+    def __call__(
+        self, done: int, total: int, note: str = '', seconds_left: float = math.nan
+    ) -> None:
+        """Move the bar; `note` stands where else the rate is shown.
+
+        `seconds_left` is what the caller knows better than the bar, which guesses from the rate.
+        """
+
+
+@contextmanager
+def progress_bar(title: str, quiet: bool = False) -> Iterator[Advance]:
+    """Show a bar with rate and time left; nothing with `quiet` or where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+    )
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn('{task.description}'),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn('{task.fields[rate]}'),
+        TextColumn('{task.fields[left]}', style='progress.remaining'),
+    )
+    hidden = quiet or not console.is_terminal
+    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
+        task = progress.add_task(title, total=None, rate='', left='')
+
+        def advance(done: int, total: int, note: str = '', seconds_left: float = math.nan) -> None:
+            speed = progress.tasks[0].speed
+            rate = note or (f'{speed:.1f}/s' if speed else '')
+            if math.isnan(seconds_left) and speed:
+                seconds_left = max(0, total - done) / speed
+            left = '-:--:--' if math.isnan(seconds_left) else _clock(seconds_left)
+            progress.update(task, completed=done, total=max(done, total), rate=rate, left=left)
+
+        yield advance
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
 if TYPE_CHECKING:
-    from psd_depth_ros.data.sources import FrameSource
+    from psd_depth_ros.data.frames import FrameSource
     from psd_depth_ros.geometry import Camera
 
 T = TypeVar('T')
@@ -140,7 +232,7 @@ def add_setting_option(parser: argparse.ArgumentParser) -> None:
 
 def open_recording_frames(options: argparse.Namespace, with_lidar: bool = False) -> FrameSource:
     """Open the frames that `add_frame_options` names."""
-    from psd_depth_ros.data.sources import open_frames
+    from psd_depth_ros.data.open import open_frames
 
     return open_frames(
         options.recording,

@@ -69,7 +69,7 @@ def execute(options: argparse.Namespace) -> NoReturn:
             'replay needs ROS 2 (rclpy), which this Python does not have; source '
             '/opt/ros/jazzy/setup.bash, or pip install "psd_depth_ros[ros]"'
         )
-    from psd_depth_ros.data.sources import kind_of
+    from psd_depth_ros.data.open import kind_of
 
     kind_of(options.recording)
     if options.camera is not None and options.fov is not None:

@@ -15,10 +15,10 @@ from psd_depth_ros.cli.options import (
     build_settings,
     check_output,
     open_recording_frames,
+    progress_bar,
 )
-from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import BagError, SettingsError
-from psd_depth_ros.replay.outputs import choose_outputs, OUTPUTS
+from psd_depth_ros.replay.offline import choose_outputs, OUTPUTS
 
 if TYPE_CHECKING:
     from psd_depth_ros.inference.engine import DepthFrame
@@ -66,10 +66,10 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run the recording through the engine."""
-    from psd_depth_ros.cli.preview_video import PreviewVideo
+    from psd_depth_ros.cli.preview import PreviewVideo
     from psd_depth_ros.inference.engine import DepthEngine
-    from psd_depth_ros.inference.process import settle_process
     from psd_depth_ros.replay.offline import run_bag, RunSettings
+    from psd_depth_ros.runtime import settle_process
 
     settings = build_settings(RunSettings, options.changes)
     outputs = choose_outputs(options.topics)

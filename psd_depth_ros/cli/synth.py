@@ -11,8 +11,8 @@ from psd_depth_ros.cli.options import (
     add_setting_option,
     build_settings,
     check_output,
+    progress_bar,
 )
-from psd_depth_ros.cli.progress import progress_bar
 from psd_depth_ros.errors import SettingsError
 
 

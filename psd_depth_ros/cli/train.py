@@ -11,20 +11,23 @@ from pathlib import Path
 import sys
 from typing import Any, TYPE_CHECKING
 
-from psd_depth_ros.cli.options import add_alpha_option, add_setting_option
-from psd_depth_ros.cli.progress import progress_bar
-from psd_depth_ros.cli.stopping import asked_to_stop
+from psd_depth_ros.cli.options import (
+    add_alpha_option,
+    add_setting_option,
+    asked_to_stop,
+    progress_bar,
+)
 from psd_depth_ros.errors import CheckpointError, SettingsError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from psd_depth_ros.checkpoint import Checkpoint
-    from psd_depth_ros.training.progress import Outcome, Progress
+    from psd_depth_ros.training.distributed import Team
     from psd_depth_ros.training.recipe import Recipe
     from psd_depth_ros.training.run_folder import RunFolder
+    from psd_depth_ros.training.schedule import Outcome, Progress
     from psd_depth_ros.training.task import Task
-    from psd_depth_ros.training.team import Team
 
 
 def add_parser(subparsers: Any) -> None:
@@ -73,12 +76,12 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prepare the data, then train; 130 or 143 where a signal ended the run early."""
-    from psd_depth_ros.training.process_limits import wait_passively
+    from psd_depth_ros.finetune.process import wait_passively
 
     wait_passively()
-    from psd_depth_ros.inference.process import settle_training
+    from psd_depth_ros.runtime import settle_training
+    from psd_depth_ros.training.distributed import Team
     from psd_depth_ros.training.run_folder import RunFolder
-    from psd_depth_ros.training.team import Team
 
     recipe = _read_recipe(options)
     start = _read_start(options)
@@ -109,7 +112,7 @@ def _train(
     team: Team,
     stop: Callable[[], bool],
 ) -> Outcome:
-    from psd_depth_ros.training.trainer import run_training
+    from psd_depth_ros.training.loop import run_training
 
     title = f'training on {team.device}' + (f' x {team.count}' if team.count > 1 else '')
     with progress_bar(title, options.quiet) as advance:

@@ -13,14 +13,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
-from psd_depth_ros.data import topics as naming
+from psd_depth_ros.data import message_types as naming
 from psd_depth_ros.data.bag_file import Channel, merge_by_time
 from psd_depth_ros.data.bag_storage import BagStorage
 from psd_depth_ros.data.compression import decompress, ZSTD_MAGIC
 from psd_depth_ros.data.mcap_file import Data, McapFile
-from psd_depth_ros.data.message_types import MessageTypes
+from psd_depth_ros.data.message_types import list_topics, MessageTypes, nearest, TopicInfo
 from psd_depth_ros.data.recorded_types import is_ros, modern_name, RecordedTypes
-from psd_depth_ros.data.topics import list_topics, nearest, TopicInfo
 from psd_depth_ros.errors import BagError, MessageError
 from psd_depth_ros.files import unfinished
 from psd_depth_ros.messages import header_fields

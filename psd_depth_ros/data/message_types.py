@@ -5,14 +5,205 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+import difflib
+from pathlib import Path
+from typing import Any, Protocol
 
 import numpy as np
 from rosbags.interfaces import Nodetype
 from rosbags.typesys import get_typestore, Stores
 
-from psd_depth_ros.errors import BagError
+from psd_depth_ros.errors import BagError, MessageError
+from psd_depth_ros.messages import DEPTH_ENCODINGS, is_compressed
+
+IMAGE_TYPES = ('sensor_msgs/msg/Image', 'sensor_msgs/msg/CompressedImage')
+CAMERA_INFO_TYPE = 'sensor_msgs/msg/CameraInfo'
+ODOMETRY_TYPE = 'nav_msgs/msg/Odometry'
+CLOUD_TYPE = 'sensor_msgs/msg/PointCloud2'
+
+# Transports of image_transport that sit below the image's own name.
+_TRANSPORTS = ('compressed', 'compressedDepth', 'theora', 'ffmpeg', 'zstd')
+
+
+@dataclass(frozen=True)
+class TopicInfo:
+    """What a bag says of a topic."""
+
+    msgtype: str
+    count: int
+
+
+def image_topics(topics: Mapping[str, TopicInfo]) -> list[str]:
+    """Topics of images, raw and compressed, depth images included."""
+    return [name for name, info in topics.items() if info.msgtype in IMAGE_TYPES]
+
+
+class TopicReader(Protocol):
+    """A recording whose topics can be listed and read; `bags.BagReader` is one."""
+
+    @property
+    def path(self) -> Path:
+        """The file or folder."""
+
+    @property
+    def topics(self) -> Mapping[str, TopicInfo]:
+        """Type and number of messages by name."""
+
+    def check_topic(self, topic: str) -> None:
+        """Raise BagError where there is no such topic."""
+
+    def messages(self, topics: Collection[str]) -> Iterator[Any]:
+        """Messages of some topics in the order of recording."""
+
+
+def pick_image_topic(reader: TopicReader, wanted: str | None = None) -> str:
+    """Return the colour camera of a bag, or check the one that is wanted.
+
+    Without `wanted`, topics of depth are left out, topics with a CameraInfo beside them go before
+    those without, and a raw image before its compressed twin. Raises BagError, listing the
+    topics, where there is none or more than one camera is left.
+    """
+    topics = reader.topics
+    if wanted is not None:
+        return _check_type(reader, wanted, IMAGE_TYPES)
+    images = image_topics(topics)
+    found = [topic for topic in images if not _is_depth(reader, topic)]
+    if not found:
+        depth = (
+            f' (those on {", ".join(images)} hold depth by their encoding, or nothing; thermal '
+            'counts are published as mono16)'
+        )
+        raise BagError(
+            f'bag {reader.path} has no colour images{depth if images else ""}; its topics '
+            f'are:{list_topics(topics)}'
+        )
+    calibrated = [topic for topic in found if camera_info_beside(topic) in topics]
+    left = _without_twins(calibrated or found)
+    if len(left) > 1:
+        raise BagError(
+            f'bag {reader.path} has several cameras: {", ".join(left)}; choose one with '
+            '--image-topic'
+        )
+    return left[0]
+
+
+def pick_camera_info_topic(
+    reader: TopicReader, image_topic: str, wanted: str | None = None
+) -> str:
+    """Return the CameraInfo topic of an image topic, or check the one that is wanted.
+
+    It is the one beside the image, or the only one of the bag. Raises BagError with the topics
+    there are and the way out: --camera-info-topic, or --camera with a calibration file.
+    """
+    topics = reader.topics
+    if wanted is not None:
+        return _check_type(reader, wanted, (CAMERA_INFO_TYPE,))
+    found = [name for name, info in topics.items() if info.msgtype == CAMERA_INFO_TYPE]
+    beside = camera_info_beside(image_topic)
+    if beside in found:
+        return beside
+    if len(found) == 1:
+        return found[0]
+    what = f'several CameraInfo topics: {", ".join(found)}' if found else 'no CameraInfo topic'
+    raise BagError(
+        f'bag {reader.path} has {what}, and none at {beside} beside {image_topic}; choose one '
+        'with --camera-info-topic, give the calibration with --camera camera.yaml, or --fov '
+        'DEGREES if only the horizontal field of view is known'
+    )
+
+
+def pick_odometry_topic(reader: TopicReader, wanted: str | None = None) -> str | None:
+    """Return the only odometry topic, None where there is none or several and none is wanted."""
+    if wanted is not None:
+        return _check_type(reader, wanted, (ODOMETRY_TYPE,))
+    found = odometry_topics(reader)
+    return found[0] if len(found) == 1 else None
+
+
+def odometry_topics(reader: TopicReader) -> list[str]:
+    """Every topic with odometry."""
+    return [name for name, info in reader.topics.items() if info.msgtype == ODOMETRY_TYPE]
+
+
+def pick_cloud_topic(reader: TopicReader, wanted: str | None = None) -> str:
+    """Return the only point cloud topic of a bag, or check the one that is wanted.
+
+    Raises BagError where there is none, or several to choose from.
+    """
+    if wanted is not None:
+        return _check_type(reader, wanted, (CLOUD_TYPE,))
+    found = [name for name, info in reader.topics.items() if info.msgtype == CLOUD_TYPE]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise BagError(
+            f'bag {reader.path} has several point clouds: {", ".join(found)}; choose the lidar '
+            'with --lidar-topic'
+        )
+    raise BagError(
+        f'bag {reader.path} has no point clouds ({CLOUD_TYPE}), which a lidar is read from; its '
+        f'topics are:{list_topics(reader.topics)}'
+    )
+
+
+def camera_info_beside(image_topic: str) -> str:
+    """Return where image_transport puts the CameraInfo of an image topic."""
+    parent, _, _ = base_topic(image_topic).rpartition('/')
+    return f'{parent}/camera_info'
+
+
+def base_topic(image_topic: str) -> str:
+    """Return the image topic without its transport, such as `/compressed`."""
+    parent, _, last = image_topic.rpartition('/')
+    return parent if last in _TRANSPORTS else image_topic
+
+
+def list_topics(topics: Mapping[str, TopicInfo]) -> str:
+    """Put every topic on a line of its own, with type and count."""
+    return ''.join(f'\n  {name} ({info.msgtype}, {info.count})' for name, info in topics.items())
+
+
+def nearest(name: str, names: Collection[str]) -> str:
+    """Put the most similar name into words, empty where none is similar."""
+    close = difflib.get_close_matches(name, names, n=1)
+    return f' (did you mean {close[0]}?)' if close else ''
+
+
+def _check_type(reader: TopicReader, topic: str, expected: tuple[str, ...]) -> str:
+    topic = topic if topic.startswith('/') else f'/{topic}'
+    reader.check_topic(topic)
+    msgtype = reader.topics[topic].msgtype
+    if msgtype not in expected:
+        raise BagError(
+            f'topic {topic} of bag {reader.path} is {msgtype}, expected {" or ".join(expected)}'
+        )
+    return topic
+
+
+def _is_depth(reader: TopicReader, topic: str) -> bool:
+    """Look at the first message: the name of a topic does not tell what it holds."""
+    if topic.endswith('/compressedDepth'):
+        return True
+    first = next(reader.messages([topic]), None)
+    if first is None:
+        return True
+    try:
+        message = first.message
+    except MessageError:
+        return False
+    if is_compressed(message):
+        return 'compressedDepth' in message.format or message.format.startswith(DEPTH_ENCODINGS)
+    return message.encoding in DEPTH_ENCODINGS
+
+
+def _without_twins(topics: list[str]) -> list[str]:
+    """Keep one topic for each camera, the raw one where there is one."""
+    kept: dict[str, str] = {}
+    for topic in sorted(topics, key=len):
+        kept.setdefault(base_topic(topic), topic)
+    return sorted(kept.values())
 
 
 class MessageTypes:

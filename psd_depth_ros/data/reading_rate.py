@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 import time
 
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.preprocess import network_size, Preprocessor
 
 _NEUTRAL = (0.5, 0.5, 0.5)

@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.data.bag_frames import BagFrames
 from psd_depth_ros.data.bags import BagReader
-from psd_depth_ros.data.sources import FrameSource, LensChoice, TimedFrame
-from psd_depth_ros.data.topics import CLOUD_TYPE, IMAGE_TYPES, list_topics
+from psd_depth_ros.data.frames import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.data.message_types import CLOUD_TYPE, IMAGE_TYPES, list_topics
+from psd_depth_ros.data.readers.bag import BagFrames
 from psd_depth_ros.errors import EvaluationError, MessageError
 from psd_depth_ros.evaluation.samples import (
     check_truth,

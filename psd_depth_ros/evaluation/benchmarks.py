@@ -13,7 +13,7 @@ from typing import Any
 import cv2
 import numpy as np
 
-from psd_depth_ros.data.sources import LensChoice
+from psd_depth_ros.data.frames import LensChoice
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation.folders import find_camera
 from psd_depth_ros.evaluation.samples import check_truth, Map, read_rgb, Sample, SampleList

@@ -17,11 +17,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import EvaluationError
-from psd_depth_ros.evaluation.confidence import measure_confidence
-from psd_depth_ros.evaluation.distance import measure_bands
-from psd_depth_ros.evaluation.edges import measure_edges
 from psd_depth_ros.evaluation.examples import Example, Extremes
-from psd_depth_ros.evaluation.metrics import match, Matched, measure_matched, TwoWays
+from psd_depth_ros.evaluation.metrics import (
+    match,
+    Matched,
+    measure_bands,
+    measure_confidence,
+    measure_edges,
+    measure_matched,
+    TwoWays,
+)
 from psd_depth_ros.evaluation.protocols import Protocol
 from psd_depth_ros.evaluation.results import Evaluation, FrameResult
 from psd_depth_ros.evaluation.samples import Sample, Samples

@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.calibration_file import load_camera
-from psd_depth_ros.data.file_frames import images_in
-from psd_depth_ros.data.sources import LensChoice
+from psd_depth_ros.data.frames import LensChoice
+from psd_depth_ros.data.readers.files import images_in
 from psd_depth_ros.errors import CalibrationError, EvaluationError
 from psd_depth_ros.evaluation.samples import (
     check_truth,

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.data.kitti import DriveCalibration
+from psd_depth_ros.data.readers.kitti import DriveCalibration
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation.folders import KITTI_UNITS_PER_METRE as UNITS_PER_METRE
 from psd_depth_ros.evaluation.samples import (

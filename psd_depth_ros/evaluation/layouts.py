@@ -10,7 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from psd_depth_ros.data.sources import kind_of, LensChoice
+from psd_depth_ros.data.frames import LensChoice
+from psd_depth_ros.data.open import kind_of
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation import benchmarks, folders, kitti_raw
 from psd_depth_ros.evaluation.bag_truth import BagChoice, BagSamples

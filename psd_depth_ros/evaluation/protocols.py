@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import EvaluationError
-from psd_depth_ros.evaluation.distance import Bands, DRIVING_BANDS_M, INDOOR_BANDS_M
+from psd_depth_ros.evaluation.metrics import Bands, DRIVING_BANDS_M, INDOOR_BANDS_M
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from psd_depth_ros.evaluation.confidence import Sparsification
-from psd_depth_ros.evaluation.distance import average_bands, BandMetrics
-from psd_depth_ros.evaluation.edges import EdgeMetrics
 from psd_depth_ros.evaluation.examples import Examples
-from psd_depth_ros.evaluation.metrics import average, DepthMetrics, TwoWays
+from psd_depth_ros.evaluation.metrics import (
+    average,
+    average_bands,
+    BandMetrics,
+    DepthMetrics,
+    EdgeMetrics,
+    Sparsification,
+    TwoWays,
+)
 from psd_depth_ros.evaluation.protocols import Protocol
 from psd_depth_ros.evaluation.stability import StabilityResult
 

@@ -12,6 +12,6 @@ The conventions of the whole project, written once:
 
 from psd_depth_ros.geometry.camera import Camera
 from psd_depth_ros.geometry.distortion import Distortion
-from psd_depth_ros.geometry.extrinsics import Extrinsics
+from psd_depth_ros.geometry.pose import Extrinsics
 
 __all__ = ['Camera', 'Distortion', 'Extrinsics']

@@ -26,8 +26,8 @@ from psd_depth_ros.inference.conversion import (
     MapsModel,
     Shape,
 )
-from psd_depth_ros.inference.process import trim_memory
 from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.runtime import trim_memory
 
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
 MOST_SHAPES = 4  # kept compiled, of 50 to 100 MB each; more only where more are in use at once

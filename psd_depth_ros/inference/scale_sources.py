@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.geometry import Camera, Extrinsics
-from psd_depth_ros.geometry.epipolar import epipolar_distance, refine_motion
 from psd_depth_ros.geometry.pose import relative, rotation_vector, transform
+from psd_depth_ros.odometry.essential import epipolar_distance, refine_motion
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]

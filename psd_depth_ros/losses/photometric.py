@@ -13,6 +13,29 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
+
+def depth_difference(projected_m: Tensor, sampled_m: Tensor) -> Tensor:
+    """D = |a - b| / (a + b) of two positive depths (B, 1, H, W): 0 where they agree, below 1.
+
+    `projected_m` is the target's depth seen from the source, `sampled_m` the source's own depth at
+    the pixel where it lands.
+    """
+    return (projected_m - sampled_m).abs() / (projected_m + sampled_m).clamp(min=1e-6)
+
+
+def smoothness(disparity: Tensor, image: Tensor) -> Tensor:
+    """Mean |gradient of d / mean(d)| e^(-|gradient of the image|) of each sample, (B,).
+
+    `disparity` (B, 1, H, W) is any positive map inverse to depth; `image` (B, 3, H, W).
+    """
+    d = disparity / disparity.mean(dim=(2, 3), keepdim=True).clamp(min=1e-7)
+    image_x = (image[..., :, 1:] - image[..., :, :-1]).abs().mean(dim=1, keepdim=True)
+    image_y = (image[..., 1:, :] - image[..., :-1, :]).abs().mean(dim=1, keepdim=True)
+    x = (d[..., :, 1:] - d[..., :, :-1]).abs() * (-image_x).exp()
+    y = (d[..., 1:, :] - d[..., :-1, :]).abs() * (-image_y).exp()
+    return x.flatten(1).mean(dim=1) + y.flatten(1).mean(dim=1)
+
+
 C1, C2 = 1e-4, 9e-4
 SSIM_SHARE = 0.85
 OUTSIDE = 10.0  # the error of what no source saw; above every real one

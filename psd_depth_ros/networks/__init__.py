@@ -2,7 +2,7 @@
 
 from psd_depth_ros.networks.bin_head import BinPrediction, DepthOutput, expectation
 from psd_depth_ros.networks.depth_model import Architecture, DepthModel, load_model, preset
-from psd_depth_ros.networks.encoder import build_encoder, Encoder
+from psd_depth_ros.networks.encoders import build_encoder, Encoder
 
 __all__ = [
     'Architecture',

@@ -25,9 +25,8 @@ from psd_depth_ros.networks.bin_head import (
     expectation,
     GlobalAggregator,
 )
-from psd_depth_ros.networks.decoder import Decoder
-from psd_depth_ros.networks.disparity_head import DisparityHead
-from psd_depth_ros.networks.encoder import build_encoder
+from psd_depth_ros.networks.decoder import Decoder, DisparityHead
+from psd_depth_ros.networks.encoders import build_encoder
 
 OUTPUT_STRIDE = 2
 

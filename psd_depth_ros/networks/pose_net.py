@@ -7,7 +7,7 @@ from typing import cast
 import torch
 from torch import nn, Tensor
 
-from psd_depth_ros.geometry.twist import exponential
+from psd_depth_ros.geometry.warp import exponential
 
 ROTATION_SCALE = 0.01
 TRANSLATION_SCALE = 0.1

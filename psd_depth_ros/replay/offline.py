@@ -15,9 +15,9 @@ from typing import Any
 
 from psd_depth_ros.config import section
 from psd_depth_ros.data.bags import BagWriter
-from psd_depth_ros.data.sources import FrameSource, TimedFrame
+from psd_depth_ros.data.frames import FrameSource, TimedFrame
+from psd_depth_ros.data.message_types import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
 from psd_depth_ros.data.surroundings import Seen
-from psd_depth_ros.data.topics import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
 from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import CalibrationError, SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
@@ -31,8 +31,20 @@ from psd_depth_ros.inference.scale_watch import (
     ScaleWatch,
 )
 from psd_depth_ros.messages import camera_info_fields, image_fields
-from psd_depth_ros.replay.outputs import OUTPUTS
-from psd_depth_ros.replay.read_ahead import ReadAhead
+from psd_depth_ros.replay.player import ReadAhead
+
+OUTPUTS = ('depth', 'camera_info', 'confidence', 'points')
+
+
+def choose_outputs(text: str) -> tuple[str, ...]:
+    """The outputs of a list such as `depth,points`, in their usual order. Raises SettingsError."""
+    names = {name.strip() for name in text.split(',') if name.strip()}
+    unknown = sorted(names - {*OUTPUTS})
+    if unknown or not names:
+        raise SettingsError(
+            f'topics are {", ".join(unknown) or "none"}, expected some of {",".join(OUTPUTS)}'
+        )
+    return tuple(name for name in OUTPUTS if name in names)
 
 
 @dataclass(frozen=True)

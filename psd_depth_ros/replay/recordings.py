@@ -15,16 +15,17 @@ import struct
 from types import TracebackType
 
 from psd_depth_ros.data.bags import BagMessage, BagReader
-from psd_depth_ros.data.message_types import MessageTypes
-from psd_depth_ros.data.sources import FrameSource, kind_of, open_frames
-from psd_depth_ros.data.topics import (
+from psd_depth_ros.data.frames import FrameSource
+from psd_depth_ros.data.message_types import (
     camera_info_beside,
     CAMERA_INFO_TYPE,
     CLOUD_TYPE,
     IMAGE_TYPES,
     list_topics,
+    MessageTypes,
     ODOMETRY_TYPE,
 )
+from psd_depth_ros.data.open import kind_of, open_frames
 from psd_depth_ros.errors import BagError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, header_fields, image_fields, stamp_ns

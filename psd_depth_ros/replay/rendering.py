@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from psd_depth_ros.data.bags import BagWriter
-from psd_depth_ros.data.topics import CAMERA_INFO_TYPE, IMAGE_TYPES, ODOMETRY_TYPE
+from psd_depth_ros.data.message_types import CAMERA_INFO_TYPE, IMAGE_TYPES, ODOMETRY_TYPE
 from psd_depth_ros.geometry.pose import invert, make_pose
 from psd_depth_ros.messages import (
     camera_info_fields,

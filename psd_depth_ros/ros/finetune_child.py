@@ -18,7 +18,7 @@ from typing import Any
 
 from psd_depth_ros.parsing import parse_json, ParseError
 
-COMMAND = (sys.executable, '-m', 'psd_depth_ros.training.finetune_process')
+COMMAND = (sys.executable, '-m', 'psd_depth_ros.finetune.process')
 TAIL_LINES = 15
 EVENTS = ('status', 'report', 'error')
 Event = Mapping[str, Any]

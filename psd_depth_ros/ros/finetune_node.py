@@ -27,6 +27,15 @@ from std_srvs.srv import Trigger
 
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import PsdDepthError, SettingsError
+from psd_depth_ros.finetune.report import FinetuneStatus, report_from
+from psd_depth_ros.finetune.run import (
+    FINISHED,
+    folder_state,
+    FOREIGN,
+    make_recipe,
+    next_step,
+    UNFINISHED,
+)
 from psd_depth_ros.messages import image_fields
 from psd_depth_ros.parsing import user_path
 from psd_depth_ros.ros.conversions import image_message
@@ -44,15 +53,6 @@ from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.qos import output_profile
 from psd_depth_ros.ros.running import run_node
-from psd_depth_ros.training.finetune_folder import (
-    FINISHED,
-    folder_state,
-    FOREIGN,
-    next_step,
-    UNFINISHED,
-)
-from psd_depth_ros.training.finetune_recipe import make_recipe
-from psd_depth_ros.training.finetune_report import FinetuneStatus, report_from
 
 PATIENCE_S = 20.0  # of the end of this node with the training's last step
 MAY_CHANGE = ('deploy_to', 'deploy_timeout_s')

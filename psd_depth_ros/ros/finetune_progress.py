@@ -9,7 +9,7 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from psd_depth_ros.training.finetune_report import (
+from psd_depth_ros.finetune.report import (
     ACCEPTED,
     FinetuneReport,
     FinetuneStatus,

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psd_depth_ros.config import build, flatten, section, setting, specs
-from psd_depth_ros.training.finetune_settings import FinetuneSettings, LimitSettings
+from psd_depth_ros.finetune.settings import FinetuneSettings, LimitSettings
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rosgraph_msgs.msg import Clock
 
-from psd_depth_ros.replay.read_ahead import ReadAhead
+from psd_depth_ros.replay.player import ReadAhead, Schedule
 from psd_depth_ros.replay.recordings import RecordedMessage
-from psd_depth_ros.replay.schedule import Schedule
 from psd_depth_ros.ros.conversions import stamp_message
 from psd_depth_ros.ros.message_classes import find_message_class
 from psd_depth_ros.ros.qos import OUTPUT_OVERRIDES, output_profile

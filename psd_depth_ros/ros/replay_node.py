@@ -22,12 +22,12 @@ from rclpy.node import Node
 from psd_depth_ros.config import setting
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.calibration_file import load_camera
-from psd_depth_ros.data.sources import kind_of
-from psd_depth_ros.data.topics import base_topic, camera_info_beside, IMAGE_TYPES
+from psd_depth_ros.data.message_types import base_topic, camera_info_beside, IMAGE_TYPES
+from psd_depth_ros.data.open import kind_of
 from psd_depth_ros.errors import PsdDepthError, SettingsError
 from psd_depth_ros.parsing import user_path
+from psd_depth_ros.replay.player import PlaybackSettings, Schedule
 from psd_depth_ros.replay.recordings import CAMERA_INFO_TOPIC, IMAGE_TOPIC, open_recording
-from psd_depth_ros.replay.schedule import PlaybackSettings, Schedule
 from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.player import Player
 from psd_depth_ros.ros.running import run_node

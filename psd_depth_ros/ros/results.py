@@ -15,11 +15,11 @@ from rclpy.clock import Clock
 from std_msgs.msg import Header
 
 from psd_depth_ros.inference.cloud import build_clearing_cloud
-from psd_depth_ros.inference.colour import colour_depth
 from psd_depth_ros.messages import camera_info_fields, depth_to_millimetres, image_fields
 from psd_depth_ros.ros.camera_channel import CameraChannel, PreparedFrame
 from psd_depth_ros.ros.publishers import OutputPublishers, Wanted
 from psd_depth_ros.ros.settings import DepthNodeSettings
+from psd_depth_ros.visualisation import colour_depth
 
 
 class ResultPublisher:

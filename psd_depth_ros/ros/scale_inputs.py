@@ -18,8 +18,8 @@ from nav_msgs.msg import Odometry
 from rclpy.node import Node
 from sensor_msgs.msg import PointCloud2
 
+from psd_depth_ros.data.message_types import CLOUD_TYPE, ODOMETRY_TYPE
 from psd_depth_ros.data.surroundings import PATIENCE_NS, Readers, Surroundings
-from psd_depth_ros.data.topics import CLOUD_TYPE, ODOMETRY_TYPE
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_watch import (

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 import shutil
 
-from psd_depth_ros.installed import find_installed
+from psd_depth_ros.files import find_installed
 
 PROFILE = 'config/fastdds_shm.xml'
 MEMORY = Path('/dev/shm')

@@ -14,8 +14,18 @@ import torch
 
 from psd_depth_ros.synth import primitives as P
 from psd_depth_ros.synth.raycast import cast, View
-from psd_depth_ros.synth.shading import Atlas, Light, measure, paint_sky, shade, Surface
-from psd_depth_ros.synth.shadows import Blob, dim_under, fade_upward, LightMaps
+from psd_depth_ros.synth.shading import (
+    Atlas,
+    Blob,
+    dim_under,
+    fade_upward,
+    Light,
+    LightMaps,
+    measure,
+    paint_sky,
+    shade,
+    Surface,
+)
 
 
 @dataclass(frozen=True)

@@ -18,23 +18,23 @@ from psd_depth_ros import config
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.synth import conditions
-from psd_depth_ros.synth.layout_room import Room
-from psd_depth_ros.synth.layout_street import CHUNK_M, Street
-from psd_depth_ros.synth.light import draw_room_light, draw_street_light
+from psd_depth_ros.synth.conditions import WorldSettings
 from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, join_rows, Rows
 from psd_depth_ros.synth.raycast import View
 from psd_depth_ros.synth.render import Ground, Occlusion, render, Shell, Stage
-from psd_depth_ros.synth.settings import WorldSettings
-from psd_depth_ros.synth.shading import Atlas
-from psd_depth_ros.synth.shadows import (
+from psd_depth_ros.synth.room import Room
+from psd_depth_ros.synth.shading import (
+    Atlas,
     Blob,
     cast_depth_map,
     cast_open_map,
+    draw_room_light,
+    draw_street_light,
     LightMaps,
     look_along,
     look_down,
 )
-from psd_depth_ros.synth.street_profile import draw_ground
+from psd_depth_ros.synth.street import CHUNK_M, draw_ground, Street
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
 BLOB_REACH_M = 80.0

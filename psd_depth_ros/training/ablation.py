@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.config import build, flatten
-from psd_depth_ros.data.preparation import Preparation, prepare_sequences
-from psd_depth_ros.data.sequences import Sequence as Recording
+from psd_depth_ros.data.frames import Sequence as Recording
+from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
 from psd_depth_ros.data.settings import DataSettings
-from psd_depth_ros.data.world_frames import list_worlds, PREFIX
+from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.errors import EvaluationError, SettingsError
 from psd_depth_ros.evaluation.evaluate import evaluate, EVERYTHING
 from psd_depth_ros.evaluation.protocols import find_protocol
@@ -28,11 +28,11 @@ from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.training.ablation_folder import AblationFolder
 from psd_depth_ros.training.ablation_table import FIGURES, RunResult
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
-from psd_depth_ros.training.progress import Progress
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.schedule import Progress
 from psd_depth_ros.training.start import Start
-from psd_depth_ros.training.trainer import run_training
 
 SHOWN_FRAMES = 4
 PROTOCOL = 'outdoor'

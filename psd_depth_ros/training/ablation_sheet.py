@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.inference.colour import colour_depth
 from psd_depth_ros.training.ablation_folder import AblationFolder
+from psd_depth_ros.visualisation import colour_depth
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]

@@ -7,9 +7,9 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from psd_depth_ros.inference.colour import colour_depth
-from psd_depth_ros.training.clip_batches import ClipBatch
+from psd_depth_ros.data.triplets.batch import ClipBatch
 from psd_depth_ros.training.views import Pictures
+from psd_depth_ros.visualisation import colour_depth
 
 Picture = NDArray[np.uint8]
 LARGEST_ERROR = 0.3

@@ -15,19 +15,19 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
-from psd_depth_ros.data.preparation import Preparation, prepare_sequences
+from psd_depth_ros.data.triplets.batch import ClipBatch, ClipBatches
+from psd_depth_ros.data.triplets.motions import estimate_motions
+from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.encoder import freeze_norm
+from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.networks.pose_net import PoseNet
-from psd_depth_ros.training.clip_batches import ClipBatch, ClipBatches
 from psd_depth_ros.training.clip_preview import draw_preview
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.self_supervision import SelfSupervision
 from psd_depth_ros.training.start import depth_groups, MEAN, Start, start_network, STD
 from psd_depth_ros.training.task import ParameterGroup, Task
 from psd_depth_ros.training.views import normalised, Pictures, Prediction
-from psd_depth_ros.training.visual_odometry import estimate_motions
 
 FINE_FACTOR = 2
 MOST_HELD_OUT = 96  # triplets a validation looks at

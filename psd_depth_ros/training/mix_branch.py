@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.augment.patch_mix import draw_mix, Mix
+from psd_depth_ros.data.triplets.batch import ClipBatch
 from psd_depth_ros.geometry.warp import (
     backproject_pixels,
     inside_image,
@@ -18,7 +19,6 @@ from psd_depth_ros.geometry.warp import (
     transform,
 )
 from psd_depth_ros.losses.distillation import scale_invariant, warp_sensitivity
-from psd_depth_ros.training.clip_batches import ClipBatch
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (
     aim,

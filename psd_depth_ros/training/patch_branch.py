@@ -17,8 +17,7 @@ from psd_depth_ros.geometry.warp import (
     sample,
 )
 from psd_depth_ros.losses.distillation import distil, Distilled, Evidence
-from psd_depth_ros.losses.photometric import Reprojection
-from psd_depth_ros.losses.smoothness import smoothness
+from psd_depth_ros.losses.photometric import Reprojection, smoothness
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.views import (

@@ -9,7 +9,7 @@ from typing import Any
 from psd_depth_ros.config import build, section, setting
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.installed import find_installed
+from psd_depth_ros.files import find_installed
 from psd_depth_ros.parsing import ParseError, read_yaml, shorten, user_path
 
 # Where the rates of a schedule end, as a share of where they were.

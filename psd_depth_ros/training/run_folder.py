@@ -22,8 +22,13 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
 from psd_depth_ros.files import FolderLock, is_part, remove_parts, set_aside
 from psd_depth_ros.parsing import is_file, ParseError, read_json_object
-from psd_depth_ros.training.checkpoints import has_state
-from psd_depth_ros.training.files import explained_disk, lock_folder, make_folder, write_whole
+from psd_depth_ros.training.state import (
+    explained_disk,
+    has_state,
+    lock_folder,
+    make_folder,
+    write_whole,
+)
 from psd_depth_ros.training.task import Task
 
 PREPARING = {'run': 'its data is being prepared'}

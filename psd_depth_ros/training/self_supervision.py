@@ -14,26 +14,24 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.geometry.twist import invert
+from psd_depth_ros.data.triplets.batch import ClipBatch
 from psd_depth_ros.geometry.warp import (
     backproject,
     camera_matrix,
     inside_image,
     inverse_warp,
+    invert,
     project,
     sample,
     transform,
 )
 from psd_depth_ros.losses.distillation import huber
-from psd_depth_ros.losses.geometry import depth_difference
-from psd_depth_ros.losses.photometric import mean_over, Reprojection
+from psd_depth_ros.losses.photometric import depth_difference, mean_over, Reprojection, smoothness
 from psd_depth_ros.losses.scale import camera_height_error, lidar_error, velocity_error
-from psd_depth_ros.losses.smoothness import smoothness
 from psd_depth_ros.losses.supervised import bin_uniformity
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.pose_net import PoseNet
-from psd_depth_ros.networks.pose_refinement import refine_motions
-from psd_depth_ros.training.clip_batches import ClipBatch
+from psd_depth_ros.odometry.alignment import refine_motions
 from psd_depth_ros.training.mix_branch import MixBranch
 from psd_depth_ros.training.patch_branch import PatchBranch
 from psd_depth_ros.training.recipe import VideoRecipe

@@ -10,7 +10,7 @@ from torch import Tensor
 from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.errors import CheckpointError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
-from psd_depth_ros.networks.encoder import freeze_maps, load_imagenet
+from psd_depth_ros.networks.encoders import freeze_maps, load_imagenet
 from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.task import ParameterGroup
 

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 
 from psd_depth_ros.augment.patch_mix import Mix
 from psd_depth_ros.augment.patches import Patches
+from psd_depth_ros.data.triplets.batch import ClipBatch
 from psd_depth_ros.geometry.warp import backproject, transform
 from psd_depth_ros.losses.distillation import warp_sensitivity
 from psd_depth_ros.losses.photometric import (
@@ -23,7 +24,6 @@ from psd_depth_ros.losses.photometric import (
 )
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.bin_head import BinPrediction, expected_log_depth
-from psd_depth_ros.training.clip_batches import ClipBatch
 from psd_depth_ros.training.recipe import ObjectiveSettings
 
 EARLIER, LATER = 0, 1

@@ -20,11 +20,11 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.files import pack, unpack
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
 from psd_depth_ros.synth import World, WorldSettings
-from psd_depth_ros.tensor_files import pack, unpack
-from psd_depth_ros.training.files import make_folder, write_whole
 from psd_depth_ros.training.recipe import WorldsRecipe
+from psd_depth_ros.training.state import make_folder, write_whole
 
 VALIDATION_SEED = 1_000_000
 WORLDS_PER_SHARD = 24

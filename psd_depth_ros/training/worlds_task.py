@@ -14,9 +14,8 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
-from psd_depth_ros.inference.colour import colour_depth
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.encoder import freeze_norm
+from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.training.batches import Batch, draw_batch, validation_batches
 from psd_depth_ros.training.objective import SupervisedObjective
 from psd_depth_ros.training.recipe import WorldsRecipe
@@ -24,6 +23,7 @@ from psd_depth_ros.training.start import depth_groups, MEAN, Start, start_networ
 from psd_depth_ros.training.task import ParameterGroup, Task
 from psd_depth_ros.training.validation import Calibration, predict, validate
 from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards, Shard
+from psd_depth_ros.visualisation import colour_depth
 
 
 class WorldsTask(Task):

@@ -17,7 +17,7 @@ from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save
 from psd_depth_ros.cli.main import COMMANDS, main, make_parser
 from psd_depth_ros.cli.replay import node_arguments
 from psd_depth_ros.data.bags import BagReader, BagWriter
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.networks.depth_model import DepthModel, preset
 

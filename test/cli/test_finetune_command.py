@@ -5,7 +5,7 @@ import pytest
 from psd_depth_ros.cli.finetune import OPTIONS, read_settings
 from psd_depth_ros.cli.main import main, make_parser
 from psd_depth_ros.config import specs
-from psd_depth_ros.training.finetune_settings import FinetuneSettings
+from psd_depth_ros.finetune.settings import FinetuneSettings
 
 
 def settings(*options):

@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from psd_depth_ros.cli.progress import progress_bar
+from psd_depth_ros.cli.options import progress_bar
 
 
 @pytest.mark.parametrize(('seconds_left', 'told'), [(5.4, '0:00:05'), (0.0, '0:00:00')])

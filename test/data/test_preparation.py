@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.config import build
-from psd_depth_ros.data import clip_cache
-from psd_depth_ros.data.array_file import ArrayFile
-from psd_depth_ros.data.fitness import judge
-from psd_depth_ros.data.preparation import prepare_sequences
 from psd_depth_ros.data.reading_rate import measure_reading
 from psd_depth_ros.data.settings import DataSettings
+from psd_depth_ros.data.triplets import cache as clip_cache
+from psd_depth_ros.data.triplets.fitness import judge
+from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.errors import BagError, SettingsError
+from psd_depth_ros.files import ArrayFile
 from psd_depth_ros.geometry.pose import invert, make_pose
 from psd_depth_ros.messages import image_fields, odometry_fields, pack_cloud, transform_fields
 
@@ -72,7 +72,7 @@ def test_what_was_decoded_is_used_again_until_the_recording_changes(
     first = prepare(bag)
     changed = drives.write_bag(bag.with_name('other.mcap'), drives.make_pictures(FRAMES, seed=1))
     with monkeypatch.context() as patch:
-        patch.setattr('psd_depth_ros.data.preparation.open_frames', None)
+        patch.setattr('psd_depth_ros.data.triplets.prepare.open_frames', None)
         again = prepare(bag)
     assert again.sequences[0].fingerprint == first.sequences[0].fingerprint
     changed.replace(bag)

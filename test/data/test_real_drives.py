@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.config import build
-from psd_depth_ros.data.preparation import prepare_sequences
 from psd_depth_ros.data.settings import DataSettings
+from psd_depth_ros.data.triplets.prepare import prepare_sequences
 
 SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 

@@ -17,7 +17,7 @@ from rosbags.typesys import get_typestore, Stores
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.compression import compress_zstd
 from psd_depth_ros.data.message_types import MessageTypes
-from psd_depth_ros.data.recordings import split_folder
+from psd_depth_ros.data.open import split_folder
 from psd_depth_ros.errors import BagError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, decode, header_fields, image_fields

@@ -7,10 +7,9 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.config import build
-from psd_depth_ros.data.preparation import prepare_sequences
-from psd_depth_ros.data.recordings import find_recordings
+from psd_depth_ros.data.open import find_recordings, open_frames
 from psd_depth_ros.data.settings import DataSettings
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.errors import BagError, CalibrationError, SettingsError
 from psd_depth_ros.geometry.pose import invert
 

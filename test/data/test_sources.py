@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.bags import BagWriter
-from psd_depth_ros.data.preparation import prepare_sequences
+from psd_depth_ros.data.open import kind_of, open_frames
 from psd_depth_ros.data.settings import DataSettings
-from psd_depth_ros.data.sources import kind_of, open_frames
+from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.bags import BagReader, BagWriter
-from psd_depth_ros.data.topics import pick_odometry_topic
+from psd_depth_ros.data.message_types import pick_odometry_topic
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, compressed_fields, image_fields

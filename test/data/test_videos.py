@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.cli.main import main
-from psd_depth_ros.data.file_frames import VideoClock
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
+from psd_depth_ros.data.readers.files import VideoClock
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.geometry import Camera
 
@@ -142,7 +142,7 @@ def test_ffmpeg_is_silent_where_that_is_wanted(tmp_path):
     path.write_bytes(write_mp4(tmp_path / 'whole.mp4').read_bytes()[:-300])
     for silent in (False, True):
         code = f"""
-from psd_depth_ros.cli.quiet import silence_decoders
+from psd_depth_ros.cli.options import silence_decoders
 if {silent}: silence_decoders()
 import cv2
 assert not cv2.VideoCapture({str(path)!r}).isOpened()

@@ -8,11 +8,16 @@ import statistics
 import numpy as np
 import pytest
 
-from psd_depth_ros.evaluation.confidence import measure_confidence
-from psd_depth_ros.evaluation.distance import average_bands, DRIVING_BANDS_M, measure_bands
-from psd_depth_ros.evaluation.edges import boundary_f1
 from psd_depth_ros.evaluation.evaluate import measure_frames
-from psd_depth_ros.evaluation.metrics import match, measure
+from psd_depth_ros.evaluation.metrics import (
+    average_bands,
+    boundary_f1,
+    DRIVING_BANDS_M,
+    match,
+    measure,
+    measure_bands,
+    measure_confidence,
+)
 from psd_depth_ros.evaluation.protocols import find_protocol
 
 HEIGHT, WIDTH = 23, 31

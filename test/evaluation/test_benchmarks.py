@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.sources import LensChoice
+from psd_depth_ros.data.frames import LensChoice
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation.layouts import DataChoice, open_samples
 

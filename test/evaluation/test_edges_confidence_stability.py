@@ -4,9 +4,7 @@ import math
 import numpy as np
 import pytest
 
-from psd_depth_ros.evaluation.confidence import measure_confidence
-from psd_depth_ros.evaluation.edges import boundary_f1, measure_edges
-from psd_depth_ros.evaluation.metrics import match
+from psd_depth_ros.evaluation.metrics import boundary_f1, match, measure_confidence, measure_edges
 from psd_depth_ros.evaluation.samples import Sample
 from psd_depth_ros.evaluation.stability import Stability
 from psd_depth_ros.geometry import Camera

@@ -2,7 +2,7 @@ import cv2
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.sources import LensChoice
+from psd_depth_ros.data.frames import LensChoice
 from psd_depth_ros.errors import CalibrationError, EvaluationError
 from psd_depth_ros.evaluation.layouts import DataChoice, open_samples
 from psd_depth_ros.evaluation.protocols import find_protocol, GARG_CROP

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from psd_depth_ros.geometry.epipolar import epipolar_distance, essential_matrix, refine_motion
+from psd_depth_ros.odometry.essential import epipolar_distance, essential_matrix, refine_motion
 
 SIDEWAYS = np.array([1.0, 0.0, 0.0])
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from psd_depth_ros.geometry import pose
-from psd_depth_ros.geometry.twist import exponential, invert
+from psd_depth_ros.geometry.warp import exponential, invert
 
 
 def test_a_quarter_turn_about_z() -> None:

@@ -1,6 +1,6 @@
 import numpy as np
 
-from psd_depth_ros.inference.colour import colour_depth
+from psd_depth_ros.visualisation import colour_depth
 
 
 def test_near_is_red_far_is_blue_and_invalid_is_dark() -> None:

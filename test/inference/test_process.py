@@ -9,7 +9,7 @@ import cv2
 import pytest
 import torch
 
-from psd_depth_ros.inference.process import settle_process
+from psd_depth_ros.runtime import settle_process
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def test_small_steps_get_one_thread_and_a_torch_network_keeps_its_own(
 STEPS = """
 import resource, statistics, sys
 import torch
-from psd_depth_ros.inference.process import reuse_freed_memory
+from psd_depth_ros.runtime import reuse_freed_memory
 
 def step():
     sizes = 10 * [20_000_000] + 5 * [40_000_000]  # below and above what glibc can be told to reuse

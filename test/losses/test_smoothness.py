@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from psd_depth_ros.losses.smoothness import smoothness
+from psd_depth_ros.losses.photometric import smoothness
 
 
 def ramp(step: float) -> torch.Tensor:

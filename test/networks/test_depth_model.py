@@ -19,7 +19,7 @@ from psd_depth_ros.networks import (
 )
 from psd_depth_ros.networks.bin_head import expected_log_depth
 from psd_depth_ros.networks.depth_model import measure_complexity
-from psd_depth_ros.networks.encoder import (
+from psd_depth_ros.networks.encoders import (
     freeze_maps,
     freeze_norm,
     load_folded,

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from psd_depth_ros.networks import Architecture, build_encoder, DepthModel, Encoder
-from psd_depth_ros.networks import encoder as encoder_module
+from psd_depth_ros.networks import encoders as encoder_module
 
 SMALL = {'decoder_channels': (16, 16, 16, 16), 'bins': 8, 'token_width': 32, 'blocks': 1}
 INTRINSICS = torch.tensor([[80.0, 80.0, 47.5, 31.5]])

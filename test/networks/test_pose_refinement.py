@@ -6,7 +6,7 @@ import numpy as np
 import torch
 
 from psd_depth_ros.geometry.pose import relative, rotation_vector
-from psd_depth_ros.networks.pose_refinement import refine_motions
+from psd_depth_ros.odometry.alignment import refine_motions
 from psd_depth_ros.synth import World, WorldSettings
 
 

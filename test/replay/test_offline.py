@@ -7,7 +7,7 @@ import pytest
 
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader, BagWriter
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.errors import CalibrationError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference.cloud import build_cloud

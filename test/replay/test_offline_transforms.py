@@ -6,7 +6,7 @@ from robot_bag import pose_numbers, Robot, START_NS, T_BASE_LIDAR, Wall, write_r
 
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.data.surroundings import Asked
 from psd_depth_ros.geometry.pose import invert
 from psd_depth_ros.messages import decode_depth

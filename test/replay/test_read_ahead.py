@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from psd_depth_ros.replay.read_ahead import ReadAhead
+from psd_depth_ros.replay.player import ReadAhead
 
 
 def test_items_come_in_order():

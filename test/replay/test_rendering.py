@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.bags import BagReader
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.geometry.pose import invert
 from psd_depth_ros.messages import decode, decode_depth, odometry_pose, stamp_ns, transform_pose
 from psd_depth_ros.replay.rendering import EPOCH_NS, write_world

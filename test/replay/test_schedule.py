@@ -19,8 +19,8 @@ from psd_depth_ros.messages import (
     stamp_ns,
     transform_fields,
 )
+from psd_depth_ros.replay.player import PlaybackSettings, Schedule
 from psd_depth_ros.replay.recordings import open_recording
-from psd_depth_ros.replay.schedule import PlaybackSettings, Schedule
 
 START_NS = 1_700_000_000_000_000_000
 STEP_NS = 100_000_000

@@ -19,7 +19,7 @@ from tf2_class import build_tf2_msgs
 
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader
-from psd_depth_ros.data.sources import open_frames
+from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.pose import invert
 from psd_depth_ros.inference.scale import ScaleSettings

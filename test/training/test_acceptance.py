@@ -6,7 +6,7 @@ import pytest
 
 from psd_depth_ros.config import build
 from psd_depth_ros.errors import PsdDepthError
-from psd_depth_ros.training.acceptance import AcceptanceSettings, HeldOut, judge
+from psd_depth_ros.finetune.acceptance import AcceptanceSettings, HeldOut, judge
 
 SETTINGS = AcceptanceSettings()
 BEFORE = HeldOut(photometric=0.2, lidar_abs_rel=0.1)

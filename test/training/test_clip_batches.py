@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from psd_depth_ros.data.sequences import Sequence
+from psd_depth_ros.data.frames import Sequence
+from psd_depth_ros.data.triplets.batch import ClipBatches
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose
-from psd_depth_ros.training.clip_batches import ClipBatches
 from psd_depth_ros.training.loading import LoaderAhead
 
 FRAMES = 12

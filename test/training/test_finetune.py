@@ -7,15 +7,13 @@ import pytest
 
 from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
 from psd_depth_ros.errors import CheckpointError, PsdDepthError, SettingsError
+from psd_depth_ros.finetune.acceptance import AcceptanceSettings
+from psd_depth_ros.finetune.report import duration, report_from, report_lines
+from psd_depth_ros.finetune.run import finetune, folder_state, make_recipe, Watch
+from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.replay.rendering import write_world
 from psd_depth_ros.synth import World, WorldSettings
-from psd_depth_ros.training.acceptance import AcceptanceSettings
-from psd_depth_ros.training.finetune import finetune, Watch
-from psd_depth_ros.training.finetune_folder import folder_state
-from psd_depth_ros.training.finetune_recipe import make_recipe
-from psd_depth_ros.training.finetune_report import duration, report_from, report_lines
-from psd_depth_ros.training.finetune_settings import FinetuneSettings
-from psd_depth_ros.training.progress import Outcome, Progress
+from psd_depth_ros.training.schedule import Outcome, Progress
 
 OPEN = AcceptanceSettings(-1000.0, maximum_drift=100.0, maximum_stretch=100.0)
 SHUT = AcceptanceSettings(minimum_gain=1.0)

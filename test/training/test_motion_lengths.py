@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from psd_depth_ros.training.motion_lengths import agree_on_lengths, PairMotion, weighted_median
+from psd_depth_ros.odometry.lengths import agree_on_lengths, PairMotion, weighted_median
 
 
 def test_the_weighted_median() -> None:

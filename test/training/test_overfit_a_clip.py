@@ -10,9 +10,9 @@ import torch
 from psd_depth_ros.config import change
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.training.clip_task import ClipTask
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.trainer import run_training
 
 CLIP = 'synth:street:2000005?frames=8&size=384x128&focal_px=220'
 

@@ -8,13 +8,18 @@ import torch
 import psd_depth_ros
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
-from psd_depth_ros.tensor_files import pack, unpack
-from psd_depth_ros.training.checkpoints import KEY, parse_state, read_state, write_state
-from psd_depth_ros.training.files import write_whole
+from psd_depth_ros.files import pack, unpack
+from psd_depth_ros.training.logging import Board
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.run_log import Board
-from psd_depth_ros.training.state import Snapshot
-from psd_depth_ros.training.trainer import run_training
+from psd_depth_ros.training.state import (
+    KEY,
+    parse_state,
+    read_state,
+    Snapshot,
+    write_state,
+    write_whole,
+)
 
 FACTS = {'seconds': 1.5, 'rollbacks': 0, 'finished': False, 'best': {}, 'recent': [0.1]}
 

@@ -12,12 +12,12 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from psd_depth_ros.data.triplets.batch import ClipBatch
 from psd_depth_ros.geometry.pose import relative
 from psd_depth_ros.geometry.warp import pixel_grid, sample
 from psd_depth_ros.networks import DepthModel, DepthOutput, preset
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.synth import World, WorldSettings
-from psd_depth_ros.training.clip_batches import ClipBatch
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.self_supervision import SelfSupervision
 from psd_depth_ros.training.views import find_parallax, Pictures

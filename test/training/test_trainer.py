@@ -10,11 +10,11 @@ import torch
 
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import DeviceError, SettingsError, TrainingError
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import VideoRecipe, WorldsRecipe
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.schedule import Clock, rate_factor
 from psd_depth_ros.training.state import average_decay, update_average
-from psd_depth_ros.training.trainer import run_training
 
 
 def train(task, path, **options):
@@ -234,7 +234,7 @@ def test_minutes_end_a_run(toy, tmp_path):
 
 
 def test_a_batch_that_cannot_be_shared_and_a_device_that_is_not_there(toy, tmp_path):
-    from psd_depth_ros.training.team import Team
+    from psd_depth_ros.training.distributed import Team
 
     team = Team('cpu')
     team.count = 3

@@ -12,9 +12,9 @@ import time
 import pytest
 import torch
 
-from psd_depth_ros.training.checkpoints import parse_state
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.trainer import run_training
+from psd_depth_ros.training.state import parse_state
 
 PROGRAM = Path(__file__).with_name('toy_training.py')
 ENVIRONMENT = {**os.environ, 'PYTHONPATH': os.pathsep.join(sys.path), 'OMP_NUM_THREADS': '1'}

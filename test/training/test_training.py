@@ -10,6 +10,7 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
 from psd_depth_ros.training.batches import canonical_target, draw_batch, validation_batches
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.objective import nearest_of_four
 from psd_depth_ros.training.recipe import (
     find_recipe,
@@ -20,7 +21,6 @@ from psd_depth_ros.training.recipe import (
 )
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.start import start_network
-from psd_depth_ros.training.trainer import run_training
 from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards
 from psd_depth_ros.training.worlds_task import WorldsTask
 

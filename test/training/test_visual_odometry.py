@@ -7,13 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.preparation import Preparation
-from psd_depth_ros.data.sequences import Sequence
+from psd_depth_ros.data.frames import Sequence
+from psd_depth_ros.data.triplets.motions import find_motion, lift
+from psd_depth_ros.data.triplets.prepare import Preparation
 from psd_depth_ros.geometry.pose import relative, rotation_vector
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.clip_task import ClipTask
 from psd_depth_ros.training.recipe import VideoRecipe
-from psd_depth_ros.training.visual_odometry import find_motion, lift
 
 
 @pytest.fixture(scope='module')

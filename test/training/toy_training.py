@@ -16,10 +16,10 @@ from torch import nn
 
 from psd_depth_ros.checkpoint import CheckpointInfo
 from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.task import ParameterGroup, Task
-from psd_depth_ros.training.trainer import run_training
 
 RECIPE = Recipe(
     name='toy', steps=12, batch=4, rate=1e-2, encoder_rate=1e-2, precision='fp32', average=0.9,

@@ -1,0 +1,368 @@
+"""Camera images of a bag, each with the CameraInfo and the odometry of its stamp.
+
+Images are held until the next one comes, and as long as odometry, points or transforms of their
+stamp are still on their way, so what was recorded after an image still finds it. Where the first
+CameraInfo comes later than that, as one that is published once does, it is looked up first: the
+images before it have it too.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from psd_depth_ros.data.bags import BagMessage, BagReader
+from psd_depth_ros.data.calibration_file import Mounting, transform_topics
+from psd_depth_ros.data.frames import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.data.message_types import odometry_topics, pick_cloud_topic, pick_odometry_topic
+from psd_depth_ros.data.surroundings import Asked, PATIENCE_NS, Surroundings
+from psd_depth_ros.data.tracks import has_jumped
+from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.messages import (
+    camera_from_info,
+    check_sizes,
+    image_size,
+    ImageDecoder,
+    stamp_ns,
+)
+
+_MAX_WAITING = 60
+_UNSTAMPED = 10
+
+
+@dataclass(frozen=True)
+class _Held:
+    """An image that waits for what was recorded with it."""
+
+    index: int
+    stamp_ns: int
+    recorded_ns: int
+    message: Any
+
+    @property
+    def frame_id(self) -> str:
+        return str(self.message.header.frame_id)
+
+
+class BagFrames(FrameSource):
+    """The frames of one camera of a bag; see `sources.open_frames`."""
+
+    poses_are_of_camera = False
+
+    def __init__(
+        self,
+        path: Path,
+        lens: LensChoice,
+        image_topic: str | None = None,
+        camera_info_topic: str | None = None,
+        recorded_stamps: bool = False,
+    ) -> None:
+        super().__init__(path, lens)
+        self._recorded_stamps = recorded_stamps
+        self._unread: dict[str, tuple[int, str]] = {}
+        self._seen, self._lacking = 0, Counter[str]()
+        self._reader = BagReader(path).__enter__()
+        try:
+            self.image_topic = self._reader.pick_image_topic(image_topic)
+            self.camera_info_topic = None
+            if not lens.is_given:
+                self.camera_info_topic = self._reader.pick_camera_info_topic(
+                    self.image_topic, camera_info_topic
+                )
+            self.odometry_topic = pick_odometry_topic(self._reader)
+            self._odometry = odometry_topics(self._reader)
+            self.lidar_topic: str | None = None
+            self._asked = Asked()
+            self._count = self._reader.topics[self.image_topic].count
+        except PsdDepthError as error:
+            self._reader.close()
+            if not self._reader.notes:
+                raise
+            notes = '; '.join(note for note in self._reader.notes if note not in str(error))
+            if not notes:
+                raise
+            raise BagError(f'{error}. What became of the bag: {notes}') from error
+
+    def add_lidar(self, topic: str | None = None) -> None:
+        """Let frames come with the points nearest in time; None is the only cloud of the bag.
+
+        Raises BagError and closes the bag where there is no such topic.
+        """
+        try:
+            self.lidar_topic = pick_cloud_topic(self._reader, topic)
+        except PsdDepthError:
+            self._reader.close()
+            raise
+
+    def locate(self) -> None:
+        """Look up in TF where camera and lidar sit on the robot."""
+        mounting = Mounting(self._reader)
+        camera = self._frame_of(self.image_topic)
+        self.camera_height_m = mounting.height_m(camera)
+        if self.odometry_topic is not None:
+            body = self._frame_of(self.odometry_topic, 'child_frame_id')
+            self.T_body_camera = mounting.transform(body, camera)
+        if self.lidar_topic is not None:
+            lidar = self._frame_of(self.lidar_topic)
+            self.T_camera_lidar = mounting.transform(camera, lidar)
+
+    def follow(self, asked: Asked) -> None:
+        """Let frames come with their `extrinsics`, as TF has them at their stamps."""
+        self._asked = asked
+
+    def _frame_of(self, topic: str, field: str = '') -> str:
+        """The frame that the first message of a topic names, empty where it cannot be read."""
+        first = next(self._reader.messages([topic]), None)
+        try:
+            message = None if first is None else first.message
+        except MessageError:
+            message = None
+        if message is None:
+            return ''
+        name = getattr(message, field) if field else message.header.frame_id
+        return str(name).lstrip('/')
+
+    @property
+    def count(self) -> int:
+        """Number of images on the topic."""
+        return self._count
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """When the first and the last message were recorded."""
+        return self._reader.start_ns, self._reader.end_ns
+
+    def close(self) -> None:
+        """Close the bag."""
+        self._reader.close()
+
+    @property
+    def notes(self) -> list[str]:
+        """What the bag lost, and messages beside the images that could not be read."""
+        return [
+            *super().notes,
+            *self._reader.notes,
+            *(
+                f'{count} messages on {topic} could not be read, the first: {reason}'
+                for topic, (count, reason) in self._unread.items()
+            ),
+            *self._lacks(),
+        ]
+
+    def _lacks(self) -> Iterator[str]:
+        """What most images have no odometry or points for, and odometry that was not chosen."""
+        if len(self._odometry) > 1:
+            several = ', '.join(self._odometry)
+            yield f'odometry is not used, for there are several: {several}'
+        count = self._lacking.total()
+        if 2 * count > self._seen:
+            what = 'points of the lidar' if self.lidar_topic is not None else 'pose of odometry'
+            often = self._lacking.most_common(1)[0][0]
+            yield f'{count} of {self._seen} images have no {what}; most often: {often}'
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Decode the images in the order of recording.
+
+        An image waits for what belongs to it, odometry for one, for 2 s of the recording. Raises
+        BagError where no CameraInfo can be read, the first images have no stamps, or not one
+        image can be read for damage.
+        """
+        self._begin()
+        self._unread.clear()
+        self._seen, self._lacking = 0, Counter()
+        if not self._recorded_stamps:
+            self._check_stamps()
+        first = None if self.camera_info_topic is None else self._first_camera_info()
+        cameras, around = _CameraTrack(self._lens, first), self._surroundings()
+        held: deque[_Held] = deque()
+        error: PsdDepthError | None = None
+        for image in self._images(cameras, around):
+            if image is not None:
+                held.append(image)
+            while held and (image is None or _is_ripe(held, around)):
+                frame = held.popleft()
+                try:
+                    made = self._use(_make_frame(frame, cameras, around, self.decoder))
+                    self._seen += 1
+                    self._lacking.update([made.problem] if made.problem else [])
+                    yield made
+                except (MessageError, CalibrationError) as problem:
+                    error = problem
+                    reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
+                    self._skip(frame.index, frame.stamp_ns, reason, problem)
+        self._finish(error)
+
+    def _surroundings(self) -> Surroundings:
+        """What is asked of the bag, with the fixed transforms of all of it."""
+        has_poses, has_points = self.odometry_topic is not None, self.lidar_topic is not None
+        around = Surroundings(replace(self._asked, poses=has_poses, points=has_points))
+        for topic in self._transform_topics(fixed=True):
+            for item in self._reader.messages([topic]):
+                with suppress(MessageError):
+                    around.transforms.add(item.message, fixed=True)
+        return around
+
+    def _transform_topics(self, *, fixed: bool) -> list[str]:
+        if not self._asked.transforms:
+            return []
+        return [name for name, is_ in transform_topics(self._reader).items() if is_ == fixed]
+
+    def _images(self, cameras: _CameraTrack, around: Surroundings) -> Iterator[_Held | None]:
+        """Sort messages into where they belong; yield the images, and None after the last."""
+        index = 0
+        names = {self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic}
+        names.update(self._transform_topics(fixed=False))
+        for item in self._reader.messages({name for name in names if name is not None}):
+            try:
+                message = item.message
+                time_ns = self._time_of(item, message)
+                if item.topic == self.image_topic:
+                    yield _Held(index, time_ns, item.timestamp_ns, message)
+                elif item.topic == self.camera_info_topic:
+                    cameras.add(time_ns, message)
+                elif item.topic == self.odometry_topic:
+                    around.add_odometry(message, item.timestamp_ns, time_ns)
+                elif item.topic == self.lidar_topic:
+                    around.add_cloud(message, item.timestamp_ns, time_ns)
+                else:
+                    recorded = item.timestamp_ns if self._recorded_stamps else None
+                    around.transforms.add(message, time_ns=recorded)
+            except MessageError as error:
+                # Without a pose or points a frame still is one; without its image it is not.
+                if item.topic == self.image_topic:
+                    self._skip(index, item.timestamp_ns, 'image', error)
+                else:
+                    self._note_unread(item.topic, error)
+            index += item.topic == self.image_topic
+        yield None
+
+    def _first_camera_info(self) -> Any:
+        """The first CameraInfo that can be read. Raises BagError where there is none."""
+        assert self.camera_info_topic is not None
+        count, reason = 0, ''
+        for item in self._reader.messages([self.camera_info_topic]):
+            try:
+                return item.message
+            except MessageError as error:
+                count, reason = count + 1, reason or str(error)
+        what = f'none of the {count} CameraInfo can be read' if count else 'no CameraInfo came'
+        raise BagError(
+            f'{what} on {self.camera_info_topic} of bag {self.path}; choose another with '
+            '--camera-info-topic, give the calibration with --camera camera.yaml, or --fov '
+            'DEGREES if only the horizontal field of view is known'
+            + (f'. The first: {reason}' if reason else '')
+        )
+
+    def _time_of(self, item: BagMessage, message: Any) -> int:
+        """The stamp of a message, or when it was recorded where that is wanted or has to do."""
+        if self._recorded_stamps or not hasattr(message, 'header'):
+            return item.timestamp_ns
+        return stamp_ns(message.header)
+
+    def _check_stamps(self) -> None:
+        """Raise BagError where the first images, more than one, all have one stamp, such as 0.
+
+        A simulation may begin with some of them before its clock runs.
+        """
+        count, first = 0, 0
+        for item in self._reader.messages([self.image_topic]):
+            with suppress(MessageError):
+                stamp = stamp_ns(item.message.header)
+                first = stamp if not count else first
+                if stamp != first:
+                    return
+                count += 1
+            if count == _UNSTAMPED:
+                break
+        if count < 2:
+            return
+        raise BagError(
+            f'the images on {self.image_topic} of bag {self.path} have no stamps: header.stamp of '
+            f'the first {count} is {first / 1e9:.9g}, so nothing can be matched in time. Take the '
+            'times they were recorded at with --stamps recorded (data.stamps where recipes are '
+            'used), or let the driver stamp its images'
+        )
+
+    def _note_unread(self, topic: str, error: MessageError) -> None:
+        count, first = self._unread.get(topic, (0, str(error)))
+        self._unread[topic] = count + 1, first
+
+
+def _is_ripe(held: deque[_Held], around: Surroundings) -> bool:
+    """Whether the first image need not wait any longer for what belongs to it."""
+    first, last = held[0], held[-1]
+    if len(held) == 1:  # a CameraInfo of its stamp may follow
+        return False
+    if has_jumped(first.stamp_ns, last.stamp_ns) or len(held) > _MAX_WAITING:
+        return True
+    if last.stamp_ns - first.stamp_ns > PATIENCE_NS:
+        return True
+    return around.is_final(first.stamp_ns, first.frame_id)
+
+
+def _make_frame(
+    held: _Held, cameras: _CameraTrack, around: Surroundings, decoder: ImageDecoder
+) -> TimedFrame:
+    """Decode an image, where its size is that of its camera, and add what belongs to its stamp."""
+    width, height = image_size(held.message)
+    camera = cameras.at(held.stamp_ns, width, height)
+    check_sizes(camera, width, height)
+    rgb = decoder.decode(held.message)
+    seen = around.at(held.stamp_ns, held.frame_id, held.recorded_ns)
+    return TimedFrame(
+        held.index,
+        held.stamp_ns,
+        held.frame_id,
+        rgb,
+        camera,
+        seen.pose,
+        seen.points,
+        extrinsics=seen.extrinsics,
+        problem=seen.problem,
+        remark=seen.remark,
+    )
+
+
+class _CameraTrack:
+    """The newest CameraInfo messages, and the first of the bag; equal ones share one `Camera`."""
+
+    def __init__(self, lens: LensChoice, first: Any) -> None:
+        self._lens = lens
+        self._first = first
+        self._recent: deque[tuple[int, Any]] = deque(maxlen=2 * _MAX_WAITING)
+        self._known: tuple[Any, Camera] | None = None
+
+    def add(self, time_ns: int, message: Any) -> None:
+        """Take a CameraInfo."""
+        self._recent.append((time_ns, message))
+
+    def at(self, time_ns: int, width: int, height: int) -> Camera:
+        """Give the camera of the same stamp, else the newest before it, else the oldest.
+
+        What the caller said of the lens goes first. Raises CalibrationError.
+        """
+        given = self._lens.camera_for(width, height)
+        if given is not None:
+            return given
+        earlier = [message for stamp, message in self._recent if stamp <= time_ns]
+        oldest = self._recent[0][1] if self._recent else self._first
+        message = earlier[-1] if earlier else oldest
+        content = _content(message)
+        if self._known is None or self._known[0] != content:
+            lens = self._lens
+            camera = camera_from_info(message, lens.image_is_rectified, lens.rectify_alpha)
+            self._known = content, camera
+        return self._known[1]
+
+
+def _content(message: Any) -> tuple[Any, ...]:
+    """Everything but the header, in a form that compares exactly (NaN included)."""
+    parts = [value for name, value in sorted(vars(message).items()) if name != 'header']
+    return tuple(part.tobytes() if isinstance(part, np.ndarray) else repr(part) for part in parts)

@@ -1,0 +1,1 @@
+"""Which frames make triplets, decoded once, as batches."""

@@ -1,0 +1,282 @@
+"""From the paths of a recipe to sequences: decode, choose clips, count what was left out.
+
+A recording that cannot be read is named and skipped, or refused where the settings are strict.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+import hashlib
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from psd_depth_ros.data.calibration_file import load_camera
+from psd_depth_ros.data.frames import FrameSource, Sequence
+from psd_depth_ros.data.open import find_recordings, kind_of, open_frames, Recording
+from psd_depth_ros.data.settings import DataSettings
+from psd_depth_ros.data.triplets.cache import (
+    CachedFrames,
+    CachedRecording,
+    describe_files,
+    Job,
+    keep_recording,
+    Layout,
+    make_key,
+)
+from psd_depth_ros.data.triplets.choose import (
+    choose_clips,
+    Clips,
+    FrameMeasures,
+    list_clips,
+    REASONS,
+)
+from psd_depth_ros.data.triplets.regions import find_fixed
+from psd_depth_ros.errors import BagError, PsdDepthError, SettingsError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import from_quaternion, make_pose
+from psd_depth_ros.parsing import user_path
+
+Report = Callable[[str, int, int], None]
+
+
+@dataclass(frozen=True)
+class Unreadable:
+    """A recording that was skipped, and why."""
+
+    path: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """What is there to learn from.
+
+    `rejected` counts for every recording the frames that are no target, by reason (see
+    `clips.REASONS`; other words are frames that could not be decoded). `notes` are for people;
+    `parts` are the measures behind every sequence.
+    """
+
+    sequences: tuple[Sequence, ...]
+    rejected: dict[str, dict[str, int]]
+    unreadable: tuple[Unreadable, ...]
+    notes: tuple[str, ...] = ()
+    parts: tuple[CachedFrames, ...] = ()
+
+    @property
+    def triplets(self) -> int:
+        """How many there are to train on."""
+        return sum(len(sequence.triplets) for sequence in self.sequences)
+
+    @property
+    def held_out(self) -> int:
+        """How many there are to judge with."""
+        return sum(len(sequence.held_out) for sequence in self.sequences)
+
+    def check(self) -> None:
+        """Raise BagError, with the counts, where not one triplet is left to train on."""
+        if not self.triplets:
+            raise BagError(
+                f'nothing can be learned from {", ".join(self.rejected)}: no frame has an earlier '
+                f'and a later one to compare with ({count_words(self.rejected)}). Record while '
+                'the camera moves through the scene, or change the limits under data.clips'
+            )
+
+
+def count_words(rejected: dict[str, dict[str, int]]) -> str:
+    """Put the counts of all recordings into words, the most frequent reason first."""
+    total: Counter[str] = Counter()
+    for counts in rejected.values():
+        total.update(counts)
+    return ', '.join(f'{REASONS.get(name, name)}: {count}' for name, count in total.most_common())
+
+
+def prepare_sequences(
+    settings: DataSettings,
+    *,
+    pixel_budget: int,
+    cache: Path,
+    fine_factor: int = 2,
+    keep_pixels: bool = True,
+    report: Report = lambda name, done, total: None,
+) -> Preparation:
+    """Decode the recordings of the settings into `cache` and choose their triplets.
+
+    Frames are kept at `fine_factor` times the network's input size for `pixel_budget`; what was
+    decoded once is used again. Without `keep_pixels` they are measured only, which is enough to
+    count triplets. `report` gets the name of a recording, the frames decoded and how
+    many there are. Raises BagError where nothing can be read, or with `settings.strict` where
+    something cannot.
+    """
+    layout = Layout(pixel_budget, fine_factor, keep_pixels)
+    keeper = _Keeper(settings, layout, user_path(cache), report)
+    sequences: list[Sequence] = []
+    rejected: dict[str, dict[str, int]] = {}
+    unreadable: list[Unreadable] = []
+    notes: list[str] = []
+    parts: list[CachedFrames] = []
+    for recording in find_recordings(settings):
+        try:
+            kept = keeper.keep(recording)
+        except PsdDepthError as error:
+            if settings.strict or isinstance(error, SettingsError):
+                raise
+            unreadable.append(Unreadable(str(recording.path), str(error)))
+            continue
+        name = _free_name(recording.name, rejected)
+        notes += kept.notes
+        parts += kept.parts
+        counts = Counter(kept.skipped)
+        for number, part in enumerate(kept.parts):
+            clips = _choose(recording, part, settings)
+            counts.update(clips.rejected)
+            own = name if len(kept.parts) == 1 else f'{name}/{number}'
+            sequences.append(keeper.sequence(own, kept, part, clips))
+        rejected[name] = dict(counts)
+    if not sequences:
+        raise BagError(_nothing(settings, unreadable))
+    return Preparation(tuple(sequences), rejected, tuple(unreadable), tuple(notes), tuple(parts))
+
+
+class _Keeper:
+    """Decodes recordings, all in the same way."""
+
+    def __init__(
+        self, settings: DataSettings, layout: Layout, cache: Path, report: Report
+    ) -> None:
+        self._settings = settings
+        self._layout = layout
+        self._cache = cache
+        self._report = report
+        self._camera: Camera | None = None
+        if settings.camera:
+            self._camera = load_camera(settings.camera, settings.rectified, settings.rectify_alpha)
+        self._T_camera_lidar = _lidar_pose(settings)
+
+    def keep(self, recording: Recording) -> CachedRecording:
+        """Decode a recording, or find what was decoded before."""
+        settings, path = self._settings, recording.path
+        kind = kind_of(path)
+        is_bag = kind == 'bag'
+        lidar = settings.lidar_topic if kind in ('bag', 'kitti') else ''
+        options = {
+            'image_topic': (is_bag and settings.image_topic) or None,
+            'camera_info_topic': (is_bag and settings.camera_info_topic) or None,
+            'camera': self._camera,
+            'horizontal_fov_deg': settings.horizontal_fov_deg or None,
+            'image_is_rectified': settings.rectified,
+            'sixteen_bit_range': settings.sixteen_bit_range,
+            'rectify_alpha': settings.rectify_alpha,
+            'with_lidar': bool(lidar),
+            'lidar_topic': lidar or None,
+            'stamps': settings.stamps,
+        }
+
+        def open_source() -> FrameSource:
+            source = open_frames(path, **options)  # type: ignore[arg-type]
+            if self._T_camera_lidar is not None:
+                source.T_camera_lidar = self._T_camera_lidar
+            return source
+
+        where = str(path) if kind == 'world' else str(path.resolve())
+        facts = [where, describe_files(path), options, recording.first, recording.stop]
+        key = make_key([*facts, settings.lidar_pose, asdict(self._layout)])
+        job = Job(open_source, self._layout, recording.first, recording.stop)
+        name = recording.name
+        return keep_recording(
+            self._cache / f'{name}-{key}', job, lambda done, of: self._report(name, done, of)
+        )
+
+    def sequence(
+        self, name: str, kept: CachedRecording, part: CachedFrames, clips: Clips
+    ) -> Sequence:
+        """Put frames and triplets together."""
+        settings = self._settings
+        valid = part.seen
+        if settings.clips.mask_fixed_regions:
+            valid = valid & ~_fixed(part)
+        return Sequence(
+            name=name,
+            rgb=part.rgb,
+            camera=part.camera,
+            stamps_ns=part.stamps_ns,
+            valid=valid,
+            triplets=clips.triplets,
+            held_out=clips.held_out,
+            poses=part.poses,
+            poses_are_of_camera=part.poses_are_of_camera,
+            lidar=part.lidar,
+            camera_height_m=settings.camera_height_m or kept.camera_height_m,
+            fine_factor=self._layout.fine_factor,
+            depth=part.depth,
+            fingerprint=_fingerprint(part, clips),
+        )
+
+
+def _lidar_pose(settings: DataSettings) -> NDArray[np.float64] | None:
+    values = settings.lidar_pose
+    if not values:
+        return None
+    if len(values) != 7:
+        raise SettingsError(
+            f'data.lidar_pose has {len(values)} numbers, expected 7: x y z in metres and the '
+            "quaternion qx qy qz qw of the lidar in the camera's optical frame"
+        )
+    try:
+        return make_pose(from_quaternion(values[3:]), values[:3])
+    except ValueError as error:
+        raise SettingsError(f'data.lidar_pose: {error}') from error
+
+
+def _choose(recording: Recording, part: CachedFrames, settings: DataSettings) -> Clips:
+    """Choose triplets as the recording's role asks for."""
+    if recording.listed is not None:
+        return list_clips(part.indices, *recording.listed)
+    limits = settings.clips
+    if recording.role != 'both':
+        limits = replace(limits, held_out=0.0)
+    positions = np.full((len(part.stamps_ns), 3), np.nan)
+    if part.poses is not None:
+        positions = part.poses[:, :3, 3]
+    clips = choose_clips(
+        FrameMeasures(part.stamps_ns, part.sharpness, part.saturation, positions, part.shift),
+        limits,
+    )
+    if recording.role == 'held_out':
+        return Clips(clips.held_out, clips.triplets, clips.rejected)
+    return clips
+
+
+def _fixed(part: CachedFrames) -> NDArray[np.bool_]:
+    """What never moves, at the size of the frames."""
+    height, width = part.grey.shape[1:]
+    small = part.camera.resize(width, height)
+    found = find_fixed(part.grey, part.neighbours[:, 0], (small.cx, small.cy))
+    return cv2.resize(found.astype(np.float32), part.camera.size[::-1]) > 0.01
+
+
+def _fingerprint(part: CachedFrames, clips: Clips) -> str:
+    """A short text that differs where frames or triplets do; the same wherever the files lie."""
+    digest = hashlib.sha256(repr(part.camera).encode())
+    some = np.linspace(0, len(part.grey) - 1, min(len(part.grey), 32)).astype(int)
+    for array in (part.stamps_ns, part.grey[some], clips.triplets, clips.held_out):
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()[:16]
+
+
+def _free_name(name: str, taken: dict[str, dict[str, int]]) -> str:
+    numbers = (f'{name}-{number}' for number in range(2, 1 << 30))
+    return name if name not in taken else next(one for one in numbers if one not in taken)
+
+
+def _nothing(settings: DataSettings, unreadable: list[Unreadable]) -> str:
+    if not settings.paths:
+        return 'no recordings are named; give bags, videos or folders under data.paths'
+    if len(unreadable) == 1:
+        return unreadable[0].reason
+    reasons = ''.join(f'\n  {one.path}: {one.reason}' for one in unreadable)
+    return f'none of the {len(unreadable)} recordings can be read:{reasons}'

@@ -1,0 +1,1 @@
+"""Fine-tuning: a child process that trains, judges the result and reports."""

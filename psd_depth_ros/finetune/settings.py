@@ -1,0 +1,90 @@
+"""Every setting of fine-tuning: one home for the command's options and the node's parameters.
+
+How to train (rates, losses, patches) is in the recipe and not here; `changes` reaches it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from psd_depth_ros.config import section, setting
+from psd_depth_ros.finetune.acceptance import AcceptanceSettings
+
+
+@dataclass(frozen=True)
+class FinetuneSettings:
+    """What to learn from, what to start with, when to stop and what to ask of the result."""
+
+    bags: tuple[str, ...] = setting(
+        (), 'recordings to learn from: bags, videos, folders of images; patterns such as *.mcap'
+    )
+    output: str = setting(
+        '', 'folder of the run; gets best.safetensors and report.json, and all that resuming needs'
+    )
+    image_topic: str = setting('', 'camera of the bags; empty is the only one')
+    camera_info_topic: str = setting('', 'its CameraInfo; empty is the one beside the image')
+    camera: str = setting('', 'calibration file that takes the place of recorded CameraInfo')
+    horizontal_fov_deg: float = setting(
+        0.0,
+        'field of view of recordings without calibration; 0 is unknown',
+        'deg',
+        minimum=0.0,
+        maximum=179.0,
+    )
+    rectify_alpha: float = setting(
+        -1.0,
+        'view that pictures are rectified to: below 0 P of camera_info; 0 only pixels that are '
+        'seen, 1 all pixels of the picture, or in between',
+        minimum=-1.0,
+        maximum=1.0,
+    )
+    strict: bool = setting(
+        False, 'stop at a recording that cannot be read, instead of leaving it out'
+    )
+    recipe: str = setting('finetune', 'name of a recipe that comes with the package, or a file')
+    changes: tuple[str, ...] = setting(
+        (), 'settings of the recipe to change, such as objective.geometry=0.05'
+    )
+    checkpoint: str = setting(
+        '', 'weights to start from; empty is the checkpoint that comes with the package'
+    )
+    device: str = setting('auto', 'auto, cpu, cuda or cuda:N')
+    steps: int = setting(
+        0, 'steps of the optimiser; 0 is as many as the recipe says', minimum=0, maximum=10_000_000
+    )
+    minutes: float = setting(
+        0.0,
+        'training ends after this time even if steps are left; 0 is as the recipe says',
+        'min',
+        minimum=0.0,
+        maximum=1e6,
+    )
+    patience: int = setting(
+        6,
+        'end early after this many validations in a row that brought nothing better; 0 is never',
+        minimum=0,
+        maximum=1_000_000,
+    )
+    acceptance: AcceptanceSettings = section(AcceptanceSettings)
+
+
+@dataclass(frozen=True)
+class LimitSettings:
+    """What the training process may take, so that the nodes beside it go on undisturbed."""
+
+    threads: int = setting(
+        0, 'threads; 0 is half of the cores, one at least', minimum=0, maximum=1024
+    )
+    nice: int = setting(
+        15, 'how far the training stands back for other processes', minimum=0, maximum=19
+    )
+    memory_gb: float = setting(
+        0.0,
+        'memory it may allocate; 0 is three quarters of what is free at its start',
+        'GB',
+        minimum=0.0,
+        maximum=1e5,
+    )
+    gpu_memory_share: float = setting(
+        0.7, 'share of the memory of a GPU that it may take', minimum=0.05, maximum=1.0
+    )

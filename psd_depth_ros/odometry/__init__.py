@@ -1,0 +1,1 @@
+"""Motion between images: tracked points, essential matrix, photometric alignment, lengths."""
