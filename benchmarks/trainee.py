@@ -76,7 +76,7 @@ def summarise(recipe: VideoRecipe, task: ClipTask, seen: list[Progress]) -> dict
     counted = seen[WARM_UP - 1 : -1]
     spent = counted[-1].seconds - counted[0].seconds
     images = recipe.batch * (len(counted) - 1)
-    height, width = task.batch(1, 0, 1).clean.shape[-2:]
+    height, width = task.batch(1, 0, 1).image.shape[-2:]
     if torch.cuda.is_initialized():
         peak_memory = torch.cuda.max_memory_reserved()
     else:

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from psd_depth_ros.data.triplets.batch import ClipBatch
+from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.training.views import Pictures
 from psd_depth_ros.visualisation import colour_depth
 
@@ -15,14 +15,14 @@ Picture = NDArray[np.uint8]
 LARGEST_ERROR = 0.3
 
 
-def draw_preview(batch: ClipBatch, seen: Pictures) -> Picture:
+def draw_preview(batch: TripletBatch, seen: Pictures) -> Picture:
     """Tiles of one sample: image, depth; error, mask; patch, its depth, what it taught.
 
     Depth is coloured over the range of the full image, so that both branches compare.
     """
     assert seen.full is not None
     assert seen.sight is not None
-    image = batch.clean[0, 0].permute(1, 2, 0).cpu().numpy()
+    image = batch.image[0, 0].permute(1, 2, 0).cpu().numpy()
     depth = seen.full.log_depth[0, 0].exp()
     low, high = (float(depth.flatten().quantile(q)) for q in (0.02, 0.98))
 

@@ -15,7 +15,7 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
-from psd_depth_ros.data.triplets.batch import ClipBatch, ClipBatches
+from psd_depth_ros.data.triplets.batch import TripletBatch, TripletBatches
 from psd_depth_ros.data.triplets.motions import estimate_motions
 from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.geometry.warp import sample
@@ -75,19 +75,19 @@ class ClipTask(Task):
         self._objective = SelfSupervision(recipe, self._depth, PoseNet(), self._start)
         self.module: nn.Module = self._objective
         self._depth_groups = depth_groups(recipe, self._depth)
-        self._batches = ClipBatches(
+        self._batches = TripletBatches(
             data.sequences,
             batch=recipe.batch,
             seed=recipe.seed,
-            with_fine=recipe.patch.enabled,
-            patch_share=recipe.patch.share,
+            fields=_fields(recipe),
+            fractions={'fine_augmented': recipe.patch.share},
             smallest_window=recipe.smallest_window,
         )
-        self._held_out = ClipBatches(
+        self._held_out = TripletBatches(
             data.sequences,
             batch=recipe.batch,
             seed=recipe.seed,
-            with_fine=recipe.patch.enabled,
+            fields=_fields(recipe),
             augment=False,
         )
 
@@ -164,11 +164,11 @@ class ClipTask(Task):
                 parameter.requires_grad_(learns)
         freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
 
-    def batch(self, step: int, rank: int, processes: int) -> ClipBatch:
+    def batch(self, step: int, rank: int, processes: int) -> TripletBatch:
         """Triplets by motion, mirrored and recoloured; seeded by recipe, step and place."""
         return self._batches.batch(step, rank, processes)
 
-    def losses(self, module: nn.Module, batch: ClipBatch, share: float) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, batch: TripletBatch, share: float) -> dict[str, Tensor]:
         """The terms of `self_supervision`."""
         terms: dict[str, Tensor] = module(batch, share)
         return terms
@@ -192,7 +192,7 @@ class ClipTask(Task):
         with torch.no_grad():
             for batch in self._held_out_batches():
                 self._measure(depth, batch, found)
-                advance(len(batch.clean))
+                advance(len(batch.image))
         photometric = float(np.mean(found.photometric)) if found.photometric else float('nan')
         scores = {'score': photometric, 'photometric': photometric}
         if found.offset:
@@ -208,7 +208,7 @@ class ClipTask(Task):
         pictures: dict[str, NDArray[np.uint8]] = {}
         for index, batch in enumerate(self._held_out_batches(PREVIEWS)):
             seen = Pictures()
-            with torch.no_grad(), torch.autocast(batch.clean.device.type, torch.bfloat16):
+            with torch.no_grad(), torch.autocast(batch.image.device.type, torch.bfloat16):
                 self._objective.look(depth, batch, seen)
             pictures[f'held_out_{index}'] = draw_preview(batch, seen)
         return pictures
@@ -243,16 +243,16 @@ class ClipTask(Task):
         height, width = (side // first.fine_factor for side in first.camera.size)
         return InputInfo(height, width, (MEAN,) * 3, (STD,) * 3)
 
-    def _held_out_batches(self, most: int = MOST_HELD_OUT) -> Iterator[ClipBatch]:
+    def _held_out_batches(self, most: int = MOST_HELD_OUT) -> Iterator[TripletBatch]:
         device = next(self.module.parameters()).device
         for batch in self._held_out.held_out_batches(most):
             yield batch.to(device)
 
-    def _measure(self, depth: DepthModel, batch: ClipBatch, found: _Measured) -> None:
+    def _measure(self, depth: DepthModel, batch: TripletBatch, found: _Measured) -> None:
         """Add one batch to what was found."""
         objective = self._objective
-        with torch.autocast(batch.clean.device.type, torch.bfloat16):
-            shown = normalised(batch.shown)
+        with torch.autocast(batch.image.device.type, torch.bfloat16):
+            shown = normalised(batch.image_augmented)
             new = objective.predict(depth, shown[:, 0], batch.intrinsics)
             own = objective.predict(self._depth, shown[:, 0], batch.intrinsics)
             motions = objective.motions(batch, shown)
@@ -271,6 +271,12 @@ class ClipTask(Task):
             found.stretch.extend((_spread(new) / _spread(old)).log().tolist())
             found.change.extend((difference - offset[:, None]).abs().mean(dim=1).tolist())
         found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
+
+
+def _fields(recipe: VideoRecipe) -> frozenset[str]:
+    """What the objective reads of a batch."""
+    fine = {'fine', 'fine_augmented'} if recipe.patch.enabled else set()
+    return frozenset({'pose_prior', 'distance_m', 'camera_height_m', 'lidar', *fine})
 
 
 def describe_data(data: Preparation) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.augment.patch_mix import draw_mix, Mix
-from psd_depth_ros.data.triplets.batch import ClipBatch
+from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.geometry.warp import (
     backproject_pixels,
     inside_image,
@@ -48,7 +48,7 @@ class MixBranch:
     def __init__(self, recipe: VideoRecipe) -> None:
         self.recipe = recipe
 
-    def draw(self, batch: ClipBatch, shown: Tensor, share: float) -> Drawn | None:
+    def draw(self, batch: TripletBatch, shown: Tensor, share: float) -> Drawn | None:
         """Mix some of the normalised targets (B, 3, H, W) at `share` of the run; None for none."""
         if not self._begins(share) or len(batch.seeds) < 2:
             return None

@@ -47,7 +47,7 @@ class PatchBranch:
         has_patches = step.share >= settings.start and settings.share > 0
         if has_patches:
             self._begin(step)
-        has_patches = has_patches and step.batch.fine_shown is not None
+        has_patches = has_patches and 'fine_augmented' in step.batch
         judges_full = far.fine_weight > 0 and step.share >= far.start
         if not (has_patches or judges_full):
             return
@@ -79,8 +79,7 @@ class PatchBranch:
         `by_full` tells how well the full image explains them, where that is known already.
         """
         settings, batch, patches = self.recipe.patch, step.batch, view.patches
-        assert batch.fine_shown is not None
-        shown = patches.cut(batch.fine_shown, view.factor) / 127.5 - 1.0
+        shown = patches.cut(batch.fine_augmented, view.factor) / 127.5 - 1.0
         patch = predict(step.network, shown, view.intrinsics, self.recipe.canonical_focal_px)
         if settings.convention == 'metric':
             patch = Prediction(
@@ -109,9 +108,8 @@ class PatchBranch:
     def _cut(self, step: Step) -> _PatchView:
         """Draw a patch of each sample, with all it is compared with."""
         batch = step.batch
-        assert batch.fine is not None, 'the batches lack fine images'
         patches = self._draw_patches(step)
-        factor = batch.fine.shape[-1] / batch.clean.shape[-1]
+        factor = batch.fine.shape[-1] / batch.image.shape[-1]
         fine = batch.fine.transpose(0, 1)  # (3, b, 3, fH, fW) uint8
         image, *still = (patches.cut(one, factor) / 255.0 for one in fine)
         known = sample(step.full.log_depth, patches.pixels())

@@ -14,7 +14,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.data.triplets.batch import ClipBatch
+from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.geometry.warp import (
     backproject,
     camera_matrix,
@@ -87,7 +87,7 @@ class SelfSupervision(nn.Module):
         self._others['teacher'] = teacher
 
     def forward(
-        self, batch: ClipBatch, share: float, pictures: Pictures | None = None
+        self, batch: TripletBatch, share: float, pictures: Pictures | None = None
     ) -> dict[str, Tensor]:
         """The weighted terms of a step at `share` of the run; their sum is the loss.
 
@@ -95,7 +95,7 @@ class SelfSupervision(nn.Module):
         """
         return self._terms(self._begin(self.depth, batch, share), pictures or Pictures())
 
-    def look(self, depth: DepthModel, batch: ClipBatch, pictures: Pictures) -> None:
+    def look(self, depth: DepthModel, batch: TripletBatch, pictures: Pictures) -> None:
         """Fill `pictures` with what another network, such as the averaged one, would see."""
         self._terms(self._begin(depth, batch, 1.0), pictures)
 
@@ -118,18 +118,19 @@ class SelfSupervision(nn.Module):
         self._mixes.add(step)
         return step.terms
 
-    def compare_full(self, batch: ClipBatch, full: Prediction, motions: Tensor) -> Reprojection:
+    def compare_full(self, batch: TripletBatch, full: Prediction, motions: Tensor) -> Reprojection:
         """Compare targets with what a prediction and aligned motions make of their neighbours.
 
         Motions are aligned whatever the recipe says: depth is to be judged here, not the pose
         network.
         """
-        step = self._gather(self.depth, batch, 1.0, full, motions, normalised(batch.shown))
+        shown = normalised(batch.image_augmented)
+        step = self._gather(self.depth, batch, 1.0, full, motions, shown)
         step.motions = self._align(step)
         return self._look(step)
 
-    def _begin(self, depth: DepthModel, batch: ClipBatch, share: float) -> Step:
-        shown = normalised(batch.shown)
+    def _begin(self, depth: DepthModel, batch: TripletBatch, share: float) -> Step:
+        shown = normalised(batch.image_augmented)
         full, mixed = self._predict_both(depth, batch, share, shown[:, 0])
         step = self._gather(depth, batch, share, full, self.motions(batch, shown), shown)
         step.mixed = mixed
@@ -144,13 +145,13 @@ class SelfSupervision(nn.Module):
     def _gather(
         self,
         network: DepthModel,
-        batch: ClipBatch,
+        batch: TripletBatch,
         share: float,
         full: Prediction,
         motions: Tensor,
         shown: Tensor,
     ) -> Step:
-        clean = (batch.clean.float() / 255.0).transpose(0, 1).contiguous()
+        clean = (batch.image.float() / 255.0).transpose(0, 1).contiguous()
         K = camera_matrix(batch.intrinsics)
         return Step(network, batch, share, shown, clean, K, motions, full)
 
@@ -161,7 +162,7 @@ class SelfSupervision(nn.Module):
         return predict(network, image, intrinsics, self.recipe.canonical_focal_px)
 
     def _predict_both(
-        self, network: DepthModel, batch: ClipBatch, share: float, shown: Tensor
+        self, network: DepthModel, batch: TripletBatch, share: float, shown: Tensor
     ) -> tuple[Prediction, Mixed | None]:
         """What a network says of the targets, and of the mixed ones: in one pass."""
         drawn = self._mixes.draw(batch, shown, share)
@@ -173,7 +174,7 @@ class SelfSupervision(nn.Module):
         mixed = both.take(slice(len(shown), None))
         return both.take(slice(len(shown))), Mixed(drawn.rows, drawn.donors, drawn.mix, mixed)
 
-    def motions(self, batch: ClipBatch, shown: Tensor) -> Tensor:
+    def motions(self, batch: TripletBatch, shown: Tensor) -> Tensor:
         """T_source_target of both sources, (2, B, 4, 4): odometry where known, and a correction.
 
         The network sees frames in the order of time; the motion to the earlier source is the
@@ -189,7 +190,7 @@ class SelfSupervision(nn.Module):
             motions = torch.stack([invert(before), after])
             if not (self.recipe.use_known_poses or self.recipe.estimate_poses):
                 return motions
-            odometry = batch.odometry.transpose(0, 1)
+            odometry = batch.pose_prior.transpose(0, 1)
             known = torch.isfinite(odometry).all(dim=(-2, -1))[..., None, None]
             eye = torch.eye(4, device=motions.device)
             return torch.where(known, odometry, eye) @ motions
@@ -274,7 +275,7 @@ class SelfSupervision(nn.Module):
         known = self.recipe.use_known_poses or self.recipe.estimate_poses
         if settings.pose_prior > 0 and known:
             step.terms['pose_prior'] = settings.pose_prior * correction_size(
-                motions, batch.odometry.transpose(0, 1)
+                motions, batch.pose_prior.transpose(0, 1)
             )
 
     def _anchor(self, step: Step) -> None:

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from psd_depth_ros.augment.patch_mix import Mix
 from psd_depth_ros.augment.patches import Patches
-from psd_depth_ros.data.triplets.batch import ClipBatch
+from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.geometry.warp import backproject, transform
 from psd_depth_ros.losses.distillation import warp_sensitivity
 from psd_depth_ros.losses.photometric import (
@@ -88,7 +88,7 @@ class Step:
     """What the terms of one step share; images (frame, B, ...)."""
 
     network: DepthModel
-    batch: ClipBatch
+    batch: TripletBatch
     share: float
     shown: Tensor  # (B, 3, 3, H, W) normalised
     clean: Tensor  # (3, B, 3, H, W) in [0, 1]

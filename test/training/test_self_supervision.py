@@ -12,7 +12,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.data.triplets.batch import ClipBatch
+from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.geometry.pose import relative
 from psd_depth_ros.geometry.warp import pixel_grid, sample
 from psd_depth_ros.networks import DepthModel, DepthOutput, preset
@@ -49,7 +49,7 @@ class Oracle(nn.Module):
 
 
 @pytest.fixture(scope='module')
-def street() -> tuple[ClipBatch, Tensor, Tensor]:
+def street() -> tuple[TripletBatch, Tensor, Tensor]:
     """A batch of one triplet, the fine depth (1, 1, 2H, 2W) and its intrinsics (1, 4)."""
     settings = WorldSettings(kind='street', width=2 * WIDTH, height=2 * HEIGHT, moving_objects=0)
     world = World(5, settings)
@@ -63,18 +63,18 @@ def street() -> tuple[ClipBatch, Tensor, Tensor]:
         [relative(frame.T_world_camera, frames[0].T_world_camera) for frame in frames[1:]]
     )
     depth = frames[0].depth_m.clamp(max=SKY_M)[None, None]
-    batch = ClipBatch(
-        clean=clean,
-        shown=clean,
+    batch = TripletBatch(
+        image=clean,
+        image_augmented=clean,
         intrinsics=torch.tensor([[small.fx, small.fy, small.cx, small.cy]]),
         valid=torch.ones(1, 1, HEIGHT, WIDTH, dtype=torch.bool),
-        odometry=torch.from_numpy(motions).float()[None],
+        pose_prior=torch.from_numpy(motions).float()[None],
         distance_m=torch.from_numpy(np.linalg.norm(motions[:, :3, 3], axis=1)).float()[None],
         camera_height_m=torch.full((1,), float('nan')),
         lidar=torch.zeros(1, 0, 3),
         seeds=torch.tensor([7]),
         fine=fine,
-        fine_shown=fine[:, 0],
+        fine_augmented=fine[:, 0],
     )
     return batch, depth, fine_intrinsics.float()
 
@@ -100,7 +100,7 @@ def recipe(**sections: dict[str, Any]) -> VideoRecipe:
     return base
 
 
-Street = tuple[ClipBatch, Tensor, Tensor]
+Street = tuple[TripletBatch, Tensor, Tensor]
 
 
 def run(street: Street, settings: VideoRecipe, gain: float = 0.0) -> tuple[dict[str, Tensor], Any]:
@@ -169,7 +169,7 @@ def test_a_step_with_patches_stands_for_those_without(street: Street) -> None:
     """One image in four has a patch, so that its terms count four times; without, they are 0."""
     always, _ = run(street, recipe())
     seldom, _ = run(street, recipe(patch={'start': 0.0, 'share': 0.25}))
-    none, _ = run((replace(street[0], fine_shown=None), *street[1:]), recipe())
+    none, _ = run((street[0].replace(fine_augmented=None), *street[1:]), recipe())
     assert always.keys() == seldom.keys() == none.keys()
     for name in ('patch_photometric', 'patch_smoothness', 'distillation'):
         torch.testing.assert_close(seldom[name], 4.0 * always[name])
@@ -222,25 +222,23 @@ def test_distillation_teaches_the_full_image_alone(street: Street) -> None:
     assert seen.full.log_depth.grad is not None
 
 
-def with_two(street: Street) -> ClipBatch:
+def with_two(street: Street) -> TripletBatch:
     """The batch and its mirror image: K follows (cx -> W - 1 - cx), poses are conjugated."""
     batch = street[0]
     mirror = torch.diag(torch.tensor([-1.0, 1.0, 1.0, 1.0]))
     fx, fy, cx, cy = batch.intrinsics[0].tolist()
-    assert batch.fine is not None
-    assert batch.fine_shown is not None
-    return ClipBatch(
-        clean=torch.cat([batch.clean, batch.clean.flip(-1)]),
-        shown=torch.cat([batch.shown, batch.shown.flip(-1)]),
+    return TripletBatch(
+        image=torch.cat([batch.image, batch.image.flip(-1)]),
+        image_augmented=torch.cat([batch.image_augmented, batch.image_augmented.flip(-1)]),
         intrinsics=torch.tensor([[fx, fy, cx, cy], [fx, fy, WIDTH - 1 - cx, cy]]),
         valid=batch.valid.expand(2, -1, -1, -1),
-        odometry=torch.cat([batch.odometry, mirror @ batch.odometry @ mirror]),
+        pose_prior=torch.cat([batch.pose_prior, mirror @ batch.pose_prior @ mirror]),
         distance_m=batch.distance_m.expand(2, -1),
         camera_height_m=batch.camera_height_m.expand(2),
         lidar=batch.lidar.expand(2, -1, -1),
         seeds=torch.tensor([7, 8]),
         fine=torch.cat([batch.fine, batch.fine.flip(-1)]),
-        fine_shown=torch.cat([batch.fine_shown, batch.fine_shown.flip(-1)]),
+        fine_augmented=torch.cat([batch.fine_augmented, batch.fine_augmented.flip(-1)]),
     )
 
 
@@ -302,9 +300,9 @@ def test_a_batch_is_the_mean_of_its_parts(street: Street) -> None:
     objective.eval()  # batch norm would mix the samples
     whole = objective(batch, 1.0)
 
-    def part(index: int) -> ClipBatch:
-        names = ClipBatch.__dataclass_fields__
-        return ClipBatch(**{name: getattr(batch, name)[index : index + 1] for name in names})
+    def part(index: int) -> TripletBatch:
+        fields = batch.fields()
+        return TripletBatch(**{name: value[index : index + 1] for name, value in fields.items()})
 
     parts = [objective(part(index), 1.0) for index in (0, 1)]
     for name, value in whole.items():

@@ -60,9 +60,9 @@ def test_the_length_follows_the_scale_of_depth(street) -> None:
 def test_a_network_that_knows_nothing_yet_has_motions_to_learn_from(street) -> None:
     sequence, _, motion = street
     data = Preparation((sequence,), {}, ())
-    assert ClipTask(VideoRecipe(batch=1), data).batch(1, 0, 1).odometry.isnan().all()
+    assert ClipTask(VideoRecipe(batch=1), data).batch(1, 0, 1).pose_prior.isnan().all()
     recipe = VideoRecipe(batch=1, estimate_poses=True)
-    for found in ClipTask(recipe, data).batch(1, 0, 1).odometry[0].double().numpy():
+    for found in ClipTask(recipe, data).batch(1, 0, 1).pose_prior[0].double().numpy():
         direction = found[:3, 3] / np.linalg.norm(found[:3, 3])
         wanted = motion[:3, 3] / np.linalg.norm(motion[:3, 3])
         assert abs(direction[2] - wanted[2]) < 0.005  # whether mirrored or not

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from psd_depth_ros.data.fields import ALWAYS, check_fields, Provider, PROVIDERS
 from psd_depth_ros.data.frames import Sequence
-from psd_depth_ros.data.triplets.batch import ClipBatches
+from psd_depth_ros.data.triplets.batch import TripletBatches
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose
@@ -39,30 +40,30 @@ def make_sequence(height=16, width=32, offset=0, **changes):
 
 
 def make_batches(*sequences, **changes):
-    options = {'batch': 4, 'seed': 3, 'with_fine': True, 'augment': False}
-    return ClipBatches(sequences, **{**options, **changes})
+    options = {'batch': 4, 'seed': 3, 'fields': frozenset(PROVIDERS), 'augment': False}
+    return TripletBatches(sequences, **{**options, **changes})
 
 
 def targets(batch):
-    return batch.clean[:, 0, 0, 0, -1].tolist()
+    return batch.image[:, 0, 0, 0, -1].tolist()
 
 
 def test_a_sample_holds_target_and_sources_at_both_sizes():
     batch = make_batches(make_sequence()).batch(1)
-    assert batch.clean.shape == (4, 3, 3, 8, 16)
+    assert batch.image.shape == (4, 3, 3, 8, 16)
     assert batch.fine.shape == (4, 3, 3, 16, 32)
-    assert batch.fine_shown.shape == (4, 3, 16, 32)
+    assert batch.fine_augmented.shape == (4, 3, 16, 32)
     values = batch.fine[:, :, 0, 0, -1].int()
     assert (values[:, 0] - values[:, 1] == 1).all()
     assert (values[:, 2] - values[:, 0] == 1).all()
-    assert torch.equal(batch.clean[:, :, 0, 0, -1].int(), values)
-    assert torch.equal(batch.shown, batch.clean)
+    assert torch.equal(batch.image[:, :, 0, 0, -1].int(), values)
+    assert torch.equal(batch.image_augmented, batch.image)
     # Half the size: c' = (c + 1/2) / 2 - 1/2.
     assert batch.intrinsics[0].tolist() == [20.0, 20.0, 6.0, 3.5]
     assert batch.valid[0, 0, 0].tolist() == [False] * 2 + [True] * 14
     assert batch.lidar.shape == (4, 0, 3)
     assert batch.distance_m.isnan().all()
-    assert batch.odometry.isnan().all()
+    assert batch.pose_prior.isnan().all()
     assert batch.camera_height_m.isnan().all()
 
 
@@ -75,7 +76,7 @@ def test_every_triplet_comes_once_before_any_comes_again():
 
 def test_batches_hold_one_size_and_all_sizes_come():
     batches = make_batches(make_sequence(), make_sequence(height=32))
-    shapes = [batches.batch(step).clean.shape[-2:] for step in range(1, 9)]
+    shapes = [batches.batch(step).image.shape[-2:] for step in range(1, 9)]
     assert Counter(shapes) == {(8, 16): 4, (16, 16): 4}
 
 
@@ -85,9 +86,9 @@ def test_the_step_alone_decides_and_processes_share_it():
     parts = make_batches(sequence, augment=True)
     parts.batch(2)
     halves = [parts.batch(9, rank, 2) for rank in (1, 0)][::-1]
-    for name in ('clean', 'shown', 'fine_shown', 'intrinsics', 'seeds', 'valid'):
-        joined = torch.cat([getattr(half, name) for half in halves])
-        assert torch.equal(joined, getattr(whole, name)), name
+    for name, value in whole.fields().items():
+        joined = torch.cat([half.fields()[name] for half in halves])
+        torch.testing.assert_close(joined, value, rtol=0, atol=0, equal_nan=True)
     assert len(set(whole.seeds.tolist())) == 4
     with pytest.raises(SettingsError, match='batch is 4, which 3 processes cannot share'):
         parts.batch(1, 0, 3)
@@ -97,11 +98,11 @@ def test_the_step_alone_decides_and_processes_share_it():
     ('share', 'steps'), [(0.25, [4, 8]), (0.3, [4, 7]), (1.0, list(range(1, 9))), (0.0, [])]
 )
 def test_patches_come_in_an_even_share_of_the_steps(share, steps):
-    batches = make_batches(make_sequence(), patch_share=share)
+    batches = make_batches(make_sequence(), fractions={'fine_augmented': share})
     made = [batches.batch(step) for step in range(1, 9)]
-    assert [step for step in range(1, 9) if made[step - 1].fine_shown is not None] == steps
-    assert all(batch.fine is not None for batch in made)
-    assert next(batches.held_out_batches()).fine_shown is not None
+    assert [step for step in range(1, 9) if 'fine_augmented' in made[step - 1]] == steps
+    assert all('fine' in batch for batch in made)
+    assert 'fine_augmented' in next(batches.held_out_batches())
 
 
 def test_mirrored_samples_keep_the_geometry():
@@ -114,11 +115,11 @@ def test_mirrored_samples_keep_the_geometry():
     for step in range(1, 6):
         batch = batches.batch(step)
         for i in range(4):
-            bright_left = bool(batch.clean[i, 0, 0, 0, 0] > 50)
+            bright_left = bool(batch.image[i, 0, 0, 0, 0] > 50)
             kinds.add(bright_left)
             sign = 1.0 if bright_left else -1.0
             # X_source = X_target - t: the earlier source lies to the left, so points move right.
-            assert batch.odometry[i, :, 0, 3].tolist() == [sign, -sign]
+            assert batch.pose_prior[i, :, 0, 3].tolist() == [sign, -sign]
             assert batch.distance_m[i].tolist() == [1.0, 1.0]
             cx, x = (6.0, 1.75) if bright_left else (9.0, 13.25)
             assert batch.intrinsics[i, 2] == cx
@@ -144,14 +145,14 @@ def test_windows_keep_the_geometry():
         for i in range(4):
             fx, fy, cx, cy = batch.intrinsics[i].tolist()
             focal_lengths.add(fx)
-            mirrored = bool(batch.clean[i, 0, 0, 8, 0] > batch.clean[i, 0, 0, 8, -1])
+            mirrored = bool(batch.image[i, 0, 0, 8, 0] > batch.image[i, 0, 0, 8, -1])
             sign = -1.0 if mirrored else 1.0
             # Whatever the window, a pixel looks along the ray it looked along in the frame.
             u, v = 9, 6
             frame_x = 30.0 + 80.0 * sign * (u - cx) / fx
             frame_y = 15.0 + 80.0 * (v - cy) / fy
-            assert batch.clean[i, 0, 0, v, u] == pytest.approx(4 * frame_x, abs=1.6)
-            assert batch.clean[i, 0, 1, v, u] == pytest.approx(7 * frame_y, abs=1.6)
+            assert batch.image[i, 0, 0, v, u] == pytest.approx(4 * frame_x, abs=1.6)
+            assert batch.image[i, 0, 1, v, u] == pytest.approx(7 * frame_y, abs=1.6)
             if batch.lidar[i].isfinite().all():
                 seen += 1
                 u, v, depth_m = batch.lidar[i, 0].tolist()
@@ -172,18 +173,18 @@ def test_windows_keep_the_geometry():
 def test_colours_change_alike_in_the_frames_of_a_sample():
     rgb = np.full((FRAMES, 16, 32, 3), 90, np.uint8)
     batch = make_batches(make_sequence(rgb=rgb), augment=True).batch(1)
-    assert (batch.clean == 90).all()
+    assert (batch.image == 90).all()
     for i in range(4):
-        assert (batch.shown[i] == batch.shown[i, 0, :, :1, :1]).all()
-        assert (batch.fine_shown[i] == batch.shown[i, 0, :, :1, :1]).all()
-    assert len({tuple(batch.shown[i, 0, :, 0, 0].tolist()) for i in range(4)}) == 4
+        assert (batch.image_augmented[i] == batch.image_augmented[i, 0, :, :1, :1]).all()
+        assert (batch.fine_augmented[i] == batch.image_augmented[i, 0, :, :1, :1]).all()
+    assert len({tuple(batch.image_augmented[i, 0, :, 0, 0].tolist()) for i in range(4)}) == 4
 
 
 def test_odometry_of_a_body_gives_distances_alone():
     poses = np.stack([make_pose(np.eye(3), (0.0, 0.5 * i, 0.0)) for i in range(FRAMES)])
     poses[0] = np.nan
     batch = make_batches(make_sequence(poses=poses, poses_are_of_camera=False), batch=7).batch(1)
-    assert batch.odometry.isnan().all()
+    assert batch.pose_prior.isnan().all()
     known = batch.distance_m[~batch.distance_m.isnan()]
     assert known.tolist() == [0.5] * 13
 
@@ -192,15 +193,66 @@ def test_held_out_triplets_come_once_and_unchanged():
     batches = make_batches(make_sequence(), make_sequence(height=32, offset=20), augment=True)
     held = list(batches.held_out_batches())
     assert [targets(batch) for batch in held] == [[8, 9, 10], [28, 29, 30]]
-    assert all(torch.equal(batch.shown, batch.clean) for batch in held)
+    assert all(torch.equal(batch.image_augmented, batch.image) for batch in held)
     again = list(batches.held_out_batches())
     assert torch.equal(held[1].seeds, again[1].seeds)
-    assert [len(batch.clean) for batch in batches.held_out_batches(most=4)] == [2, 2]
+    assert [len(batch.image) for batch in batches.held_out_batches(most=4)] == [2, 2]
 
 
 def test_nothing_to_train_on():
     with pytest.raises(SettingsError, match='no triplets to train on'):
         make_batches(make_sequence(triplets=np.zeros((0, 3), np.int32)))
+
+
+class FrameNumber(Provider):
+    """() int64: which frame of its sequence the target is."""
+
+    name = 'frame_number'
+    remedy = 'number the frames'
+
+    def is_in(self, sequence):
+        return sequence.name == 'numbered'
+
+    def make(self, example):
+        return torch.tensor(example.triplet[0])
+
+
+def test_a_field_is_one_provider_and_its_entry(monkeypatch):
+    monkeypatch.setitem(PROVIDERS, FrameNumber.name, FrameNumber())
+    batches = make_batches(make_sequence(), fields=frozenset({'frame_number'}))
+    batch = batches.batch(1)
+    assert set(batch.fields()) == ALWAYS | {'frame_number'}
+    assert batch.frame_number.tolist() == batch.image[:, 0, 0, 0, -1].tolist()
+    assert batch.to(torch.device('cpu')).frame_number.tolist() == batch.frame_number.tolist()
+
+
+def test_what_was_not_asked_for_is_missing_by_name():
+    batch = make_batches(make_sequence(), fields=frozenset({'lidar'})).batch(1)
+    assert 'lidar' in batch
+    assert batch.get('fine') is None
+    with pytest.raises(AttributeError, match='no field fine; it has image'):
+        _ = batch.fine
+    with pytest.raises(SettingsError, match='no provider makes the batch field liadr'):
+        make_batches(make_sequence(), fields=frozenset({'liadr'}))
+
+
+def test_fields_that_no_recording_has_are_refused_with_the_way_out(monkeypatch):
+    monkeypatch.setitem(PROVIDERS, FrameNumber.name, FrameNumber())
+    plain = make_sequence()
+    points = (np.zeros((1, 3), np.float32),) * FRAMES
+    poses = np.full((FRAMES, 4, 4), np.nan)
+    check_fields({'fine', 'fine_augmented'}, [plain])
+    check_fields({'lidar'}, [plain, make_sequence(lidar=points)])
+    check_fields({'frame_number'}, [make_sequence(name='numbered')])
+    for field, sequence, remedy in (
+        ('lidar', plain, 'record a point cloud topic'),
+        ('distance_m', make_sequence(poses=poses), 'record an odometry topic'),
+        ('pose_prior', make_sequence(poses=poses), 'set estimate_poses'),
+        ('camera_height_m', plain, 'the height of the camera'),
+        ('frame_number', plain, 'number the frames'),
+    ):
+        with pytest.raises(SettingsError, match=f'no recording has {field}.*{remedy}'):
+            check_fields({field}, [sequence])
 
 
 def test_steps_come_in_order_and_errors_when_it_is_their_turn():
