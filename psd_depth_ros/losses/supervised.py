@@ -1,7 +1,7 @@
-"""Losses against known depth: used for the starter weights, which learn from rendered worlds.
+"""Losses against exact depth, such as that of rendered worlds.
 
-Everything is in canonical log-depth u = ln Z' and float32. `target` holds NaN where nothing is
-known and +Inf where there is sky or more than the farthest depth.
+All in canonical log-depth u = ln Z', float32. A `target` is NaN where depth is unknown and +Inf in
+the sky and beyond the farthest depth. Losses are means over the whole batch.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ def log_depth_error(log_depth: Tensor, target: Tensor) -> Tensor:
     return difference.sum() / valid.sum().clamp(min=1)
 
 
-def edge_error(log_depth: Tensor, target: Tensor, scales: int = 3) -> Tensor:
-    """Mean |grad(u - u*)| over finite neighbours, at steps of 1, 2, 4 ... pixels.
+def gradient_matching_error(log_depth: Tensor, target: Tensor, scales: int = 3) -> Tensor:
+    """Multi-scale gradient matching (MegaDepth, Li and Snavely 2018, eq. 5).
 
-    The multi-scale gradient matching of MegaDepth (Li and Snavely 2018, eq. 5).
+    Mean |grad(u - u*)| over pairs of neighbours with finite targets, at steps of 1, 2, 4 ...
+    pixels; both (B, 1, H, W).
     """
     valid = torch.isfinite(target)
     difference = torch.where(valid, log_depth - target, 0.0)
@@ -36,24 +37,28 @@ def edge_error(log_depth: Tensor, target: Tensor, scales: int = 3) -> Tensor:
 
 
 def bin_cross_entropy(logits: Tensor, centres: Tensor, target: Tensor, far_bins: int) -> Tensor:
-    """Cross-entropy of the bins against the target's two neighbouring bins, or the far bins.
+    """Cross-entropy of bin probabilities against the two bins around the target.
 
-    `logits` (B, Q, h, w) score bins at `centres` (B, Q), ascending. A finite target (B, 1, h, w)
-    is shared between the two bins around it in proportion to its
-    distance to their centres, so that their expectation is the target; a target of +Inf wants the
-    last `far_bins`, in any share.
+    The target probability of the two neighbouring bins is such that their expectation is the
+    target depth. A target of +Inf asks for the last bins, in any proportion.
+
+    Args:
+        logits: (B, Q, h, w) scores of the bins.
+        centres: (B, Q) their log-depths, ascending; no gradient.
+        target: (B, 1, h, w) log-depth.
+        far_bins: Number of last bins that stand for the sky.
     """
-    log_share = F.log_softmax(logits.float(), dim=1)
+    log_probability = F.log_softmax(logits.float(), dim=1)
     centres = centres.detach().float()
     known = torch.isfinite(target)
     u = torch.where(known, target, centres[:, :1, None, None]).flatten(1)  # (B, n)
     upper = torch.searchsorted(centres, u).clamp(1, centres.shape[1] - 1)
     low, high = centres.gather(1, upper - 1), centres.gather(1, upper)
-    share = ((u - low) / (high - low)).clamp(0.0, 1.0)
-    flat = log_share.flatten(2)  # (B, Q, n)
+    upper_weight = ((u - low) / (high - low)).clamp(0.0, 1.0)
+    flat = log_probability.flatten(2)  # (B, Q, n)
     lower_log = flat.gather(1, (upper - 1)[:, None])[:, 0]
     upper_log = flat.gather(1, upper[:, None])[:, 0]
-    near = -((1.0 - share) * lower_log + share * upper_log)
+    near = -((1.0 - upper_weight) * lower_log + upper_weight * upper_log)
     far = -flat[:, -far_bins:].logsumexp(dim=1)
     is_known, is_far = known.flatten(1), torch.isposinf(target).flatten(1)
     total = torch.where(is_known, near, 0.0).sum() + torch.where(is_far, far, 0.0).sum()
@@ -61,6 +66,6 @@ def bin_cross_entropy(logits: Tensor, centres: Tensor, target: Tensor, far_bins:
 
 
 def bin_uniformity(widths: Tensor) -> Tensor:
-    """KL divergence of the bin widths from uniform ones: keeps bins from collapsing."""
-    widths = widths.float()  # (B, Q), sum 1
+    """KL divergence of the bin widths (B, Q), sum 1, from uniform: keeps bins from collapsing."""
+    widths = widths.float()
     return (widths * (widths * widths.shape[1]).log()).sum(dim=1).mean()

@@ -31,7 +31,10 @@ def draw_preview(batch: TripletBatch, seen: Pictures) -> Picture:
 
     rows = [
         [image, coloured(depth)],
-        [_heat(seen.sight.error[0, 0] / LARGEST_ERROR), _masked(image, seen.sight.moving[0, 0])],
+        [
+            _heat(seen.sight.error[0, 0] / LARGEST_ERROR),
+            _masked(image, seen.sight.auto_mask[0, 0]),
+        ],
     ]
     if seen.patch is not None and seen.patch_image is not None:
         assert seen.patches is not None

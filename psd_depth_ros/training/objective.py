@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from psd_depth_ros.losses.supervised import (
     bin_cross_entropy,
     bin_uniformity,
-    edge_error,
+    gradient_matching_error,
     log_depth_error,
 )
 from psd_depth_ros.networks import DepthModel, expectation
@@ -46,7 +46,7 @@ def supervised_losses(
         log_depth = F.interpolate(output.log_depth, size, mode='bilinear', align_corners=False)
         return {
             'log_depth': settings.log_depth * log_depth_error(log_depth, batch.target),
-            'edges': settings.edges * edge_error(log_depth, batch.target),
+            'edges': settings.edges * gradient_matching_error(log_depth, batch.target),
             'bins': settings.bins
             * bin_cross_entropy(
                 bins.logits, bins.centres, nearest_of_four(batch.target), FAR_BINS

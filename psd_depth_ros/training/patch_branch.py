@@ -16,7 +16,7 @@ from psd_depth_ros.geometry.warp import (
     resize_intrinsics,
     sample,
 )
-from psd_depth_ros.losses.distillation import distil, Distilled, Evidence
+from psd_depth_ros.losses.distillation import Distillation, distillation_loss, DistillationInputs
 from psd_depth_ros.losses.photometric import Reprojection, smoothness
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.recipe import VideoRecipe
@@ -177,14 +177,14 @@ class PatchBranch:
         seen: Reprojection,
         by_full: Reprojection | None,
         patch: Prediction,
-    ) -> Distilled:
+    ) -> Distillation:
         """Let the patch, or what the averaged network makes of it, teach the full image."""
         teacher = self._teacher()
         if self.recipe.distillation.teacher and teacher is not None:
             with torch.no_grad():
                 patch = predict(teacher, shown, view.intrinsics, self.recipe.canonical_focal_px)
         with torch.autocast(shown.device.type, enabled=False):
-            return distil(
+            return distillation_loss(
                 F.avg_pool2d(view.known, 2),
                 F.avg_pool2d(patch.log_depth, 2),
                 self._evidence(view, seen, by_full, patch),
@@ -199,18 +199,18 @@ class PatchBranch:
         seen: Reprojection,
         by_full: Reprojection | None,
         patch: Prediction,
-    ) -> Evidence:
+    ) -> DistillationInputs:
         """What distillation goes by, on the stride-2 grid."""
         by_full = by_full or self._judge(view, view.known)
-        moving = seen.moving.float()
+        moving = seen.auto_mask.float()
         inside = torch.zeros_like(F.avg_pool2d(moving, 2), dtype=torch.bool)
         inside[..., MARGIN:-MARGIN, MARGIN:-MARGIN].fill_(True)  # `= True` waits for a GPU
         # the parallax is the sensitivity, too: a shift falls as 1 / Z
         sensitivity = view.parallax(view.known.exp()) / view.patches.zoom[:, None, None, None]
-        return Evidence(
+        return DistillationInputs(
             full_error=F.avg_pool2d(by_full.error, 2),
             patch_error=F.avg_pool2d(seen.error, 2),
-            moving=F.avg_pool2d(moving, 2) > 0.5,
+            auto_mask=F.avg_pool2d(moving, 2) > 0.5,
             sensitivity=F.avg_pool2d(sensitivity, 2),
             sigma=patch.sigma.detach(),
             inside=inside,

@@ -26,7 +26,12 @@ from psd_depth_ros.geometry.warp import (
     transform,
 )
 from psd_depth_ros.losses.distillation import huber
-from psd_depth_ros.losses.photometric import depth_difference, mean_over, Reprojection, smoothness
+from psd_depth_ros.losses.photometric import (
+    depth_difference,
+    masked_mean,
+    Reprojection,
+    smoothness,
+)
 from psd_depth_ros.losses.scale import camera_height_error, lidar_error, velocity_error
 from psd_depth_ros.losses.supervised import bin_uniformity
 from psd_depth_ros.networks import DepthModel
@@ -239,7 +244,7 @@ class SelfSupervision(nn.Module):
         difference = depth_difference(points[:, 2:], sample(other.depth, pixels))
         mask = inside_image(pixels, points, difference.shape[-2:]) & step.batch.valid
         weight = self.recipe.objective.geometry
-        step.terms['geometry'] = weight * mean_over(difference, mask).mean()
+        step.terms['geometry'] = weight * masked_mean(difference, mask).mean()
         return 1.0 - torch.where(mask, difference.detach(), 0.0)
 
     def _smoothness(self, prediction: Prediction, image: Tensor) -> Tensor:

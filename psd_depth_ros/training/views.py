@@ -16,10 +16,10 @@ from psd_depth_ros.geometry.warp import backproject, transform
 from psd_depth_ros.losses.distillation import warp_sensitivity
 from psd_depth_ros.losses.photometric import (
     fit_brightness,
-    refer,
-    Reference,
     Reprojection,
-    reprojection,
+    reprojection_loss,
+    ssim_statistics,
+    SsimStatistics,
     unwarped_error,
 )
 from psd_depth_ros.networks import DepthModel
@@ -65,7 +65,7 @@ class Mixed:
 class Target:
     """An image to be explained by its neighbours, and how well they do unwarped."""
 
-    reference: Reference
+    reference: SsimStatistics
     unwarped: Tensor | None  # (B, 1, H, W) least error of the sources as they are
     valid: Tensor  # (B, 1, H, W) bool
 
@@ -124,7 +124,7 @@ def aim(settings: ObjectiveSettings, image: Tensor, sources: Tensor, valid: Tens
 
     `sources` (2, B, 3, H, W) are their neighbours as they are, for the mask of what does not move.
     """
-    reference = refer(image)
+    reference = ssim_statistics(image)
     unwarped = unwarped_error(reference, sources) if settings.auto_mask else None
     return Target(reference, unwarped, valid)
 
@@ -144,10 +144,10 @@ def compare(
     warped = [
         fit_brightness(image, view, mask) if settings.brightness else view for view, mask in views
     ]
-    return reprojection(
+    return reprojection_loss(
         target.reference, torch.stack(warped), torch.stack([mask for _, mask in views]),
         target.unwarped, target.valid, minimum=settings.minimum_reprojection, weight=weight,
-        counted=counted,
+        exempt_from_auto_mask=counted,
     )  # fmt: skip
 
 

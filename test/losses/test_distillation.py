@@ -9,8 +9,8 @@ import torch
 
 from psd_depth_ros.geometry.warp import backproject, project, transform
 from psd_depth_ros.losses.distillation import (
-    distil,
-    Evidence,
+    distillation_loss,
+    DistillationInputs,
     huber,
     scale_invariant,
     warp_sensitivity,
@@ -20,18 +20,18 @@ SHAPE = (1, 1, 6, 8)
 ONE = torch.ones(1)
 
 
-def evidence(**changes: torch.Tensor) -> Evidence:
+def evidence(**changes: torch.Tensor) -> DistillationInputs:
     """Everything moves, the patch explains the images better."""
     whole = torch.ones(SHAPE, dtype=torch.bool)
     values = {
         'full_error': torch.full(SHAPE, 0.2),
         'patch_error': torch.full(SHAPE, 0.1),
-        'moving': whole,
+        'auto_mask': whole,
         'sensitivity': torch.full(SHAPE, 1.0),
         'sigma': torch.full(SHAPE, 0.05),
         'inside': whole,
     }
-    return Evidence(**{**values, **changes})
+    return DistillationInputs(**{**values, **changes})
 
 
 def test_huber_is_a_parabola_and_then_a_line() -> None:
@@ -47,7 +47,7 @@ def test_half_of_a_constant_difference_is_forgiven() -> None:
 @pytest.mark.parametrize('offset', [0.15, -0.7])
 def test_only_the_shape_is_taught(offset: float) -> None:
     patch = torch.randn(SHAPE)
-    result = distil(patch + offset, patch, evidence(), ONE)
+    result = distillation_loss(patch + offset, patch, evidence(), ONE)
     assert result.loss.item() == pytest.approx(0.0, abs=1e-5)
     assert result.offset.item() == pytest.approx(offset, abs=1e-5)
 
@@ -55,13 +55,13 @@ def test_only_the_shape_is_taught(offset: float) -> None:
 def test_only_the_full_image_learns() -> None:
     full = torch.zeros(SHAPE).requires_grad_()
     patch = torch.randn(SHAPE).requires_grad_()
-    distil(full, patch, evidence(), ONE).loss.sum().backward()
+    distillation_loss(full, patch, evidence(), ONE).loss.sum().backward()
     assert full.grad is not None
     assert full.grad.abs().max() > 0
     assert patch.grad is None
 
 
-def taught(given: Evidence, zoom: float = 1.0, masked: bool = True) -> bool:
+def taught(given: DistillationInputs, zoom: float = 1.0, masked: bool = True) -> bool:
     """Whether the right half is taught, in a patch whose left half earns trust."""
     trusted = evidence(patch_error=torch.full(SHAPE, 0.0))
     parts = [
@@ -70,7 +70,9 @@ def taught(given: Evidence, zoom: float = 1.0, masked: bool = True) -> bool:
     ]
     patch = torch.zeros(SHAPE)
     full = patch + torch.linspace(-0.01, 0.01, 48).view(SHAPE)
-    mask = distil(full, patch, Evidence(*parts), torch.tensor([zoom]), masked=masked).mask[..., 4:]
+    mask = distillation_loss(
+        full, patch, DistillationInputs(*parts), torch.tensor([zoom]), masked=masked
+    ).mask[..., 4:]
     assert mask.all() or not mask.any()
     return bool(mask.any())
 
@@ -82,9 +84,9 @@ def test_a_patch_that_explains_nothing_better_teaches_nothing() -> None:
     for given in (
         evidence(patch_error=WORSE, sensitivity=MUTE),
         evidence(patch_error=hardly_worse, sensitivity=MUTE),
-        evidence(moving=STILL),
+        evidence(auto_mask=STILL),
     ):
-        assert not distil(full, patch, given, ONE).mask.any()
+        assert not distillation_loss(full, patch, given, ONE).mask.any()
 
 
 WORSE = torch.full(SHAPE, 0.3)
@@ -100,12 +102,12 @@ MUTE = torch.full(SHAPE, 0.1)
         (evidence(patch_error=WORSE), False),
         (evidence(patch_error=WORSE, sensitivity=MUTE), True),
         (evidence(patch_error=WORSE, sensitivity=MUTE, sigma=UNSURE), False),
-        (evidence(moving=STILL), True),
-        (evidence(moving=STILL, sigma=UNSURE), False),
+        (evidence(auto_mask=STILL), True),
+        (evidence(auto_mask=STILL, sigma=UNSURE), False),
         (evidence(inside=STILL), False),
     ],
 )
-def test_where_a_patch_teaches(given: Evidence, expected: bool) -> None:
+def test_where_a_patch_teaches(given: DistillationInputs, expected: bool) -> None:
     assert taught(given) is expected
 
 
@@ -122,7 +124,7 @@ def test_without_the_mask_every_pixel_inside_is_taught() -> None:
 def test_no_teaching_where_both_disagree_wildly() -> None:
     full = torch.zeros(SHAPE)
     full[..., 0] = 1.0
-    mask = distil(full, torch.zeros(SHAPE), evidence(), ONE).mask
+    mask = distillation_loss(full, torch.zeros(SHAPE), evidence(), ONE).mask
     assert not mask[..., 0].any()
     assert mask[..., 1:].all()
 

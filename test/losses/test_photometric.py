@@ -7,14 +7,14 @@ import torch
 import torch.nn.functional as F
 
 from psd_depth_ros.losses.photometric import (
-    blur,
     C1,
     fit_brightness,
-    mean_over,
+    local_mean,
+    masked_mean,
     OUTSIDE,
     photometric_error,
-    refer,
-    reprojection,
+    reprojection_loss,
+    ssim_statistics,
     unwarped_error,
 )
 
@@ -32,18 +32,18 @@ def error_of_flat(a: float, b: float) -> float:
 def test_blur_is_the_mean_of_the_neighbours_that_exist() -> None:
     image = torch.rand(2, 3, 7, 9, dtype=torch.double, requires_grad=True)
     expected = F.avg_pool2d(image, 3, 1, 1, count_include_pad=False)
-    torch.testing.assert_close(blur(image), expected)
-    assert torch.autograd.gradcheck(blur, (image,))
+    torch.testing.assert_close(local_mean(image), expected)
+    assert torch.autograd.gradcheck(local_mean, (image,))
 
 
 def test_the_error_of_flat_images_is_known() -> None:
-    error = photometric_error(refer(flat(0.2)), flat(0.4))
+    error = photometric_error(ssim_statistics(flat(0.2)), flat(0.4))
     torch.testing.assert_close(error, torch.full((1, 1, 4, 5), error_of_flat(0.2, 0.4)))
 
 
 def test_an_image_equals_itself() -> None:
     image = torch.rand(1, 3, 6, 8)
-    assert photometric_error(refer(image), image).abs().max() < 1e-6
+    assert photometric_error(ssim_statistics(image), image).abs().max() < 1e-6
 
 
 def everywhere(views: int = 2) -> torch.Tensor:
@@ -51,54 +51,62 @@ def everywhere(views: int = 2) -> torch.Tensor:
 
 
 def test_the_better_source_counts() -> None:
-    target = refer(flat(0.2))
+    target = ssim_statistics(flat(0.2))
     views = torch.stack([flat(0.3), flat(0.8)])
     inside = everywhere()
-    smaller = reprojection(target, views, inside, None, inside[0], minimum=True)
-    both = reprojection(target, views, inside, None, inside[0], minimum=False)
+    smaller = reprojection_loss(target, views, inside, None, inside[0], minimum=True)
+    both = reprojection_loss(target, views, inside, None, inside[0], minimum=False)
     near, far = error_of_flat(0.2, 0.3), error_of_flat(0.2, 0.8)
     assert smaller.loss.item() == pytest.approx(near, rel=1e-3)
     assert both.loss.item() == pytest.approx((near + far) / 2, rel=1e-3)
 
 
 def test_a_source_that_did_not_see_the_pixel_does_not_count() -> None:
-    target = refer(flat(0.2))
+    target = ssim_statistics(flat(0.2))
     inside = everywhere()
     inside[0, ..., 0] = False  # the better source misses the first column
     inside[:, ..., 1] = False  # nobody sees the second
-    result = reprojection(
+    result = reprojection_loss(
         target, torch.stack([flat(0.3), flat(0.8)]), inside, None, everywhere()[0], minimum=True
     )
     row = result.error[0, 0, 0].tolist()
     near, far = error_of_flat(0.2, 0.3), error_of_flat(0.2, 0.8)
     assert row == pytest.approx([far, OUTSIDE, near, near, near], rel=1e-3)
-    assert result.moving[0, 0, 0].tolist() == [True, False, True, True, True]
+    assert result.auto_mask[0, 0, 0].tolist() == [True, False, True, True, True]
 
 
 def test_no_gradient_where_the_unwarped_source_fits_better() -> None:
-    target = refer(flat(0.2))
+    target = ssim_statistics(flat(0.2))
     views = torch.stack([flat(0.3), flat(0.3)]).requires_grad_()
     unwarped = unwarped_error(target, torch.stack([flat(0.25), flat(0.9)]))
-    result = reprojection(target, views, everywhere(), unwarped, everywhere()[0], minimum=True)
+    result = reprojection_loss(
+        target, views, everywhere(), unwarped, everywhere()[0], minimum=True
+    )
     result.loss.sum().backward()
     assert result.loss.item() == pytest.approx(error_of_flat(0.2, 0.25), rel=1e-3)
     assert views.grad is not None
     assert views.grad.abs().max() == 0
-    assert not result.moving.any()
+    assert not result.auto_mask.any()
 
 
 def test_what_counts_anyway_has_a_gradient_even_where_the_unwarped_source_fits_better() -> None:
-    target = refer(flat(0.2))
+    target = ssim_statistics(flat(0.2))
     views = torch.stack([flat(0.3), flat(0.3)])
     unwarped = unwarped_error(target, torch.stack([flat(0.25), flat(0.9)]))
     counted = everywhere()[0].clone()
     counted[..., 2:] = False
     inside = everywhere()
     inside[..., 0] = False  # nobody sees the first column, whatever counts
-    result = reprojection(
-        target, views, inside, unwarped, everywhere()[0], minimum=True, counted=counted
+    result = reprojection_loss(
+        target,
+        views,
+        inside,
+        unwarped,
+        everywhere()[0],
+        minimum=True,
+        exempt_from_auto_mask=counted,
     )
-    assert result.moving[0, 0, 0].tolist() == [False, True, False, False, False]
+    assert result.auto_mask[0, 0, 0].tolist() == [False, True, False, False, False]
     still, warped = error_of_flat(0.2, 0.25), error_of_flat(0.2, 0.3)
     assert result.loss.item() == pytest.approx(0.8 * still + 0.2 * warped, rel=1e-3)
 
@@ -106,7 +114,7 @@ def test_what_counts_anyway_has_a_gradient_even_where_the_unwarped_source_fits_b
 def test_the_mean_is_over_the_valid_pixels_of_each_sample() -> None:
     values = torch.tensor([[1.0, 2.0], [3.0, 5.0]]).view(2, 1, 1, 2)
     mask = torch.tensor([[True, False], [False, False]]).view(2, 1, 1, 2)
-    assert mean_over(values, mask).tolist() == [1.0, 0.0]
+    assert masked_mean(values, mask).tolist() == [1.0, 0.0]
 
 
 def test_brightness_undoes_a_gain_and_an_offset() -> None:

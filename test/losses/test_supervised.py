@@ -6,7 +6,7 @@ import torch
 from psd_depth_ros.losses.supervised import (
     bin_cross_entropy,
     bin_uniformity,
-    edge_error,
+    gradient_matching_error,
     log_depth_error,
 )
 
@@ -23,9 +23,9 @@ def test_log_depth_error_counts_finite_pixels_only():
 
 def test_edge_error_ignores_a_constant_offset_and_sees_a_missing_edge():
     target = image([[0.0, 0.0, 1.0, 1.0]] * 4)
-    assert edge_error(target + 3.0, target, scales=1).item() == pytest.approx(0.0)
+    assert gradient_matching_error(target + 3.0, target, scales=1).item() == pytest.approx(0.0)
     # Of 3 horizontal and 3 vertical neighbours a row, one per row is off by 1: 4 of 24.
-    assert edge_error(0 * target, target, scales=1).item() == pytest.approx(4 / 24)
+    assert gradient_matching_error(0 * target, target, scales=1).item() == pytest.approx(4 / 24)
 
 
 def scores(share):

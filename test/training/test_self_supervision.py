@@ -114,7 +114,7 @@ def run(street: Street, settings: VideoRecipe, gain: float = 0.0) -> tuple[dict[
 
 def test_the_true_depth_explains_image_and_patch(street: Street) -> None:
     right, seen = run(street, recipe())
-    assert seen.sight.moving.float().mean() > 0.5  # better than unwarped
+    assert seen.sight.auto_mask.float().mean() > 0.5  # better than unwarped
     for gain in (-0.3, 0.3):
         wrong, _ = run(street, recipe(), gain)
         assert right['photometric'] < 0.9 * wrong['photometric']
@@ -193,9 +193,9 @@ def test_far_things_taken_for_near_are_freed_of_the_mask(street: Street) -> None
     """A fifth of the true distance: unwarped fits better, but where little moves it counts."""
     _, plain = run(street, recipe(), gain=-1.6)
     _, freed = run(street, recipe(far={'unmasked_px': 1000.0}), gain=-1.6)
-    assert plain.sight.moving.float().mean() < 0.7
+    assert plain.sight.auto_mask.float().mean() < 0.7
     inside = plain.sight.error < 10.0
-    assert freed.sight.moving[inside].all()
+    assert freed.sight.auto_mask[inside].all()
 
 
 def test_what_photometry_cannot_be_wrong_about_has_no_switch_left_on(street: Street) -> None:
