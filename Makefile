@@ -33,12 +33,13 @@ say      = @printf '\033[1m== %s\033[0m\n'
 # packages with those of $(VENV): these commands don't see it (there, build with colcon).
 export AMENT_PREFIX_PATH := $(prefix)
 export ROS_AUTOMATIC_DISCOVERY_RANGE ?= LOCALHOST
+export NO_MKDOCS_2_WARNING := 1
 unexport PYTHONPATH PYTHONHOME VIRTUAL_ENV _ROS_WHEELS_BOOTSTRAP_COMPLETE
 ifdef ROS_DISTRO
 unexport LD_LIBRARY_PATH ROS_DISTRO RMW_IMPLEMENTATION
 endif
 
-.PHONY: help demo test test-oldest lint format bench install clean
+.PHONY: help demo test test-oldest lint format docs bench install clean
 
 help:  ## list these commands
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 13
@@ -63,15 +64,21 @@ test: install  ## all tests, with the ROS nodes in processes of their own
 test-oldest:  ## all tests with the oldest versions that setup.py claims, in .venv-oldest
 	$(MAKE) test VENV=.venv-oldest CONSTRAINTS=constraints-oldest.txt
 
-lint: install  ## ruff (lint and format) and mypy
-	$(say) 'lint: ruff check, ruff format --check, mypy'
+lint: install  ## ruff (lint and format), mypy and codespell
+	$(say) 'lint: ruff check, ruff format --check, mypy, codespell'
 	$(bin)/ruff check .
 	$(bin)/ruff format --check .
 	$(bin)/mypy
+	$(bin)/codespell
 
 format: install  ## rewrite the code the way lint wants it
 	$(bin)/ruff check --fix .
 	$(bin)/ruff format .
+
+docs: $(prefix)/.docs-installed  ## the documentation site, site/index.html; a broken link fails
+	$(say) 'docs: mkdocs build, written to site/'
+	$(bin)/mkdocs build --quiet --strict
+	$(bin)/python tools/check_site.py site
 
 bench: install  ## measure this machine: network, each step of a frame, end to end
 	$(say) 'bench: written to bench_out/'
@@ -80,7 +87,7 @@ bench: install  ## measure this machine: network, each step of a frame, end to e
 install: $(prefix)/.package-installed  ## the package and all it needs, into .venv
 
 clean:  ## remove .venv and everything that was built or written by these commands
-	rm -rf $(VENV) .venv-oldest build install log demo_out bench_out *.egg-info
+	rm -rf $(VENV) .venv-oldest build install log demo_out bench_out site *.egg-info
 	rm -rf .mypy_cache .ruff_cache .pytest_cache
 
 $(bin)/python:
@@ -100,6 +107,13 @@ $(prefix)/.requirements-installed: setup.py $(CONSTRAINTS) | $(bin)/python
 	$(pip) $(if $(TORCH_INDEX),--index-url '$(TORCH_INDEX)') torch
 	$(pip) --no-build-isolation '.[$(extras)]'
 	@touch $@
+
+# What builds the site: apart from the other requirements, which need not wait for it.
+$(prefix)/.docs-installed: setup.py $(CONSTRAINTS) | $(prefix)/.package-installed
+	$(say) 'install: the requirements of psd_depth_ros[docs]'
+	$(pip) --no-build-isolation '.[docs]'
+	@rm -rf build/lib build/bdist.*; rmdir build 2>/dev/null || true
+	@touch $(prefix)/.package-installed $@
 
 # The package itself, again whenever one of its files is newer: not editable, because an editable
 # install has no share/ and no lib/ for ROS. It takes two seconds.

@@ -51,7 +51,8 @@ EXTRAS = {
     'tensorboard': TENSORBOARD,
     'transformers': ['transformers>=4.45'],
     'test': ['pytest', 'pytest-timeout', 'pytest-xdist', *TENSORBOARD],
-    'lint': ['ruff', 'mypy', 'types-PyYAML'],
+    'lint': ['ruff', 'mypy', 'types-PyYAML', 'codespell'],
+    'docs': ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings-python>=2.0', 'latex2mathml>=3.77'],
 }
 EXTRAS['all'] = sorted(
     {one for name, group in EXTRAS.items() if name != 'ros-kilted' for one in group}

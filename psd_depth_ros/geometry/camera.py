@@ -31,7 +31,7 @@ _LEAST_SHIFT_PX = 1 / 64
 class Camera:
     """A pinhole camera with an optional lens model and an optional rectified view.
 
-    `fx fy cx cy` are pixels of the raw image (K) and `skew` is K[0][1], which the rectified view
+    `fx fy cx cy` are pixels of the raw image (K) and `skew` is `K[0, 1]`, which the rectified view
     has none of. `rectification` rotates the raw optical frame into the rectified one (R) and
     `rectified_intrinsics` are `fx fy cx cy` of the rectified view (P[:3, :3]); both None where
     the raw view is kept.

@@ -1,27 +1,31 @@
-"""Documents made from the code: the parameter files in config/ and the tables of README.md.
+"""Documents made from the code: the parameter files in config/ and the tables of docs/.
 
-    python -m psd_depth_ros.ros.documents
+    python -m tools.generate_docs
 
-rewrites them where they differ; a test fails until somebody does. What a parameter means is said
-in `settings` and `finetune_settings`, what a diagnostic means in `diagnostics` and
-`finetune_progress`, and nowhere else.
+rewrites those that differ; a test fails until somebody does. What a parameter means is said in its
+settings class, what a diagnostic means in `diagnostics` and `finetune_progress`, what a command
+takes in its parser, and nowhere else. In a page a table lies between `<!-- NAME -->` and
+`<!-- /NAME -->`; the text around it is written by hand.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 import re
 import textwrap
 from typing import Any
 
+from psd_depth_ros.cli.main import make_parser
 from psd_depth_ros.config import SettingSpec, specs
 from psd_depth_ros.ros.diagnostics import CAMERA_KEYS, ENGINE_KEYS
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.settings import DepthNodeSettings
+from psd_depth_ros.training.recipe import VideoRecipe
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 99
 DEPTH_HEADER = """\
 # Every parameter of depth_node with its default: copy this file, keep the lines you change.
@@ -31,7 +35,7 @@ DEPTH_HEADER = """\
 #
 # [read-only] is fixed once the node runs; every other one may be changed by `ros2 param set`.
 # History, depth and reliability of any topic: qos_overrides./topic.publisher.depth: 5 and so on.
-# Made from psd_depth_ros/ros/settings.py by `python -m psd_depth_ros.ros.documents`.
+# Made from psd_depth_ros/ros/settings.py by `python -m tools.generate_docs`.
 /**:
   ros__parameters:
 """
@@ -43,7 +47,7 @@ FINETUNE_HEADER = """\
 #
 # [read-only] is fixed once the node runs; the others may be changed by `ros2 param set` between
 # two runs, deploy_to and deploy_timeout_s at any time.
-# Made from psd_depth_ros/ros/finetune_settings.py by `python -m psd_depth_ros.ros.documents`.
+# Made from psd_depth_ros/ros/finetune_settings.py by `python -m tools.generate_docs`.
 /**:
   ros__parameters:
 """
@@ -75,7 +79,7 @@ def parameters_yaml(cls: type[Any], header: str = DEPTH_HEADER) -> str:
 
 def parameters_table(cls: type[Any]) -> str:
     """Write the parameters as a Markdown table."""
-    rows = ['| parameter | default | range | what it is |', '|---|---|---|---|']
+    rows = ['| parameter | default | range | meaning |', '|---|---|---|---|']
     for spec in specs(cls):
         accepted = ', '.join(part for part in (spec.range_text, spec.unit) if part)
         fixed = ' *(read-only)*' if spec.read_only else ''
@@ -87,7 +91,7 @@ def parameters_table(cls: type[Any]) -> str:
 def keys_table(keys: Mapping[str, str]) -> str:
     """Write diagnostic keys and what they mean as a Markdown table."""
     rows = [f'| `{key}` | {meaning} |' for key, meaning in keys.items()]
-    return '\n'.join(['| key | what it is |', '|---|---|', *rows]) + '\n'
+    return '\n'.join(['| key | meaning |', '|---|---|', *rows]) + '\n'
 
 
 def replace_table(text: str, name: str, table: str) -> str:
@@ -109,19 +113,64 @@ def yaml_value(value: Any) -> str:
     return repr(value)
 
 
+def commands_text() -> str:
+    """Write what every command takes, one section each."""
+    parts: list[str] = []
+    for name, parser in command_parsers().items():
+        parts += [f'## psd-depth {name}', '', str(parser.description), '', options_table(parser)]
+    return '\n'.join(parts)
+
+
+def command_parsers() -> dict[str, argparse.ArgumentParser]:
+    """The parser of every command, by its name."""
+    for action in make_parser()._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            return dict(action.choices)
+    raise LookupError('psd-depth has no commands')
+
+
+def options_table(parser: argparse.ArgumentParser) -> str:
+    """Write arguments and options of a command as a Markdown table."""
+    rows = ['| argument | meaning |', '|---|---|']
+    for action in parser._actions:
+        if isinstance(action, argparse._HelpAction):
+            continue
+        names = ', '.join(action.option_strings)
+        value = '' if action.nargs == 0 else _placeholder(action)
+        meaning = (action.help or '') % {**vars(action), 'prog': parser.prog}
+        cells = (f'`{f"{names} {value}".strip()}`', meaning)
+        rows.append('| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + ' |')
+    return '\n'.join(rows) + '\n'
+
+
+def tables() -> dict[str, dict[str, str]]:
+    """Every generated table: the page, then the name of its place in that page."""
+    return {
+        'parameters.md': {
+            'parameters of depth_node': parameters_table(DepthNodeSettings),
+            'parameters of finetune_node': parameters_table(FinetuneNodeSettings),
+        },
+        'diagnostics.md': {
+            'diagnostics of the network': keys_table(ENGINE_KEYS),
+            'diagnostics of a camera': keys_table(CAMERA_KEYS),
+            'progress of finetune_node': keys_table(PROGRESS_KEYS),
+        },
+        'commands.md': {'commands': commands_text()},
+        'recipes.md': {'settings of a recipe': parameters_table(VideoRecipe)},
+    }
+
+
 def documents() -> Iterable[tuple[Path, str]]:
     """Every document made from the code, with the text it must have."""
     yield ROOT / 'config' / 'depth_node.yaml', parameters_yaml(DepthNodeSettings)
     settings = parameters_yaml(FinetuneNodeSettings, FINETUNE_HEADER)
     yield ROOT / 'config' / 'finetune_node.yaml', settings
-    readme = ROOT / 'README.md'
-    text = readme.read_text(encoding='utf-8')
-    text = replace_table(text, 'parameters', parameters_table(DepthNodeSettings))
-    text = replace_table(text, 'diagnostics of the network', keys_table(ENGINE_KEYS))
-    text = replace_table(text, 'diagnostics of a camera', keys_table(CAMERA_KEYS))
-    text = replace_table(text, 'finetune parameters', parameters_table(FinetuneNodeSettings))
-    text = replace_table(text, 'finetune progress', keys_table(PROGRESS_KEYS))
-    yield readme, text
+    for page, places in tables().items():
+        path = ROOT / 'docs' / page
+        text = path.read_text(encoding='utf-8')
+        for name, table in places.items():
+            text = replace_table(text, name, table)
+        yield path, text
 
 
 def main() -> int:
@@ -130,6 +179,16 @@ def main() -> int:
         if not path.is_file() or path.read_text(encoding='utf-8') != text:
             path.write_text(text, encoding='utf-8')
     return 0
+
+
+def _placeholder(action: argparse.Action) -> str:
+    default = action.dest if not action.option_strings else action.dest.upper()
+    name = action.metavar or ('|'.join(action.choices) if action.choices else default)
+    if isinstance(name, tuple):
+        name = ' '.join(name)
+    return {'?': f'[{name}]', '+': f'{name} ...', '*': f'[{name} ...]'}.get(
+        str(action.nargs), name
+    )
 
 
 def _indent(depth: int) -> str:
