@@ -52,7 +52,12 @@ EXTRAS = {
     'transformers': ['transformers>=4.45'],
     'test': ['pytest', 'pytest-timeout', 'pytest-xdist', *TENSORBOARD],
     'lint': ['ruff', 'mypy', 'types-PyYAML', 'codespell'],
-    'docs': ['mkdocs>=1.6', 'mkdocs-material>=9.5', 'mkdocstrings-python>=2.0', 'latex2mathml>=3.77'],
+    'docs': [
+        'mkdocs>=1.6',
+        'mkdocs-material>=9.5',
+        'mkdocstrings-python>=2',
+        'latex2mathml>=3.77',
+    ],
 }
 EXTRAS['all'] = sorted(
     {one for name, group in EXTRAS.items() if name != 'ros-kilted' for one in group}
@@ -75,8 +80,6 @@ setup(
     long_description=(HERE / 'README.md').read_text(encoding='utf-8'),
     long_description_content_type='text/markdown',
     author='The psd_depth_ros maintainers',
-    maintainer='The psd_depth_ros maintainers',
-    maintainer_email='maintainers@psd-depth-ros.example',
     license='Apache-2.0',
     python_requires='>=3.10',
     packages=find_packages(include=[NAME, f'{NAME}.*']),

@@ -1,7 +1,7 @@
 """Strict frozen settings: the one home of every default, range and unit.
 
 Rooms declare a frozen dataclass whose fields are made by `setting` and `section`. ROS parameters,
-command-line help, YAML files and README tables are all made from, or tested against, `specs`.
+command-line help, YAML files and tables of docs/ are all made from, or tested against, `specs`.
 Reading YAML files and declaring ROS parameters is left to the callers.
 """
 

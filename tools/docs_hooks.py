@@ -33,7 +33,10 @@ def on_files(files: Any, config: Any) -> Any:
 
 
 def site_links(text: str) -> str:
-    """Turn links into docs/ (also by `../docs/`) into links between pages of the site."""
+    """Turn links of files at the root into links between pages of the site."""
+    text = re.sub(r'\]\((?:\.\./)*README\.md\)', '](index.md)', text)
+    for page, source in PAGES.items():
+        text = text.replace(f']({source})', f']({page})')
     return re.sub(r'\]\((?:\.\./)?docs/', '](', text)
 
 

@@ -23,7 +23,7 @@ from psd_depth_ros.ros.diagnostics import CAMERA_KEYS, ENGINE_KEYS
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.settings import DepthNodeSettings
-from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.recipe import KINDS, VideoRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 99
@@ -158,6 +158,11 @@ def tables() -> dict[str, dict[str, str]]:
         'commands.md': {'commands': commands_text()},
         'recipes.md': {'settings of a recipe': parameters_table(VideoRecipe)},
     }
+
+
+def recipe_settings() -> set[str]:
+    """Dotted names of every setting of a recipe."""
+    return {spec.name for cls in KINDS.values() for spec in specs(cls)}
 
 
 def documents() -> Iterable[tuple[Path, str]]:

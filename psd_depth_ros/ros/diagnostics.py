@@ -25,7 +25,7 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.ERROR,
     DiagnosticStatus.STALE,
 )
-# What people read in `README.md`; a test compares both with what the node says.
+# What docs/diagnostics.md lists; a test compares both with what the node says.
 ENGINE_KEYS = {
     'state': 'lifecycle state of the node',
     'device': 'where the network runs',

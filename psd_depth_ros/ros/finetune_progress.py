@@ -24,7 +24,7 @@ IDLE, STARTING, STOPPING, DEPLOYING, FAILED = (
     'deploying',
     'failed',
 )
-# What people read in `README.md`; a test compares both with what the node says.
+# What docs/diagnostics.md lists; a test compares both with what the node says.
 PROGRESS_KEYS = {
     'state': 'idle, starting, preparing, training, judging, deploying, accepted, kept (the old '
     'weights were no worse), stopping, stopped or failed',

@@ -1,6 +1,6 @@
 """Every parameter of the depth node: one home for defaults, ranges, units and descriptions.
 
-`parameters` declares them, the README lists them from here. What belongs to a checkpoint (input
+`parameters` declares them, docs/parameters.md lists them. What belongs to a checkpoint (input
 size, normalisation, focal length, units) is in the checkpoint and not here. No ROS is needed.
 """
 

@@ -17,10 +17,10 @@ from std_srvs.srv import Trigger
 import yaml
 
 from psd_depth_ros.config import build
-from psd_depth_ros.ros.documents import ROOT
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 
+ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Any]
 NODE = Path(__file__).with_name('fake_finetune_node.py')
 NAME = '/finetune_node'
@@ -201,9 +201,11 @@ def test_its_parameter_file_holds_every_default(bench: Any, start: Start) -> Non
     assert 'bags is empty; expected recordings to learn from' in said
 
 
-def test_what_the_readme_tells_of_it_is_there(bench: Any, node: Callable[..., Node]) -> None:
+def test_its_documented_topics_and_services_are_there(
+    bench: Any, node: Callable[..., Node]
+) -> None:
     node()
-    text = (ROOT / 'README.md').read_text(encoding='utf-8')
+    text = (ROOT / 'docs' / 'topics.md').read_text(encoding='utf-8')
     find = bench.node.get_publisher_names_and_types_by_node
     own = {'/rosout', '/parameter_events'}
 
