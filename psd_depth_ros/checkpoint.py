@@ -16,12 +16,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
+from safetensors.torch import load, save
 import torch
 from torch import Tensor
 
 from psd_depth_ros.config import build, dump, section, setting
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.files import find_installed, pack, unpack, write_whole
+from psd_depth_ros.files import find_installed, write_whole
 from psd_depth_ros.parsing import (
     ARRAY_BYTES,
     is_file,
@@ -285,3 +287,83 @@ def _check_sizes(given: InputInfo, output: OutputInfo) -> None:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
+
+
+CHECKSUM = 'sha256'
+_BLANK = '0' * 64
+_CHANGED = 'is not a whole safetensors file (it differs from its checksum)'
+_MOST_HEADER_BYTES = 50_000_000
+
+
+def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """The content of a file of contiguous tensors on the CPU; the same for the same tensors."""
+    content = _with_metadata(save(dict(tensors)), {**metadata, CHECKSUM: _BLANK})
+    place = content.index(_entry(_BLANK)) + len(_entry('')) - 1
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return content[:place] + digest + content[place + len(_BLANK) :]
+
+
+def unpack(content: bytes, *, sealed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors and metadata of a file; the checksum is checked where there is one.
+
+    With `sealed` there must be one. Raises ParseError for a file that is cut short, damaged, or no
+    safetensors.
+    """
+    metadata = read_metadata(content)
+    _check(content, metadata, sealed)
+    try:
+        return load(content), metadata
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        raise ParseError(f'is not a whole safetensors file ({error})') from error
+
+
+def read_metadata(content: bytes) -> dict[str, str]:
+    """What a file says of itself. Raises ParseError."""
+    try:
+        header = parse_json(_header(content))
+    except ParseError as error:
+        raise ParseError(f'is not a whole safetensors file (its header {error})') from error
+    metadata = header.get('__metadata__', {}) if isinstance(header, dict) else None
+    if not isinstance(metadata, dict) or not all(
+        isinstance(value, str) for value in metadata.values()
+    ):
+        raise ParseError('is not a whole safetensors file (its header is none of safetensors)')
+    return metadata
+
+
+def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Put metadata into a header in the order they have here; the library draws one by chance."""
+    header = _header(content)
+    described = {'__metadata__': metadata, **json.loads(header)}
+    text = json.dumps(described, ensure_ascii=False, separators=(',', ':')).encode()
+    text += b' ' * (-len(text) % 8)  # tensors are aligned
+    return len(text).to_bytes(8, 'little') + text + content[8 + len(header) :]
+
+
+def _header(content: bytes) -> bytes:
+    """The JSON behind 8 bytes of its length."""
+    length = int.from_bytes(content[:8], 'little')
+    if len(content) < 8 + length or length > _MOST_HEADER_BYTES:
+        raise ParseError(f'should have {length} bytes, and the file has {len(content)}')
+    return content[8 : 8 + length]
+
+
+def _check(content: bytes, metadata: Mapping[str, str], sealed: bool) -> None:
+    digest = metadata.get(CHECKSUM)
+    if digest is None:
+        if sealed:
+            raise ParseError('has no checksum: another version of psd_depth_ros wrote it')
+        return
+    place = _header(content).find(_entry(digest))
+    if place < 0 or len(digest) != len(_BLANK):
+        raise ParseError(_CHANGED)
+    place += 8 + len(_entry('')) - 1
+    found = hashlib.sha256(content[:place])
+    found.update(_BLANK.encode())
+    found.update(memoryview(content)[place + len(_BLANK) :])
+    if found.hexdigest() != digest:
+        raise ParseError(_CHANGED)
+
+
+def _entry(digest: str) -> bytes:
+    return f'"{CHECKSUM}":"{digest}"'.encode()

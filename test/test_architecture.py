@@ -22,6 +22,7 @@ FLOORS = [
     {'geometry', 'runtime'},
     {'config', 'files'},
     {'parsing'},
+    {'yaml_text'},
     {'errors'},
 ]
 LEVEL = {room: len(FLOORS) - index for index, floor in enumerate(FLOORS) for room in floor}

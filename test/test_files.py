@@ -6,7 +6,8 @@ import stat
 import pytest
 import torch
 
-from psd_depth_ros.files import FolderLock, pack, remove_abandoned, unfinished, unpack, write_whole
+from psd_depth_ros.checkpoint import pack, unpack
+from psd_depth_ros.files import FolderLock, remove_abandoned, unfinished, write_whole
 from psd_depth_ros.parsing import ParseError
 
 

@@ -66,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Train what is not there yet; print a line after each run, and the table at the end."""
     from psd_depth_ros.cli.train import imagenet_id, read_imagenet
-    from psd_depth_ros.finetune.process import wait_passively
+    from psd_depth_ros.runtime import wait_passively
 
     wait_passively()
     from psd_depth_ros.runtime import settle_training

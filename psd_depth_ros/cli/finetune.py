@@ -62,7 +62,7 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Fine-tune and print the report; 130 or 143 where a signal ended the run early."""
-    from psd_depth_ros.finetune.process import wait_passively
+    from psd_depth_ros.runtime import wait_passively
 
     wait_passively()
     from psd_depth_ros.finetune.report import report_lines, STOPPED

@@ -76,7 +76,7 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prepare the data, then train; 130 or 143 where a signal ended the run early."""
-    from psd_depth_ros.finetune.process import wait_passively
+    from psd_depth_ros.runtime import wait_passively
 
     wait_passively()
     from psd_depth_ros.runtime import settle_training

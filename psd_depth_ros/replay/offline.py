@@ -31,20 +31,8 @@ from psd_depth_ros.inference.scale_watch import (
     ScaleWatch,
 )
 from psd_depth_ros.messages import camera_info_fields, image_fields
+from psd_depth_ros.replay.outputs import OUTPUTS
 from psd_depth_ros.replay.player import ReadAhead
-
-OUTPUTS = ('depth', 'camera_info', 'confidence', 'points')
-
-
-def choose_outputs(text: str) -> tuple[str, ...]:
-    """The outputs of a list such as `depth,points`, in their usual order. Raises SettingsError."""
-    names = {name.strip() for name in text.split(',') if name.strip()}
-    unknown = sorted(names - {*OUTPUTS})
-    if unknown or not names:
-        raise SettingsError(
-            f'topics are {", ".join(unknown) or "none"}, expected some of {",".join(OUTPUTS)}'
-        )
-    return tuple(name for name in OUTPUTS if name in names)
 
 
 @dataclass(frozen=True)

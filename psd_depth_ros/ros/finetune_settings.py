@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from psd_depth_ros.config import build, flatten, section, setting, specs
-from psd_depth_ros.finetune.settings import FinetuneSettings, LimitSettings
+from psd_depth_ros.finetune.settings import FinetuneSettings
+from psd_depth_ros.runtime import LimitSettings
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ import torch
 from torch import nn, Tensor
 
 from psd_depth_ros import files
+from psd_depth_ros.checkpoint import pack, read_metadata, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
-from psd_depth_ros.files import pack, read_metadata, remove_parts, unpack
+from psd_depth_ros.files import remove_parts
 from psd_depth_ros.parsing import ARRAY_BYTES, parse_json, ParseError, read_bytes, shorten
 from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.schedule import rate_factor

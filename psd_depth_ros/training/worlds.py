@@ -19,8 +19,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psd_depth_ros.checkpoint import pack, unpack
 from psd_depth_ros.errors import SettingsError, TrainingError
-from psd_depth_ros.files import pack, unpack
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.recipe import WorldsRecipe

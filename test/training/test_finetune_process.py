@@ -10,7 +10,8 @@ import sys
 import pytest
 
 from psd_depth_ros.config import dump
-from psd_depth_ros.finetune.settings import FinetuneSettings, LimitSettings
+from psd_depth_ros.finetune.settings import FinetuneSettings
+from psd_depth_ros.runtime import LimitSettings
 
 ROOT = Path(__file__).parents[2]
 FAKE = Path(__file__).with_name('fake_finetune_process.py')

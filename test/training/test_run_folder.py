@@ -6,9 +6,8 @@ import pytest
 import torch
 
 import psd_depth_ros
-from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.checkpoint import load_checkpoint, pack, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
-from psd_depth_ros.files import pack, unpack
 from psd_depth_ros.training.logging import Board
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.run_folder import RunFolder
