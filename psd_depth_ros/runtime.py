@@ -92,8 +92,6 @@ def limit_libraries(limits: LimitSettings) -> None:
     import cv2
     import torch
 
-    from psd_depth_ros.inference.process import reuse_freed_memory
-
     reuse_freed_memory(keep_all=True)
     torch.set_num_threads(thread_count(limits))
     cv2.setNumThreads(thread_count(limits))
