@@ -22,10 +22,10 @@ from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.networks import DepthModel, preset
 from psd_depth_ros.runtime import settle_training
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
+from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.schedule import Progress
 
 WARM_UP = 8  # steps that are not counted: until then, memory still comes from the kernel
 # Every branch from the first step on, as in the last part of a run, the slowest; nothing but steps
@@ -45,7 +45,7 @@ def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str, device
         recipe.data, pixel_budget=recipe.pixel_budget, cache=Path(cache), fine_factor=FINE_FACTOR
     )
     task = ClipTask(recipe, data, folded_weights())
-    seen: list[Progress] = []
+    seen: list[StepReport] = []
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         run_training(task, RunFolder(Path(folder) / 'run'), device=device, report=seen.append)
     print(json.dumps({'device': device, **summarise(recipe, task, seen)}))
@@ -71,7 +71,7 @@ def folded_weights() -> dict[str, Tensor]:
     return weights
 
 
-def summarise(recipe: VideoRecipe, task: ClipTask, seen: list[Progress]) -> dict[str, Any]:
+def summarise(recipe: VideoRecipe, task: ClipTask, seen: list[StepReport]) -> dict[str, Any]:
     """Rate over all steps but the first ones and the last."""
     counted = seen[WARM_UP - 1 : -1]
     spent = counted[-1].seconds - counted[0].seconds
@@ -87,7 +87,7 @@ def summarise(recipe: VideoRecipe, task: ClipTask, seen: list[Progress]) -> dict
         'batch': recipe.batch,
         'images_per_s': round(images / spent, 2),
         'step_ms': round(1e3 * spent * recipe.batch / images, 1),
-        'waiting': round(counted[-1].waiting_share, 4),
+        'waiting': round(counted[-1].data_wait_fraction, 4),
         'peak_memory_mb': round(peak_memory / 2**20),
         'threads': torch.get_num_threads(),
     }

@@ -13,7 +13,7 @@ from psd_depth_ros.errors import SettingsError
 if TYPE_CHECKING:
     from psd_depth_ros.training.ablation import Plan
     from psd_depth_ros.training.ablation_table import RunResult
-    from psd_depth_ros.training.schedule import Progress
+    from psd_depth_ros.training.logging import StepReport
 
 
 def add_parser(subparsers: Any) -> None:
@@ -81,8 +81,8 @@ def execute(options: argparse.Namespace) -> int:
     done = len(plan.jobs)
     with progress_bar('ablation', options.quiet) as advance:
 
-        def report(name: str, seed: int, how: Progress) -> None:
-            total = max(how.step, round(how.step / how.share))
+        def report(name: str, seed: int, how: StepReport) -> None:
+            total = how.total_steps
             advance(how.step, total, f'{name}, seed {seed}: {how.images_per_second:.1f} images/s')
 
         run_ablation(

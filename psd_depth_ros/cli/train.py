@@ -23,10 +23,11 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from psd_depth_ros.checkpoint import Checkpoint
-    from psd_depth_ros.training.distributed import Team
+    from psd_depth_ros.training.distributed import Distributed
+    from psd_depth_ros.training.logging import StepReport
+    from psd_depth_ros.training.loop import Outcome
     from psd_depth_ros.training.recipe import Recipe
     from psd_depth_ros.training.run_folder import RunFolder
-    from psd_depth_ros.training.schedule import Outcome, Progress
     from psd_depth_ros.training.task import Task
 
 
@@ -80,27 +81,27 @@ def execute(options: argparse.Namespace) -> int:
 
     wait_passively()
     from psd_depth_ros.runtime import settle_training
-    from psd_depth_ros.training.distributed import Team
+    from psd_depth_ros.training.distributed import Distributed
     from psd_depth_ros.training.run_folder import RunFolder
 
     recipe = _read_recipe(options)
     start = _read_start(options)
-    team = Team(options.device)
+    distributed = Distributed(options.device)
     folder = RunFolder(options.output)
-    if team.is_main:
+    if distributed.is_main:
         folder.claim(options.resume)
-    options.quiet |= not team.is_main
+    options.quiet |= not distributed.is_main
     try:
-        with team.main_first():
+        with distributed.main_first():
             task = _make_task(options, recipe, folder, start)
         if options.imagenet is not None:
             task.start_id = imagenet_id(options.imagenet)
         settle_training()
         with asked_to_stop() as asked:
-            outcome = _train(options, task, folder, team, lambda: bool(asked))
+            outcome = _train(options, task, folder, distributed, lambda: bool(asked))
     finally:
         folder.release()
-    if team.is_main:
+    if distributed.is_main:
         _say(outcome, options.output)
     return 128 + asked[0] if outcome.stopped and asked else 0
 
@@ -109,39 +110,40 @@ def _train(
     options: argparse.Namespace,
     task: Task,
     folder: RunFolder,
-    team: Team,
+    distributed: Distributed,
     stop: Callable[[], bool],
 ) -> Outcome:
     from psd_depth_ros.training.loop import run_training
 
-    title = f'training on {team.device}' + (f' x {team.count}' if team.count > 1 else '')
+    title = f'training on {distributed.device}' + (
+        f' x {distributed.world_size}' if distributed.world_size > 1 else ''
+    )
     with progress_bar(title, options.quiet) as advance:
 
-        def report(progress: Progress) -> None:
-            total = max(progress.step, round(progress.step / progress.share))
-            note = f'{progress.images_per_second:.1f} images/s'
-            advance(progress.step, total, note, progress.seconds_left)
-            if progress.scores and not options.quiet:
-                print(_line(progress, total), file=sys.stderr)
+        def report(step: StepReport) -> None:
+            note = f'{step.images_per_second:.1f} images/s'
+            advance(step.step, step.total_steps, note, step.seconds_left)
+            if step.scores and not options.quiet:
+                print(_line(step), file=sys.stderr)
 
         return run_training(
             task, folder, device=options.device, resume=options.resume, report=report, stop=stop
         )
 
 
-def _line(progress: Progress, total: int) -> str:
-    """How it stands after a validation."""
-    assert progress.scores is not None
+def _line(step: StepReport) -> str:
+    """State of the run after a validation."""
+    assert step.scores is not None
     parts = [
-        f'step {progress.step} of {total}',
-        f'loss {progress.loss:.4f}',
-        f'score {progress.scores["score"]:.4f}',
-        f'{progress.images_per_second:.1f} images/s',
-        f'{100 * progress.waiting_share:.0f} % of it waiting for data',
-        f'{progress.seconds_left / 60:.0f} min left',
+        f'step {step.step} of {step.total_steps}',
+        f'loss {step.loss:.4f}',
+        f'score {step.scores["score"]:.4f}',
+        f'{step.images_per_second:.1f} images/s',
+        f'{100 * step.data_wait_fraction:.0f} % of it waiting for data',
+        f'{step.seconds_left / 60:.0f} min left',
     ]
-    if progress.rollbacks:
-        parts.append(f'went back {progress.rollbacks} times, rates halved each time')
+    if step.rollbacks:
+        parts.append(f'went back {step.rollbacks} times, rates halved each time')
     return ', '.join(parts)
 
 

@@ -39,18 +39,18 @@ from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
 from psd_depth_ros.parsing import ParseError, read_json_object, user_path
 from psd_depth_ros.training.clip_task import ClipTask
-from psd_depth_ros.training.loop import run_training
+from psd_depth_ros.training.logging import StepReport
+from psd_depth_ros.training.loop import Outcome, run_training
 from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
-from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.schedule import Outcome, Progress
-from psd_depth_ros.training.start import has_shape
-from psd_depth_ros.training.state import (
+from psd_depth_ros.training.run_folder import (
     explained_disk,
     has_state,
     lock_folder,
     make_folder,
+    RunFolder,
     write_whole,
 )
+from psd_depth_ros.training.start import has_shape
 from psd_depth_ros.training.task import Task
 
 
@@ -370,24 +370,24 @@ class Watch:
         """Whether enough validations in a row brought nothing better."""
         return 0 < self._patience <= self._vain
 
-    def tell(self, progress: Progress) -> None:
+    def tell(self, step: StepReport) -> None:
         """Pass a step on."""
-        self.images_per_second = progress.images_per_second
-        if progress.scores:
-            self._scores = progress.scores
-            better = progress.scores['score'] < self._best
-            self._best = min(self._best, progress.scores['score'])
+        self.images_per_second = step.images_per_second
+        if step.scores:
+            self._scores = step.scores
+            better = step.scores['score'] < self._best
+            self._best = min(self._best, step.scores['score'])
             self._vain = 0 if better else self._vain + 1
         self._report(
             FinetuneStatus(
                 TRAINING,
-                step=progress.step,
-                of=max(progress.step, round(progress.step / progress.share)),
-                losses=dict(progress.losses),
+                step=step.step,
+                of=step.total_steps,
+                losses=dict(step.losses),
                 scores=dict(self._scores),
-                images_per_second=progress.images_per_second,
-                seconds=progress.seconds,
-                seconds_left=progress.seconds_left,
+                images_per_second=step.images_per_second,
+                seconds=step.seconds,
+                seconds_left=step.seconds_left,
                 preview=self._preview(),
             )
         )

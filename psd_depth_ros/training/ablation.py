@@ -28,10 +28,10 @@ from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.training.ablation_folder import AblationFolder
 from psd_depth_ros.training.ablation_table import FIGURES, RunResult
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
+from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.schedule import Progress
 from psd_depth_ros.training.start import Start
 
 SHOWN_FRAMES = 4
@@ -39,7 +39,7 @@ PROTOCOL = 'outdoor'
 FOREVER = 10_000_000  # steps, where minutes end a run
 
 Map = NDArray[np.float32]
-Report = Callable[[str, int, Progress], None]
+Report = Callable[[str, int, StepReport], None]
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from psd_depth_ros.errors import SettingsError, TrainingError
 from psd_depth_ros.files import FolderLock, is_part
 from psd_depth_ros.parsing import is_file, ParseError, read_arrays, read_json_object
 from psd_depth_ros.training.ablation_table import RunResult
-from psd_depth_ros.training.state import explained_disk, lock_folder, make_folder, write_whole
+from psd_depth_ros.training.run_folder import explained_disk, lock_folder, make_folder, write_whole
 
 Map = NDArray[np.float32]
 Shown = list[tuple[NDArray[np.uint8], Map]]  # image and truth

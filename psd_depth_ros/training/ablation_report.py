@@ -23,7 +23,7 @@ from psd_depth_ros.training.ablation_table import (
     RunResult,
     summarise,
 )
-from psd_depth_ros.training.state import write_whole
+from psd_depth_ros.training.run_folder import write_whole
 
 ORDER = ('A0', 'A0+', 'A1', 'A1f', 'A2', 'A3', 'A4', 'A3r', 'A3u', 'A3m')
 HEADING = 'What each part of PSD earns'

@@ -13,7 +13,7 @@ import numpy as np
 
 from psd_depth_ros.errors import TrainingError
 from psd_depth_ros.parsing import ParseError, read_json_object
-from psd_depth_ros.training.state import write_whole
+from psd_depth_ros.training.run_folder import write_whole
 
 SURE = 2.0  # standard deviations that a difference has to exceed
 

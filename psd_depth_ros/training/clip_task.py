@@ -155,10 +155,10 @@ class ClipTask(Task):
             ),
         ]
 
-    def prepare(self, share: float) -> None:
+    def prepare(self, progress: float) -> None:
         """Train mode; while the pose network warms up, the depth network stays as it is."""
         self.module.train()
-        learns = share >= self.recipe.pose_warmup
+        learns = progress >= self.recipe.pose_warmup
         for group in self._depth_groups:
             for parameter in group.parameters:
                 parameter.requires_grad_(learns)
@@ -168,9 +168,9 @@ class ClipTask(Task):
         """Triplets by motion, mirrored and recoloured; seeded by recipe, step and place."""
         return self._batches.batch(step, rank, processes)
 
-    def losses(self, module: nn.Module, batch: TripletBatch, share: float) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, batch: TripletBatch, progress: float) -> dict[str, Tensor]:
         """The terms of `self_supervision`."""
-        terms: dict[str, Tensor] = module(batch, share)
+        terms: dict[str, Tensor] = module(batch, progress)
         return terms
 
     @property

@@ -1,8 +1,8 @@
-"""The processes that train together, on one machine or several; one alone is a team too.
+"""Training in several processes, on one machine or several; a single process is the same code.
 
-`accelerate` finds out how the program was launched, wraps the module and moves the gradients. The
-few numbers that all must agree on (how far the run is, whether it stops or goes back) travel
-between the CPUs, so that no step waits for a GPU because of them.
+`accelerate` finds out how the program was launched, wraps the module and averages the gradients.
+Decisions that all processes must share (progress, stop, roll back) travel between the CPUs, so
+that no step waits for a GPU because of them.
 """
 
 from __future__ import annotations
@@ -21,14 +21,17 @@ from psd_depth_ros.errors import DeviceError, SettingsError
 from psd_depth_ros.inference.backends import choose_device
 
 # One process renders, decodes or validates while the others wait.
-PATIENCE = timedelta(hours=6)
+TIMEOUT = timedelta(hours=6)
 
 
-class Team:
-    """All processes of a run, seen from one of them.
+class Distributed:
+    """The process group of a run, as one of its processes sees it.
 
-    `device` is auto, cpu, cuda or cuda:N; where several processes were launched, each GPU process
-    gets its own. Raises DeviceError where the device is not there.
+    Args:
+        device: auto, cpu, cuda or cuda:N; with several processes each takes a GPU of its own.
+
+    Raises:
+        DeviceError: the device does not exist, or this process has trained on another kind.
     """
 
     def __init__(self, device: str = 'auto') -> None:
@@ -38,66 +41,66 @@ class Team:
         self._accelerator = _accelerator(wanted.type)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
-        self.count: int = self._accelerator.num_processes
+        self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
-        self._cpus = (
-            distributed.new_group(backend='gloo', timeout=PATIENCE) if self.count > 1 else None
+        self._cpu_group = (
+            distributed.new_group(backend='gloo', timeout=TIMEOUT) if self.world_size > 1 else None
         )
 
     def describe(self) -> dict[str, Any]:
-        """What the team runs on, as JSON."""
+        """Device, number of processes and version of torch, as JSON values."""
         is_gpu = self.device.type == 'cuda'
         name = torch.cuda.get_device_name(self.device) if is_gpu else str(self.device)
-        return {'device': name, 'processes': self.count, 'torch': str(torch.__version__)}
+        return {'device': name, 'processes': self.world_size, 'torch': str(torch.__version__)}
 
     def check_batch(self, batch: int) -> None:
-        """Raise SettingsError where a batch cannot be divided into equal parts."""
-        if batch % self.count:
+        """Raise SettingsError unless every process gets an equal part of `batch` images."""
+        if batch % self.world_size:
             raise SettingsError(
-                f'batch is {batch}, which {self.count} processes cannot share equally; '
-                f'choose a multiple of {self.count}'
+                f'batch is {batch}, which {self.world_size} processes cannot share equally; '
+                f'choose a multiple of {self.world_size}'
             )
 
     @contextmanager
     def main_first(self) -> Iterator[None]:
-        """Let the first process of each machine do something before the others do it."""
+        """Run the body in the first process of each machine, then in the others."""
         with self._accelerator.local_main_process_first():
             yield
 
     def wrap(self, module: nn.Module) -> nn.Module:
-        """The module as each process must call it for the gradients to be those of all."""
+        """Wrap a module so that its gradients are averaged over all processes."""
         wrapped: nn.Module = self._accelerator.prepare_model(module)
         return wrapped
 
     def backward(self, loss: Tensor) -> None:
-        """Gradients of a loss, averaged over the team."""
+        """Compute the gradients of a loss (0-dim), averaged over all processes."""
         self._accelerator.backward(loss)
 
-    def from_main(self, values: Sequence[float]) -> list[float]:
-        """The numbers that the main process has."""
-        if self._cpus is None:
+    def broadcast(self, values: Sequence[float]) -> list[float]:
+        """The numbers of the main process, in every process."""
+        if self._cpu_group is None:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
-        distributed.broadcast(tensor, 0, group=self._cpus)
+        distributed.broadcast(tensor, 0, group=self._cpu_group)
         return tensor.tolist()
 
-    def mean(self, values: Sequence[float]) -> list[float]:
-        """Each number averaged over the team; the same bits in every process."""
-        if self._cpus is None:
+    def all_reduce_mean(self, values: Sequence[float]) -> list[float]:
+        """Each number averaged over the processes; the same bits in all of them."""
+        if self._cpu_group is None:
             return list(values)
         tensor = torch.tensor(values, dtype=torch.float64)
-        distributed.all_reduce(tensor, group=self._cpus)
-        return self.from_main((tensor / self.count).tolist())
+        distributed.all_reduce(tensor, group=self._cpu_group)
+        return self.broadcast((tensor / self.world_size).tolist())
 
-    def bytes_from_main(self, content: bytes) -> bytes:
-        """The bytes that the main process has; what others give does not matter."""
-        if self._cpus is None:
+    def broadcast_bytes(self, content: bytes) -> bytes:
+        """The bytes of the main process, in every process; the others' argument is ignored."""
+        if self._cpu_group is None:
             return content
-        size = int(self.from_main([len(content)])[0])
+        size = int(self.broadcast([len(content)])[0])
         buffer = torch.empty(size, dtype=torch.uint8)
         if self.is_main:
             buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
-        distributed.broadcast(buffer, 0, group=self._cpus)
+        distributed.broadcast(buffer, 0, group=self._cpu_group)
         return buffer.numpy().tobytes()
 
 
@@ -105,7 +108,7 @@ def _accelerator(kind: str) -> Accelerator:
     """Raise DeviceError where this process has already trained on another kind of device."""
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=True),
-        InitProcessGroupKwargs(timeout=PATIENCE),
+        InitProcessGroupKwargs(timeout=TIMEOUT),
     ]
     try:
         # The loop does its own autocast, whatever `accelerate config` says.

@@ -1,4 +1,4 @@
-"""What the last steps gave: losses come to the CPU together, are judged, and are reported."""
+"""The log of a run: losses of recent steps, divergence checks, log.csv and TensorBoard."""
 
 from __future__ import annotations
 
@@ -20,40 +20,216 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.files import set_aside
-from psd_depth_ros.training.distributed import Team
-from psd_depth_ros.training.schedule import Clock, Progress
-from psd_depth_ros.training.state import explained_disk, TrainingState, write_whole
+from psd_depth_ros.training.distributed import Distributed
+from psd_depth_ros.training.recipe import Recipe
+from psd_depth_ros.training.run_folder import explained_disk, write_whole
+from psd_depth_ros.training.state import RunState
+
+SPEED_WINDOW = 50  # steps over which speed and data wait are averaged
+LOSS_HISTORY = 100  # losses over which the median is taken
+MINIMUM_HISTORY = 20  # losses needed before the median is used
+EXPLOSION_FACTOR = 20.0  # a loss above this multiple of the median has exploded
+NEGLIGIBLE_LOSS = 1e-2  # the median is not taken as smaller than this
 
 Row = dict[str, Any]
 
 
-class RunLog:
-    """Appends to log.csv; one row per step, however often a run is resumed or goes back."""
+@dataclass(frozen=True)
+class StepReport:
+    """The state of a run after a step."""
+
+    step: int
+    progress: float  # 0 at the start of the schedule, 1 at its end
+    seconds: float  # of training so far, including those before a resume
+    images_per_second: float  # over the last steps, without validation and saving
+    data_wait_fraction: float  # of the time of the last steps
+    seconds_left: float
+    rates: Mapping[str, float]  # learning rate by parameter group
+    losses: Mapping[str, float]  # weighted terms, averaged over all processes
+    scores: Mapping[str, float] | None = None  # where a validation followed the step
+    rollbacks: int = 0  # returns to an earlier state with halved learning rates
+
+    @property
+    def total_steps(self) -> int:
+        """Steps of the whole run, at the speed so far where minutes end it."""
+        return max(self.step, round(self.step / self.progress))
+
+    @property
+    def loss(self) -> float:
+        """Sum of all terms."""
+        return sum(self.losses.values())
+
+    @property
+    def rate(self) -> float:
+        """The highest learning rate."""
+        return max(self.rates.values(), default=0.0)
+
+
+class RunClock:
+    """Progress of the schedule, by steps or by minutes, whichever is farther.
+
+    Args:
+        recipe: gives `steps` and `max_minutes`.
+        before_s: seconds that a resumed run had trained before.
+    """
+
+    def __init__(self, recipe: Recipe, before_s: float = 0.0) -> None:
+        self._recipe = recipe
+        self._start = time.monotonic() - before_s
+
+    @property
+    def seconds(self) -> float:
+        """Seconds of training so far."""
+        return time.monotonic() - self._start
+
+    def progress(self, step: int) -> float:
+        """Progress at a step, 0 at the start and 1 at the end."""
+        by_time = self.seconds / (60.0 * self._recipe.max_minutes)
+        return min(1.0, max(step / self._recipe.steps, by_time))
+
+    def seconds_left(self, step: int, seconds_per_step: float) -> float:
+        """Seconds until the end of the run at this speed."""
+        by_steps = (self._recipe.steps - step) * seconds_per_step
+        return max(0.0, min(by_steps, 60.0 * self._recipe.max_minutes - self.seconds))
+
+
+class Diverged(Exception):  # noqa: N818 - an event that the loop handles, not an error of the user
+    """A loss, gradient or weight is not finite, or the loss explodes."""
+
+
+@dataclass(frozen=True)
+class _Step:
+    step: int
+    progress: float
+    seconds: float
+    rates: Mapping[str, float]
+    terms: Mapping[str, Tensor]
+    norm: Tensor
+
+
+class StepLog:
+    """Losses of the steps that were not fetched from the device yet."""
+
+    def __init__(self, state: RunState, clock: RunClock, distributed: Distributed) -> None:
+        self._state, self._clock, self._distributed = state, clock, distributed
+        self._pending: list[_Step] = []
+        self._times: deque[tuple[float, float]] = deque(maxlen=SPEED_WINDOW)  # step, data wait
+        self._first = (state.step, clock.seconds)
+        self._start, self._waited_s = time.perf_counter(), 0.0
+
+    def start_step(self) -> None:
+        """Start to measure the time of a step."""
+        self._start = time.perf_counter()
+
+    def add(
+        self,
+        progress: float,
+        rates: Mapping[str, float],
+        terms: Mapping[str, Tensor],
+        norm: Tensor,
+        waited_s: float,
+    ) -> None:
+        """Add a step without waiting for the device.
+
+        Args:
+            progress: of the run, 0 .. 1.
+            rates: learning rate by parameter group.
+            terms: weighted loss terms, 0-dim.
+            norm: gradient norm before clipping, 0-dim.
+            waited_s: seconds for which the step waited for its batch.
+        """
+        self._waited_s = waited_s
+        detached = {name: value.detach() for name, value in terms.items()}
+        seconds = self._clock.seconds
+        self._pending.append(
+            _Step(self._state.step, progress, seconds, rates, detached, norm.detach())
+        )
+
+    def discard(self) -> None:
+        """Drop the steps that were not collected."""
+        self._pending.clear()
+
+    def collect(self, due: bool = True) -> list[StepReport]:
+        """End a step; where `due`, fetch and check the losses of all steps since the last time.
+
+        Raises Diverged, in every process alike.
+        """
+        steps, self._pending = (self._pending, []) if due else ([], self._pending)
+        values = iter(self._fetch(steps))
+        self._times.append((time.perf_counter() - self._start, self._waited_s))
+        reports = []
+        for one in steps:
+            losses = {name: next(values) for name in one.terms}
+            self._check(one.step, losses, next(values))
+            reports.append(self._report(one, losses))
+        return reports
+
+    def _fetch(self, steps: list[_Step]) -> list[float]:
+        """Terms and norm of every step, averaged over the processes; waits for a GPU."""
+        if not steps:
+            return []
+        numbers = torch.stack([v for one in steps for v in (*one.terms.values(), one.norm)])
+        return self._distributed.all_reduce_mean(numbers.double().tolist())
+
+    def _check(self, step: int, losses: Mapping[str, float], norm: float) -> None:
+        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
+        if wrong:
+            raise Diverged(f'{" and ".join(wrong)} is no finite number at step {step}')
+        if not math.isfinite(norm):
+            raise Diverged(f'the gradient is not finite at step {step}')
+        loss, recent = sum(losses.values()), self._state.recent
+        if len(recent) >= MINIMUM_HISTORY:
+            usual = statistics.median(recent)
+            if loss > EXPLOSION_FACTOR * max(usual, NEGLIGIBLE_LOSS):
+                raise Diverged(f'the loss is {loss:.3g} at step {step}, usual was {usual:.3g}')
+        self._state.recent = [*recent[-(LOSS_HISTORY - 1) :], loss]
+
+    def _report(self, one: _Step, losses: Mapping[str, float]) -> StepReport:
+        spent = sum(step_s for step_s, _ in self._times)
+        waited = sum(waited_s for _, waited_s in self._times)
+        first_step, first_s = self._first
+        per_step = (one.seconds - first_s) / max(1, one.step - first_step)
+        images = self._state.recipe.batch * len(self._times)
+        return StepReport(
+            step=one.step,
+            progress=one.progress,
+            seconds=one.seconds,
+            images_per_second=images / spent if spent else 0.0,
+            data_wait_fraction=waited / spent if spent else 0.0,
+            seconds_left=self._clock.seconds_left(one.step, per_step),
+            rates=one.rates,
+            losses=losses,
+            rollbacks=self._state.rollbacks,
+        )
+
+
+class CsvLog:
+    """Appends to log.csv: one row per step, however often a run is resumed or rolled back."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._columns: list[str] = []
 
-    def cut(self, step: int) -> str:
-        """Remove the rows after a step, and one that was never finished.
+    def truncate(self, step: int) -> str:
+        """Remove the rows after a step, and an unfinished last row.
 
-        Where rows are damaged, the file is kept beside under another name, and the rest goes on;
-        what was done is returned, '' where there was nothing to do.
+        A damaged file is renamed and its readable rows are written again. Returns a note about
+        it, '' where nothing was damaged.
         """
         rows, is_whole = self._whole_rows(step)
-        said = ''
+        note = ''
         if not is_whole:
-            said = (
+            note = (
                 f'{self._path.name} was damaged: what could be read of it goes on, all of it is '
                 f'in {self._set_aside()}'
             )
         self._columns = list(rows[0]) if rows else []
         self._rewrite(rows)
-        return said
+        return note
 
-    def add(self, progress: list[Progress]) -> None:
-        """Append rows; a column that is new (a loss that starts later) is given to all of them."""
-        rows = [_row(one) for one in progress]
+    def add(self, reports: list[StepReport]) -> None:
+        """Append rows; a new column (a loss that starts later) is added to the earlier rows."""
+        rows = [_row(report) for report in reports]
         new = [name for row in rows for name in row if name not in self._columns]
         if new:
             former = self._read() if self._columns else []
@@ -67,7 +243,7 @@ class RunLog:
             file.write(text)
 
     def _whole_rows(self, step: int) -> tuple[list[Row], bool]:
-        """The rows up to a step, and whether every one of them was as it had been written."""
+        """The rows up to a step, and whether no row was damaged."""
         try:
             table = self._read()
         except (OSError, ValueError, csv.Error):
@@ -107,7 +283,7 @@ class RunLog:
 
 
 def _step_of(row: Row) -> int | None:
-    """The step of a row, None where the row is not one that was written here."""
+    """The step of a row, None for a damaged row."""
     try:
         values = list(row.values())
         is_whole = None not in row and None not in values and math.isfinite(float(row['loss']))
@@ -116,23 +292,23 @@ def _step_of(row: Row) -> int | None:
         return None
 
 
-def _row(progress: Progress) -> Row:
-    scores = progress.scores or {}
+def _row(report: StepReport) -> Row:
+    scores = report.scores or {}
     return {
-        'step': progress.step,
-        'share': f'{progress.share:.5f}',
-        'seconds': f'{progress.seconds:.2f}',
-        'images_per_second': f'{progress.images_per_second:.3f}',
-        'waiting_share': f'{progress.waiting_share:.4f}',
-        'rollbacks': progress.rollbacks,
-        **{f'rate.{name}': f'{value:.4g}' for name, value in progress.rates.items()},
-        'loss': repr(progress.loss),
-        **{f'loss.{name}': repr(value) for name, value in progress.losses.items()},
+        'step': report.step,
+        'progress': f'{report.progress:.5f}',
+        'seconds': f'{report.seconds:.2f}',
+        'images_per_second': f'{report.images_per_second:.3f}',
+        'data_wait_fraction': f'{report.data_wait_fraction:.4f}',
+        'rollbacks': report.rollbacks,
+        **{f'rate.{name}': f'{value:.4g}' for name, value in report.rates.items()},
+        'loss': repr(report.loss),
+        **{f'loss.{name}': repr(value) for name, value in report.losses.items()},
         **{f'score.{name}': f'{value:.6g}' for name, value in scores.items()},
     }
 
 
-class Board:
+class TensorBoardLog:
     """TensorBoard event files; without the `tensorboard` extra nothing is written."""
 
     def __init__(self, folder: Path, enabled: bool) -> None:
@@ -140,8 +316,8 @@ class Board:
         self._is_enabled = enabled and importlib.util.find_spec('tensorboard') is not None
         self._writer: Any = None
 
-    def cut(self, step: int) -> None:
-        """Begin after a step: what was written beyond it is hidden."""
+    def truncate(self, step: int) -> None:
+        """Start writing after a step; TensorBoard hides what was written beyond it."""
         self.close()
         if self._is_enabled:
             from torch.utils.tensorboard import SummaryWriter
@@ -149,145 +325,36 @@ class Board:
             with explained_disk(self._folder, 0):
                 self._writer = SummaryWriter(self._folder, purge_step=step + 1)
 
-    def add(self, progress: list[Progress]) -> None:
+    def add(self, reports: list[StepReport]) -> None:
         """Write the curves of some steps."""
         if self._writer is None:
             return
         with explained_disk(self._folder, 0):
-            for one in progress:
-                for tag, value in _curves(one).items():
-                    self._writer.add_scalar(tag, value, one.step)
+            for report in reports:
+                for tag, value in _curves(report).items():
+                    self._writer.add_scalar(tag, value, report.step)
 
-    def add_pictures(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Write previews."""
+    def add_images(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Write previews (H, W, 3) RGB."""
         if self._writer is None:
             return
         with explained_disk(self._folder, 0):
-            for name, picture in pictures.items():
-                self._writer.add_image(name, picture, step, dataformats='HWC')
+            for name, image in images.items():
+                self._writer.add_image(name, image, step, dataformats='HWC')
 
     def close(self) -> None:
-        """Write what is still in memory."""
+        """Flush and close the event file."""
         if self._writer is not None:
             with explained_disk(self._folder, 0):
                 self._writer.close()
 
 
-def _curves(progress: Progress) -> dict[str, float]:
+def _curves(report: StepReport) -> dict[str, float]:
     return {
-        'loss/total': progress.loss,
-        **{f'loss/{name}': value for name, value in progress.losses.items()},
-        **{f'rate/{name}': value for name, value in progress.rates.items()},
-        **{f'score/{name}': value for name, value in (progress.scores or {}).items()},
-        'speed/images_per_second': progress.images_per_second,
-        'speed/waiting_share': progress.waiting_share,
+        'loss/total': report.loss,
+        **{f'loss/{name}': value for name, value in report.losses.items()},
+        **{f'rate/{name}': value for name, value in report.rates.items()},
+        **{f'score/{name}': value for name, value in (report.scores or {}).items()},
+        'speed/images_per_second': report.images_per_second,
+        'speed/data_wait_fraction': report.data_wait_fraction,
     }
-
-
-WINDOW = 50  # steps that speed and waiting are averaged over
-MEMORY = 100  # losses that the median is taken of
-ENOUGH = 20  # losses before a median says anything
-EXPLODING = 20.0  # times the median
-SMALL = 1e-2  # a loss below this explodes for nobody
-
-
-class Diverged(Exception):  # noqa: N818 - an event that the loop answers, no error of the user
-    """A loss or gradient is no number, or the loss explodes."""
-
-
-@dataclass(frozen=True)
-class _Step:
-    step: int
-    share: float
-    seconds: float
-    rates: Mapping[str, float]
-    terms: Mapping[str, Tensor]
-    norm: Tensor
-
-
-class Journal:
-    """Collects steps until they are settled."""
-
-    def __init__(self, state: TrainingState, clock: Clock, team: Team) -> None:
-        self._state, self._clock, self._team = state, clock, team
-        self._pending: list[_Step] = []
-        self._times: deque[tuple[float, float]] = deque(maxlen=WINDOW)  # of a step, of waiting
-        self._first = (state.step, clock.seconds)
-        self._begin, self._waited_s = time.perf_counter(), 0.0
-
-    def begin_step(self) -> None:
-        """Start the watch."""
-        self._begin = time.perf_counter()
-
-    def add(
-        self,
-        share: float,
-        rates: Mapping[str, float],
-        terms: Mapping[str, Tensor],
-        norm: Tensor,
-        waited_s: float,
-    ) -> None:
-        """Note a step; nothing waits for the device. `waited_s`: for data, of its time."""
-        self._waited_s = waited_s
-        detached = {name: value.detach() for name, value in terms.items()}
-        seconds = self._clock.seconds
-        self._pending.append(
-            _Step(self._state.step, share, seconds, rates, detached, norm.detach())
-        )
-
-    def drop(self) -> None:
-        """Forget the steps that were not settled."""
-        self._pending.clear()
-
-    def settle(self, due: bool = True) -> list[Progress]:
-        """End a step; where `due`, fetch and judge the losses of all steps since the last time.
-
-        Raises Diverged, in every process of the team alike.
-        """
-        steps, self._pending = (self._pending, []) if due else ([], self._pending)
-        values = iter(self._fetch(steps))
-        self._times.append((time.perf_counter() - self._begin, self._waited_s))
-        settled = []
-        for one in steps:
-            losses = {name: next(values) for name in one.terms}
-            self._judge(one.step, losses, next(values))
-            settled.append(self._progress(one, losses))
-        return settled
-
-    def _fetch(self, steps: list[_Step]) -> list[float]:
-        """Terms and norm of every step, averaged over the team; here a GPU is waited for."""
-        if not steps:
-            return []
-        numbers = torch.stack([v for one in steps for v in (*one.terms.values(), one.norm)])
-        return self._team.mean(numbers.double().tolist())
-
-    def _judge(self, step: int, losses: Mapping[str, float], norm: float) -> None:
-        wrong = [name for name, value in losses.items() if not math.isfinite(value)]
-        if wrong:
-            raise Diverged(f'{" and ".join(wrong)} is no finite number at step {step}')
-        if not math.isfinite(norm):
-            raise Diverged(f'the gradient is not finite at step {step}')
-        loss, recent = sum(losses.values()), self._state.recent
-        if len(recent) >= ENOUGH:
-            usual = statistics.median(recent)
-            if loss > EXPLODING * max(usual, SMALL):
-                raise Diverged(f'the loss is {loss:.3g} at step {step}, usual was {usual:.3g}')
-        self._state.recent = [*recent[-(MEMORY - 1) :], loss]
-
-    def _progress(self, one: _Step, losses: Mapping[str, float]) -> Progress:
-        spent = sum(step_s for step_s, _ in self._times)
-        waited = sum(waited_s for _, waited_s in self._times)
-        first_step, first_s = self._first
-        per_step = (one.seconds - first_s) / max(1, one.step - first_step)
-        images = self._state.recipe.batch * len(self._times)
-        return Progress(
-            step=one.step,
-            share=one.share,
-            seconds=one.seconds,
-            images_per_second=images / spent if spent else 0.0,
-            waiting_share=waited / spent if spent else 0.0,
-            seconds_left=self._clock.seconds_left(one.step, per_step),
-            rates=one.rates,
-            losses=losses,
-            rollbacks=self._state.rollbacks,
-        )

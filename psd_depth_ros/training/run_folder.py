@@ -1,14 +1,17 @@
-"""The folder of a run: what repeats it, how it went, what came out.
+"""The folder of a run: settings, logs, previews, weights and the state that a resume needs.
 
-run.json repeats the run; log.csv and tensorboard/ tell how it went; previews/ shows it;
-best.safetensors is what came out; state/ is what a resume needs.
+run.json repeats the run; log.csv and tensorboard/ are its curves; previews/ holds pictures;
+best.safetensors is the result; state/ is what a resume starts from.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+import errno
 import json
 from pathlib import Path
+import shutil
 import subprocess
 from typing import Any
 
@@ -17,25 +20,88 @@ import numpy as np
 from numpy.typing import NDArray
 
 import psd_depth_ros
+from psd_depth_ros import files
 from psd_depth_ros.checkpoint import CheckpointInfo, save_checkpoint
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
 from psd_depth_ros.files import FolderLock, is_part, remove_parts, set_aside
-from psd_depth_ros.parsing import is_file, ParseError, read_json_object
-from psd_depth_ros.training.state import (
-    explained_disk,
-    has_state,
-    lock_folder,
-    make_folder,
-    write_whole,
-)
+from psd_depth_ros.parsing import is_file, ParseError, read_json_object, shorten
 from psd_depth_ros.training.task import Task
 
 PREPARING = {'run': 'its data is being prepared'}
+STATE_PATTERN = 'step_*.safetensors'
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file atomically; see `files.write_whole`. Raises TrainingError."""
+    with explained_disk(path, len(content)):
+        files.write_whole(path, content)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents. Raises TrainingError."""
+    with explained_disk(path / 'x', 0, path.name):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def lock_folder(path: Path) -> FolderLock:
+    """Lock a folder for a run; SettingsError where another process holds the lock."""
+    with explained_disk(path / 'x', 0, path.name):
+        lock = FolderLock(path)
+    if not lock.is_held:
+        raise SettingsError(
+            f'{path}: another process is at work in this folder; wait until it has ended, or name '
+            'another folder'
+        )
+    return lock
+
+
+@contextmanager
+def explained_disk(path: Path, size: int, name: str = '') -> Iterator[None]:
+    """Turn an OSError of writing `size` bytes into a TrainingError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f'{shorten(path.parent)}: {shorten(name or path.name)} cannot be written '
+            f'({error.strerror or error}): {_next_step(error, path.parent, size)}'
+        ) from error
+
+
+def _next_step(error: OSError, folder: Path, size: int) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return 'this process may not write there: give it the right to, or name another folder'
+    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ELOOP):
+        return 'name another folder'
+    return (
+        f'{size} bytes are needed, {_free(folder)} are free; what was written before is whole: '
+        'free space, then start or resume the run'
+    )
+
+
+def _free(folder: Path) -> str:
+    """Free bytes of the nearest existing folder."""
+    for place in (folder, *folder.parents):
+        try:
+            return str(shutil.disk_usage(place).free)
+        except (OSError, ValueError):
+            continue
+    return 'an unknown number'
+
+
+def has_state(folder: Path) -> bool:
+    """Whether a folder of states holds one to resume from."""
+    return any(folder.glob(STATE_PATTERN))
 
 
 class RunFolder:
-    """Names everything in the folder of a run, and writes what is written once."""
+    """The paths of a run's folder, and the files that are written once.
+
+    Attributes:
+        path: the folder.
+        best: the averaged network with the lowest validation score.
+        states: the folder of the last states.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -45,11 +111,10 @@ class RunFolder:
         self._lock: FolderLock | None = None
 
     def claim(self, resume: bool = False) -> None:
-        """Take the folder for a run, before anything is put into it; once is enough.
+        """Lock the folder until `release`, before anything is written; a second call does nothing.
 
-        The folder is this process's until `release`. A run that ended while its data was prepared
-        may be started again. Raises SettingsError where a new run would find something else, a
-        resumed one nothing to go on from, or where another process is at work in it.
+        A run that ended while its data was prepared may be started again. Raises SettingsError
+        where a new run finds other files, a resumed one no state, or another process the lock.
         """
         if self._lock is not None:
             return
@@ -73,7 +138,7 @@ class RunFolder:
         self._lock = lock
 
     def release(self) -> None:
-        """Let other processes have the folder."""
+        """Unlock the folder."""
         if self._lock is not None:
             self._lock.release()
             self._lock = None
@@ -94,9 +159,9 @@ class RunFolder:
         return not all(is_part(path) for path in self.path.iterdir())
 
     def write_settings(self, task: Task, place: Mapping[str, Any], step: int) -> str:
-        """Write run.json: all that repeats the run. A resume at `step` adds where it goes on.
+        """Write run.json; a resume at `step` > 0 adds an entry to `resumed`.
 
-        One that is damaged is kept beside and written anew; this is then returned in words.
+        A damaged run.json is renamed and written anew. Returns a note about it, else ''.
         """
         here = {'psd_depth_ros': psd_depth_ros.__version__, 'commit': _commit(), **place}
         whole = {
@@ -107,20 +172,20 @@ class RunFolder:
         if not step:
             write_whole(self._settings, _as_json({**whole, **here}))
             return ''
-        said = ''
+        note = ''
         try:
             values = read_json_object(self._settings)
             if not isinstance(values.setdefault('resumed', []), list):
                 raise ParseError('has no list of resumes')
         except ParseError as error:
-            said = f'{self._settings.name} {error}; it was written anew'
+            note = f'{self._settings.name} {error}; it was written anew'
             if self._settings.exists():
                 with explained_disk(self._settings, 0):
-                    said = f'{said}, the old one is {set_aside(self._settings).name}'
+                    note = f'{note}, the old one is {set_aside(self._settings).name}'
             values = {**whole, 'resumed': []}
         values['resumed'].append({'step': step, **here})
         write_whole(self._settings, _as_json(values))
-        return said
+        return note
 
     def write_best(self, info: CheckpointInfo, tensors: Mapping[str, Any]) -> None:
         """Write the kept checkpoint; TrainingError where the disk is full."""
@@ -134,7 +199,7 @@ class RunFolder:
             ) from error
 
     def write_previews(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Write pictures (H, W, 3) RGB as previews/STEP_NAME.jpg."""
+        """Write images (H, W, 3) RGB as previews/STEP_NAME.jpg."""
         folder = self.path / 'previews'
         with explained_disk(folder, 0):
             folder.mkdir(exist_ok=True)
@@ -148,7 +213,7 @@ def _as_json(values: Mapping[str, Any]) -> bytes:
 
 
 def _commit() -> str:
-    """The commit of the package where it lies in a git checkout, else empty."""
+    """The commit of a git checkout of the package, '' for an installed one."""
     here = Path(psd_depth_ros.__file__).parent
     tracked = _git(here, 'ls-files', '--error-unmatch', '__init__.py')
     if not tracked:

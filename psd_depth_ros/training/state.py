@@ -1,98 +1,37 @@
-"""All that a run changes while it goes on: weights, their average, the optimiser, where it is."""
+"""The state of a run (weights, their average, optimiser, counters), in memory and on disk."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-import errno
 import json
 import math
 from pathlib import Path
-import shutil
 from typing import Any
 
 import torch
 from torch import nn, Tensor
 
-from psd_depth_ros import files
 from psd_depth_ros.checkpoint import pack, read_metadata, unpack
-from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
+from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.files import remove_parts
 from psd_depth_ros.parsing import ARRAY_BYTES, parse_json, ParseError, read_bytes, shorten
-from psd_depth_ros.training.recipe import Recipe
-from psd_depth_ros.training.schedule import rate_factor
+from psd_depth_ros.training.recipe import LOW, Recipe
+from psd_depth_ros.training.run_folder import make_folder, STATE_PATTERN, write_whole
 from psd_depth_ros.training.task import Task
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Put a file there in one step; see `files.write_whole`. Raises TrainingError."""
-    with explained_disk(path, len(content)):
-        files.write_whole(path, content)
-
-
-def make_folder(path: Path) -> None:
-    """Make a folder and those above it. Raises TrainingError."""
-    with explained_disk(path / 'x', 0, path.name):
-        path.mkdir(parents=True, exist_ok=True)
-
-
-def lock_folder(path: Path) -> files.FolderLock:
-    """Take a folder for a run; SettingsError where another process has it."""
-    with explained_disk(path / 'x', 0, path.name):
-        lock = files.FolderLock(path)
-    if not lock.is_held:
-        raise SettingsError(
-            f'{path}: another process is at work in this folder; wait until it has ended, or name '
-            'another folder'
-        )
-    return lock
-
-
-@contextmanager
-def explained_disk(path: Path, size: int, name: str = '') -> Iterator[None]:
-    """Turn an OSError into a TrainingError that names the folder and what to do."""
-    try:
-        yield
-    except OSError as error:
-        raise TrainingError(
-            f'{shorten(path.parent)}: {shorten(name or path.name)} cannot be written '
-            f'({error.strerror or error}): {_next_step(error, path.parent, size)}'
-        ) from error
-
-
-def _next_step(error: OSError, folder: Path, size: int) -> str:
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return 'this process may not write there: give it the right to, or name another folder'
-    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ELOOP):
-        return 'name another folder'
-    return (
-        f'{size} bytes are needed, {_free(folder)} are free; what was written before is whole: '
-        'free space, then start or resume the run'
-    )
-
-
-def _free(folder: Path) -> str:
-    """How much room there is, where the nearest folder is that there is."""
-    for place in (folder, *folder.parents):
-        try:
-            return str(shutil.disk_usage(place).free)
-        except (OSError, ValueError):
-            continue
-    return 'an unknown number'
 
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A state at rest: tensors on the CPU that nobody changes, and facts that JSON can hold."""
+    """A copy of a state: tensors on the CPU, and counters as JSON values (`facts`)."""
 
     tensors: Mapping[str, Tensor]
     facts: Mapping[str, Any]
 
 
-class TrainingState:
-    """The changing part of a run; `snapshot` and `restore` are exact."""
+class RunState:
+    """Weights, averaged weights, optimiser and counters; `snapshot` and `restore` are exact."""
 
     def __init__(self, task: Task, device: torch.device) -> None:
         self.recipe = task.recipe
@@ -109,16 +48,16 @@ class TrainingState:
         self.rollbacks = 0
         self.finished = False
         self.best: dict[str, float] = {}  # scores of the kept checkpoint
-        self.recent: list[float] = []  # losses, for telling an exploding one
+        self.recent: list[float] = []  # losses, to recognise an exploding one
 
     @property
     def parameters(self) -> list[nn.Parameter]:
         """Every trained parameter, in the order of the optimiser."""
         return [p for group in self.optimiser.param_groups for p in group['params']]
 
-    def set_rates(self, share: float) -> dict[str, float]:
-        """Set the learning rates for `share` of the run; gives them by group."""
-        factor = rate_factor(self.recipe, share) * 0.5**self.rollbacks
+    def set_rates(self, progress: float) -> dict[str, float]:
+        """Set the learning rates at `progress` (0 .. 1) and return them by group."""
+        factor = rate_factor(self.recipe, progress) * 0.5**self.rollbacks
         for group in self.optimiser.param_groups:
             group['lr'] = group['base'] * factor
         return {group['name']: group['lr'] for group in self.optimiser.param_groups}
@@ -129,12 +68,12 @@ class TrainingState:
         update_average(self.average, self._depth, decay)
 
     def is_finite(self) -> bool:
-        """Whether every trained parameter is a number."""
+        """Whether every trained parameter is finite."""
         sums = [parameter.detach().double().sum() for parameter in self.parameters]
         return bool(torch.stack(sums).isfinite().all())
 
     def snapshot(self) -> Snapshot:
-        """Copy everything."""
+        """Copy the state to the CPU."""
         parts = {
             'module': self.module.state_dict(),
             'average': self.average.state_dict(),
@@ -158,7 +97,7 @@ class TrainingState:
         return Snapshot(tensors, facts)
 
     def restore(self, snapshot: Snapshot) -> None:
-        """Take everything back. Raises CheckpointError where it is of another network."""
+        """Return to a snapshot. Raises CheckpointError for one of another network."""
         try:
             self.module.load_state_dict(_part(snapshot, 'module'))
             self.average.load_state_dict(_part(snapshot, 'average'))
@@ -176,10 +115,26 @@ class TrainingState:
         self.best, self.recent = facts['best'], facts['recent']
 
 
-def average_decay(recipe: Recipe, step: int) -> float:
-    """What is kept of the averaged weights at `step` (from 1); young averages move faster.
+def rate_factor(recipe: Recipe, progress: float) -> float:
+    """Factor of the learning rates at `progress` (0 .. 1) of the run.
 
-    With 1 - (p + 1) / (p + 2 + k) step k weighs like k^p (polynomial decay, Shamir & Zhang 2013).
+    Linear warm-up; then `step` falls to a tenth at `drop_at`, `cosine` falls to a hundredth, and
+    `constant` stays.
+    """
+    if progress < recipe.warmup:
+        return progress / recipe.warmup + 1e-3
+    low = LOW[recipe.schedule]
+    if recipe.schedule == 'step':
+        return 1.0 if progress < recipe.drop_at else low
+    phase = (progress - recipe.warmup) / (1.0 - recipe.warmup)
+    return low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * phase))
+
+
+def average_decay(recipe: Recipe, step: int) -> float:
+    """Decay of the averaged weights at `step` (from 1), smaller while the average is young.
+
+    1 - (p + 1) / (p + 2 + k) weights step k like k^p (polynomial decay, Shamir & Zhang 2013,
+    https://arxiv.org/abs/1212.1824).
     """
     weight = recipe.average_power + 1.0
     return min(recipe.average, (1.0 + step) / (1.0 + weight + step))
@@ -217,7 +172,7 @@ def _part(snapshot: Snapshot, part: str) -> dict[str, Tensor]:
 
 
 def _flatten(optimiser: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors as `INDEX.NAME`, counted like the parameters of all groups."""
+    """The optimiser's tensors as `INDEX.NAME`, INDEX counting the parameters of all groups."""
     state = optimiser.state_dict()['state']
     return {f'{i}.{name}': value for i, values in state.items() for name, value in values.items()}
 
@@ -239,15 +194,14 @@ def _unflatten(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) 
 
 KEPT = 2
 KEY = 'psd_depth_ros.run'
-PATTERN = 'step_*.safetensors'
 _MOST_BYTES = 8 * ARRAY_BYTES
 
 
 def write_state(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Path:
-    """Write a state beside the earlier ones, then remove all but the last two.
+    """Write a state, then remove all but the last two; returns its path.
 
-    `identity` is what a resumed run must have in common with this one. Raises TrainingError where
-    the disk is full; the earlier states stay.
+    `identity` (JSON) must be equal where the run is resumed. Raises TrainingError where the disk
+    is full; the earlier states stay.
     """
     make_folder(folder)
     path = folder / f'step_{snapshot.facts["step"]:08d}.safetensors'
@@ -258,16 +212,11 @@ def write_state(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -
     return path
 
 
-def has_state(folder: Path) -> bool:
-    """Whether there is anything to resume from."""
-    return bool(_newest_first(folder))
-
-
 def read_state(folder: Path, identity: Mapping[str, Any]) -> tuple[bytes, tuple[str, ...]]:
-    """The content of the newest whole state, and what was wrong with newer ones.
+    """The content of the newest undamaged state, and notes about damaged newer ones.
 
-    `parse_state` makes a snapshot of it. Raises CheckpointError where no state can be read,
-    SettingsError where recipe, data or start are no longer those of the run, naming what changed.
+    `parse_state` turns the content into a snapshot. Raises CheckpointError where no state can be
+    read, SettingsError where recipe, data or start differ from those of the run.
     """
     remove_parts(folder)
     wrong: list[str] = []
@@ -288,17 +237,17 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> tuple[bytes, tuple[
 
 
 def parse_state(content: bytes) -> Snapshot:
-    """Make a snapshot of a whole file. Raises ParseError where it is damaged or says nonsense."""
+    """Read a snapshot from the content of a file. Raises ParseError where it is damaged."""
     tensors, _ = unpack(content, sealed=True)
     return Snapshot(tensors, _checked(_described(content)['facts']))
 
 
 def _newest_first(folder: Path) -> list[Path]:
-    return sorted(folder.glob(PATTERN), reverse=True)
+    return sorted(folder.glob(STATE_PATTERN), reverse=True)
 
 
 def _described(content: bytes) -> dict[str, Any]:
-    """Facts and identity, from the metadata of the file."""
+    """Counters and identity, from the metadata of the file."""
     described = parse_json(read_metadata(content).get(KEY, 'null'))
     if not isinstance(described, dict) or not all(
         isinstance(described.get(name), dict) for name in ('facts', 'identity')
@@ -308,7 +257,7 @@ def _described(content: bytes) -> dict[str, Any]:
 
 
 def _checked(facts: dict[str, Any]) -> dict[str, Any]:
-    """The facts that a state has, no others, each of its type."""
+    """The counters of a state, no others, each of its type."""
     wrong = sorted(facts.keys() ^ _FACTS.keys())
     wrong += [
         name for name, is_right in _FACTS.items() if name in facts and not is_right(facts[name])

@@ -1,7 +1,7 @@
-"""What the loop trains: a task has the modules, the batches and the judgement; the loop has none.
+"""The interface between the training loop and what it trains.
 
-The loop (`trainer`) knows steps, rates, checkpoints and processes. A task knows what a batch is,
-what a step makes small and when a network is better than another.
+The loop (`training.loop`) knows steps, learning rates, checkpoints and processes; a task has the
+modules, the batches, the losses and the validation.
 """
 
 from __future__ import annotations
@@ -62,15 +62,15 @@ class Task(ABC):
     @property
     @abstractmethod
     def depth(self) -> DepthModel:
-        """The depth network inside `module`, the one that is averaged, judged and kept."""
+        """The depth network inside `module`, which is averaged, validated and kept."""
 
     @abstractmethod
     def groups(self) -> list[ParameterGroup]:
         """The trained parameters with their rates."""
 
     @abstractmethod
-    def prepare(self, share: float) -> None:
-        """Before a step at `share` (0 .. 1) of the run: train and eval modes, frozen parts."""
+    def prepare(self, progress: float) -> None:
+        """Set train and eval modes and frozen parts before a step at `progress` (0 .. 1)."""
 
     @abstractmethod
     def batch(self, step: int, rank: int, processes: int) -> Batch:
@@ -81,7 +81,7 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def losses(self, module: nn.Module, batch: Any, share: float) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, batch: Any, progress: float) -> dict[str, Tensor]:
         """The weighted terms of a step, 0-dim float32 each; their sum is the loss.
 
         Every term is a mean over samples, so that the mean over equal parts of a batch is that of

@@ -90,7 +90,7 @@ class WorldsTask(Task):
         """One rate for the encoder and one for the rest."""
         return depth_groups(self.recipe, self._depth)
 
-    def prepare(self, share: float) -> None:
+    def prepare(self, progress: float) -> None:
         """Train mode; batch norm keeps what it started with, where it started with anything."""
         self.module.train()
         freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
@@ -99,7 +99,7 @@ class WorldsTask(Task):
         """Augmented windows of one shape of picture, seeded by recipe, step and place."""
         return draw_batch(self.recipe, self._training, step, rank, processes)
 
-    def losses(self, module: nn.Module, batch: Batch, share: float) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
         """The terms of `objective`."""
         terms: dict[str, Tensor] = module(batch)
         return terms

@@ -14,8 +14,8 @@ from psd_depth_ros.training.ablation_folder import AblationFolder
 from psd_depth_ros.training.ablation_report import render_json, render_markdown, write_report
 from psd_depth_ros.training.ablation_runs import make_chains, run_ablation
 from psd_depth_ros.training.ablation_table import FAR, find_gains, RunResult, Spread, summarise
+from psd_depth_ros.training.loop import Outcome
 from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
-from psd_depth_ros.training.schedule import Outcome
 
 WORLD = 'size=96x64&focal_px=60&camera_height_m=1.5&speed_mps=10'
 RECIPE = build(

@@ -13,7 +13,8 @@ from psd_depth_ros.finetune.run import finetune, folder_state, make_recipe, Watc
 from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.replay.rendering import write_world
 from psd_depth_ros.synth import World, WorldSettings
-from psd_depth_ros.training.schedule import Outcome, Progress
+from psd_depth_ros.training.logging import StepReport
+from psd_depth_ros.training.loop import Outcome
 
 OPEN = AcceptanceSettings(-1000.0, maximum_drift=100.0, maximum_stretch=100.0)
 SHUT = AcceptanceSettings(minimum_gain=1.0)
@@ -176,7 +177,7 @@ def test_settings_go_before_the_recipe():
 def test_a_run_without_progress_ends_early(tmp_path):
     def progress(step, score=None):
         scores = None if score is None else {'score': score}
-        return Progress(step, 0.1, 1.0, 2.0, 0.0, 3.0, {}, {}, scores)
+        return StepReport(step, 0.1, 1.0, 2.0, 0.0, 3.0, {}, {}, scores)
 
     watch = Watch(FinetuneSettings(patience=2), 100, lambda: '', lambda status: None)
     for step, score in enumerate((0.5, None, 0.6, 0.4, 0.45, None, 0.4)):
@@ -189,9 +190,9 @@ def test_a_run_without_progress_ends_early(tmp_path):
 def test_where_minutes_end_a_run_the_steps_that_fit_are_counted():
     seen = []
     watch = Watch(FinetuneSettings(minutes=1.0), 3000, lambda: '', seen.append)
-    watch.tell(Progress(12, 0.5, 30.0, 2.0, 0.0, 30.0, {}, {}))
+    watch.tell(StepReport(12, 0.5, 30.0, 2.0, 0.0, 30.0, {}, {}))
     assert (seen[0].step, seen[0].of, seen[0].seconds_left) == (12, 24, 30.0)
-    watch.tell(Progress(25, 1.0, 60.0, 2.0, 0.0, 0.0, {}, {}))
+    watch.tell(StepReport(25, 1.0, 60.0, 2.0, 0.0, 0.0, {}, {}))
     assert (seen[1].step, seen[1].of, seen[1].seconds_left) == (25, 25, 0.0)
 
 

@@ -8,16 +8,15 @@ import torch
 import psd_depth_ros
 from psd_depth_ros.checkpoint import load_checkpoint, pack, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
-from psd_depth_ros.training.logging import Board
+from psd_depth_ros.training.logging import TensorBoardLog
 from psd_depth_ros.training.loop import run_training
-from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.run_folder import RunFolder, write_whole
 from psd_depth_ros.training.state import (
     KEY,
     parse_state,
     read_state,
     Snapshot,
     write_state,
-    write_whole,
 )
 
 FACTS = {'seconds': 1.5, 'rollbacks': 0, 'finished': False, 'best': {}, 'recent': [0.1]}
@@ -91,8 +90,8 @@ def test_curves_and_pictures_are_in_the_event_files(toy, tmp_path):
 
 def test_without_tensorboard_nothing_is_written(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
-    board = Board(tmp_path / 'tensorboard', enabled=True)
-    board.cut(0)
+    board = TensorBoardLog(tmp_path / 'tensorboard', enabled=True)
+    board.truncate(0)
     board.add([])
     board.close()
     assert not (tmp_path / 'tensorboard').exists()

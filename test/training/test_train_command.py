@@ -26,8 +26,8 @@ def made(toy, monkeypatch):
         interrupt = None
 
     class Interrupted(toy.ToyTask):
-        def prepare(self, share):
-            super().prepare(share)
+        def prepare(self, progress):
+            super().prepare(progress)
             if self.step in (tasks.interrupt or {}):
                 os.kill(os.getpid(), tasks.interrupt[self.step])
 

@@ -10,11 +10,11 @@ import torch
 
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import DeviceError, SettingsError, TrainingError
+from psd_depth_ros.training.logging import RunClock
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import VideoRecipe, WorldsRecipe
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.schedule import Clock, rate_factor
-from psd_depth_ros.training.state import average_decay, update_average
+from psd_depth_ros.training.state import average_decay, rate_factor, update_average
 
 
 def train(task, path, **options):
@@ -36,7 +36,7 @@ def rows(path):
 
 def numbers(path):
     """What must not differ between runs: everything in the log but times."""
-    timed = ('seconds', 'images_per_second', 'waiting_share')
+    timed = ('seconds', 'images_per_second', 'data_wait_fraction')
     return [{k: v for k, v in row.items() if k not in timed} for row in rows(path)]
 
 
@@ -60,7 +60,7 @@ def test_a_run_keeps_the_best_average_and_tells_every_step(toy, tmp_path):
     assert not outcome.stopped
     assert outcome.step == 12
     assert seen[-1].seconds_left == 0.0
-    assert 0.0 <= seen[-1].waiting_share <= 1.0
+    assert 0.0 <= seen[-1].data_wait_fraction <= 1.0
     assert not task.teacher.training
     assert not same_weights(task.teacher, task.depth)
 
@@ -152,9 +152,9 @@ def test_a_gradient_that_is_no_number_is_noticed(toy, tmp_path):
     task = toy.ToyTask()
     calls = []
 
-    def losses(module, batch, share):
-        calls.append(share)
-        terms = module(batch, share)
+    def losses(module, batch, progress):
+        calls.append(progress)
+        terms = module(batch, progress)
         if len(calls) == 7:
             terms['first'] = terms['first'] + (terms['first'] * 0.0).sqrt()  # 0, slope infinite
         return terms
@@ -229,44 +229,44 @@ def test_minutes_end_a_run(toy, tmp_path):
     recipe = replace(toy.RECIPE, steps=1_000_000, max_minutes=0.01, validate_every=10**6)
     outcome, seen = train(toy.ToyTask(recipe), tmp_path)
     assert 1 < outcome.step < 1_000_000
-    assert seen[-1].share == 1.0
+    assert seen[-1].progress == 1.0
     assert outcome.path is not None
 
 
 def test_a_batch_that_cannot_be_shared_and_a_device_that_is_not_there(toy, tmp_path):
-    from psd_depth_ros.training.distributed import Team
+    from psd_depth_ros.training.distributed import Distributed
 
-    team = Team('cpu')
-    team.count = 3
+    distributed = Distributed('cpu')
+    distributed.world_size = 3
     with pytest.raises(SettingsError, match='choose a multiple of 3'):
-        team.check_batch(8)
+        distributed.check_batch(8)
     with pytest.raises(DeviceError, match='cuda:99'):
         train(toy.ToyTask(), tmp_path, device='cuda:99')
 
 
 def test_the_rate_rises_then_falls():
     recipe = WorldsRecipe(warmup=0.1, schedule='cosine')
-    factors = [rate_factor(recipe, share / 100) for share in range(101)]
+    factors = [rate_factor(recipe, progress / 100) for progress in range(101)]
     assert factors.index(max(factors)) == 10
     assert factors[0] < 0.01
     assert factors[55] == pytest.approx(0.5 * (1.0 + 0.01))
     assert factors[-1] == pytest.approx(0.01)
     stepped = replace(recipe, schedule='step', drop_at=0.75)
-    assert [rate_factor(stepped, share) for share in (0.05, 0.5, 0.75, 1.0)] == [
+    assert [rate_factor(stepped, progress) for progress in (0.05, 0.5, 0.75, 1.0)] == [
         pytest.approx(0.501), 1.0, 0.1, 0.1,
     ]  # fmt: skip
     constant = replace(recipe, schedule='constant')
-    assert [rate_factor(constant, share) for share in (0.05, 0.1, 0.5, 1.0)] == [
+    assert [rate_factor(constant, progress) for progress in (0.05, 0.1, 0.5, 1.0)] == [
         pytest.approx(0.501), 1.0, 1.0, 1.0,
     ]  # fmt: skip
 
 
 def test_the_clock_takes_what_is_farther():
     recipe = WorldsRecipe(steps=100, max_minutes=1.0)
-    assert Clock(recipe).share(50) == 0.5
-    assert Clock(recipe, before_s=45.0).share(50) == pytest.approx(0.75, abs=0.01)
-    assert Clock(recipe, before_s=45.0).seconds_left(50, 1.0) == pytest.approx(15.0, abs=0.5)
-    assert Clock(recipe).seconds_left(90, 1.0) == 10.0
+    assert RunClock(recipe).progress(50) == 0.5
+    assert RunClock(recipe, before_s=45.0).progress(50) == pytest.approx(0.75, abs=0.01)
+    assert RunClock(recipe, before_s=45.0).seconds_left(50, 1.0) == pytest.approx(15.0, abs=0.5)
+    assert RunClock(recipe).seconds_left(90, 1.0) == 10.0
 
 
 def test_a_young_average_moves_fast():

@@ -49,11 +49,11 @@ class ToyObjective(nn.Module):
         self.later = nn.Conv2d(8, 1, 1)
         self.noise = noise
 
-    def forward(self, batch, share):
+    def forward(self, batch, progress):
         x = batch.x + self.noise * torch.randn_like(batch.x)
         maps = self.depth[:2](x)
         terms = {'first': (self.depth[2](maps) - batch.y).square().mean()}
-        if share > 0.5:
+        if progress > 0.5:
             terms['second'] = 0.1 * (self.later(maps) - batch.y).abs().mean()
         return terms
 
@@ -81,8 +81,8 @@ class ToyTask(Task):
             for name, part in parts.items()
         ]
 
-    def prepare(self, share):
-        self.step = round(share * self.recipe.steps)
+    def prepare(self, progress):
+        self.step = round(progress * self.recipe.steps)
         self.module.train()
 
     def batch(self, step, rank, processes):
@@ -93,8 +93,8 @@ class ToyTask(Task):
         x = torch.stack([torch.from_numpy(rng.random((3, 8, 8), np.float32)) for rng in rngs])
         return ToyBatch(x, x[:, :1, 1:-1, 1:-1] - 0.5 * x[:, 2:, 1:-1, 1:-1])
 
-    def losses(self, module, batch, share):
-        terms = module(batch, share)
+    def losses(self, module, batch, progress):
+        terms = module(batch, progress)
         if self.step in self.explode and self.times > 0:
             self.times -= 1
             terms['first'] = terms['first'] * self.explode[self.step]

@@ -12,7 +12,6 @@ from psd_depth_ros.data.triplets.batch import TripletBatches
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose
-from psd_depth_ros.training.loading import LoaderAhead
 
 FRAMES = 12
 
@@ -253,18 +252,3 @@ def test_fields_that_no_recording_has_are_refused_with_the_way_out(monkeypatch):
     ):
         with pytest.raises(SettingsError, match=f'no recording has {field}.*{remedy}'):
             check_fields({field}, [sequence])
-
-
-def test_steps_come_in_order_and_errors_when_it_is_their_turn():
-    def make(step):
-        if step == 6:
-            raise SettingsError('six')
-        return step
-
-    with LoaderAhead(make, 3, 9, threads=3, ahead=5) as loader:
-        batches = iter(loader)
-        assert [next(batches) for _ in range(3)] == [3, 4, 5]
-        with pytest.raises(SettingsError, match='six'):
-            next(batches)
-    with LoaderAhead(make, 7, 9) as loader:
-        assert list(loader) == [7, 8, 9]
