@@ -19,6 +19,7 @@ PAGES = {
     'contributing.md': 'CONTRIBUTING.md',
     'changelog.md': 'CHANGELOG.md',
     'experiments.md': 'experiments/LOG.md',
+    'starter_weights.md': 'weights/README.md',
 }
 _EQUATION = re.compile(
     r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</(?:span|div)>', re.DOTALL
@@ -28,16 +29,17 @@ _EQUATION = re.compile(
 def on_files(files: Any, config: Any) -> Any:
     """Add the pages that are kept outside docs/."""
     for page, source in PAGES.items():
-        files.append(File.generated(config, page, content=site_links((ROOT / source).read_text())))
+        text = (ROOT / source).read_text(encoding='utf-8')
+        files.append(File.generated(config, page, content=text))
     return files
 
 
-def site_links(text: str) -> str:
-    """Turn links of files at the root into links between pages of the site."""
-    text = re.sub(r'\]\((?:\.\./)*README\.md\)', '](index.md)', text)
-    for page, source in PAGES.items():
-        text = text.replace(f']({source})', f']({page})')
-    return re.sub(r'\]\((?:\.\./)?docs/', '](', text)
+def on_page_markdown(markdown: str, **_context: Any) -> str:
+    """Turn links between files of the repository into links between pages of the site."""
+    pages = {'README.md': 'index.md', **{source: page for page, source in PAGES.items()}}
+    for source, page in pages.items():
+        markdown = re.sub(rf'\]\((?:\.\./)*{re.escape(source)}', f']({page}', markdown)
+    return re.sub(r'\]\((?:\.\./)*docs/', '](', markdown)
 
 
 def on_page_content(content: str, **_context: Any) -> str:
