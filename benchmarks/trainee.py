@@ -19,7 +19,8 @@ from torch import nn, Tensor
 
 from psd_depth_ros.config import build, flatten
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
-from psd_depth_ros.networks import DepthModel, preset
+from psd_depth_ros.networks import DepthModel, Normalisation, preset
+from psd_depth_ros.networks.encoders import EncoderWeights
 from psd_depth_ros.runtime import settle_training
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
 from psd_depth_ros.training.logging import StepReport
@@ -61,14 +62,14 @@ def make_recipe(name: str, pixels: int, steps: int, bag: str) -> VideoRecipe:
     return build(VideoRecipe, {**flatten(shipped), **changes}, name)
 
 
-def folded_weights() -> dict[str, Tensor]:
+def folded_weights() -> EncoderWeights:
     """Random weights like those of ImageNet: with them the batch norm stays as it is."""
-    weights = {}
+    weights: dict[str, Tensor] = {}
     for name, module in DepthModel(preset('lite')).encoder.named_modules():
         if isinstance(module, nn.Conv2d):
             weights[f'{name}.weight'] = module.weight.detach()
             weights[f'{name}.bias'] = torch.zeros(module.out_channels)
-    return weights
+    return EncoderWeights(weights, 'random', '', '', Normalisation())
 
 
 def summarise(recipe: VideoRecipe, task: ClipTask, seen: list[StepReport]) -> dict[str, Any]:

@@ -7,13 +7,13 @@ import zipfile
 import numpy as np
 import pytest
 
-from psd_depth_ros.cli.train import read_imagenet
 from psd_depth_ros.data.calibration_file import load_camera
 from psd_depth_ros.data.frames import LensChoice
 from psd_depth_ros.data.open import read_split
 from psd_depth_ros.data.readers.files import FolderFrames
 from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.evaluation.samples import read_truth
+from psd_depth_ros.networks.encoders import read_encoder_weights
 from psd_depth_ros.parsing import (
     parse_json,
     parse_yaml,
@@ -210,7 +210,7 @@ READERS = {
     'camera.yaml': lambda path: load_camera(path),
     'split.txt': lambda path: read_split(path),
     'frames.csv': folder_table,
-    'weights.npz': lambda path: read_imagenet(path),
+    'weights.npz': lambda path: read_encoder_weights(path),
     'truth.npy': lambda path: read_truth(path, 256.0),
 }
 DAMAGE = {

@@ -65,18 +65,18 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Train what is not there yet; print a line after each run, and the table at the end."""
-    from psd_depth_ros.cli.train import imagenet_id, read_imagenet
     from psd_depth_ros.runtime import wait_passively
 
     wait_passively()
+    from psd_depth_ros.networks.encoders import read_encoder_weights
     from psd_depth_ros.runtime import settle_training
     from psd_depth_ros.training.ablation_runs import run_ablation
 
     if options.processes < 1:
         raise SettingsError(f'--processes is {options.processes}, expected 1 or more')
     plan = _make_plan(options)
-    start = None if options.imagenet is None else read_imagenet(options.imagenet)
-    start_id = '' if options.imagenet is None else imagenet_id(options.imagenet)
+    start = None if options.imagenet is None else read_encoder_weights(options.imagenet)
+    start_id = '' if start is None else f'imagenet {start.id}'
     settle_training()
     done = len(plan.jobs)
     with progress_bar('ablation', options.quiet) as advance:

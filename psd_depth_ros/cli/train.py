@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-import hashlib
 import importlib.util
 from pathlib import Path
 import sys
@@ -17,17 +16,15 @@ from psd_depth_ros.cli.options import (
     asked_to_stop,
     progress_bar,
 )
-from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.errors import SettingsError
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
-    from psd_depth_ros.checkpoint import Checkpoint
     from psd_depth_ros.training.distributed import Distributed
     from psd_depth_ros.training.logging import StepReport
     from psd_depth_ros.training.loop import Outcome
     from psd_depth_ros.training.recipe import Recipe
     from psd_depth_ros.training.run_folder import RunFolder
+    from psd_depth_ros.training.start import Start
     from psd_depth_ros.training.task import Task
 
 
@@ -80,6 +77,7 @@ def execute(options: argparse.Namespace) -> int:
     from psd_depth_ros.runtime import wait_passively
 
     wait_passively()
+    from psd_depth_ros.networks.encoders import EncoderWeights
     from psd_depth_ros.runtime import settle_training
     from psd_depth_ros.training.distributed import Distributed
     from psd_depth_ros.training.run_folder import RunFolder
@@ -94,8 +92,8 @@ def execute(options: argparse.Namespace) -> int:
     try:
         with distributed.main_first():
             task = _make_task(options, recipe, folder, start)
-        if options.imagenet is not None:
-            task.start_id = imagenet_id(options.imagenet)
+        if isinstance(start, EncoderWeights):
+            task.start_id = f'imagenet {start.id}'
         settle_training()
         with asked_to_stop() as asked:
             outcome = _train(options, task, folder, distributed, lambda: bool(asked))
@@ -151,7 +149,7 @@ def _make_task(
     options: argparse.Namespace,
     recipe: Recipe,
     folder: RunFolder,
-    start: Checkpoint | dict[str, Tensor] | None,
+    start: Start,
 ) -> Task:
     from psd_depth_ros.training.recipe import VideoRecipe, WorldsRecipe
 
@@ -185,40 +183,13 @@ def _say(outcome: Outcome, output: Path) -> None:
         print('for curves: pip install "psd_depth_ros[tensorboard]" before the next run')
 
 
-def _read_start(options: argparse.Namespace) -> Checkpoint | dict[str, Tensor] | None:
+def _read_start(options: argparse.Namespace) -> Start:
     from psd_depth_ros.checkpoint import load_checkpoint
+    from psd_depth_ros.networks.encoders import read_encoder_weights
 
     if options.checkpoint is not None:
         return load_checkpoint(options.checkpoint)
-    return None if options.imagenet is None else read_imagenet(options.imagenet)
-
-
-def imagenet_id(path: Path) -> str:
-    """A short text that differs where the weights do."""
-    return f'imagenet {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}'
-
-
-def read_imagenet(path: Path) -> dict[str, Tensor]:
-    """Read encoder weights from an .npz file; CheckpointError where they cannot be."""
-    import numpy as np
-    import torch
-
-    from psd_depth_ros.parsing import ParseError, read_arrays, shorten
-
-    try:
-        arrays = read_arrays(path)
-    except ParseError as error:
-        raise CheckpointError(
-            f'{shorten(path)}: ImageNet weights {error}; expected a .npz with arrays named '
-            'features.0.0.weight, features.0.0.bias, ...'
-        ) from error
-    for name, array in arrays.items():
-        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
-            raise CheckpointError(
-                f'{shorten(path)}: {shorten(name)} holds {array.dtype}, or what is no finite '
-                'number; expected the weights of a trained encoder'
-            )
-    return {name: torch.from_numpy(array.astype(np.float32)) for name, array in arrays.items()}
+    return None if options.imagenet is None else read_encoder_weights(options.imagenet)
 
 
 def _read_recipe(options: argparse.Namespace) -> Recipe:

@@ -2,7 +2,7 @@
 
 from psd_depth_ros.networks.bin_head import BinPrediction, DepthOutput, expectation
 from psd_depth_ros.networks.depth_model import Architecture, DepthModel, load_model, preset
-from psd_depth_ros.networks.encoders import build_encoder, Encoder
+from psd_depth_ros.networks.encoders import build_encoder, Encoder, Normalisation
 
 __all__ = [
     'Architecture',
@@ -10,6 +10,7 @@ __all__ = [
     'DepthModel',
     'DepthOutput',
     'Encoder',
+    'Normalisation',
     'build_encoder',
     'expectation',
     'load_model',

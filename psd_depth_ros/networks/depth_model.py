@@ -26,7 +26,7 @@ from psd_depth_ros.networks.bin_head import (
     GlobalAggregator,
 )
 from psd_depth_ros.networks.decoder import Decoder, DisparityHead
-from psd_depth_ros.networks.encoders import build_encoder
+from psd_depth_ros.networks.encoders import build_encoder, Normalisation
 
 OUTPUT_STRIDE = 2
 
@@ -129,6 +129,15 @@ class DepthModel(nn.Module):
         """Whether depth comes from adaptive bins, which `predict_bins` gives."""
         return self.architecture.head == 'bins'
 
+    @property
+    def normalisation(self) -> Normalisation:
+        """How the encoder expects its input normalised."""
+        return self.encoder.normalisation
+
+    def normalise(self, image: Tensor) -> Tensor:
+        """Normalise images (..., 3, H, W), RGB float in [0, 1] or uint8, to network input."""
+        return self.encoder.normalisation.apply(image)
+
     def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
         """Normalised image (B, 3, H, W) and its fx fy cx cy (B, 4) in pixels to three maps.
 
@@ -166,8 +175,9 @@ class DepthModel(nn.Module):
 def load_model(checkpoint: Checkpoint) -> DepthModel:
     """Make the network that a checkpoint describes, in `eval` mode, float32, on the CPU.
 
-    Raises CheckpointError where the architecture is unknown, or the tensors are not exactly those
-    of it: names and shapes are compared before a byte of the network is allocated.
+    The normalisation is that of the checkpoint, whatever the encoder's own default. Raises
+    CheckpointError where the architecture is unknown, or the tensors are not exactly those of it:
+    names and shapes are compared before a byte of the network is allocated.
     """
     info = checkpoint.info
     try:
@@ -180,6 +190,7 @@ def load_model(checkpoint: Checkpoint) -> DepthModel:
             'psd_depth_ros, or an encoder package that is not installed'
         ) from error
     _check_tensors(model, checkpoint)
+    model.encoder.normalisation = Normalisation(info.input.mean, info.input.std)
     model.load_state_dict(checkpoint.tensors, assign=True)
     return model.eval()
 

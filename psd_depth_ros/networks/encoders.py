@@ -1,45 +1,89 @@
 """Encoders: an image in, five feature maps at strides 2, 4, 8, 16 and 32 out.
 
-`build_encoder` knows the two built-in encoders, a Hugging Face backbone (`transformers` extra) and
-any encoder that another installed package offers under the entry point group
-`psd_depth_ros.encoders`. What is done with the maps is left to `decoder` and `bin_head`.
+`build_encoder` makes the two built-in encoders, a Hugging Face backbone (extra `transformers`) and
+the encoders that other installed packages offer under the entry point group
+`psd_depth_ros.encoders`. How an encoder wants its input normalised belongs to the encoder, follows
+the weights it is started from and travels in the checkpoint.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+import hashlib
 from importlib.metadata import entry_points
-from typing import Any, cast
+from pathlib import Path
+from typing import Any, cast, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.parsing import shorten
+from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_arrays, read_bytes, shorten
 
 PLUGIN_GROUP = 'psd_depth_ros.encoders'
 
 
-class Encoder(nn.Module):
-    """Base of every encoder: `channels` of the five maps, and the two steps that make them.
+class Normalisation(NamedTuple):
+    """How RGB in [0, 1] becomes the input of a network: (image - mean) / std, per channel."""
 
-    `stem` is the part that must not be run in half precision; without one of its own an encoder
-    has an empty stem.
+    mean: tuple[float, ...] = (0.5, 0.5, 0.5)
+    std: tuple[float, ...] = (0.5, 0.5, 0.5)
+
+    def apply(self, image: Tensor) -> Tensor:
+        """Normalise images (..., 3, H, W), float in [0, 1] or uint8, to float32."""
+        full = 1.0 if image.is_floating_point() else 255.0
+        result = image.to(torch.float32, copy=True)
+        for channel, (mean, std) in enumerate(zip(self.mean, self.std, strict=True)):
+            # in place and with plain numbers: no copy, and nothing for a GPU to wait for
+            result.select(-3, channel).sub_(full * mean).div_(full * std)
+        return result
+
+
+IMAGENET_NORMALISATION = Normalisation((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+class Encoder(nn.Module):
+    """Base of every encoder.
+
+    A subclass sets `channels`, the number of channels of its five maps, and overrides `forward`.
+    `normalisation` is what its weights expect of the input.
+
+    An encoder whose first layers must not run in half precision overrides `stem` and `maps`
+    instead of `forward`: the stem runs in float32 on every backend.
+
+    Example::
+
+        class Pyramid(Encoder):
+            channels = (16, 32, 64, 128, 256)
+            normalisation = IMAGENET_NORMALISATION
+
+            def forward(self, image):
+                ...
+                return [map_2, map_4, map_8, map_16, map_32]
     """
 
     channels: tuple[int, int, int, int, int]
+    normalisation: Normalisation = Normalisation()
+
+    @property
+    def has_stem(self) -> bool:
+        """Whether `forward` is `maps(stem(image))` with a stem that has to run in float32."""
+        return type(self).forward is Encoder.forward and type(self).stem is not Encoder.stem
 
     def stem(self, image: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to what `maps` takes, in float32 everywhere."""
+        """Normalised images (B, 3, H, W) to the input of `maps`."""
         return image
 
     def maps(self, x: Tensor) -> list[Tensor]:
-        """The stem's output to five maps (B, C_i, H / 2^i, W / 2^i), i = 1..5."""
-        raise NotImplementedError
+        """Output of the stem to five maps (B, C_i, H / 2^i, W / 2^i), i = 1 .. 5."""
+        raise NotImplementedError(f'{type(self).__name__} overrides neither forward nor maps')
 
     def forward(self, image: Tensor) -> list[Tensor]:
-        """Normalised images (B, 3, H, W) to the five maps."""
+        """Normalised images (B, 3, H, W) to five maps (B, C_i, H / 2^i, W / 2^i), i = 1 .. 5."""
         kind = 'cpu' if image.is_meta else image.device.type  # where only shapes are computed
         with torch.autocast(kind, enabled=False):
             x = self.stem(image.float())
@@ -90,11 +134,11 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2Encoder(Encoder):
-    """MobileNetV2, width 1.0, with torchvision's names; taps after blocks 1, 3, 6, 13, 17.
+    """MobileNetV2, width 1.0 (Sandler et al. 2018); parameter names as in torchvision.
 
-    Small differences on bright areas decide much, and bfloat16 has but 8 bits: with the first two
-    layers in half precision depth was off by 2 % (mean over a street), without by 0.6 %. They are
-    a fiftieth of the work.
+    Maps are taken after blocks 1, 3, 6, 13 and 17. The first two layers, a fiftieth of the work,
+    are the stem: small differences in bright areas matter, and bfloat16 has only 8 bits. With them
+    in half precision depth was off by 2 % (mean over a street), without by 0.6 %.
     """
 
     channels = (16, 24, 32, 96, 320)
@@ -150,9 +194,10 @@ class BasicBlock(nn.Module):
 
 
 class ResNet18Encoder(Encoder):
-    """ResNet-18; parameter names as in torchvision, so its ImageNet weights fit."""
+    """ResNet-18 (He et al. 2016); parameter names and normalisation as in torchvision."""
 
     channels = (64, 64, 128, 256, 512)
+    normalisation = IMAGENET_NORMALISATION
 
     def __init__(self) -> None:
         super().__init__()
@@ -168,9 +213,9 @@ class ResNet18Encoder(Encoder):
             )
             self.add_module(f'layer{index}', block)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """See `Encoder.maps`."""
-        maps = [F.relu(self.bn1(self.conv1(x)))]
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """See `Encoder.forward`."""
+        maps = [F.relu(self.bn1(self.conv1(image)))]
         x = self.maxpool(maps[0])
         for index in range(1, 5):
             x = self.get_submodule(f'layer{index}')(x)
@@ -182,9 +227,11 @@ class TransformersEncoder(Encoder):
     """A Hugging Face backbone with feature maps at strides 4 to 32 (ResNet, ConvNeXt, Swin, ...).
 
     `config` is the backbone's configuration as a dictionary (`model.config.to_dict()`), kept in
-    the checkpoint: nothing is fetched. The stride-2 map, which these backbones do not give, comes
-    from a 3x3 convolution of the image.
+    the checkpoint: nothing is downloaded. The stride-2 map, which these backbones lack, comes from
+    a 3x3 convolution of the image.
     """
+
+    normalisation = IMAGENET_NORMALISATION
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         super().__init__()
@@ -205,9 +252,9 @@ class TransformersEncoder(Encoder):
             raise SettingsError(f'the backbone gives {len(found)} maps, expected strides 4 to 32')
         self.channels = (32, *found)
 
-    def maps(self, x: Tensor) -> list[Tensor]:
-        """See `Encoder.maps`."""
-        return [self.finest(x), *self.backbone(x).feature_maps]
+    def forward(self, image: Tensor) -> list[Tensor]:
+        """See `Encoder.forward`."""
+        return [self.finest(image), *self.backbone(image).feature_maps]
 
 
 BUILT_IN: Mapping[str, Callable[..., Encoder]] = {
@@ -217,7 +264,7 @@ BUILT_IN: Mapping[str, Callable[..., Encoder]] = {
 }
 
 
-# What constructors raise for options that are not theirs.
+# What constructors raise for options that they do not take.
 _MISFITS = (TypeError, LookupError, ValueError, AttributeError, ArithmeticError, RuntimeError)
 
 
@@ -243,12 +290,129 @@ def build_encoder(name: str, options: Mapping[str, Any] | None = None) -> Encode
         raise SettingsError(f'encoder {name!r} does not accept {said}') from error
 
 
+@dataclass(frozen=True)
+class EncoderWeights:
+    """Pretrained weights of an encoder and where they come from."""
+
+    tensors: Mapping[str, Tensor]
+    name: str
+    licence: str
+    id: str  # first 12 hex digits of the SHA-256 of the file
+    normalisation: Normalisation
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether batch norm is folded into the convolutions."""
+        return not any(name.endswith('running_mean') for name in self.tensors)
+
+    def provenance(self) -> dict[str, str]:
+        """The entry of `CheckpointInfo.data` for a network started from these weights."""
+        return {'name': self.name, 'licence': self.licence, 'id': self.id}
+
+
+# Files that do not say themselves what they are: name and licence by id.
+_KNOWN_WEIGHTS = {
+    'b6f6520ed395': ('MobileNetV2 trained on ImageNet (google-coral/edgetpu)', 'Apache-2.0'),
+}
+_DESCRIPTION = ('name', 'licence', 'mean', 'std')
+
+
+def read_encoder_weights(path: Path) -> EncoderWeights:
+    """Read encoder weights from an .npz file of arrays with torchvision's names.
+
+    The file may describe itself by the entries `name` and `licence` (texts), `mean` and `std`
+    (three numbers each). Without these, weights with batch norm are taken to expect the
+    normalisation of torchvision, folded ones 0.5 and 0.5 (as TensorFlow's MobileNetV2). Raises
+    CheckpointError where the file cannot be read.
+    """
+    try:
+        arrays = read_arrays(path)
+        content = read_bytes(path, ARRAY_BYTES)
+    except ParseError as error:
+        raise CheckpointError(
+            f'{shorten(path)}: ImageNet weights {error}; expected a .npz with arrays named '
+            'features.0.0.weight, features.0.0.bias, ...'
+        ) from error
+    described = {name: arrays.pop(name) for name in _DESCRIPTION if name in arrays}
+    for name, array in arrays.items():
+        if not np.issubdtype(array.dtype, np.number) or not np.isfinite(array).all():
+            raise CheckpointError(
+                f'{shorten(path)}: {shorten(name)} holds {array.dtype}, or a number that is not '
+                'finite; expected the weights of a trained encoder'
+            )
+    tensors = {name: torch.from_numpy(one.astype(np.float32)) for name, one in arrays.items()}
+    identity = hashlib.sha256(content).hexdigest()[:12]
+    name, licence = _KNOWN_WEIGHTS.get(identity, (path.stem, 'not stated'))
+    weights = EncoderWeights(
+        tensors,
+        str(described.get('name', name)),
+        str(described.get('licence', licence)),
+        identity,
+        Normalisation(),
+    )
+    standard = Normalisation() if weights.is_folded else IMAGENET_NORMALISATION
+    return replace(weights, normalisation=_described_normalisation(path, described, standard))
+
+
+def _described_normalisation(
+    path: Path, described: Mapping[str, NDArray[Any]], standard: Normalisation
+) -> Normalisation:
+    """What a file of weights says of its normalisation; CheckpointError where it is no such."""
+    if 'mean' not in described and 'std' not in described:
+        return standard
+    try:
+        mean, std = (
+            tuple(float(value) for value in described[name].reshape(3)) for name in ('mean', 'std')
+        )
+    except (KeyError, ValueError) as error:
+        raise CheckpointError(
+            f'{shorten(path)}: mean and std of its normalisation must be three numbers each'
+        ) from error
+    if not np.isfinite(mean).all() or not np.isfinite(std).all() or min(std) <= 0.0:
+        raise CheckpointError(
+            f'{shorten(path)}: its normalisation is mean {mean}, std {std}; expected finite '
+            'numbers, and std above 0'
+        )
+    return Normalisation(mean, std)
+
+
+def load_encoder_weights(encoder: Encoder, weights: EncoderWeights) -> None:
+    """Start an encoder from pretrained weights, and give it their normalisation.
+
+    Weights without batch norm are folded ones (`load_folded`); others must hold exactly the
+    tensors of the encoder; those of the classifier are left out. Raises SettingsError where they
+    do not fit.
+    """
+    if weights.is_folded:
+        load_folded(encoder, weights.tensors)
+    else:
+        _load_unfolded(encoder, weights.tensors)
+    encoder.normalisation = weights.normalisation
+
+
+def _load_unfolded(encoder: Encoder, tensors: Mapping[str, Tensor]) -> None:
+    expected = encoder.state_dict()
+    found = {name: tensor for name, tensor in tensors.items() if name in expected}
+    wrong = [
+        name
+        for name, tensor in expected.items()
+        if not name.endswith('num_batches_tracked')
+        and (name not in found or found[name].shape != tensor.shape)
+    ]
+    if wrong:
+        raise SettingsError(
+            f'the ImageNet weights do not fit the encoder: {wrong[0]} and {len(wrong) - 1} more '
+            "are missing or of another shape; expected torchvision's names"
+        )
+    encoder.load_state_dict(found, strict=False)
+
+
 def load_folded(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Start a MobileNetV2 from ImageNet weights whose batch norm is folded into the convolutions.
+    """Load weights whose batch norm is folded into the convolutions.
 
     `tensors` has torchvision's names (`features.3.conv.1.0.weight`, ...). A folded bias goes into
     the batch norm, whose scale becomes one and whose running statistics become mean 0, variance 1:
-    in `eval` mode the network is exactly the folded one. Keep it so while training
+    in `eval` mode the network is exactly the folded one. Keep it in `eval` mode while training
     (`freeze_norm`). Raises SettingsError where a tensor is missing or has another shape.
     """
     for name, module in encoder.named_modules():
@@ -271,32 +435,6 @@ def load_folded(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             norm.bias.copy_(bias)
 
 
-def load_imagenet(encoder: nn.Module, tensors: Mapping[str, Tensor]) -> None:
-    """Start an encoder from ImageNet weights with torchvision's names.
-
-    Weights without batch norm are taken for folded ones (`load_folded`); others must hold exactly
-    the tensors of the encoder, next to those of the classifier, which are left out. Raises
-    SettingsError where they do not fit.
-    """
-    if not any(name.endswith('running_mean') for name in tensors):
-        load_folded(encoder, tensors)
-        return
-    wanted = encoder.state_dict()
-    found = {name: tensor for name, tensor in tensors.items() if name in wanted}
-    wrong = [
-        name
-        for name, tensor in wanted.items()
-        if not name.endswith('num_batches_tracked')
-        and (name not in found or found[name].shape != tensor.shape)
-    ]
-    if wrong:
-        raise SettingsError(
-            f'the ImageNet weights do not fit the encoder: {wrong[0]} and {len(wrong) - 1} more '
-            "are missing or of another shape; expected torchvision's names"
-        )
-    encoder.load_state_dict(found, strict=False)
-
-
 def _next_name(name: str) -> str:
     """The batch norm that follows a convolution inside its `nn.Sequential`."""
     parent, _, index = name.rpartition('.')
@@ -304,9 +442,9 @@ def _next_name(name: str) -> str:
 
 
 def freeze_norm(module: nn.Module, *, everywhere: bool = True) -> None:
-    """Put batch norms into `eval` mode: their statistics stay as they are while training.
+    """Put batch norms into `eval` mode, so that their statistics stay fixed while training.
 
-    Every one, or without `everywhere` those whose parameters are frozen.
+    All of them, or without `everywhere` those whose parameters are frozen.
     """
     for child in module.modules():
         if isinstance(child, nn.BatchNorm2d):
@@ -316,14 +454,16 @@ def freeze_norm(module: nn.Module, *, everywhere: bool = True) -> None:
 
 
 def freeze_maps(encoder: Encoder, count: int) -> None:
-    """Keep every parameter that the `count` (1 .. 5) finest maps are made with as it is.
+    """Freeze every parameter that the `count` (1 .. 5) finest maps depend on.
 
-    Which these are, the gradients of the maps tell, whatever the encoder.
+    The gradients of the maps tell which these are, whatever the encoder.
     """
     parameters = list(encoder.parameters())
-    weight, mode = parameters[0], encoder.training
+    if not parameters:
+        return
+    mode = encoder.training
     encoder.eval()  # the statistics of batch norms must not change
-    maps = encoder(weight.new_zeros(1, 3, 64, 64))[:count]
+    maps = encoder(parameters[0].new_zeros(1, 3, 64, 64))[:count]
     encoder.train(mode)
     total = torch.stack([one.float().sum() for one in maps]).sum()
     found = torch.autograd.grad(total, parameters, allow_unused=True)

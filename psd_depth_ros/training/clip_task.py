@@ -25,9 +25,9 @@ from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.training.clip_preview import draw_preview
 from psd_depth_ros.training.recipe import VideoRecipe
 from psd_depth_ros.training.self_supervision import SelfSupervision
-from psd_depth_ros.training.start import depth_groups, MEAN, Start, start_network, STD
+from psd_depth_ros.training.start import depth_groups, Start, start_network
 from psd_depth_ros.training.task import ParameterGroup, Task
-from psd_depth_ros.training.views import normalised, Pictures, Prediction
+from psd_depth_ros.training.views import Pictures, Prediction
 
 FINE_FACTOR = 2
 MOST_HELD_OUT = 96  # triplets a validation looks at
@@ -232,16 +232,16 @@ class ClipTask(Task):
             name=recipe.name,
             architecture=dump(depth.architecture),
             encoder_options=depth.encoder_options,
-            input=self._input(),
+            input=self._input(depth),
             output=output,
             training=trained,
             data=(*(old.data if old is not None else ()), *names),
         )
 
-    def _input(self) -> InputInfo:
+    def _input(self, depth: DepthModel) -> InputInfo:
         first = self._data.sequences[0]
         height, width = (side // first.fine_factor for side in first.camera.size)
-        return InputInfo(height, width, (MEAN,) * 3, (STD,) * 3)
+        return InputInfo(height, width, *depth.normalisation)
 
     def _held_out_batches(self, most: int = MOST_HELD_OUT) -> Iterator[TripletBatch]:
         device = next(self.module.parameters()).device
@@ -252,7 +252,7 @@ class ClipTask(Task):
         """Add one batch to what was found."""
         objective = self._objective
         with torch.autocast(batch.image.device.type, torch.bfloat16):
-            shown = normalised(batch.image_augmented)
+            shown = depth.normalise(batch.image_augmented)
             new = objective.predict(depth, shown[:, 0], batch.intrinsics)
             own = objective.predict(self._depth, shown[:, 0], batch.intrinsics)
             motions = objective.motions(batch, shown)

@@ -16,7 +16,6 @@ from psd_depth_ros.networks import DepthModel, expectation
 from psd_depth_ros.networks.bin_head import FAR_BINS
 from psd_depth_ros.training.batches import Batch
 from psd_depth_ros.training.recipe import LossSettings
-from psd_depth_ros.training.start import MEAN, STD
 
 
 class SupervisedObjective(nn.Module):
@@ -39,7 +38,7 @@ def supervised_losses(
 
     The network may run in half precision under autocast; bins, depth and losses are float32.
     """
-    bins = model.predict_bins((batch.image - MEAN) / STD, batch.intrinsics)
+    bins = model.predict_bins(model.normalise(batch.image), batch.intrinsics)
     with torch.autocast(batch.image.device.type, enabled=False):
         output = expectation(bins)
         size = batch.target.shape[-2:]

@@ -79,7 +79,8 @@ class PatchBranch:
         `by_full` tells how well the full image explains them, where that is known already.
         """
         settings, batch, patches = self.recipe.patch, step.batch, view.patches
-        shown = patches.cut(batch.fine_augmented, view.factor) / 127.5 - 1.0
+        cut = patches.cut(batch.fine_augmented, view.factor)
+        shown = step.network.normalise(cut / 255.0)
         patch = predict(step.network, shown, view.intrinsics, self.recipe.canonical_focal_px)
         if settings.convention == 'metric':
             patch = Prediction(

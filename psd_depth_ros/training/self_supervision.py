@@ -47,7 +47,6 @@ from psd_depth_ros.training.views import (
     find_parallax,
     LATER,
     Mixed,
-    normalised,
     Pictures,
     predict,
     Prediction,
@@ -129,13 +128,13 @@ class SelfSupervision(nn.Module):
         Motions are aligned whatever the recipe says: depth is to be judged here, not the pose
         network.
         """
-        shown = normalised(batch.image_augmented)
+        shown = self.depth.normalise(batch.image_augmented)
         step = self._gather(self.depth, batch, 1.0, full, motions, shown)
         step.motions = self._align(step)
         return self._look(step)
 
     def _begin(self, depth: DepthModel, batch: TripletBatch, share: float) -> Step:
-        shown = normalised(batch.image_augmented)
+        shown = self.depth.normalise(batch.image_augmented)
         full, mixed = self._predict_both(depth, batch, share, shown[:, 0])
         step = self._gather(depth, batch, share, full, self.motions(batch, shown), shown)
         step.mixed = mixed

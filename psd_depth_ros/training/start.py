@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from copy import deepcopy
-
-from torch import Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.errors import CheckpointError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
-from psd_depth_ros.networks.encoders import freeze_maps, load_imagenet
+from psd_depth_ros.networks.encoders import EncoderWeights, freeze_maps, load_encoder_weights
 from psd_depth_ros.training.recipe import Recipe
 from psd_depth_ros.training.task import ParameterGroup
 
-Start = Checkpoint | Mapping[str, Tensor] | None
+Start = Checkpoint | EncoderWeights | None
 
 _SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
-MEAN = STD = 0.5  # of the MobileNetV2 ImageNet weights: RGB in -1 .. 1
 
 
 def has_shape(found: Architecture, wanted: Architecture) -> bool:
@@ -37,7 +33,7 @@ def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthMode
     else:
         model = DepthModel(wanted)
         if start is not None:
-            load_imagenet(model.encoder, start)
+            load_encoder_weights(model.encoder, start)
     if start is not None and recipe.frozen_maps > 0:
         freeze_maps(model.encoder, recipe.frozen_maps)
     return model
@@ -56,11 +52,6 @@ def _read_checkpoint(start: Checkpoint, recipe: Recipe, wanted: Architecture) ->
         raise CheckpointError(
             f'{start.path}: has a canonical focal length of {focal:g} px and the recipe '
             f'{recipe.canonical_focal_px:g}; set canonical_focal_px: {focal:g}'
-        )
-    if set(start.info.input.mean) != {MEAN} or set(start.info.input.std) != {STD}:
-        raise CheckpointError(
-            f'{start.path}: wants its input normalised by {start.info.input.mean} and '
-            f'{start.info.input.std}, expected {MEAN} and {STD} everywhere'
         )
     return model
 

@@ -11,7 +11,6 @@ import torch.nn.functional as F
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.training.batches import Batch, validation_batches
 from psd_depth_ros.training.recipe import WorldsRecipe
-from psd_depth_ros.training.start import MEAN, STD
 from psd_depth_ros.training.worlds import Frames
 
 CLOSE = 0.223  # ln 1.25: "close" is within 25 %, the delta_1 of the depth literature
@@ -95,7 +94,7 @@ def fit_confidence(errors: Tensor, sigma: Tensor) -> Calibration:
 def predict(model: DepthModel, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
     """Log-depth, sigma and far probability (B, 1, H, W) of a batch, on the CPU."""
     device = next(model.parameters()).device
-    image = ((batch.image - MEAN) / STD).to(device, memory_format=torch.channels_last)
+    image = model.normalise(batch.image).to(device, memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16):
         output = model(image, batch.intrinsics.to(device))
     size = batch.target.shape[-2:]

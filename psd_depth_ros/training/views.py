@@ -162,8 +162,3 @@ def find_parallax(depth: Tensor, motions: Tensor, K: Tensor, focal: Tensor) -> T
         warp_sensitivity(transform(motion, points), motion[:, :3, 3], focal) for motion in motions
     ]
     return torch.stack(found).amax(dim=0)
-
-
-def normalised(image: Tensor) -> Tensor:
-    """RGB uint8 as the networks see it, -1 .. 1."""
-    return image.float() / 127.5 - 1.0

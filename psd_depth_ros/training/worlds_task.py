@@ -19,7 +19,7 @@ from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.training.batches import Batch, draw_batch, validation_batches
 from psd_depth_ros.training.objective import SupervisedObjective
 from psd_depth_ros.training.recipe import WorldsRecipe
-from psd_depth_ros.training.start import depth_groups, MEAN, Start, start_network, STD
+from psd_depth_ros.training.start import depth_groups, Start, start_network
 from psd_depth_ros.training.task import ParameterGroup, Task
 from psd_depth_ros.training.validation import Calibration, predict, validate
 from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards, Shard
@@ -131,7 +131,7 @@ class WorldsTask(Task):
             name=recipe.name,
             architecture=dump(depth.architecture),
             encoder_options=depth.encoder_options,
-            input=InputInfo(height, width, (MEAN,) * 3, (STD,) * 3),
+            input=InputInfo(height, width, *depth.normalisation),
             output=OutputInfo(
                 canonical_focal_px=recipe.canonical_focal_px,
                 metric=True,

@@ -20,10 +20,12 @@ from psd_depth_ros.networks import (
 from psd_depth_ros.networks.bin_head import expected_log_depth
 from psd_depth_ros.networks.depth_model import measure_complexity
 from psd_depth_ros.networks.encoders import (
+    EncoderWeights,
     freeze_maps,
     freeze_norm,
+    IMAGENET_NORMALISATION,
+    load_encoder_weights,
     load_folded,
-    load_imagenet,
     ResNet18Encoder,
 )
 
@@ -208,15 +210,19 @@ def test_what_the_largest_input_costs_is_counted_without_computing_it(model):
     assert large > 900 * small  # 961 times the pixels
 
 
+def weights(tensors):
+    return EncoderWeights(tensors, 'test', 'Apache-2.0', '0' * 12, IMAGENET_NORMALISATION)
+
+
 def test_imagenet_weights_of_a_resnet_fit() -> None:
     source, target = ResNet18Encoder(), ResNet18Encoder()
     tensors = {**source.state_dict(), 'fc.weight': torch.zeros(1000, 512)}
-    load_imagenet(target, tensors)
+    load_encoder_weights(target, weights(tensors))
     for name, tensor in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], tensor)
     del tensors['layer1.0.conv1.weight']
     with pytest.raises(SettingsError, match=r'layer1\.0\.conv1\.weight'):
-        load_imagenet(target, tensors)
+        load_encoder_weights(target, weights(tensors))
 
 
 def test_the_disparity_head_starts_in_the_middle_and_stays_in_range() -> None:

@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.geometry.pose import relative
 from psd_depth_ros.geometry.warp import pixel_grid, sample
-from psd_depth_ros.networks import DepthModel, DepthOutput, preset
+from psd_depth_ros.networks import DepthModel, DepthOutput, Normalisation, preset
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.recipe import VideoRecipe
@@ -30,6 +30,7 @@ class Oracle(nn.Module):
     """A depth network that reads the truth at the rays of whatever it is shown."""
 
     has_bins = False
+    normalise = staticmethod(Normalisation().apply)
 
     def __init__(self, depth_m: Tensor, intrinsics: Tensor, focal: float = 240.0) -> None:
         super().__init__()
@@ -246,6 +247,7 @@ class TwoOracles(nn.Module):
     """The truth of the image, its mirror, and of images with parts pasted into each other."""
 
     has_bins = False
+    normalise = staticmethod(Normalisation().apply)
 
     def __init__(self, truth: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()

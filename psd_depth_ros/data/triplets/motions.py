@@ -85,7 +85,7 @@ def predict_depth(
         cv2.resize(sequence.rgb[index], (width, height), interpolation=cv2.INTER_AREA)
         for index in frames
     ]
-    image = torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2).float() / 127.5 - 1.0
+    image = network.normalise(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2))
     intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
     was_training = network.training
     network.eval()
