@@ -49,20 +49,20 @@ class LimitSettings:
     """What the training process may take, so that the nodes beside it go on undisturbed."""
 
     threads: int = setting(
-        0, 'threads; 0 is half of the cores, one at least', minimum=0, maximum=1024
+        0, 'CPU threads; 0: half of the cores, at least one', minimum=0, maximum=1024
     )
     nice: int = setting(
-        15, 'how far the training stands back for other processes', minimum=0, maximum=19
+        15, 'niceness of the training process (19: lowest priority)', minimum=0, maximum=19
     )
     memory_gb: float = setting(
         0.0,
-        'memory it may allocate; 0 is three quarters of what is free at its start',
+        'memory it may allocate; 0: three quarters of what is free at its start',
         'GB',
         minimum=0.0,
         maximum=1e5,
     )
     gpu_memory_share: float = setting(
-        0.7, 'share of the memory of a GPU that it may take', minimum=0.05, maximum=1.0
+        0.7, 'fraction of the memory of a GPU that it may use', minimum=0.05, maximum=1.0
     )
 
 

@@ -66,7 +66,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--checkpoint', metavar='FILE', default='', help='other weights')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--frames', type=int, default=FRAMES, help='length of the generated drive')
-    parser.add_argument('--rate', type=float, default=1.0, help='speed of the playing')
+    parser.add_argument('--rate', type=float, default=1.0, help='playback speed')
     parser.add_argument(
         '--duration',
         metavar='S',

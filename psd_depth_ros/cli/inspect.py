@@ -37,7 +37,7 @@ def add_parser(subparsers: Any) -> None:
         '--quick', action='store_true', help='do not go through the frames to judge fitness'
     )
     parser.add_argument(
-        '--require-fit', action='store_true', help='exit code 1 where it is not fit for training'
+        '--require-fit', action='store_true', help='exit code 1 if it is not fit for training'
     )
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)

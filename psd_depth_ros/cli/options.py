@@ -169,7 +169,7 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--rectified',
         action='store_true',
-        help='the pictures are rectified already (image_rect): use P of the calibration',
+        help='the images are rectified already (image_rect): use P of the calibration',
     )
     add_alpha_option(parser)
     add_stamps_option(parser)
@@ -203,8 +203,8 @@ def add_alpha_option(parser: argparse.ArgumentParser, default: float | None = -1
         metavar='A',
         type=_read_alpha,
         default=default,
-        help='view that pictures are rectified to: 0 only pixels that are seen, 1 all pixels of '
-        'the picture, or in between (default: P of the calibration)',
+        help='rectified view: 0 only pixels that are seen, 1 all pixels of the image, or in '
+        'between (default: that of P of the calibration)',
     )
 
 

@@ -45,7 +45,7 @@ def add_parser(subparsers: Any) -> None:
         metavar='S',
         type=float,
         default=0.0,
-        help='wait this long for somebody to listen to the camera',
+        help='wait this long for a subscriber of the camera',
     )
     parser.add_argument(
         '--namespace',

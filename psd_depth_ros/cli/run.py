@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
         '--preview',
         metavar='OUT.mp4',
         type=Path,
-        help='a small video to look at: each image beside the colours of its depth',
+        help='small video: each image beside its depth in colours',
     )
     parser.add_argument(
         '--checkpoint', metavar='FILE', type=Path, help='network (default: that of the package)'

@@ -19,18 +19,18 @@ class AcceptanceSettings:
 
     minimum_gain: float = setting(
         0.01,
-        'the photometric error on the held-out tail has to fall by this share at least; '
-        'a fall of the lidar error does as well',
+        'smallest accepted decrease of the held-out photometric error, as a fraction; a decrease '
+        'of the lidar error is accepted instead',
         minimum=-1000.0,
         maximum=1.0,
     )
     maximum_drift: float = setting(
-        0.1, 'the scale of depth may change by this much, as |ln s|', minimum=0.0, maximum=100.0
+        0.1, 'largest accepted change of the scale of depth, |ln s|', minimum=0.0, maximum=100.0
     )
     maximum_stretch: float = setting(
         0.5,
-        'the spread of log-depth in an image may change by this factor, as |ln f|: a runaway of '
-        'far things, which the images hardly tell',
+        'largest accepted change of the spread of log-depth in an image, |ln f|: distant depth '
+        'that diverges hardly changes the photometric error',
         minimum=0.0,
         maximum=100.0,
     )

@@ -19,11 +19,11 @@ class FinetuneSettings:
         (), 'recordings to learn from: bags, videos, folders of images; patterns such as *.mcap'
     )
     output: str = setting(
-        '', 'folder of the run; gets best.safetensors and report.json, and all that resuming needs'
+        '', 'folder of the run; gets best.safetensors, report.json and the state to resume from'
     )
-    image_topic: str = setting('', 'camera of the bags; empty is the only one')
-    camera_info_topic: str = setting('', 'its CameraInfo; empty is the one beside the image')
-    camera: str = setting('', 'calibration file that takes the place of recorded CameraInfo')
+    image_topic: str = setting('', 'image topic of the bags; empty: the only one')
+    camera_info_topic: str = setting('', 'CameraInfo topic; empty: the one beside the images')
+    camera: str = setting('', 'calibration file that replaces the recorded CameraInfo')
     horizontal_fov_deg: float = setting(
         0.0,
         'field of view of recordings without calibration; 0 is unknown',
@@ -33,13 +33,13 @@ class FinetuneSettings:
     )
     rectify_alpha: float = setting(
         -1.0,
-        'view that pictures are rectified to: below 0 P of camera_info; 0 only pixels that are '
-        'seen, 1 all pixels of the picture, or in between',
+        'rectified view: below 0 that of P of camera_info; 0 only pixels that are seen, 1 all '
+        'pixels of the image, or in between',
         minimum=-1.0,
         maximum=1.0,
     )
     strict: bool = setting(
-        False, 'stop at a recording that cannot be read, instead of leaving it out'
+        False, 'stop at a recording that cannot be read, instead of skipping it'
     )
     recipe: str = setting('finetune', 'name of a recipe that comes with the package, or a file')
     changes: tuple[str, ...] = setting(
@@ -50,18 +50,18 @@ class FinetuneSettings:
     )
     device: str = setting('auto', 'auto, cpu, cuda or cuda:N')
     steps: int = setting(
-        0, 'steps of the optimiser; 0 is as many as the recipe says', minimum=0, maximum=10_000_000
+        0, 'steps of the optimiser; 0: as in the recipe', minimum=0, maximum=10_000_000
     )
     minutes: float = setting(
         0.0,
-        'training ends after this time even if steps are left; 0 is as the recipe says',
+        'training ends after this time even if steps are left; 0: as in the recipe',
         'min',
         minimum=0.0,
         maximum=1e6,
     )
     patience: int = setting(
         6,
-        'end early after this many validations in a row that brought nothing better; 0 is never',
+        'end early after this many validations in a row without improvement; 0: never',
         minimum=0,
         maximum=1_000_000,
     )

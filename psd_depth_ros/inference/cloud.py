@@ -43,12 +43,12 @@ class CloudSettings:
         60.0, 'drop points farther than this along Z', 'm', minimum=0.01, maximum=10000.0
     )
     min_confidence: float = setting(
-        0.5, 'drop points trusted less than this; 0 keeps all', '', minimum=0.0, maximum=1.0
+        0.5, 'drop points with less confidence; 0 keeps all', '', minimum=0.0, maximum=1.0
     )
     flying_pixels: float = setting(
         0.1,
-        'drop a point that floats between two surfaces: farther than one neighbour and nearer '
-        'than another by more than this share of its depth; 0 keeps all',
+        'drop a point between two surfaces: farther than one neighbour and nearer than another '
+        'by more than this fraction of its depth; 0 keeps all',
         '',
         minimum=0.0,
         maximum=1.0,
@@ -56,11 +56,13 @@ class CloudSettings:
     decimation: int = setting(
         1, 'keep every n-th pixel of every n-th row', 'px', minimum=1, maximum=64
     )
-    organised: bool = setting(False, 'keep rows and columns, with NaN where there is no point')
-    colour: bool = setting(True, 'give every point the colour of its pixel')
-    confidence: bool = setting(False, 'give every point its confidence')
+    organised: bool = setting(
+        False, 'organised cloud (rows and columns), NaN where there is no point'
+    )
+    colour: bool = setting(True, 'add the colour of the pixel to each point')
+    confidence: bool = setting(False, 'add a field confidence to each point')
     clearing: bool = setting(
-        False, 'also make a cloud at max_range_m where nothing is nearer, for costmaps'
+        False, 'also publish points at max_range_m where nothing is nearer, for costmaps'
     )
 
     def __post_init__(self) -> None:

@@ -31,16 +31,12 @@ LN_DELTA1 = math.log(1.25)
 class DepthSettings:
     """Which depths are published as numbers."""
 
-    min_depth_m: float = setting(
-        0.3, 'nearer than this is -Inf', 'm', minimum=0.001, maximum=1000.0
-    )
-    max_depth_m: float = setting(
-        80.0, 'farther than this is +Inf', 'm', minimum=0.01, maximum=10000.0
-    )
+    min_depth_m: float = setting(0.3, 'nearer depth is -Inf', 'm', minimum=0.001, maximum=1000.0)
+    max_depth_m: float = setting(80.0, 'farther depth is +Inf', 'm', minimum=0.01, maximum=10000.0)
     min_confidence: float = setting(
-        0.3, 'less trusted than this is NaN; 0 keeps everything', '', minimum=0.0, maximum=1.0
+        0.3, 'depth with less confidence is NaN; 0 keeps everything', '', minimum=0.0, maximum=1.0
     )
-    sky: bool = setting(True, 'sky, where the network says so, is +Inf')
+    sky: bool = setting(True, 'pixels that the network takes for sky are +Inf')
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""

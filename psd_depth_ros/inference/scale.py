@@ -65,7 +65,7 @@ class ScaleSettings:
     )
     camera_pitch_deg: float = setting(
         0.0,
-        'mode camera_height: how far the camera looks down; 0 takes it from TF, else is level',
+        'mode camera_height: pitch, downwards positive; 0 takes it from TF, or level without TF',
         'deg',
         minimum=-80.0,
         maximum=80.0,
@@ -80,8 +80,8 @@ class ScaleSettings:
     )
     camera_pose: tuple[float, ...] = setting(
         (),
-        'mode odometry: pose of the optical frame in the frame that odometry moves, '
-        'x y z qx qy qz qw; empty takes it from TF; where that is unknown turns count less',
+        'mode odometry: pose of the optical frame in the body frame of the odometry, '
+        'x y z qx qy qz qw; empty takes it from TF; if unknown, turns get less weight',
         'm',
         minimum=-1000.0,
         maximum=1000.0,
@@ -90,7 +90,7 @@ class ScaleSettings:
         '', 'frame of the camera in TF; empty is the frame_id of the images'
     )
     body_frame: str = setting(
-        '', 'frame that odometry moves, in TF; empty is the child_frame_id of odometry'
+        '', 'body frame of the odometry in TF; empty: child_frame_id of the odometry'
     )
     lidar_frame: str = setting('', 'frame of the lidar in TF; empty is the frame_id of its clouds')
     ground_frame: str = setting(
@@ -98,15 +98,15 @@ class ScaleSettings:
     )
     timeout_s: float = setting(
         5.0,
-        'warn where a mode that measures had nothing to measure by for this long',
+        'warn when the scale could not be measured for this long',
         's',
         minimum=0.1,
         maximum=3600.0,
     )
     systematic_sigma: float = setting(
         0.0,
-        'standard deviation of ln s by which all measurements err alike, such as 0.05 for an '
-        'odometry that is 5 % off; 0 is what is usual of the mode: '
+        'standard deviation of the error of ln s common to all measurements, such as 0.05 for '
+        'an odometry that is 5 % off; 0: the usual one of the mode, '
         + ', '.join(f'{one.systematic_sigma:g} {one.name}' for one in SOURCES),
         minimum=0.0,
         maximum=1.0,

@@ -28,15 +28,15 @@ IDLE, STARTING, STOPPING, DEPLOYING, FAILED = (
 PROGRESS_KEYS = {
     'state': 'idle, starting, preparing, training, judging, deploying, accepted, kept (the old '
     'weights were no worse), stopping, stopped or failed',
-    'step': 'steps done; while preparing, frames decoded; while judging, triplets looked at',
-    'of': 'how many there are, of steps about as many as fit into `minutes`; 0 is unknown',
-    'loss': 'what the training makes small; loss.TERM is one term of it',
-    'images_per_second': 'images learned from in a second',
-    'time_left_s': 'how long the training goes on, as far as one can tell',
-    'score': 'error on the held-out tail at the last validation; score.NAME are other figures',
+    'step': 'steps done; while preparing, frames decoded; while judging, triplets measured',
+    'of': 'total of these; of steps an estimate where `minutes` limits them; 0: unknown',
+    'loss': 'training loss; loss.TERM is one term of it',
+    'images_per_second': 'training images per second',
+    'time_left_s': 'estimated time until training ends',
+    'score': 'held-out error at the last validation; score.NAME are other figures',
     'output': 'folder of the run',
     'checkpoint': 'content id of best.safetensors in it',
-    'deployed': 'what came of giving it to the depth node',
+    'deployed': 'result of deploying it to the depth node',
 }
 
 

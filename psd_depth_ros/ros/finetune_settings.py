@@ -17,14 +17,14 @@ class FinetuneNodeSettings(FinetuneSettings):
     """Parameters of the fine-tuning node."""
 
     deploy_to: str = setting(
-        '', 'depth node that gets the weights of an accepted run, such as /depth_node; empty: none'
+        '', 'depth node that receives accepted weights, such as /depth_node; empty: none'
     )
     deploy_timeout_s: float = setting(
-        60.0, 'how long that node may take to load them', 's', minimum=1.0, maximum=3600.0
+        60.0, 'time the depth node may take to load them', 's', minimum=1.0, maximum=3600.0
     )
     auto_start: bool = setting(False, 'start at once, without ~/start', read_only=True)
     progress_period_s: float = setting(
-        1.0, 'time between two messages on ~/progress', 's', minimum=0.1, maximum=60.0,
+        1.0, 'period of ~/progress', 's', minimum=0.1, maximum=60.0,
         read_only=True,
     )  # fmt: skip
     limits: LimitSettings = section(LimitSettings)

@@ -45,7 +45,7 @@ class ReplaySettings(PlaybackSettings):
     )
     image_topic: str = setting('', 'the camera of a bag; empty is the only one', read_only=True)
     camera_info_topic: str = setting(
-        '', 'its CameraInfo; empty is the one beside the image', read_only=True
+        '', 'CameraInfo topic; empty: the one beside the images', read_only=True
     )
     image_as: str = setting(
         '', 'publish the camera under this name; empty is its own', read_only=True
@@ -57,7 +57,7 @@ class ReplaySettings(PlaybackSettings):
         '', 'publish every topic below this name, such as /robot1; not /clock', read_only=True
     )
     camera: str = setting(
-        '', 'calibration file that takes the place of recorded CameraInfo', read_only=True
+        '', 'calibration file that replaces the recorded CameraInfo', read_only=True
     )
     horizontal_fov_deg: float = setting(
         0.0,

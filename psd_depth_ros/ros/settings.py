@@ -27,7 +27,7 @@ class DepthImageSettings(DepthSettings):
     )
     size: str = setting(
         'native',
-        'pixels of the camera, or of the network (smaller, faster)',
+        'resolution of the camera, or of the network (smaller, faster)',
         choices=('native', 'network'),
     )
 
@@ -37,7 +37,7 @@ class PointsSettings(CloudSettings):
     """Which points are published, and how often."""
 
     rate_hz: float = setting(
-        0.0, 'clouds per second at most; 0 is one for every frame', 'Hz', minimum=0.0, maximum=1e3
+        0.0, 'most clouds per second; 0: one for each frame', 'Hz', minimum=0.0, maximum=1e3
     )
 
 
@@ -61,18 +61,18 @@ class DepthNodeSettings:
     )
     image_width: int = setting(
         640,
-        'size of images to get ready for before the first one comes',
+        'width of the images the network is compiled for at the start',
         'px',
         minimum=16,
         maximum=16384,
         read_only=True,
     )
     image_height: int = setting(
-        480, 'the same, height', 'px', minimum=16, maximum=16384, read_only=True
+        480, 'height of these images', 'px', minimum=16, maximum=16384, read_only=True
     )
     image_transport: str = setting(
         'raw',
-        'listen to image (Image) or to image/compressed (CompressedImage)',
+        'subscribe to image (Image) or to image/compressed (CompressedImage)',
         choices=('raw', 'compressed'),
         read_only=True,
     )
@@ -94,17 +94,21 @@ class DepthNodeSettings:
         choices=('auto', 'reliable', 'best_effort'),
     )
     camera_info_timeout_s: float = setting(
-        5.0, 'warn where images come this long without camera_info', 's', minimum=0.1, maximum=3600
+        5.0,
+        'warn when images come without camera_info for this long',
+        's',
+        minimum=0.1,
+        maximum=3600,
     )
     batch_wait_s: float = setting(
         0.01,
-        'with several cameras, wait this long for the others to join a batch',
+        'with several cameras, time to wait for the others to join a batch',
         's',
         minimum=0.0,
         maximum=1.0,
     )
     diagnostics_period_s: float = setting(
-        1.0, 'time between two diagnostics', 's', minimum=0.1, maximum=60.0, read_only=True
+        1.0, 'period of /diagnostics', 's', minimum=0.1, maximum=60.0, read_only=True
     )
     depth: DepthImageSettings = section(DepthImageSettings)
     points: PointsSettings = section(PointsSettings)
