@@ -13,7 +13,9 @@ from psd_depth_ros.config import build, specs
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.settings import DepthNodeSettings
 
-pytest.importorskip('diagnostic_msgs', reason='the diagnostics are made of its messages')
+pytest.importorskip('rclpy', reason='nodes tell their parameters and diagnostics')
+from psd_depth_ros.ros.recorder import RecorderSettings
+from psd_depth_ros.ros.replay_node import ReplaySettings
 from tools.generate_docs import (
     command_parsers,
     documents,
@@ -33,7 +35,7 @@ PAGES = [
 ]
 # The log and the changelog tell of names of their time.
 PRESENT = [page for page in PAGES if page.name not in ('LOG.md', 'CHANGELOG.md')]
-NODE_SETTINGS = (DepthNodeSettings, FinetuneNodeSettings)
+NODE_SETTINGS = (DepthNodeSettings, FinetuneNodeSettings, ReplaySettings, RecorderSettings)
 # Options of programs that are not ours, and files that a user has.
 FOREIGN_OPTIONS = {
     '--break-system-packages', '--from-paths', '--help', '--nproc-per-node', '--params-file',

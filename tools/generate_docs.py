@@ -22,7 +22,10 @@ from psd_depth_ros.config import SettingSpec, specs
 from psd_depth_ros.ros.diagnostics import CAMERA_KEYS, ENGINE_KEYS
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
+from psd_depth_ros.ros.recorder import RecorderSettings
+from psd_depth_ros.ros.replay_node import ReplaySettings
 from psd_depth_ros.ros.settings import DepthNodeSettings
+from psd_depth_ros.synth import WorldSettings
 from psd_depth_ros.training.recipe import KINDS, VideoRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -149,6 +152,9 @@ def tables() -> dict[str, dict[str, str]]:
         'parameters.md': {
             'parameters of depth_node': parameters_table(DepthNodeSettings),
             'parameters of finetune_node': parameters_table(FinetuneNodeSettings),
+            'parameters of replay_node': parameters_table(ReplaySettings),
+            'parameters of recorder': parameters_table(RecorderSettings),
+            'settings of rendered worlds': parameters_table(WorldSettings),
         },
         'diagnostics.md': {
             'diagnostics of the network': keys_table(ENGINE_KEYS),
