@@ -17,7 +17,7 @@ from psd_depth_ros.inference.cloud import build_cloud, CloudSettings
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.messages import camera_info_fields, decode, image_fields
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier
-from psd_depth_ros.runtime import settle_process
+from psd_depth_ros.runtime import configure_runtime
 
 WIDTH, HEIGHT = 640, 480
 BUDGET = 640 * 192
@@ -28,7 +28,7 @@ Step = Callable[[], Any]
 
 def measure_pipeline(quick: bool) -> list[dict[str, Any]]:
     """Rows of step and times; `in_total` marks those every frame of a rectified camera pays."""
-    settle_process('openvino')  # as the node does
+    configure_runtime('openvino')  # as the node does
     seconds = 0.3 if quick else 2.0
     rows = []
     for name, (step, in_total) in {**_input_steps(), **_output_steps()}.items():

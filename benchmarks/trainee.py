@@ -21,7 +21,7 @@ from psd_depth_ros.config import build, flatten
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.networks import DepthModel, Normalisation, preset
 from psd_depth_ros.networks.encoders import EncoderWeights
-from psd_depth_ros.runtime import settle_training
+from psd_depth_ros.runtime import configure_training
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import run_training
@@ -40,7 +40,7 @@ CHANGES = {
 
 
 def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str, device: str) -> None:
-    settle_training()
+    configure_training()
     recipe = make_recipe(recipe_name, int(pixels), int(steps), bag)
     data = prepare_sequences(
         recipe.data, pixel_budget=recipe.pixel_budget, cache=Path(cache), fine_factor=FINE_FACTOR

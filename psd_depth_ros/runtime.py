@@ -1,14 +1,13 @@
-"""What a process takes of its machine: priority, threads, memory.
+"""Process-wide configuration by programs, never by the library: priority, threads, memory.
 
-A process that trains beside others limits itself when it starts, before torch is imported:
-importing this module imports no library but the standard one. Nothing here can be undone by the
-process that was limited. Programs configure themselves once, when they know the backend; the
-library never does. Measured on two x86 cores with two more processes at work, for 640x480:
+A process that trains beside others limits itself before torch is imported, so this module imports
+only the standard library; NumPy, OpenCV and torch are imported by the functions that configure
+them. Measured on two x86 cores with two more busy processes, for 640x480 images:
 
-- glibc takes blocks of 128 KiB and more straight from the kernel and returns them at once, so
-  each image of each frame is paid for in page faults. A cloud takes 6 ms, with reuse 1.2 ms.
+- glibc takes blocks of 128 KiB and more from the kernel and returns them at once, so that each
+  image of each frame costs page faults. A cloud takes 6 ms, with reused memory 1.2 ms.
 - A step of half a millisecond gains little from a second thread, but waits for it to be scheduled,
-  and the waiting spins: preprocessing takes 47 ms with two threads, 0.6 ms with one.
+  and spins meanwhile: preprocessing takes 47 ms with two threads, 0.6 ms with one.
 """
 
 from __future__ import annotations
@@ -16,6 +15,7 @@ from __future__ import annotations
 from contextlib import suppress
 import ctypes
 from dataclasses import dataclass
+import math
 import os
 from pathlib import Path
 import platform
@@ -24,21 +24,20 @@ import resource
 from psd_depth_ros.config import setting
 
 THREAD_VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
-FREE_SHARE = 0.75
+CPU_QUOTA = Path('/sys/fs/cgroup/cpu.max')  # of the container (cgroup v2)
+FREE_FRACTION = 0.75
 _LEAST_BYTES = 512 * 1024 * 1024  # less than this not even the libraries need
 _IOPRIO_SET = {'x86_64': 251, 'aarch64': 30}
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
 
-def wait_passively() -> None:
-    """Let threads that wait for each other sleep instead of spinning.
+def use_passive_waiting() -> None:
+    """Let OpenMP threads sleep while they wait for each other; call it before torch is imported.
 
-    To be called before torch is imported. Where other processes want the cores, a thread that
-    spins takes the time away that the one it waits for would need: beside some 15 busy processes
-    on two cores a step of fine-tuning with two threads took 18.7 s of computing time so, and 2.6 s
-    with threads that sleep. The number of threads stays: two that sleep were faster than one, and
-    with another number a resumed run would no longer give the very same weights. What the user
-    has set stays, too.
+    On a busy machine a spinning thread takes the time that the thread it waits for needs: beside
+    some 15 busy processes on two cores a step of fine-tuning with two threads took 18.7 s of
+    computing time, and 2.6 s with sleeping threads. The number of threads stays (a resumed run
+    with another number would not give the same weights), and so does what the user has set.
     """
     os.environ.setdefault('OMP_WAIT_POLICY', 'PASSIVE')  # GNU, LLVM, Intel
     os.environ.setdefault('KMP_BLOCKTIME', '0')  # LLVM, Intel
@@ -46,7 +45,7 @@ def wait_passively() -> None:
 
 @dataclass(frozen=True)
 class LimitSettings:
-    """What the training process may take, so that the nodes beside it go on undisturbed."""
+    """Limits of the training process, so that the nodes beside it are not disturbed."""
 
     threads: int = setting(
         0, 'CPU threads; 0: half of the cores, at least one', minimum=0, maximum=1024
@@ -66,17 +65,18 @@ class LimitSettings:
     )
 
 
-def stand_back(limits: LimitSettings) -> int:
-    """Lower this process in priority, threads and memory; returns the limit of memory in bytes.
+def apply_process_limits(limits: LimitSettings) -> int:
+    """Lower the priority, threads and memory of this process; returns its memory limit in bytes.
 
-    Memory is limited as what a process writes (RLIMIT_DATA): files that are mapped for reading,
-    such as decoded frames, and address space that a GPU driver reserves, do not count.
+    Call it before torch is imported; it cannot be undone. Memory is limited by RLIMIT_DATA: files
+    mapped for reading, such as decoded frames, and address space reserved by a GPU driver do not
+    count.
     """
     os.nice(limits.nice)
     with suppress(AttributeError, OSError):  # not on every system
         os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-    _stand_back_on_disk()
-    wait_passively()
+    _use_idle_disk_priority()
+    use_passive_waiting()
     for name in THREAD_VARIABLES:
         os.environ[name] = str(thread_count(limits))
     allowed = memory_bytes(limits)
@@ -87,8 +87,8 @@ def stand_back(limits: LimitSettings) -> int:
     return allowed
 
 
-def limit_libraries(limits: LimitSettings) -> None:
-    """Limit the threads of torch and OpenCV and the share of a GPU; imports them."""
+def apply_library_limits(limits: LimitSettings) -> None:
+    """Limit the threads of torch and OpenCV and the memory of each GPU."""
     import cv2
     import torch
 
@@ -101,23 +101,33 @@ def limit_libraries(limits: LimitSettings) -> None:
 
 
 def thread_count(limits: LimitSettings) -> int:
-    """Threads that the training may use."""
-    return limits.threads or max(1, len(os.sched_getaffinity(0)) // 2)
+    """Threads of a limited training: half of the available cores unless the settings say."""
+    return limits.threads or max(1, available_cores() // 2)
+
+
+def available_cores() -> int:
+    """Cores that this process may use, by its affinity and the CPU quota of its container."""
+    cores = len(os.sched_getaffinity(0))
+    with suppress(OSError, ValueError):
+        quota, period = CPU_QUOTA.read_text(encoding='ascii').split()
+        if quota != 'max':
+            cores = min(cores, math.ceil(int(quota) / int(period)))
+    return max(1, cores)
 
 
 def memory_bytes(limits: LimitSettings) -> int:
-    """Memory that the training may allocate; 0 where no limit was given and free is unknown."""
+    """Memory limit of a training; 0 where none was given and the free memory is unknown."""
     if limits.memory_gb:
         return max(_LEAST_BYTES, round(limits.memory_gb * 1e9))
     with suppress(OSError, ValueError, StopIteration):
         lines = Path('/proc/meminfo').read_text(encoding='ascii').splitlines()
         free = next(line for line in lines if line.startswith('MemAvailable:'))
-        return max(_LEAST_BYTES, round(int(free.split()[1]) * 1024 * FREE_SHARE))
+        return max(_LEAST_BYTES, round(int(free.split()[1]) * 1024 * FREE_FRACTION))
     return 0
 
 
-def _stand_back_on_disk() -> None:
-    """Read and write when nobody else wants to (Linux: the idle class of ionice)."""
+def _use_idle_disk_priority() -> None:
+    """Read and write when no other process wants to (Linux: the idle class of ionice)."""
     number = _IOPRIO_SET.get(platform.machine())
     if number is not None and platform.system() == 'Linux':
         ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
@@ -127,11 +137,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
 _BYTES = 31 * 1024 * 1024  # with its header below glibc's ceiling of 32 MiB
 
 
-def settle_process(backend: str) -> None:
-    """Keep freed memory, and OpenCV and torch to one thread each.
+def configure_runtime(backend: str) -> None:
+    """Configure a process that works frame by frame: reused memory, one thread for small steps.
 
-    Torch keeps its threads where it runs the network itself (`backend` 'torch'); the threads of
-    other backends are their own.
+    OpenCV and torch get one thread each, but torch keeps its threads where it runs the network
+    (`backend` 'torch'); other backends have threads of their own.
     """
     import cv2
     import torch
@@ -142,24 +152,27 @@ def settle_process(backend: str) -> None:
         torch.set_num_threads(1)
 
 
-def settle_training() -> None:
-    """Keep all freed memory, and OpenCV to one thread: it makes batches while torch has the cores.
+def configure_training() -> None:
+    """Configure a process that trains: all freed memory is kept, OpenCV gets one thread.
 
-    To be called when the data is prepared: tracking corners is faster with all threads.
+    OpenCV makes batches while torch uses the cores; call it after the data were prepared, where
+    tracking corners is faster with all threads. torch does not look at CPU quotas by itself.
     """
     import cv2
+    import torch
 
     reuse_freed_memory(keep_all=True)
     cv2.setNumThreads(1)
+    torch.set_num_threads(min(torch.get_num_threads(), available_cores()))
 
 
 def reuse_freed_memory(*, keep_all: bool = False) -> None:
-    """Let freed blocks of up to 31 MiB be reused; harmless where the C library is another.
+    """Let glibc reuse freed blocks of up to 31 MiB; no effect with other C libraries.
 
-    glibc raises its limit to the size of a block that it sees freed. With `keep_all` nothing that
-    was freed goes back to the kernel, larger blocks neither, for programs whose every step needs
-    all of it again: otherwise glibc gives back what is free beyond 64 MiB, and a step of training
-    pays for most of its memory in page faults, a tenth of its time.
+    glibc raises its mmap threshold to the size of a block that it sees freed. With `keep_all` no
+    freed memory returns to the kernel, for programs whose every step needs it again: otherwise
+    glibc returns what is free beyond 64 MiB, and a training step spends a tenth of its time on
+    page faults.
     """
     import numpy as np
 
@@ -171,6 +184,6 @@ def reuse_freed_memory(*, keep_all: bool = False) -> None:
 
 
 def trim_memory() -> None:
-    """Give memory that was freed back to the kernel, where the C library can."""
+    """Return freed memory to the kernel, where the C library can."""
     if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
         libc.malloc_trim(0)

@@ -65,11 +65,11 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Train what is not there yet; print a line after each run, and the table at the end."""
-    from psd_depth_ros.runtime import wait_passively
+    from psd_depth_ros.runtime import use_passive_waiting
 
-    wait_passively()
+    use_passive_waiting()
     from psd_depth_ros.networks.encoders import read_encoder_weights
-    from psd_depth_ros.runtime import settle_training
+    from psd_depth_ros.runtime import configure_training
     from psd_depth_ros.training.ablation_runs import run_ablation
 
     if options.processes < 1:
@@ -77,7 +77,7 @@ def execute(options: argparse.Namespace) -> int:
     plan = _make_plan(options)
     start = None if options.imagenet is None else read_encoder_weights(options.imagenet)
     start_id = '' if start is None else f'imagenet {start.id}'
-    settle_training()
+    configure_training()
     done = len(plan.jobs)
     with progress_bar('ablation', options.quiet) as advance:
 

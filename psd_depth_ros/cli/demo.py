@@ -118,10 +118,12 @@ def _generate(output: Path, frames: int) -> Drive:
         IMAGE_TOPIC,
         write_world,
     )
-    from psd_depth_ros.runtime import settle_process
+    from psd_depth_ros.runtime import configure_runtime
     from psd_depth_ros.synth import World, WorldSettings
 
-    settle_process('none')  # one thread for rendering: two wait for each other on a busy machine
+    configure_runtime(
+        'none'
+    )  # one thread for rendering: two wait for each other on a busy machine
     path = output / 'drive.mcap'
     settings = WorldSettings(kind='street', width=WIDTH, height=HEIGHT, frame_rate_hz=RATE_HZ)
     _say(f'1/4 rendering {frames} frames of a synthetic street (seed {SEED}) into {path}')

@@ -94,7 +94,7 @@ def execute(options: argparse.Namespace) -> int:
     from psd_depth_ros.evaluation.report import write_html
     from psd_depth_ros.evaluation.samples import parse_range
     from psd_depth_ros.inference import DepthEngine
-    from psd_depth_ros.runtime import settle_process
+    from psd_depth_ros.runtime import configure_runtime
 
     samples, protocol = open_samples(options.data, options.protocol, _data_choice(options))
     samples = samples.part(parse_range(options.frames))
@@ -106,7 +106,7 @@ def execute(options: argparse.Namespace) -> int:
         protocol = protocol.capped(options.max_depth)
     checkpoint = None if options.checkpoint == 'default' else options.checkpoint
     engine = DepthEngine.from_checkpoint(checkpoint, options.device, options.backend)
-    settle_process(engine.backend)
+    configure_runtime(engine.backend)
     kept = EXAMPLES if options.html else 0
     try:
         with progress_bar(f'evaluating on {engine.device}', options.quiet) as advance:

@@ -62,15 +62,15 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Fine-tune and print the report; 130 or 143 where a signal ended the run early."""
-    from psd_depth_ros.runtime import wait_passively
+    from psd_depth_ros.runtime import use_passive_waiting
 
-    wait_passively()
+    use_passive_waiting()
     from psd_depth_ros.finetune.report import report_lines, STOPPED
     from psd_depth_ros.finetune.run import finetune
-    from psd_depth_ros.runtime import settle_process
+    from psd_depth_ros.runtime import configure_runtime
 
     settings = read_settings(options)
-    settle_process('torch')
+    configure_runtime('torch')
     with asked_to_stop() as asked, _Stages(options.quiet) as stages:
         report = finetune(
             settings, resume=options.resume, report=stages.show, stop=lambda: bool(asked)

@@ -69,7 +69,7 @@ def execute(options: argparse.Namespace) -> int:
     from psd_depth_ros.cli.preview import PreviewVideo
     from psd_depth_ros.inference.engine import DepthEngine
     from psd_depth_ros.replay.offline import run_bag, RunSettings
-    from psd_depth_ros.runtime import settle_process
+    from psd_depth_ros.runtime import configure_runtime
 
     settings = build_settings(RunSettings, options.changes)
     outputs = choose_outputs(options.topics)
@@ -81,7 +81,7 @@ def execute(options: argparse.Namespace) -> int:
         check_output(path, options.overwrite)
     with open_recording_frames(options, settings.scale.mode == 'lidar') as source:
         engine = DepthEngine.from_checkpoint(options.checkpoint, options.device, options.backend)
-        settle_process(engine.backend)
+        configure_runtime(engine.backend)
         try:
             print(
                 f'{source.count} frames of {options.recording} on {engine.device} '

@@ -74,11 +74,11 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Prepare the data, then train; 130 or 143 where a signal ended the run early."""
-    from psd_depth_ros.runtime import wait_passively
+    from psd_depth_ros.runtime import use_passive_waiting
 
-    wait_passively()
+    use_passive_waiting()
     from psd_depth_ros.networks.encoders import EncoderWeights
-    from psd_depth_ros.runtime import settle_training
+    from psd_depth_ros.runtime import configure_training
     from psd_depth_ros.training.distributed import Distributed
     from psd_depth_ros.training.run_folder import RunFolder
 
@@ -94,7 +94,7 @@ def execute(options: argparse.Namespace) -> int:
             task = _make_task(options, recipe, folder, start)
         if isinstance(start, EncoderWeights):
             task.start_id = f'imagenet {start.id}'
-        settle_training()
+        configure_training()
         with asked_to_stop() as asked:
             outcome = _train(options, task, folder, distributed, lambda: bool(asked))
     finally:

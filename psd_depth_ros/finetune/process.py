@@ -27,7 +27,7 @@ from psd_depth_ros.errors import PsdDepthError, SettingsError
 from psd_depth_ros.finetune.report import FinetuneReport, FinetuneStatus
 from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.parsing import parse_json, ParseError, shorten
-from psd_depth_ros.runtime import limit_libraries, LimitSettings, stand_back
+from psd_depth_ros.runtime import apply_library_limits, apply_process_limits, LimitSettings
 
 USER_ERROR = 2
 STATUS_PERIOD_S = 0.2
@@ -47,7 +47,7 @@ def main(run: Callable[..., FinetuneReport] | None = None) -> int:
         settings = build(FinetuneSettings, order['settings'], 'settings')
         limits = build(LimitSettings, order['limits'], 'limits')
         _watch_parent(stop)
-        allowed = stand_back(limits)
+        allowed = apply_process_limits(limits)
         finetune = run or _load(limits)
         report = finetune(settings, resume=order['resume'], report=say.status, stop=stop.is_set)
     except PsdDepthError as error:
@@ -116,7 +116,7 @@ def _load(limits: LimitSettings) -> Callable[..., FinetuneReport]:
     """Import what trains, now that the limits hold."""
     from psd_depth_ros.finetune.run import finetune
 
-    limit_libraries(limits)
+    apply_library_limits(limits)
 
     return finetune
 

@@ -14,12 +14,12 @@ class DepthEngineFactory:
     def load(self, path: str, device: str, backend: str) -> Engine:
         """Load a checkpoint, the shipped one for ''. Raises PsdDepthError."""
         from psd_depth_ros.inference import DepthEngine
-        from psd_depth_ros.runtime import settle_process
+        from psd_depth_ros.runtime import configure_runtime
 
         engine: Engine = DepthEngine.from_checkpoint(
             path or None, device=device, backend=backend, aside=self._has_loaded
         )
-        settle_process(engine.backend)
+        configure_runtime(engine.backend)
         self._has_loaded = True
         return engine
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
-import os
 import time
 from types import TracebackType
 
 import torch
 
+from psd_depth_ros.runtime import available_cores
 from psd_depth_ros.training.task import Batch, Task
 
 QUEUED = 3  # batches beyond those in the making
@@ -31,7 +31,7 @@ class BatchLoader:
 
     def __init__(self, task: Task, rank: int, world_size: int, device: torch.device) -> None:
         self._task, self._rank, self._world_size, self._device = task, rank, world_size, device
-        threads = 2 if device.type == 'cpu' else min(8, max(2, (os.cpu_count() or 2) // 2))
+        threads = 2 if device.type == 'cpu' else min(8, max(2, available_cores() // 2))
         self._pool = ThreadPoolExecutor(
             threads, 'loader', initializer=torch.set_num_threads, initargs=(1,)
         )

@@ -1,6 +1,7 @@
-"""What a program does once before it works frame by frame."""
+"""The configuration of processes: threads, memory, priority."""
 
 from collections.abc import Iterator
+from pathlib import Path
 import platform
 import subprocess
 import sys
@@ -9,7 +10,8 @@ import cv2
 import pytest
 import torch
 
-from psd_depth_ros.runtime import settle_process
+from psd_depth_ros import runtime
+from psd_depth_ros.runtime import available_cores, configure_runtime, configure_training
 
 
 @pytest.fixture(autouse=True)
@@ -28,9 +30,38 @@ def test_small_steps_get_one_thread_and_a_torch_network_keeps_its_own(
 ) -> None:
     cv2.setNumThreads(2)
     torch.set_num_threads(2)
-    settle_process(backend)
+    configure_runtime(backend)
     assert cv2.getNumThreads() == 1
     assert torch.get_num_threads() == threads
+
+
+@pytest.mark.parametrize(
+    ('quota', 'cores'), [('max 100000', 4), ('150000 100000', 2), ('50000 100000', 1), ('', 4)]
+)
+def test_threads_of_a_training_fit_the_quota_of_its_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, quota: str, cores: int
+) -> None:
+    monkeypatch.setattr('os.sched_getaffinity', lambda process: {0, 1, 2, 3})
+    monkeypatch.setattr(runtime, 'CPU_QUOTA', tmp_path / 'cpu.max')
+    (tmp_path / 'cpu.max').write_text(quota)
+    torch.set_num_threads(3)
+    configure_training()
+    assert available_cores() == cores
+    assert torch.get_num_threads() == min(3, cores)
+    assert runtime.thread_count(runtime.LimitSettings()) == max(1, cores // 2)
+    assert runtime.thread_count(runtime.LimitSettings(threads=3)) == 3
+
+
+LOADED = """
+import sys
+import psd_depth_ros.finetune.process
+heavy = {'torch', 'numpy', 'cv2', 'yaml'} & set(sys.modules)
+assert not heavy, heavy
+"""
+
+
+def test_a_process_can_limit_itself_before_libraries_are_loaded() -> None:
+    subprocess.run([sys.executable, '-c', LOADED], check=True)
 
 
 STEPS = """
