@@ -1,14 +1,15 @@
-"""From a camera image to what the network sees: rectify, resize and normalise in one sampling.
+"""From a camera image to network input: rectify, resize and normalise in one sampling.
 
-Training and serving share this file, so a network meets the same pixels in both. `.camera` of a
-`Preprocessor` is the camera of its output, exact to a fraction of a pixel. Decoding messages is
-left to `messages`, what the network makes of the tensor to `inference`.
+Training and serving sample through the same `ViewSampler`, so a network meets the same pixels in
+both: the cache of decoded recordings keeps its output, the `Preprocessor` of the engine normalises
+it. `.camera` of either is the camera of the output, exact to a fraction of a pixel. Decoding
+messages is left to `messages`, what the network makes of the tensor to `inference`.
 
-Shrinking is antialiased. A rectified image is resized by an antialiased triangle filter; one that
-must be bent is sampled at `k` x `k` points per output pixel, which are then averaged. Measured on
-two x86 cores, 640x480 to 384x288 with normalisation: resize 0.6 ms (OpenCV's INTER_AREA 1.0 ms),
-bend 1.1 ms with OpenCV's fixed-point remap (4 ms with torch's grid_sample). So the CPU bends with
-OpenCV, a GPU with torch.
+Shrinking is antialiased. A rectified image is resized by an antialiased triangle filter; a
+distorted one is sampled bilinearly at `k` x `k` points per output pixel, which are then averaged.
+Measured on two x86 cores, 640x480 to 384x288 with normalisation: resize 0.6 ms (OpenCV's
+INTER_AREA 1.0 ms), rectify 1.1 ms with OpenCV's fixed-point remap (4 ms with torch's grid_sample).
+So the CPU rectifies with OpenCV, a GPU with torch.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.view import are_square, sampling_map, view_mask
+from psd_depth_ros.geometry.view import are_square, sampling_map
 from psd_depth_ros.geometry.warp import sample
 
 Image = NDArray[np.uint8]
@@ -36,6 +37,46 @@ Mask = NDArray[np.bool_]
 _MAX_STRIDE = 1.25
 # Where the sampling map marks "outside": far enough that nothing of the image is blended in.
 _OUTSIDE = -16.0
+# What fills parts of the view that the camera does not see, where no network is known.
+MEAN_COLOUR = (127.5, 127.5, 127.5)
+
+
+class ViewSampler:
+    """Samples uint8 images of one camera, on the CPU, into its rectified view at another size.
+
+    Everything that depends on the camera alone is computed once.
+
+    Attributes:
+        source: the camera of the images.
+        camera: the camera of the output, rectified and of the output's size.
+        mask: (h, w), true where all of an output pixel is seen by the camera; None where the
+            images are rectified already, so that everything is.
+    """
+
+    def __init__(self, camera: Camera, size: tuple[int, int]) -> None:
+        """Prepare for an output `size` (height, width)."""
+        self.source = camera
+        self.size = size
+        self.camera = camera.rectified().resize(size[1], size[0])
+        self.mask: Mask | None = None
+        self._bend: _OpenCVBend | None = None
+        if not camera.is_rectified:
+            self._bend = _OpenCVBend(camera, self.camera, _oversampling(camera, self.camera))
+            self.mask = self._bend.mask
+
+    def sample(self, rgb: Image, fill: Sequence[float] = MEAN_COLOUR) -> Image:
+        """(H, W, 3) -> (h, w, 3) uint8, contiguous; see `planes`."""
+        return np.ascontiguousarray(self.planes(rgb, fill)[0].permute(1, 2, 0).numpy())
+
+    def planes(self, rgb: Image, fill: Sequence[float] = MEAN_COLOUR) -> Tensor:
+        """(H, W, 3) -> (1, 3, h, w) uint8; `fill` is the colour of what is not seen.
+
+        Raises MessageError where the image is not uint8 RGB of the camera's size.
+        """
+        rgb = check_image(rgb, self.source)
+        if self._bend is not None:
+            return _to_tensor(self._bend.sample(rgb, fill))
+        return _resize(_to_tensor(rgb), self.size)
 
 
 class Preprocessor:
@@ -59,37 +100,28 @@ class Preprocessor:
         self.size = size
         self.device = torch.device(device)
         self.camera = camera.rectified().resize(size[1], size[0])
+        self._fill = [255.0 * value for value in mean]
         self._gain, self._offset = _normalisation(mean, std, self.device)
-        self._bend: _OpenCVBend | _TorchBend | None = None
-        if not camera.is_rectified:
-            use_opencv = sampler == 'opencv' or (sampler == 'auto' and self.device.type == 'cpu')
-            bend = _OpenCVBend if use_opencv else _TorchBend
-            self._bend = bend(camera, self.camera, _oversampling(camera, self.camera), self.device)
+        self._bend: _TorchBend | None = None
+        self._sampler: ViewSampler | None = None
+        if sampler == 'opencv' or (sampler == 'auto' and self.device.type == 'cpu'):
+            self._sampler = ViewSampler(camera, size)
+        elif not camera.is_rectified:
+            over = _oversampling(camera, self.camera)
+            self._bend = _TorchBend(camera, self.camera, over, self.device)
 
     def __call__(self, rgb: Image) -> Tensor:
         """Give (1, 3, h, w) float32 on the device for `rgb` (H, W, 3).
 
         Raises MessageError where the image is not uint8 RGB of the camera's size.
         """
-        rgb = check_image(rgb, self.source)
-        if isinstance(self._bend, _OpenCVBend):
-            fill = -self._offset.flatten() / self._gain.flatten()
-            return self._normalise(_to_tensor(self._bend.sample(rgb, fill.tolist())))
+        if self._sampler is not None:
+            return self._normalise(self._sampler.planes(rgb, self._fill).to(self.device))
         # non_blocking: pageable memory is read before this returns, the GPU is not waited for
-        image = _to_tensor(rgb).to(self.device, non_blocking=True)
+        image = _to_tensor(check_image(rgb, self.source)).to(self.device, non_blocking=True)
         if self._bend is not None:
             return self._bend.sample(self._normalise(image))
-        return self._normalise(self._resize(image))
-
-    def _resize(self, image: Tensor) -> Tensor:
-        """(1, 3, H, W) uint8 -> (1, 3, h, w); torch shrinks uint8 on the CPU only."""
-        if image.shape[-2:] == self.size:
-            return image
-        if image.device.type != 'cpu':
-            image = image.float()
-        return F.interpolate(
-            image, self.size, mode='bilinear', align_corners=False, antialias=True
-        )
+        return self._normalise(_resize(image, self.size))
 
     def _normalise(self, image: Tensor) -> Tensor:
         """(x / 255 - mean) / std as one multiply and one add, float32, contiguous."""
@@ -111,8 +143,8 @@ class Rectifier:
         self.mask: Mask | None = None
         self._bend: _OpenCVBend | None = None
         if not camera.is_rectified:
-            self.mask = view_mask(camera, self.camera)
-            self._bend = _OpenCVBend(camera, self.camera, 1, torch.device('cpu'))
+            self._bend = _OpenCVBend(camera, self.camera, 1)
+            self.mask = self._bend.mask
 
     def rectify(self, rgb: Image) -> Image:
         """Rectified uint8 image (H, W, 3), black where nothing was seen."""
@@ -188,15 +220,18 @@ def choose_input_size(
 
 
 class _OpenCVBend:
-    """Samples uint8 images through a map on the CPU."""
+    """Samples uint8 images through a map on the CPU, `over` x `over` times per output pixel."""
 
-    def __init__(self, camera: Camera, view: Camera, over: int, device: torch.device) -> None:
-        del device  # always the CPU
+    def __init__(self, camera: Camera, view: Camera, over: int) -> None:
         self._size = (view.width, view.height)
         fine = view.resize(over * view.width, over * view.height)
-        pixels = np.nan_to_num(sampling_map(camera, fine), nan=_OUTSIDE)
+        pixels = sampling_map(camera, fine)
+        seen = np.isfinite(pixels[..., 0])
+        blocks = seen.reshape(view.height, over, view.width, over)
+        self.mask: Mask = np.logical_and.reduce(blocks, axis=(1, 3))
         # Fixed point, 1/32 px: twice as fast as float maps, and the error has no bias.
-        self._maps = cv2.convertMaps(pixels, None, cv2.CV_16SC2)
+        marked = np.nan_to_num(pixels, nan=_OUTSIDE)
+        self._maps = cv2.convertMaps(marked, None, cv2.CV_16SC2)
 
     def sample(self, rgb: Image, fill: Sequence[float]) -> Image:
         """(H, W, 3) -> (h, w, 3); `fill` is the colour of what is not seen."""
@@ -223,6 +258,15 @@ class _TorchBend:
         """(1, 3, H, W) float32 -> (1, 3, h, w); 0 where nothing is seen."""
         fine = sample(image, self._pixels) * self._seen
         return fine if self._over == 1 else F.avg_pool2d(fine, self._over)
+
+
+def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
+    """(1, 3, H, W) uint8 -> (1, 3, h, w); torch shrinks uint8 on the CPU only."""
+    if image.shape[-2:] == size:
+        return image
+    if image.device.type != 'cpu':
+        image = image.float()
+    return F.interpolate(image, size, mode='bilinear', align_corners=False, antialias=True)
 
 
 def _oversampling(camera: Camera, view: Camera) -> int:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import cv2
@@ -38,12 +38,6 @@ class ScaledSequence:
         self.size = (height // self.factor, width // self.factor)
         self.whole = centred_window((height, width), (height, width))
 
-    def shrink(self, fine: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Resize a frame to the network's size."""
-        if self.factor == 1:
-            return fine
-        return cv2.resize(fine, self.size[::-1], interpolation=cv2.INTER_AREA)
-
 
 @dataclass(frozen=True)
 class Example:
@@ -71,8 +65,14 @@ class Example:
 
     @cached_property
     def frames(self) -> list[NDArray[np.uint8]]:
-        """The window of the three frames at the network's size, each (H, W, 3)."""
-        return [self.scaled.shrink(frame) for frame in self.fine_frames]
+        """The window of the three frames at the network's size, each (H, W, 3).
+
+        Those of a whole frame are the pixels that a node would see.
+        """
+        if replace(self.window, mirrored=False) != self.scaled.whole:
+            return [self.sequence.shrink(frame) for frame in self.fine_frames]
+        frames = [self.sequence.network_image(index) for index in self.triplet]
+        return [cv2.flip(one, 1) for one in frames] if self.window.mirrored else frames
 
     @property
     def camera(self) -> Camera:

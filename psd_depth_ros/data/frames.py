@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
+import cv2
 import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
@@ -30,16 +31,27 @@ from psd_depth_ros.messages.sixteen_bit import FULL
 class Sequence:
     """The frames of one recording and the triplets that can be learned from.
 
-    `rgb` (N, H, W, 3) uint8 is memory-mapped: rectified, resized to the size of `camera`, whose
-    sides are `fine_factor` times those of the network's input. `poses` (N, 4, 4) are metres, NaN
-    where unknown, None where the recording has none; T_world_camera where `poses_are_of_camera`,
-    else of the robot's body (their distances are right, their rotations about other axes). `lidar`
-    holds for every frame points (n, 3): x, y in pixels of `rgb` and Z in metres. `depth` (N, H, W)
-    float16 metres is the truth, of rendered worlds only. `valid` (H, W) is false on the bonnet,
-    other fixed regions and the border of the rectification. Triplets are (M, 3) indices into
-    `rgb`: target, earlier source, later source. `pair_poses` are motions T_source_target by
-    (target, source) that were estimated from the pictures, in no certain scale; they count where
-    `poses` say nothing. `fingerprint` says which data this is.
+    Unknown numbers are NaN; what a recording has nothing of is None.
+
+    Attributes:
+        name: of the recording, for people.
+        rgb: (N, H, W, 3) uint8, memory-mapped, rectified, of the size of `camera`.
+        camera: of `rgb`; its sides are `fine_factor` times those of the network's input.
+        stamps_ns: (N,) of the frames.
+        valid: (H, W), false on the bonnet, other fixed regions and what the camera does not see.
+        triplets: (M, 3) indices into `rgb`: target, earlier source, later source.
+        held_out: (K, 3) triplets for validation.
+        poses: (N, 4, 4) in metres, T_world_camera where `poses_are_of_camera`, else of the robot's
+            body: their distances are right, their rotations about other axes.
+        lidar: for every frame points (n, 3): x, y in pixels of `rgb` and Z in metres.
+        camera_height_m: of the camera above the ground.
+        fine_factor: see `camera`.
+        depth: (N, H, W) float16 metres along Z, exact.
+        pair_poses: T_source_target by (target, source), estimated from the images in no certain
+            scale; they count where `poses` say nothing.
+        fingerprint: differs where the data do.
+        image: (N, h, w, 3) uint8, the frames at the size of the network's input, sampled from the
+            recorded ones as a node samples them (`preprocess`); None where `rgb` has that size.
     """
 
     name: str
@@ -57,6 +69,20 @@ class Sequence:
     depth: NDArray[np.float16] | None = None
     pair_poses: Mapping[tuple[int, int], NDArray[np.float64]] | None = None
     fingerprint: str = ''
+    image: NDArray[np.uint8] | None = None
+
+    def network_image(self, index: int) -> NDArray[np.uint8]:
+        """A frame (h, w, 3) at the size of the network's input."""
+        if self.image is not None:
+            return self.image[index]
+        return self.shrink(self.rgb[index])
+
+    def shrink(self, frame: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Resize a frame (H, W, 3) of `rgb`, or a window of one, to the network's input."""
+        if self.fine_factor == 1:
+            return frame
+        height, width = (side // self.fine_factor for side in self.camera.size)
+        return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
 
 
 VIDEO_SUFFIXES = (

@@ -21,13 +21,14 @@ from torch import Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, load_checkpoint
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
 from psd_depth_ros.inference.conversion import ConvertAside, Shape
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import ScaleTracker
 from psd_depth_ros.networks.depth_model import load_model
-from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier, view_mask
+from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]

@@ -40,7 +40,7 @@ from psd_depth_ros.parsing import (
     read_bytes,
     read_json_object,
 )
-from psd_depth_ros.preprocess import network_size, Rectifier
+from psd_depth_ros.preprocess import network_size, ViewSampler
 
 Array = NDArray[np.float64]
 
@@ -50,7 +50,7 @@ _NEAREST_M = 0.1
 
 @dataclass(frozen=True)
 class Layout:
-    """How frames are kept: at `fine_factor` times the network's size for `pixel_budget`.
+    """How frames are kept: at the network's size for `pixel_budget` and `fine_factor` times that.
 
     Without `keep_pixels` only what was measured is.
     """
@@ -66,7 +66,7 @@ class Layout:
     def bytes_of(self, camera: Camera) -> int:
         """Room that a frame takes on disk, about."""
         height, width = self.network_size(camera)
-        pixels = height * width * self.fine_factor**2
+        pixels = height * width * (self.fine_factor**2 + (self.fine_factor > 1))
         return round(3.2 * pixels) if self.keep_pixels else GREY_WIDTH**2
 
 
@@ -76,11 +76,12 @@ class FrameWriter:
     def __init__(self, folder: Path, source: FrameSource, camera: Camera, layout: Layout) -> None:
         folder.mkdir()
         self._folder = folder
-        self._rectifier = Rectifier(camera)
         height, width = layout.network_size(camera)
-        self._network = (width, height)
         scale = layout.fine_factor
-        self.camera = self._rectifier.camera.resize(scale * width, scale * height)
+        # Both sizes are sampled from the recorded image, so that `image` is what a node sees.
+        self._network = ViewSampler(camera, (height, width))
+        self._fine = ViewSampler(camera, (scale * height, scale * width))
+        self.camera = self._fine.camera
         self._focal = self.camera.fx / self.camera.width
         T_view_camera = _turn(camera)
         body, lidar = source.T_body_camera, source.T_camera_lidar
@@ -88,6 +89,8 @@ class FrameWriter:
         self._poses_are_of_camera = body is not None or source.poses_are_of_camera
         self._T_view_lidar = None if lidar is None else T_view_camera @ lidar
         self._rgb = ArrayFile(folder / 'rgb.npy') if layout.keep_pixels else None
+        has_both = layout.keep_pixels and scale > 1
+        self._image = ArrayFile(folder / 'image.npy') if has_both else None
         self._grey = ArrayFile(folder / 'grey.npy')
         self._depth: ArrayFile | None = None
         self._facts: list[tuple[int, int, float, float]] = []
@@ -98,19 +101,19 @@ class FrameWriter:
 
     def add(self, frame: TimedFrame) -> None:
         """Rectify, resize, measure and write a frame. Raises OSError where the disk is full."""
-        rgb = _resize(self._rectifier.rectify(frame.rgb), self.camera)
+        rgb, image = self._fine.sample(frame.rgb), self._network.sample(frame.rgb)
         grey = shrink_grey(rgb)
         if self._rgb is not None:
             self._rgb.append(rgb)
+        if self._image is not None:
+            self._image.append(image)
         self._grey.append(grey)
         if frame.depth_m is not None and self._rgb is not None:
             self._add_depth(frame.depth_m)
         self._points.append(self._project(frame.lidar))
         self._poses.append(self._pose(frame.pose))
-        seen = cv2.resize(
-            cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY), self._network, interpolation=cv2.INTER_AREA
-        )
-        measures = (measure_sharpness(seen), measure_saturation(grey))
+        sharpness = measure_sharpness(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
+        measures = (sharpness, measure_saturation(grey))
         self._facts.append((frame.index, frame.stamp_ns, *measures))
         if self._last is not None:
             shift = track(self._last[0], grey, self._last[1], self._focal)
@@ -140,7 +143,7 @@ class FrameWriter:
 
     def close(self) -> None:
         """Close the files."""
-        for file in (self._rgb, self._grey, self._depth):
+        for file in (self._rgb, self._image, self._grey, self._depth):
             if file is not None:
                 file.close()
 
@@ -172,10 +175,8 @@ class FrameWriter:
         return found[:: max(1, -(-len(found) // _MOST_POINTS))]
 
     def _seen(self) -> NDArray[np.bool_]:
-        mask = self._rectifier.mask
-        if mask is None:
-            return np.ones(self.camera.size, bool)
-        return cv2.resize(mask.astype(np.float32), self.camera.size[::-1]) > 0.999
+        mask = self._fine.mask
+        return np.ones(self.camera.size, bool) if mask is None else mask
 
 
 def _turn(camera: Camera) -> Array:
@@ -184,16 +185,8 @@ def _turn(camera: Camera) -> Array:
     return make_pose(rotation, np.zeros(3))
 
 
-def _resize(rgb: NDArray[np.uint8], camera: Camera) -> NDArray[np.uint8]:
-    height, width = camera.size
-    if rgb.shape[:2] == (height, width):
-        return rgb
-    method = cv2.INTER_AREA if width < rgb.shape[1] else cv2.INTER_LINEAR
-    return cv2.resize(rgb, (width, height), interpolation=method)
-
-
 # Raise it when the same recording would be written differently.
-VERSION = 4
+VERSION = 5
 _MOST_CAMERAS = 16
 _INDEX = 'recording.json'
 _BEGINNING = 65536  # bytes
@@ -211,6 +204,7 @@ class CachedFrames:
     """
 
     rgb: NDArray[np.uint8]
+    image: NDArray[np.uint8] | None
     grey: NDArray[np.uint8]
     depth: NDArray[np.float16] | None
     camera: Camera
@@ -451,11 +445,12 @@ def _load_part(part: Path) -> CachedFrames:
     facts = read_json_object(part / 'facts.json')
     poses, points, counts = (values.pop(name) for name in ('poses', 'points', 'point_counts'))
     camera = Camera(**facts['camera'])
-    rgb, depth = (_load_array(part / f'{name}.npy') for name in ('rgb', 'depth'))
+    rgb, image, depth = (_load_array(part / f'{name}.npy') for name in ('rgb', 'image', 'depth'))
     if rgb is None:  # measured only
         rgb = np.broadcast_to(np.uint8(0), (len(values['stamps_ns']), *camera.size, 3))
     return CachedFrames(
         rgb=rgb,
+        image=image,
         grey=np.load(part / 'grey.npy', mmap_mode='r'),
         depth=depth,
         camera=camera,

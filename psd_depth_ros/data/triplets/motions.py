@@ -81,10 +81,7 @@ def predict_depth(
     factor = sequence.fine_factor
     height, width = (side // factor for side in sequence.camera.size)
     camera = sequence.camera.resize(width, height)
-    small = [
-        cv2.resize(sequence.rgb[index], (width, height), interpolation=cv2.INTER_AREA)
-        for index in frames
-    ]
+    small = [sequence.network_image(index) for index in frames]
     image = network.normalise(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2))
     intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
     was_training = network.training

@@ -202,6 +202,7 @@ class _Keeper:
         return Sequence(
             name=name,
             rgb=part.rgb,
+            image=part.image,
             camera=part.camera,
             stamps_ns=part.stamps_ns,
             valid=valid,
