@@ -28,9 +28,12 @@ COMMANDS = (
     'train',
     'finetune',
     'evaluate',
-    'ablate',
     'bench',
 )
+# Commands of earlier versions, and what takes their place.
+REMOVED = {
+    'ablate': 'in a checkout, python -m tools.ablate experiments/psd.yaml --output RUN does it'
+}
 USER_ERROR = 2
 INTERRUPTED = 130
 
@@ -49,6 +52,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns its exit code."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments and arguments[0] in REMOVED:
+        name = arguments[0]
+        print(f'psd-depth {name}: error: {name} is no command any more; {REMOVED[name]}',
+              file=sys.stderr)  # fmt: skip
+        return USER_ERROR
     options = make_parser().parse_args(arguments)
     if getattr(options, 'quiet', False):
         silence_decoders()

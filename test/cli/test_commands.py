@@ -311,7 +311,7 @@ def test_replay_plays_to_the_end(drive, ros_domains):
     assert 'published' in played.stdout + played.stderr
 
 
-@pytest.mark.parametrize('command', ['train', 'finetune', 'ablate'])
+@pytest.mark.parametrize('command', ['train', 'finetune'])
 def test_threads_of_a_training_wait_asleep(tmp_path, command):
     """OpenMP reads this once, when torch is loaded."""
     code = (
@@ -325,7 +325,7 @@ def test_threads_of_a_training_wait_asleep(tmp_path, command):
         'sys.meta_path.insert(0, Watch())\n'
         f'main(["{command}", *sys.argv[1:]])\n'
     )
-    options = {'train': ['starter'], 'finetune': ['gone.mcap'], 'ablate': []}[command]
+    options = {'train': ['starter'], 'finetune': ['gone.mcap']}[command]
     environment = {key: value for key, value in os.environ.items() if key != 'OMP_WAIT_POLICY'}
     found = subprocess.run(
         [sys.executable, '-c', code, *options, '--output', str(tmp_path / 'run')],
@@ -335,3 +335,9 @@ def test_threads_of_a_training_wait_asleep(tmp_path, command):
     )
     assert found.returncode == 3, found.stderr
     assert found.stdout.split()[-1] == 'PASSIVE'
+
+
+def test_a_command_of_an_earlier_version_says_what_takes_its_place(capsys):
+    assert main(['ablate', '--output', 'run']) == 2
+    said = capsys.readouterr().err
+    assert 'ablate is no command any more; in a checkout, python -m tools.ablate' in said
