@@ -20,7 +20,7 @@ from torch import Tensor
 from psd_depth_ros.errors import DeviceError
 from psd_depth_ros.inference.conversion import (
     Convert,
-    convert_here,
+    convert_in_process,
     example_inputs,
     import_openvino,
     MapsModel,
@@ -203,7 +203,7 @@ class _CudaGraph:
 class OpenVinoBackend:
     """OpenVINO on the CPU: bfloat16 where the CPU has it, measured fastest of the three.
 
-    The stem of the encoder is a network of its own, in float32.
+    The stem of an encoder that has one is a network of its own, in float32.
     """
 
     name = 'openvino'
@@ -215,17 +215,18 @@ class OpenVinoBackend:
         self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
         capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
-        self._convert: Convert | None = convert or convert_here(model)
-        self._requests: CompiledNetworks[tuple[Any, Any]] = CompiledNetworks()
+        self._convert: Convert | None = convert or convert_in_process(model)
+        self._requests: CompiledNetworks[list[Any]] = CompiledNetworks()
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         shape = tuple(image.shape)
-        stem, rest = self._requests.get(shape, lambda: self._compile(shape, self._convert))
+        *stem, rest = self._requests.get(shape, lambda: self._compile(shape, self._convert))
         # Inputs and outputs are shared, not copied: the result is overwritten by the next call.
-        between = stem.infer([image.contiguous().numpy()], share_inputs=True, share_outputs=True)
-        inputs = [between[0], intrinsics.numpy()]
-        maps = rest.infer(inputs, share_inputs=True, share_outputs=True)
+        x = image.contiguous().numpy()
+        for part in stem:
+            x = part.infer([x], share_inputs=True, share_outputs=True)[0]
+        maps = rest.infer([x, intrinsics.numpy()], share_inputs=True, share_outputs=True)
         return torch.from_numpy(maps[0])
 
     def is_ready(self, shape: Shape) -> bool:
@@ -245,10 +246,11 @@ class OpenVinoBackend:
         self._requests.close()
         self._convert = None
 
-    def _compile(self, shape: Shape, convert: Convert | None) -> tuple[Any, Any]:
+    def _compile(self, shape: Shape, convert: Convert | None) -> list[Any]:
         assert convert is not None, 'the engine was closed'
-        stem, rest = convert('openvino', shape)
-        return self._compile_part(stem, 'f32'), self._compile_part(rest, self._precision)
+        *stem, rest = convert('openvino', shape)
+        parts = [self._compile_part(part, 'f32') for part in stem]
+        return [*parts, self._compile_part(rest, self._precision)]
 
     def _compile_part(self, part: Any, precision: str) -> Any:
         settings = {
@@ -266,7 +268,7 @@ class OnnxBackend:
     name = 'onnxruntime'
 
     def __init__(self, model: DepthModel, convert: Convert | None = None) -> None:
-        self._convert: Convert | None = convert or convert_here(model)
+        self._convert: Convert | None = convert or convert_in_process(model)
         self._sessions: CompiledNetworks[Any] = CompiledNetworks()
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Networks in the form that other libraries read, made in this process or in one aside.
+"""Depth networks converted to the formats of other libraries, in this process or in another.
 
-Converting is seconds of Python, in which every other thread waits for its turn: beside it an image
-takes up to 600 ms instead of 5. So an engine that is loaded beside one at work converts aside.
+Conversion is seconds of Python that holds the interpreter lock: an image takes up to 600 ms beside
+it instead of 5. So an engine that is loaded beside one at work converts in a process of its own.
 """
 
 from __future__ import annotations
@@ -23,21 +23,26 @@ import warnings
 import torch
 from torch import nn, Tensor
 
-from psd_depth_ros.checkpoint import CheckpointInfo, save_checkpoint
+from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks import DepthModel, load_model
 
 Shape = tuple[int, ...]  # of the image: (B, 3, H, W)
-# From a format and a shape to the network in parts: `openvino` gives openvino.Models of the stem
-# and the rest, `onnx` the bytes of one model.
+# From a format and a shape to the parts of the network that run one after the other. `openvino`:
+# openvino.Model objects of the encoder's stem, where it has one, and of the rest. `onnx`: the bytes
+# of one model.
 Convert = Callable[[str, Shape], tuple[Any, ...]]
-WEIGHTS = 'weights.safetensors'
-_OPENVINO, _ONNX = ('stem.xml', 'rest.xml'), 'maps.onnx'
-_PROGRAM = 'psd_depth_ros.inference.conversion_process'
+_WEIGHTS, _ONNX = 'weights.safetensors', 'maps.onnx'
+_NICE = 10
+_PROGRAM = f"""
+import os; os.nice({_NICE})
+from psd_depth_ros.inference.conversion import convert_files
+convert_files()
+"""
 
 
 class MapsModel(nn.Module):
-    """A depth network whose three maps are one tensor, so that one download takes them all."""
+    """A depth network whose three maps are one tensor, so that one copy transfers them all."""
 
     def __init__(self, model: DepthModel) -> None:
         super().__init__()
@@ -49,7 +54,7 @@ class MapsModel(nn.Module):
 
 
 class StemModel(nn.Module):
-    """The part of a depth network that stays in float32."""
+    """The stem of an encoder, which runs in float32."""
 
     def __init__(self, model: DepthModel) -> None:
         super().__init__()
@@ -61,25 +66,27 @@ class StemModel(nn.Module):
 
 
 class RestModel(nn.Module):
-    """What comes after the stem, with one tensor of maps."""
+    """What follows the stem, with the three maps as one tensor."""
 
     def __init__(self, model: DepthModel) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, stem: Tensor, intrinsics: Tensor) -> Tensor:
-        """The stem's output and fx fy cx cy (B, 4) to maps as in `backends.Backend.run`."""
+        """Output of the stem and fx fy cx cy (B, 4) to maps as in `backends.Backend.run`."""
         maps = self.model.encoder.maps(stem)
         return torch.cat(self.model.read(maps, intrinsics), dim=1)
 
 
-def convert_here(model: DepthModel) -> Convert:
-    """Convert in this process."""
+def convert_in_process(model: DepthModel) -> Convert:
+    """A converter that works in this process."""
 
     def convert(kind: str, shape: Shape) -> tuple[Any, ...]:
         image, intrinsics = example_inputs(shape)
         if kind == 'onnx':
             return (_to_onnx(MapsModel(model).eval(), image, intrinsics),)
+        if not model.encoder.has_stem:
+            return (_to_openvino(MapsModel(model).eval(), image, intrinsics),)
         stem, rest = StemModel(model).eval(), RestModel(model).eval()
         with torch.no_grad():
             between = stem(image)
@@ -88,8 +95,8 @@ def convert_here(model: DepthModel) -> Convert:
     return convert
 
 
-class ConvertAside:
-    """Converts in a process of its own, which stands back for this one; a `Convert`."""
+class SubprocessConverter:
+    """A `Convert` that works in a process of its own, at a lower priority than this one."""
 
     def __init__(self, model: DepthModel, info: CheckpointInfo) -> None:
         self._model = model
@@ -99,15 +106,15 @@ class ConvertAside:
         self._cancelled = False
 
     def __call__(self, kind: str, shape: Shape) -> tuple[Any, ...]:
-        """Raises DeviceError, with what the process said, where it fails or is cancelled."""
+        """Convert. Raises DeviceError with the words of the process where it fails."""
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
-            save_checkpoint(folder / WEIGHTS, self._info, self._model.state_dict())
+            save_checkpoint(folder / _WEIGHTS, self._info, self._model.state_dict())
             self._run(folder, kind, shape)
-            return _read(folder, kind)
+            return _read_parts(folder, kind)
 
     def cancel(self) -> None:
-        """End what is at work, and all that is asked for later; from any thread."""
+        """End the running conversions and refuse later ones; safe from any thread."""
         with self._lock:
             self._cancelled = True
             for process in self._running:
@@ -117,7 +124,7 @@ class ConvertAside:
         with self._lock:
             if self._cancelled:
                 raise DeviceError('the conversion of the network was cancelled')
-            process = _start_aside(folder, kind, shape)
+            process = _start_process(folder, kind, shape)
             self._running.add(process)
         try:
             _, said = process.communicate()
@@ -127,20 +134,58 @@ class ConvertAside:
         if self._cancelled:
             raise DeviceError('the conversion of the network was cancelled')
         if process.returncode:
-            words = said.strip().splitlines()[-1:] or ['no word of why']
+            words = said.strip().splitlines()[-1:] or ['no error message']
             raise DeviceError(
                 f'the network cannot be converted for {kind}: the process that does it ended '
                 f'with code {process.returncode} ({words[0]}); backend torch needs no conversion'
             )
 
 
-def import_openvino() -> Any:
-    """Import OpenVINO without the usage statistics of its converter.
+def convert_files() -> None:
+    """Program of `SubprocessConverter`: FOLDER FORMAT BATCH 3 HEIGHT WIDTH.
 
-    `openvino.tools.ovc` reports every import and every conversion to a server, in a process that
-    it forks, and keeps an id of the user in the home folder. Where the package
-    `openvino_telemetry` cannot be imported it takes a stand-in of its own that does nothing, so
-    that package is hidden while OpenVINO is imported.
+    Reads the checkpoint in FOLDER and writes the converted parts beside it.
+    """
+    folder, kind, shape = Path(sys.argv[1]), sys.argv[2], tuple(map(int, sys.argv[3:]))
+    torch.set_num_threads(1)
+    model = load_model(load_checkpoint(folder / _WEIGHTS)).eval()
+    parts = convert_in_process(model)(kind, shape)
+    if kind == 'onnx':
+        (folder / _ONNX).write_bytes(parts[0])
+        return
+    openvino = import_openvino()
+    for index, part in enumerate(parts):
+        openvino.save_model(part, folder / f'{index}.xml', compress_to_fp16=False)
+
+
+def _read_parts(folder: Path, kind: str) -> tuple[Any, ...]:
+    if kind == 'onnx':
+        return ((folder / _ONNX).read_bytes(),)
+    core = import_openvino().Core()
+    # As bytes: files that are mapped into memory would be deleted with their folder.
+    return tuple(
+        core.read_model(path.read_bytes(), path.with_suffix('.bin').read_bytes())
+        for path in sorted(folder.glob('*.xml'))
+    )
+
+
+def _start_process(folder: Path, kind: str, shape: Shape) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, '-c', _PROGRAM, str(folder), kind, *map(str, shape)],
+        env={**os.environ, 'OMP_NUM_THREADS': '1'},
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its usage statistics.
+
+    `openvino.tools.ovc` reports every import and conversion to a server, in a process that it
+    forks, and keeps an id of the user in the home folder. Without the package `openvino_telemetry`
+    it uses a stub that does nothing, so that package is hidden while OpenVINO is imported.
     """
     name = 'openvino_telemetry'
     if 'openvino.tools.ovc' not in sys.modules:
@@ -155,27 +200,6 @@ def import_openvino() -> Any:
             del sys.modules[name]
             sys.modules.update(hidden)
     return importlib.import_module('openvino')
-
-
-def write_converted(parts: tuple[Any, ...], kind: str, folder: Path) -> None:
-    """Put a converted network into files, for the process that waits for it."""
-    if kind == 'onnx':
-        (folder / _ONNX).write_bytes(parts[0])
-        return
-    openvino = import_openvino()
-    for part, name in zip(parts, _OPENVINO, strict=True):
-        openvino.save_model(part, folder / name, compress_to_fp16=False)
-
-
-def _read(folder: Path, kind: str) -> tuple[Any, ...]:
-    if kind == 'onnx':
-        return ((folder / _ONNX).read_bytes(),)
-    openvino = import_openvino()
-    core, paths = openvino.Core(), [folder / name for name in _OPENVINO]
-    # As bytes, since files that are mapped would go with their folder.
-    return tuple(
-        core.read_model(path.read_bytes(), path.with_suffix('.bin').read_bytes()) for path in paths
-    )
 
 
 def _to_openvino(part: nn.Module, *example: Tensor) -> Any:
@@ -197,19 +221,8 @@ def _to_onnx(model: MapsModel, image: Tensor, intrinsics: Tensor) -> bytes:
     return content
 
 
-def _start_aside(folder: Path, kind: str, shape: Shape) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, '-m', _PROGRAM, str(folder), kind, *map(str, shape)],
-        env={**os.environ, 'OMP_NUM_THREADS': '1'},
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-
-
 def example_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
-    """A black image (B, 3, H, W), and intrinsics (B, 4) that fit its size."""
+    """A black image (B, 3, H, W) and plausible intrinsics (B, 4)."""
     batch, _, height, width = shape
     intrinsics = torch.tensor([[width, width, 0.5 * width, 0.5 * height]]).repeat(batch, 1)
     return torch.zeros(shape), intrinsics
@@ -217,7 +230,7 @@ def example_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the exporters' chatter from the user's terminal; their errors still come as such."""
+    """Suppress the output of the exporters; their exceptions still propagate."""
     loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'torch.export')]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -24,7 +24,7 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
-from psd_depth_ros.inference.conversion import ConvertAside, Shape
+from psd_depth_ros.inference.conversion import Shape, SubprocessConverter
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import ScaleTracker
 from psd_depth_ros.networks.depth_model import load_model
@@ -136,7 +136,7 @@ class DepthEngine:
         checkpoint: Checkpoint,
         backend: Backend,
         device: torch.device,
-        aside: ConvertAside | None = None,
+        aside: SubprocessConverter | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self._aside = aside
@@ -164,7 +164,7 @@ class DepthEngine:
         chosen = choose_device(device)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
-        other = ConvertAside(model, checkpoint.info)
+        other = SubprocessConverter(model, checkpoint.info)
         made = make_backend(backend, model, chosen, other if aside else None)
         return cls(checkpoint, made, chosen, other)
 

@@ -12,7 +12,7 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import DeviceError
 from psd_depth_ros.inference import backends
 from psd_depth_ros.inference.backends import OnnxBackend, OpenVinoBackend, TorchBackend
-from psd_depth_ros.inference.conversion import ConvertAside
+from psd_depth_ros.inference.conversion import SubprocessConverter
 from psd_depth_ros.networks import Architecture, DepthModel
 
 INTRINSICS = torch.tensor([[80.0, 80.0, 47.5, 31.5], [90.0, 90.0, 40.0, 30.0]])
@@ -92,7 +92,7 @@ def test_converted_in_another_process_it_is_the_same(
     model, image, expected, kind, needs_installed
 ):
     needs_installed(kind.name)
-    convert = ConvertAside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    convert = SubprocessConverter(model, CheckpointInfo('tiny', dump(model.architecture)))
     options = {'half': False} if kind is OpenVinoBackend else {}
     backend = kind(model, convert=convert, **options)
     assert torch.allclose(backend.run(image, INTRINSICS), expected, atol=2e-3)
@@ -138,7 +138,7 @@ def test_frames_go_on_while_another_shape_is_compiled():
 
 
 def test_a_conversion_can_be_cancelled(model):
-    convert = ConvertAside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    convert = SubprocessConverter(model, CheckpointInfo('tiny', dump(model.architecture)))
     with ThreadPoolExecutor(1) as pool:
         result = pool.submit(convert, 'onnx', (1, 3, 64, 96))
         while not convert._running:
@@ -151,6 +151,6 @@ def test_a_conversion_can_be_cancelled(model):
 
 
 def test_a_process_that_cannot_convert_says_why(model):
-    convert = ConvertAside(model, CheckpointInfo('tiny', dump(model.architecture)))
+    convert = SubprocessConverter(model, CheckpointInfo('tiny', dump(model.architecture)))
     with pytest.raises(DeviceError, match=r'cannot be converted for onnx: .* code 1 .*unpack'):
         convert('onnx', (1,))
