@@ -29,8 +29,8 @@ from psd_depth_ros.networks import DepthModel, load_model
 
 Shape = tuple[int, ...]  # of the image: (B, 3, H, W)
 # From a format and a shape to the parts of the network that run one after the other. `openvino`:
-# openvino.Model objects of the encoder's stem, where it has one, and of the rest. `onnx`: the bytes
-# of one model.
+# openvino.Model objects of the encoder's stem, where it has one, and of the rest. `onnx`: the
+# bytes of one model.
 Convert = Callable[[str, Shape], tuple[Any, ...]]
 _WEIGHTS, _ONNX = 'weights.safetensors', 'maps.onnx'
 _NICE = 10

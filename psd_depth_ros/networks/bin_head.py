@@ -1,48 +1,49 @@
 """Bin-centre prediction with a self-attention global aggregator and scene-structure queries.
 
-PSD states the idea (adaptive depth bins whose queries come from a global aggregator); the layers
-follow AdaBins and SQLdepth where those are public, and are our own elsewhere: tokens know the
-direction of their camera ray instead of their place in the picture, queries are learned instead
-of cut from the token list, bins are uniform in log-depth at the start.
+The idea is that of PSD (adaptive depth bins whose queries come from a global aggregator); layers
+follow AdaBins (Bhat et al. 2021) and SQLdepth (Wang et al. 2024) where these are public. Different
+here: tokens are encoded by the direction of their camera ray instead of their image position,
+queries are learned instead of taken from the token list, bins are uniform in log-depth at first.
 
-Depth here is canonical: Z' = Z f_c / fx. Metres are made by `inference.postprocess`.
+Depth is canonical, Z' = Z f_c / fx; `inference.postprocess` converts it to metres.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, cast, NamedTuple
+from typing import cast, NamedTuple
 
 import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
+from psd_depth_ros.networks.ops import expected_log_depth_op
+
 FREQUENCIES = 6
-FAR_BINS = 2
-HIGHEST_OCTAVE = 5.0  # of the code of a bin's place
-CACHED_COLUMNS = 16384  # pixels whose scores over the bins a CPU keeps in its cache
+FAR_BINS = 2  # last bins, which stand for the sky and depth beyond range
+HIGHEST_OCTAVE = 5.0  # of `bin_code`
 
 
 class BinPrediction(NamedTuple):
-    """What the head says of every pixel: scores over bins, and where the bins lie."""
+    """Scores of every pixel over the bins, and the bins of the image."""
 
     logits: Tensor  # (B, Q, h, w)
     centres: Tensor  # (B, Q) log canonical depth, ascending
-    widths: Tensor  # (B, Q) share of the log-depth range, sum 1
+    widths: Tensor  # (B, Q) fractions of the log-depth range, sum 1
 
 
 class DepthOutput(NamedTuple):
-    """The three maps a depth network gives, at stride 2."""
+    """The three output maps of a depth network, at stride 2."""
 
     log_depth: Tensor  # (B, 1, h, w) u' = ln Z', canonical
     sigma: Tensor  # (B, 1, h, w) standard deviation of u'
-    far: Tensor  # (B, 1, h, w) probability of the last two bins: sky, or beyond range
+    sky_probability: Tensor  # (B, 1, h, w) of the last two bins: sky, or beyond range
 
 
 class Attention(nn.Module):
-    """Multi-head attention written as plain matrix products, so that every exporter takes it.
+    """Multi-head attention as plain matrix products, which every exporter supports.
 
-    With a hundred tokens they are faster, too, than the kernels made for thousands.
+    With a hundred tokens they are also faster than the kernels made for thousands.
     """
 
     def __init__(self, width: int, heads: int) -> None:
@@ -65,7 +66,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Pre-norm self-attention, cross-attention where there is a context, feed-forward."""
+    """Pre-norm transformer block: self-attention, optional cross-attention, feed-forward."""
 
     def __init__(self, width: int, heads: int, cross: bool) -> None:
         super().__init__()
@@ -89,7 +90,7 @@ class Block(nn.Module):
 
 
 class GlobalAggregator(nn.Module):
-    """Tokens of the stride-32 map, each with its camera ray, mixed by self-attention."""
+    """Self-attention over the cells of the stride-32 map, each encoded by its camera ray."""
 
     def __init__(self, inputs: int, width: int, heads: int, blocks: int) -> None:
         super().__init__()
@@ -109,10 +110,15 @@ class GlobalAggregator(nn.Module):
 
 
 def ray_code(intrinsics: Tensor, height: int, width: int, stride: int = 32) -> Tensor:
-    """Sines and cosines of the ray angles of the cells of a coarse map, (B, N, 4 FREQUENCIES).
+    """Sinusoidal encoding of the camera rays of the cells of a map, (B, N, 4 FREQUENCIES).
 
     Angles are atan((x - cx) / fx) and atan((y - cy) / fy) at the centre of each cell, so a crop or
-    a zoom of an image gives a cell the code of the direction it looks in.
+    an enlargement of an image keeps the code of each viewing direction.
+
+    Args:
+        intrinsics: (B, 4) fx fy cx cy of the input image, pixels.
+        height, width: Size of the map, N = height width.
+        stride: Pixels of the input image per cell.
     """
     steps_x = torch.arange(width, device=intrinsics.device, dtype=intrinsics.dtype)
     steps_y = torch.arange(height, device=intrinsics.device, dtype=intrinsics.dtype)
@@ -127,12 +133,12 @@ def ray_code(intrinsics: Tensor, height: int, width: int, stride: int = 32) -> T
     return torch.cat([phases.sin(), phases.cos()], dim=-1)
 
 
-def place_code(bins: int, width: int) -> Tensor:
-    """Sines and cosines of the place of each bin in the range of log-depth, (Q, d).
+def bin_code(bins: int, width: int) -> Tensor:
+    """Sinusoidal encoding of the position of each bin in the range of log-depth, (Q, d).
 
-    Queries that begin so tell near bins from far ones: a change of a pixel's features moves its
-    depth at once. From queries that are all alike it would move fifty times less, and depth would
-    stay a blur for thousands of steps.
+    Queries initialised with it tell near bins from far ones: a change of a pixel's features moves
+    its depth at once. With identical queries it would move fifty times less, and depth would stay
+    blurred for thousands of steps.
     """
     half = width // 2
     places = (torch.arange(bins) + 0.5) / bins
@@ -142,7 +148,15 @@ def place_code(bins: int, width: int) -> Tensor:
 
 
 class BinHead(nn.Module):
-    """Learned queries read the tokens, place the bins and score every pixel against them."""
+    """Learned queries attend to the tokens, place the bins and score every pixel against them.
+
+    Args:
+        bins: Q, the number of bins and queries.
+        embedding: E, channels of the decoder's map.
+        width: d, width of tokens and queries.
+        heads, blocks: Attention heads and transformer blocks.
+        log_range: ln of the nearest and farthest canonical depth.
+    """
 
     def __init__(
         self, bins: int, embedding: int, width: int, heads: int, blocks: int,
@@ -150,7 +164,7 @@ class BinHead(nn.Module):
     ) -> None:  # fmt: skip
         super().__init__()
         self.log_range = log_range
-        self.queries = nn.Parameter(place_code(bins, width))
+        self.queries = nn.Parameter(bin_code(bins, width))
         self.blocks = nn.ModuleList(Block(width, heads, cross=True) for _ in range(blocks))
         self.norm = nn.LayerNorm(width)
         self.key = nn.Linear(width, embedding)
@@ -174,8 +188,8 @@ class BinHead(nn.Module):
         widths = self._widths(queries, keys, features)
         mixed = (self.mix.weight @ keys) * self.log_temperature.clamp(max=math.log(20)).exp()
         logits = mixed @ features.flatten(2)  # (B, Q, h w)
-        # one for every image: to sum a gradient over images and pixels at once, torch makes a
-        # float32 map of it
+        # expanded over images: to sum a gradient over images and pixels at once, torch would copy
+        # the whole map to float32
         bias = self.mix.bias[:, None].to(logits.dtype).expand(logits.shape[0], -1, 1)
         logits = logits + bias
         return BinPrediction(
@@ -198,22 +212,22 @@ class BinHead(nn.Module):
 
 
 def expectation(bins: BinPrediction) -> DepthOutput:
-    """Depth as the expectation of log-depth, with its spread (float32 throughout).
+    """Expectation and standard deviation of log-depth over the bins, float32 throughout.
 
-    u = sum p_i u_i; sigma = sqrt(sum p_i (u_i - u)^2). The sums are written as products and
-    reductions: a matrix product would be run in half precision by an inference engine.
+    u = sum p_i u_i; sigma = sqrt(sum p_i (u_i - u)^2). The sums are products and reductions: an
+    inference engine would run a matrix product in half precision.
     """
-    share = bins.logits.float().softmax(dim=1)  # (B, Q, h, w)
+    probability = bins.logits.float().softmax(dim=1)  # (B, Q, h, w)
     centres = bins.centres.float()[:, :, None, None]
-    log_depth = (share * centres).sum(dim=1, keepdim=True)
-    second = (share * centres.square()).sum(dim=1, keepdim=True)
+    log_depth = (probability * centres).sum(dim=1, keepdim=True)
+    second = (probability * centres.square()).sum(dim=1, keepdim=True)
     sigma = (second - log_depth.square()).clamp(min=1e-6).sqrt()
-    far = share[:, -FAR_BINS:].sum(dim=1, keepdim=True)
-    return DepthOutput(log_depth, sigma, far)
+    sky_probability = probability[:, -FAR_BINS:].sum(dim=1, keepdim=True)
+    return DepthOutput(log_depth, sigma, sky_probability)
 
 
 class TrainedDepth(NamedTuple):
-    """What training needs of a `BinPrediction`."""
+    """Result of `expected_log_depth`."""
 
     log_depth: Tensor  # (B, 1, h, w) as in `expectation`
     sigma: Tensor  # (B, 1, h, w) as in `expectation`, without a gradient
@@ -221,70 +235,5 @@ class TrainedDepth(NamedTuple):
 
 
 def expected_log_depth(bins: BinPrediction) -> TrainedDepth:
-    """The log-depth and sigma of `expectation`, for training: half the time on a CPU.
-
-    Maps are 64 times the size of a depth image here, so that every pass over memory counts: a CPU
-    takes them in parts that stay in its cache, one product sums e^logit and c e^logit, and the
-    backward pass needs no more than e^logit. The gradient of `scores` goes to those few alone,
-    where that of a slice of the logits would be a map of zeros to make and to add.
-    """
-    found = cast(tuple[Tensor, ...], _Expectation.apply(bins.logits, bins.centres.float()))
-    return TrainedDepth(*found)
-
-
-class _Expectation(torch.autograd.Function):
-    """u = sum p_i c_i of p = softmax(logits); du/dl_i = p_i (c_i - u), du/dc_i = p_i."""
-
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, centres: Tensor) -> tuple[Tensor, ...]:
-        ctx.size = size = logits.shape[-2:]
-        flat = logits.flatten(2)  # (B, Q, n)
-        powers = torch.stack([torch.ones_like(centres), centres, centres.square()], dim=1)
-        sums = powers.new_empty(len(flat), 3, flat.shape[2])
-        weight = torch.empty_like(flat)  # e^logit
-        for part in _parts(flat):
-            scores = flat[part].float()
-            scores -= scores.amax(dim=1, keepdim=True)
-            scores.exp_()
-            sums[part] = powers[part[0]] @ scores
-            weight[part] = scores
-        total, first, second = sums.unbind(1)
-        log_depth = first / total
-        sigma = (second / total - log_depth.square()).clamp(min=1e-6).sqrt()
-        ctx.save_for_backward(weight, centres, total, log_depth)
-        sigma, few = sigma[:, None].unflatten(-1, size), _every_fourth(logits).contiguous()
-        ctx.mark_non_differentiable(sigma)
-        return log_depth[:, None].unflatten(-1, size), sigma, few
-
-    @staticmethod
-    def backward(ctx: Any, by_depth: Tensor, _: Tensor, by_few: Tensor) -> tuple[Tensor, Tensor]:
-        weight, centres, total, log_depth = ctx.saved_tensors
-        share = by_depth.flatten(1) / total  # (B, n)
-        pair = torch.stack([-log_depth * share, share], dim=1)
-        powers = torch.stack([torch.ones_like(centres), centres], dim=2)  # (B, Q, 2)
-        by_logits = torch.empty_like(weight)
-        by_centres = torch.zeros_like(centres)
-        for part in _parts(weight):
-            scores = weight[part].float()
-            by_centres[part[0]] += (scores @ share[part[0], part[2], None])[..., 0]
-            by_logits[part] = (powers[part[0]] @ pair[part]).mul_(scores)
-        by_logits = by_logits.unflatten(-1, ctx.size)
-        _every_fourth(by_logits).add_(by_few)
-        return by_logits, by_centres
-
-
-def _every_fourth(maps: Tensor) -> Tensor:
-    """Every fourth pixel of every fourth row."""
-    return maps[..., ::4, ::4]
-
-
-def _parts(maps: Tensor) -> list[tuple[slice, slice, slice]]:
-    """Parts of maps (B, Q, n) that fit a CPU's cache; on other devices all in one."""
-    count, _, length = maps.shape
-    if maps.device.type != 'cpu':
-        return [(slice(None),) * 3]
-    return [
-        (slice(row, row + 1), slice(None), slice(start, start + CACHED_COLUMNS))
-        for row in range(count)
-        for start in range(0, length, CACHED_COLUMNS)
-    ]
+    """Log-depth and sigma of `expectation` for training, in half the time on a CPU."""
+    return TrainedDepth(*expected_log_depth_op(bins.logits, bins.centres.float()))

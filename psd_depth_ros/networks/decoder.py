@@ -1,7 +1,6 @@
-"""The decoder: from the five maps of an encoder to one map at stride 2.
+"""Decoder: five maps of an encoder to one map at stride 2, and the disparity head on top.
 
-Each stage doubles the size and takes in the skip map of that size (U-Net), and how high each pixel
-lies. Depth itself is made by `bin_head`.
+The decoder is a U-Net whose stages may also see the height of each pixel in the image.
 """
 
 from __future__ import annotations
@@ -15,41 +14,19 @@ import torch.nn.functional as F
 
 from psd_depth_ros.networks.bin_head import DepthOutput
 
-SIGMA = 0.22  # ln 1.25: no pixel is more certain than another
-
-
-class DisparityHead(nn.Module):
-    """1/Z' = 1/Zmax + (1/Zmin - 1/Zmax) sigmoid(x); starts at the middle of the log range."""
-
-    def __init__(self, embedding: int, log_range: tuple[float, float]) -> None:
-        super().__init__()
-        self.log_range = log_range
-        self.convolution = nn.Conv2d(embedding, 1, 3, padding=1)
-        low, high = (math.exp(-value) for value in reversed(log_range))
-        middle = math.exp(-0.5 * sum(log_range))
-        share = (middle - low) / (high - low)
-        assert self.convolution.bias is not None
-        nn.init.constant_(self.convolution.bias, math.log(share / (1.0 - share)))
-
-    def forward(self, features: Tensor) -> DepthOutput:
-        """The decoder's map (B, E, h, w) to canonical log-depth, a constant sigma, far nowhere."""
-        low, high = (math.exp(-value) for value in reversed(self.log_range))
-        raw = self.convolution(features).float()
-        log_depth = -(low + (high - low) * torch.sigmoid(raw)).log()
-        return DepthOutput(
-            log_depth, torch.full_like(log_depth, SIGMA), torch.zeros_like(log_depth)
-        )
-
-
-BEND_PX = 10.0
+DISPARITY_SIGMA = 0.22  # ln 1.25, the same for every pixel
+ROW_SCALE_PX = 10.0
 
 
 class Decoder(nn.Module):
-    """Four stages of (upsample x2, concatenate the skip map, convolutions with ELU).
+    """U-Net decoder: four stages of (upsample x2, concatenate the skip map, convolutions, ELU).
 
-    `inputs` channels come in at stride 32; `skips` are the encoder's channels at strides 2, 4, 8
-    and 16; `channels` leave the stages at strides 16, 8, 4 and 2. With `positions` each stage sees
-    the `row_positions` too.
+    Args:
+        inputs: Channels at stride 32.
+        skips: Channels of the encoder's maps at strides 2, 4, 8, 16.
+        channels: Output channels of the stages at strides 16, 8, 4, 2.
+        convolutions: 3x3 convolutions per stage.
+        positions: Whether each stage also sees the `row_positions`.
     """
 
     def __init__(
@@ -73,14 +50,17 @@ class Decoder(nn.Module):
             inputs = outputs
 
     def forward(self, deepest: Tensor, skips: Sequence[Tensor], intrinsics: Tensor) -> Tensor:
-        """`deepest` (B, inputs, H/32, W/32) and four skip maps to (B, channels[-1], H/2, W/2).
+        """Decode to (B, channels[-1], H/2, W/2).
 
-        `intrinsics` fx fy cx cy (B, 4) in pixels of the input image.
+        Args:
+            deepest: (B, inputs, H/32, W/32).
+            skips: Four maps (B, skips[i], H / 2^(i+1), W / 2^(i+1)).
+            intrinsics: (B, 4) fx fy cx cy in pixels of the input image.
         """
         x = deepest
         for index, (stage, skip) in enumerate(zip(self.stages, reversed(skips), strict=True)):
             x = F.interpolate(x, scale_factor=2.0, mode='nearest')
-            # an encoder's finest map may be float32: it must not make all of this float32
+            # the stem's float32 map must not turn the whole stage into float32
             parts = [x, skip.to(x.dtype)]
             if self.positions:
                 place = row_positions(intrinsics, skip.shape[-2], skip.shape[-1], 16 >> index)
@@ -90,15 +70,48 @@ class Decoder(nn.Module):
 
 
 def row_positions(intrinsics: Tensor, height: int, width: int, stride: int) -> Tensor:
-    """How far the rows of a map of `stride` lie below the principal point: asinh(d / 10 px).
+    """Distance d of the rows of a map below the principal point, as asinh(d / 10 px).
 
-    (B, 1, height, width) from fx fy cx cy (B, 4) of the input image. Level ground at a height h
-    under the camera has the canonical depth Z' = h f_c / (y - cy), whatever the focal length: in
-    this coordinate log-depth falls nearly linearly. A crop and an enlarged patch keep that rule,
-    which the distance from the border of the image does not. Nothing of the kind holds across the
-    image: a network that saw the columns would learn the sides of the one street it drove along.
+    Level ground at height h below the camera has the canonical depth Z' = h f_c / (y - cy),
+    whatever the focal length: log-depth is nearly linear in this coordinate, also in crops and
+    enlarged patches. Columns are left out: a network that saw them would learn the two sides of
+    the one street it was trained on.
+
+    Args:
+        intrinsics: (B, 4) fx fy cx cy of the input image, pixels.
+        height, width: Size of the map.
+        stride: Pixels of the input image per pixel of the map.
+
+    Returns:
+        (B, 1, height, width) float32.
     """
     rows = torch.arange(height, device=intrinsics.device, dtype=torch.float32)
     cy = intrinsics[:, 3:].float()
-    down = (((rows + 0.5) * stride - 0.5 - cy) / BEND_PX).asinh()  # (B, height)
+    down = (((rows + 0.5) * stride - 0.5 - cy) / ROW_SCALE_PX).asinh()  # (B, height)
     return down[:, None, :, None].expand(-1, -1, -1, width)
+
+
+class DisparityHead(nn.Module):
+    """One disparity per pixel as in monodepth2: 1/Z' = 1/Zmax + (1/Zmin - 1/Zmax) sigmoid(x).
+
+    Starts at the middle of the range of log-depth.
+    """
+
+    def __init__(self, embedding: int, log_range: tuple[float, float]) -> None:
+        super().__init__()
+        self.log_range = log_range
+        self.convolution = nn.Conv2d(embedding, 1, 3, padding=1)
+        low, high = (math.exp(-value) for value in reversed(log_range))
+        middle = math.exp(-0.5 * sum(log_range))
+        fraction = (middle - low) / (high - low)
+        assert self.convolution.bias is not None
+        nn.init.constant_(self.convolution.bias, math.log(fraction / (1.0 - fraction)))
+
+    def forward(self, features: Tensor) -> DepthOutput:
+        """Decoder's map (B, E, h, w) to log-depth, a constant sigma and a sky probability of 0."""
+        low, high = (math.exp(-value) for value in reversed(self.log_range))
+        raw = self.convolution(features).float()
+        log_depth = -(low + (high - low) * torch.sigmoid(raw)).log()
+        return DepthOutput(
+            log_depth, torch.full_like(log_depth, DISPARITY_SIGMA), torch.zeros_like(log_depth)
+        )

@@ -1,7 +1,7 @@
-"""The depth network: encoder, global aggregator, decoder and bin head in one module.
+"""Depth network: encoder, global aggregator, decoder and head in one module.
 
-`Architecture` is everything needed to build it again; it travels in the checkpoint. Which pixels
-go in and what becomes of the maps is left to `preprocess` and `inference`.
+`Architecture` is everything needed to build it again; it travels in the checkpoint. The input
+comes from `preprocess`, `inference.postprocess` converts the output to metres.
 """
 
 from __future__ import annotations
@@ -28,8 +28,6 @@ from psd_depth_ros.networks.bin_head import (
 from psd_depth_ros.networks.decoder import Decoder, DisparityHead
 from psd_depth_ros.networks.encoders import build_encoder, Normalisation
 
-OUTPUT_STRIDE = 2
-
 
 @dataclass(frozen=True)
 class Architecture:
@@ -49,8 +47,7 @@ class Architecture:
     )
     positions: bool = setting(
         False,
-        'The decoder sees how far below the principal point a pixel lies; not so in networks '
-        'that were made before this was',
+        'The decoder sees how far below the principal point a pixel lies; off in old checkpoints',
     )
     bins: int = setting(64, 'Depth bins and scene-structure queries', minimum=4, maximum=512)
     token_width: int = setting(128, 'Width of the attention tokens', minimum=16, maximum=1024)
@@ -74,10 +71,10 @@ PRESETS: dict[str, Architecture] = {
 
 
 def preset(name: str, head: str = 'bins') -> Architecture:
-    """The architecture called `lite` or `base`; SettingsError names both for any other.
+    """The architecture `lite` or `base`. Raises SettingsError for another name.
 
-    Bins reach far beyond what is measured: log-depth moves slower with the features the nearer it
-    is to the end of the bins. With the `disparity` head it is the plain network of monodepth2.
+    Bins reach far beyond the range that is measured: log-depth responds less to the features the
+    nearer it is to the end of the bins. The `disparity` head makes it the network of monodepth2.
     """
     if name not in PRESETS:
         raise SettingsError(f'unknown preset {name!r}, expected one of {", ".join(PRESETS)}')
@@ -88,10 +85,14 @@ def preset(name: str, head: str = 'bins') -> Architecture:
 
 
 class DepthModel(nn.Module):
-    """Canonical log-depth, its uncertainty and the far probability of an image.
+    """Canonical log-depth, its standard deviation and the sky probability of an image.
 
-    `encoder_options` go to the encoder's constructor (the configuration of a `transformers`
-    backbone, for one).
+    Args:
+        architecture: Shape of the network.
+        encoder_options: Arguments of the encoder's constructor, such as the configuration of a
+            `transformers` backbone.
+
+    Raises SettingsError where both do not make a network.
     """
 
     def __init__(
@@ -139,24 +140,26 @@ class DepthModel(nn.Module):
         return self.encoder.normalisation.apply(image)
 
     def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
-        """Normalised image (B, 3, H, W) and its fx fy cx cy (B, 4) in pixels to three maps.
+        """Predict three maps (B, 1, H/2, W/2), float32.
 
-        H and W are multiples of 32; the maps are (B, 1, H/2, W/2) float32.
+        Args:
+            image: (B, 3, H, W) normalised (`normalise`); H and W are multiples of 32.
+            intrinsics: (B, 4) fx fy cx cy, pixels.
         """
         return self.read(self.encode(image), intrinsics)
 
     def encode(self, image: Tensor) -> list[Tensor]:
-        """The encoder's five maps of a normalised image."""
+        """The encoder's five maps of a normalised image. Raises ValueError for a wrong size."""
         if image.shape[-2] % STRIDE or image.shape[-1] % STRIDE:
             raise ValueError(f'input is {tuple(image.shape)}, sides must be multiples of {STRIDE}')
         return self.encoder(image)
 
     def predict_bins(self, image: Tensor, intrinsics: Tensor) -> BinPrediction:
-        """Like `forward`, stopping at the scores over bins, which the training losses need."""
+        """Like `forward`, up to the scores over bins, which training losses need."""
         return self.decode(self.encode(image), intrinsics)
 
     def read(self, maps: list[Tensor], intrinsics: Tensor) -> DepthOutput:
-        """Like `forward`, from the encoder's five maps."""
+        """The second half of `forward`: from the encoder's five maps."""
         if self.has_bins:
             return expectation(self.decode(maps, intrinsics))
         features = self.decoder(self.aggregator(maps[4]), maps[:4], intrinsics)
@@ -164,7 +167,7 @@ class DepthModel(nn.Module):
         return output
 
     def decode(self, maps: list[Tensor], intrinsics: Tensor) -> BinPrediction:
-        """Like `predict_bins`, from the encoder's five maps."""
+        """The second half of `predict_bins`: from the encoder's five maps."""
         tokens = self.aggregator(maps[4], intrinsics)
         deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
         features = self.decoder(deepest, maps[:4], intrinsics)
@@ -216,7 +219,7 @@ def _form(tensor: Tensor) -> str:
 
 @dataclass(frozen=True)
 class Complexity:
-    """What a network costs: parameters, and multiply-accumulates of one image."""
+    """Cost of a network: parameters, and multiply-accumulates for one image."""
 
     parameters: int
     macs: int
@@ -226,7 +229,7 @@ def measure_complexity(model: DepthModel, height: int, width: int) -> Complexity
     """Count parameters and multiply-accumulates for one image of the given size."""
     from torch.utils.flop_counter import FlopCounterMode
 
-    shapes = deepcopy(model).to('meta')  # nothing is computed, however large the image
+    shapes = deepcopy(model).to('meta')  # only shapes are computed
     image = torch.zeros(1, 3, height, width, device='meta')
     intrinsics = torch.zeros(1, 4, device='meta')
     counter = FlopCounterMode(display=False)

@@ -1,4 +1,4 @@
-"""The pose network: two frames in, the motion of the camera between them out (training only)."""
+"""Pose network: the camera motion between two frames (training only)."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ TRANSLATION_SCALE = 0.1
 
 
 class PoseNet(nn.Module):
-    """Seven strided convolutions and a global mean (the light network of SfMLearner).
+    """Strided convolutions and a global mean, as in SfMLearner (Zhou et al. 2017).
 
-    Group norm instead of none lets it learn within a few hundred steps. Starts at the identity.
+    With group norm it learns within a few hundred steps. Its output starts at the identity.
     """
 
     def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 128, 256, 256)) -> None:
@@ -37,7 +37,10 @@ class PoseNet(nn.Module):
         nn.init.zeros_(self.motion.bias)
 
     def forward(self, earlier: Tensor, later: Tensor) -> Tensor:
-        """Normalised images (B, 3, H, W) to T_later_earlier (B, 4, 4), float32."""
+        """Normalised images (B, 3, H, W) to T_later_earlier (B, 4, 4), float32.
+
+        Rotation as a rotation vector, translation in units of depth.
+        """
         features = self.features(torch.cat([earlier, later], dim=1))
         raw = cast(Tensor, self.motion(features.mean(dim=(2, 3)).float())).float()
         twist = torch.cat([ROTATION_SCALE * raw[:, :3], TRANSLATION_SCALE * raw[:, 3:]], dim=1)

@@ -21,12 +21,12 @@ def test_half_and_half_of_ten_and_forty_metres_is_twenty_with_a_large_sigma():
     output = expectation(bins)
     assert output.log_depth.exp().item() == pytest.approx(20.0, rel=1e-4)
     assert output.sigma.item() == pytest.approx(math.log(2), rel=1e-3)  # ln(40 / 10) / 2
-    assert output.far.item() == pytest.approx(0.0, abs=1e-6)
+    assert output.sky_probability.item() == pytest.approx(0.0, abs=1e-6)
 
 
 def test_the_last_two_bins_are_far():
     output = expectation(prediction([-100.0, -100.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]))
-    assert output.far.item() == pytest.approx(1.0)
+    assert output.sky_probability.item() == pytest.approx(1.0)
     assert output.log_depth.item() == pytest.approx(2.5)
 
 

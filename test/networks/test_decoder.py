@@ -4,27 +4,27 @@ import pytest
 import torch
 
 from psd_depth_ros.augment.patches import Patches
-from psd_depth_ros.networks.decoder import BEND_PX, Decoder, row_positions
+from psd_depth_ros.networks.decoder import Decoder, row_positions, ROW_SCALE_PX
 
 INTRINSICS = torch.tensor([[80.0, 80.0, 19.5, 11.5]])
 
 
 def test_positions_are_zero_at_the_principal_point_and_one_at_ten_sinh_one():
     # Cells of stride 4 have their centres at 1.5, 5.5, 9.5 ...
-    place = BEND_PX * math.sinh(1.0)
+    place = ROW_SCALE_PX * math.sinh(1.0)
     intrinsics = torch.tensor([[80.0, 80.0, 7.0, 9.5 - place], [80.0, 80.0, 7.0, 5.5]])
     positions = row_positions(intrinsics, 3, 5, 4)
     assert positions.shape == (2, 1, 3, 5)
     assert positions[0, 0, 2].tolist() == pytest.approx([1.0] * 5, abs=1e-5)
     assert positions[1, 0, 1].tolist() == [0.0] * 5
-    assert positions[1, 0, 0, 0].item() == pytest.approx(math.asinh(-4.0 / BEND_PX))
+    assert positions[1, 0, 0, 0].item() == pytest.approx(math.asinh(-4.0 / ROW_SCALE_PX))
 
 
 def test_level_ground_has_one_depth_for_each_position_at_any_zoom_and_crop():
     patches = Patches(torch.tensor([2.0]), torch.tensor([[16.0, 24.0]]), 16, 32)
     focal, height_m = 80.0, 1.5
     for intrinsics, size in ((INTRINSICS, (24, 40)), (patches.intrinsics(INTRINSICS), (16, 32))):
-        below = BEND_PX * row_positions(intrinsics, *size, 1)[0, 0, :, 0].sinh()
+        below = ROW_SCALE_PX * row_positions(intrinsics, *size, 1)[0, 0, :, 0].sinh()
         ground = height_m * focal / below  # the depth that the position stands for, canonical
         rows = torch.arange(size[0])
         metric = height_m * intrinsics[0, 1] / (rows - intrinsics[0, 3])

@@ -9,12 +9,12 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.networks import (
     Architecture,
-    bin_head,
     BinPrediction,
     build_encoder,
     DepthModel,
     expectation,
     load_model,
+    ops,
     preset,
 )
 from psd_depth_ros.networks.bin_head import expected_log_depth
@@ -54,7 +54,7 @@ def test_maps_are_at_half_size_and_within_range(model):
     assert depth.min() > TINY.min_canonical_depth_m
     assert depth.max() < TINY.max_canonical_depth_m
     assert (output.sigma > 0).all()
-    assert ((output.far >= 0) & (output.far <= 1)).all()
+    assert ((output.sky_probability >= 0) & (output.sky_probability <= 1)).all()
 
 
 def test_bins_are_ascending_and_share_the_range(model):
@@ -240,7 +240,7 @@ def test_the_disparity_head_starts_in_the_middle_and_stays_in_range() -> None:
 
 @pytest.mark.parametrize('columns', [5, 16384])
 def test_the_expectation_for_training_is_the_expectation(columns, monkeypatch) -> None:
-    monkeypatch.setattr(bin_head, 'CACHED_COLUMNS', columns)  # parts, and all at once
+    monkeypatch.setattr(ops, 'CACHED_COLUMNS', columns)  # parts, and all at once
     torch.manual_seed(0)
     logits = torch.randn(2, 5, 6, 9, requires_grad=True)
     centres = torch.randn(2, 5).sort(dim=1).values.requires_grad_()
