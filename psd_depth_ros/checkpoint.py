@@ -23,7 +23,7 @@ from torch import Tensor
 
 from psd_depth_ros.config import build, dump, section, setting
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.files import find_installed, write_whole
+from psd_depth_ros.files import find_installed, write_atomically
 from psd_depth_ros.parsing import (
     ARRAY_BYTES,
     is_file,
@@ -138,7 +138,7 @@ def save_checkpoint(
     content = pack(kept, {METADATA_KEY: _describe(info)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, content)
+        write_atomically(path, content)
     except OSError as error:
         raise CheckpointError(
             f'{shorten(path)}: cannot be written ({error.strerror}); free space or choose another '

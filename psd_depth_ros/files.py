@@ -1,7 +1,7 @@
-"""Files that are whole or not there, however a process ends, and folders that one run has.
+"""Atomic writes, locked folders and files of the package.
 
-What is being written has a name that nobody can guess, ends with PART and is locked while its
-process lives; so whatever of that kind nobody holds was left behind by one that was killed.
+A file or folder being written has a random name that ends with PART and is locked by its process;
+one that is not locked was left behind by a killed process and may be removed.
 """
 
 from __future__ import annotations
@@ -56,9 +56,9 @@ def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
 
 
 class ArrayFile:
-    """Arrays of one shape and type, written one after another; `np.load` reads them.
+    """A .npy file of arrays of one shape and type, written one after another.
 
-    Written, not mapped: a full disk is an error of a write, but kills who writes to a mapping.
+    Written, not mapped: on a full disk a write raises, but writing to a mapping kills the process.
     """
 
     def __init__(self, path: Path) -> None:
@@ -68,7 +68,7 @@ class ArrayFile:
         self._count = 0
 
     def append(self, array: NDArray) -> None:
-        """Write one more array. Raises OSError where the disk is full."""
+        """Append an array. Raises OSError where the disk is full."""
         if not self._count:
             self._shape, self._type = array.shape, array.dtype
             self._write_header()
@@ -77,7 +77,7 @@ class ArrayFile:
         self._count += 1
 
     def close(self) -> None:
-        """Write how many there are; a second time does nothing."""
+        """Write the number of arrays; a second call does nothing."""
         if not self._stream.closed:
             with self._stream:
                 self._stream.seek(0)
@@ -99,24 +99,27 @@ _TRIES = 100
 _LONGEST = 200  # bytes of a name that leave room for the temporary one's
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Put a file there in one step: whoever reads it finds the old content or the new, all of it.
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write a file so that a reader finds the old content or the new, never a part.
 
-    Raises OSError where it cannot be written; the old file then stays as it was. What an earlier
-    process left half-written beside it is removed.
+    Temporary files of killed processes beside it are removed; a device or pipe is written
+    directly. Raises OSError where it cannot be written; the old file then stays as it was.
     """
-    with unfinished(path) as temporary, open(temporary, 'wb') as file:
+    if path.exists() and not path.is_file():
+        path.write_bytes(content)
+        return
+    with atomic_path(path) as temporary, open(temporary, 'wb') as file:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
-    _settle_folder(path.parent)
+    _sync_folder(path.parent)
 
 
 @contextmanager
-def unfinished(path: Path, *, folder: bool = False) -> Iterator[Path]:
-    """A new empty file (or folder) beside `path` that takes its place when the body has ended.
+def atomic_path(path: Path, *, folder: bool = False) -> Iterator[Path]:
+    """A new empty file (or folder) beside `path` that is renamed to it after the body.
 
-    Where the body fails it is removed. A folder does not replace one that is there by then: the
+    It is removed where the body fails. A folder does not replace one that exists by then: the
     other is kept. Raises OSError.
     """
     remove_abandoned(path)
@@ -136,23 +139,24 @@ def unfinished(path: Path, *, folder: bool = False) -> Iterator[Path]:
         os.close(descriptor)
 
 
-def is_part(path: Path) -> bool:
-    """Whether something is half-written, by its name."""
+def is_temporary(path: Path) -> bool:
+    """Whether a path has the name of an unfinished file or folder."""
     return path.name.startswith('.') and path.name.endswith(PART)
 
 
 def remove_abandoned(path: Path) -> None:
-    """Remove what processes that are gone left half-written beside `path`."""
+    """Remove what killed processes left half-written beside `path`."""
     with suppress(OSError):
         for part in path.parent.iterdir():
-            if is_part(part) and part.name.startswith(_prefix(path)):
+            if is_temporary(part) and part.name.startswith(_prefix(path)):
                 _if_abandoned(part, _remove)
 
 
 def rescue_abandoned(path: Path) -> list[Path]:
-    """Rename what processes that are gone left half-written beside `path`; returns the new names.
+    """Rename what killed processes left half-written beside `path`; returns the new names.
 
-    They are NAME_cut_1.SUFFIX and so on, for files of which what is whole can be read.
+    The names are NAME_cut_1.SUFFIX and so on, for formats that can be read as far as they are
+    whole.
     """
     rescued: list[Path] = []
 
@@ -164,31 +168,31 @@ def rescue_abandoned(path: Path) -> list[Path]:
 
     with suppress(OSError):
         for part in sorted(path.parent.iterdir()):
-            if is_part(part) and part.name.startswith(_prefix(path)):
+            if is_temporary(part) and part.name.startswith(_prefix(path)):
                 _if_abandoned(part, rename)
     return rescued
 
 
-def remove_parts(folder: Path) -> None:
-    """Remove what processes that are gone left half-written in a folder, whatever its name."""
+def remove_temporaries(folder: Path) -> None:
+    """Remove everything that killed processes left half-written in a folder."""
     with suppress(OSError):
         for part in folder.iterdir():
-            if is_part(part):
+            if is_temporary(part):
                 _if_abandoned(part, _remove)
 
 
 def set_aside(path: Path) -> Path:
-    """Rename a damaged file to NAME.damaged, so that it is neither read again nor lost."""
+    """Rename a damaged file to NAME.damaged and return the new path."""
     aside = path.with_name(f'{path.name}.damaged')
     os.replace(path, aside)
     return aside
 
 
 class FolderLock:
-    """A folder that one process at a time may write to; freed when that ends, however it does.
+    """Lock of a folder for one process; the system releases it when the process ends.
 
-    The folder itself is locked, so nothing is left in it. `is_held` is false where another process
-    has it; where a file system has no locks, everybody gets it.
+    The folder itself is locked, so no lock file is left in it. `is_held` is false where another
+    process holds the lock; on file systems without locks it is always true.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -199,7 +203,7 @@ class FolderLock:
             self.release()
 
     def release(self) -> None:
-        """Free the folder; a second time does nothing."""
+        """Release the lock; a second call does nothing."""
         self._close()
 
 
@@ -269,8 +273,8 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-def _settle_folder(folder: Path) -> None:
-    """Make the renaming itself survive a power cut, where the system can."""
+def _sync_folder(folder: Path) -> None:
+    """Make the renaming survive a power cut, where the system can."""
     with suppress(OSError):
         descriptor = os.open(folder, os.O_RDONLY)
         try:

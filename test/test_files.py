@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from psd_depth_ros.checkpoint import pack, unpack
-from psd_depth_ros.files import FolderLock, remove_abandoned, unfinished, write_whole
+from psd_depth_ros.files import atomic_path, FolderLock, remove_abandoned, write_atomically
 from psd_depth_ros.parsing import ParseError
 
 
@@ -19,8 +19,8 @@ def test_a_file_is_replaced_as_a_whole_with_the_rights_of_a_new_one(tmp_path):
     path = tmp_path / 'file'
     former = os.umask(0o027)
     try:
-        write_whole(path, b'old')
-        write_whole(path, b'new')
+        write_atomically(path, b'old')
+        write_atomically(path, b'new')
     finally:
         os.umask(former)
     assert path.read_bytes() == b'new'
@@ -31,7 +31,7 @@ def test_a_file_is_replaced_as_a_whole_with_the_rights_of_a_new_one(tmp_path):
 def test_names_of_what_is_being_written_cannot_be_guessed(tmp_path):
     seen = set()
     for _ in range(3):
-        with unfinished(tmp_path / 'file') as part:
+        with atomic_path(tmp_path / 'file') as part:
             seen.add(part.name)
     assert len(seen) == 3
     assert all(str(os.getpid()) not in name.split('.') for name in seen)
@@ -43,9 +43,9 @@ def test_what_nobody_holds_is_removed_and_what_somebody_writes_is_not(tmp_path):
     (tmp_path / '.file.89.part').symlink_to(tmp_path / 'precious')
     (tmp_path / '.other.0123.part').touch()
     (tmp_path / 'precious').touch()
-    with unfinished(tmp_path / 'file') as ours:
+    with atomic_path(tmp_path / 'file') as ours:
         ours.write_bytes(b'ours')
-        write_whole(tmp_path / 'file', b'theirs')
+        write_atomically(tmp_path / 'file', b'theirs')
         remove_abandoned(tmp_path / 'file')
         assert ours.exists()
     assert (tmp_path / 'file').read_bytes() == b'ours'
@@ -53,10 +53,10 @@ def test_what_nobody_holds_is_removed_and_what_somebody_writes_is_not(tmp_path):
 
 
 def test_a_body_that_fails_leaves_what_was_there(tmp_path):
-    write_whole(tmp_path / 'file', b'old')
+    write_atomically(tmp_path / 'file', b'old')
 
     def fail(folder):
-        with unfinished(tmp_path / 'file', folder=folder) as part:
+        with atomic_path(tmp_path / 'file', folder=folder) as part:
             assert part.is_dir() == folder
             raise RuntimeError
 
@@ -67,17 +67,28 @@ def test_a_body_that_fails_leaves_what_was_there(tmp_path):
 
 
 def test_of_two_that_make_a_folder_the_faster_wins(tmp_path):
-    with unfinished(tmp_path / 'made', folder=True) as slow:
+    with atomic_path(tmp_path / 'made', folder=True) as slow:
         (slow / 'slow').touch()
-        with unfinished(tmp_path / 'made', folder=True) as fast:
+        with atomic_path(tmp_path / 'made', folder=True) as fast:
             (fast / 'fast').touch()
     assert names(tmp_path) == ['made']
     assert names(tmp_path / 'made') == ['fast']
 
 
+def test_a_pipe_is_written_and_not_replaced(tmp_path):
+    os.mkfifo(tmp_path / 'pipe')
+    reader = os.open(tmp_path / 'pipe', os.O_RDONLY | os.O_NONBLOCK)
+    try:
+        write_atomically(tmp_path / 'pipe', b'report')
+        assert os.read(reader, 100) == b'report'
+    finally:
+        os.close(reader)
+    assert stat.S_ISFIFO((tmp_path / 'pipe').stat().st_mode)
+
+
 def test_a_very_long_name(tmp_path):
     path = tmp_path / ('ä' * 120)
-    write_whole(path, b'x')
+    write_atomically(path, b'x')
     assert path.read_bytes() == b'x'
 
 

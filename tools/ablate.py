@@ -39,7 +39,7 @@ from psd_depth_ros.parsing import read_json_object, read_yaml
 from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
-from psd_depth_ros.training.run_folder import RunFolder, write_whole
+from psd_depth_ros.training.run_folder import RunFolder, write_file
 
 PROTOCOL = 'outdoor'
 DISTANT = 'abs_rel_40_80'  # the figure of the comparisons
@@ -419,8 +419,8 @@ def write_results(
         'runs': [asdict(result) for result in results],
     }
     text = json.dumps(_without_nan(values), indent=2) + '\n'
-    write_whole(output / 'results.json', text.encode())
-    write_whole(output / 'results.md', render(experiment, results).encode())
+    write_file(output / 'results.json', text.encode())
+    write_file(output / 'results.md', render(experiment, results).encode())
 
 
 def render(experiment: Experiment, results: Sequence[Result]) -> str:

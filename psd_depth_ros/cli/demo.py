@@ -17,6 +17,7 @@ from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_lens_options, load_camera_option, progress_bar
 from psd_depth_ros.errors import CalibrationError, PsdDepthError
+from psd_depth_ros.files import write_atomically
 from psd_depth_ros.parsing import user_path
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ def execute(options: argparse.Namespace) -> int:
             f'of {report["frames_in"]} images none became depth '
             f'({report["dropped_by_reason"]}); {output}/logs/depth_node.log says more'
         )
-    (output / 'report.json').write_text(json.dumps(report, indent=2) + '\n', encoding='utf-8')
+    write_atomically(output / 'report.json', (json.dumps(report, indent=2) + '\n').encode())
     _draw(drive, recording, output / 'preview.png', report)
     _print(report, output)
     return 0

@@ -16,6 +16,7 @@ from psd_depth_ros.cli.options import (
     progress_bar,
 )
 from psd_depth_ros.errors import EvaluationError
+from psd_depth_ros.files import write_atomically
 
 if TYPE_CHECKING:
     from psd_depth_ros.evaluation.layouts import DataChoice
@@ -174,7 +175,7 @@ def _prepare(path: Path | None) -> None:
 
 def _write_json(path: Path, report: dict[str, Any]) -> None:
     try:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + '\n', encoding='utf-8')
+        write_atomically(path, (json.dumps(report, indent=2, allow_nan=False) + '\n').encode())
     except OSError as error:
         raise EvaluationError(f'report {path} cannot be written: {error}') from error
 

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import BagError
-from psd_depth_ros.files import unfinished
+from psd_depth_ros.files import atomic_path
 from psd_depth_ros.visualisation import colour_depth
 
 Image = NDArray[np.uint8]
@@ -258,7 +258,7 @@ class PreviewVideo:
             self._writer.release()
         try:
             if kind is None and self._writer is not None:
-                with unfinished(self._path) as target:
+                with atomic_path(self._path) as target:
                     shutil.copyfile(self._file, target)
         except OSError as problem:
             raise self._unwritable(str(problem)) from problem

@@ -21,7 +21,7 @@ from psd_depth_ros.data.mcap_file import Data, McapFile
 from psd_depth_ros.data.message_types import list_topics, MessageTypes, nearest, TopicInfo
 from psd_depth_ros.data.recorded_types import is_ros, modern_name, RecordedTypes
 from psd_depth_ros.errors import BagError, MessageError
-from psd_depth_ros.files import unfinished
+from psd_depth_ros.files import atomic_path
 from psd_depth_ros.messages import header_fields
 from psd_depth_ros.parsing import user_path
 
@@ -276,7 +276,7 @@ class BagWriter:
         """Open the temporary file that becomes the bag."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            self._unfinished = unfinished(self.path)
+            self._unfinished = atomic_path(self.path)
             self._stream = self._unfinished.__enter__().open('wb')
             self._file = McapFile(self._stream, compression=self._compression)
         except OSError as error:

@@ -24,6 +24,7 @@ from psd_depth_ros.evaluation.summary import (
     distance_rows,
     figure_rows,
 )
+from psd_depth_ros.files import write_atomically
 from psd_depth_ros.visualisation import colour_depth
 
 Picture = NDArray[np.uint8]
@@ -232,7 +233,7 @@ def write_html(path: Path, report: dict[str, Any], evaluation: Evaluation) -> No
     Raises EvaluationError where the file cannot be written.
     """
     try:
-        path.write_text(render_html(report, evaluation), encoding='utf-8')
+        write_atomically(path, render_html(report, evaluation).encode())
     except OSError as error:
         raise EvaluationError(f'report {path} cannot be written: {error}') from error
 

@@ -21,7 +21,7 @@ from psd_depth_ros import __version__
 from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkpoint
 from psd_depth_ros.config import change, dump, parse_changes, specs, validate
 from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
-from psd_depth_ros.files import FolderLock, is_part, remove_parts, set_aside
+from psd_depth_ros.files import FolderLock, is_temporary, remove_temporaries, set_aside
 from psd_depth_ros.finetune.acceptance import HeldOut, judge, Verdict
 from psd_depth_ros.finetune.report import (
     ACCEPTED,
@@ -48,7 +48,7 @@ from psd_depth_ros.training.run_folder import (
     lock_folder,
     make_folder,
     RunFolder,
-    write_whole,
+    write_file,
 )
 from psd_depth_ros.training.start import has_shape
 from psd_depth_ros.training.task import Task
@@ -104,7 +104,7 @@ def folder_state(path: Path) -> str:
     What is only half-written does not count. Raises TrainingError where nobody may look.
     """
     with explained_disk(path, 0):
-        if not path.exists() or (path.is_dir() and all(map(is_part, path.iterdir()))):
+        if not path.exists() or (path.is_dir() and all(map(is_temporary, path.iterdir()))):
             return NEW
         if not (path / 'settings.json').is_file():
             return FOREIGN
@@ -175,7 +175,7 @@ class FinetuneFolder:
                 raise SettingsError(
                     f'{self.path}: the output folder is not empty; {next_step(UNFINISHED)}'
                 )
-        remove_parts(self.path)
+        remove_temporaries(self.path)
         if self._is_new or not has_state(self.training / 'state'):
             self._write('settings.json', json.dumps(settings, indent=2) + '\n')
         if not self.best.is_file():
@@ -194,7 +194,7 @@ class FinetuneFolder:
         """Make a checkpoint the one to use."""
         with explained_disk(self.best, 0):
             content = weights.read_bytes()
-        write_whole(self.best, content)
+        write_file(self.best, content)
 
     def finish(self, report: FinetuneReport) -> None:
         """Write report.json."""
@@ -213,7 +213,7 @@ class FinetuneFolder:
                 self.path.rmdir()
 
     def _write(self, name: str, text: str) -> None:
-        write_whole(self.path / name, text.encode())
+        write_file(self.path / name, text.encode())
 
 
 def next_step(state: str) -> str:

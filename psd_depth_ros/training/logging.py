@@ -22,7 +22,7 @@ from torch import Tensor
 from psd_depth_ros.files import set_aside
 from psd_depth_ros.training.distributed import Distributed
 from psd_depth_ros.training.recipe import Recipe
-from psd_depth_ros.training.run_folder import explained_disk, write_whole
+from psd_depth_ros.training.run_folder import explained_disk, write_file
 from psd_depth_ros.training.state import RunState
 
 SPEED_WINDOW = 50  # steps over which speed and data wait are averaged
@@ -274,7 +274,7 @@ class CsvLog:
 
     def _rewrite(self, rows: list[Row]) -> None:
         header = ','.join(self._columns) + '\r\n' if self._columns else ''
-        write_whole(self._path, (header + self._text(rows)).encode())
+        write_file(self._path, (header + self._text(rows)).encode())
 
     def _text(self, rows: list[Row]) -> str:
         buffer = io.StringIO()

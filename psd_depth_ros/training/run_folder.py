@@ -24,7 +24,7 @@ from psd_depth_ros import files
 from psd_depth_ros.checkpoint import CheckpointInfo, save_checkpoint
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
-from psd_depth_ros.files import FolderLock, is_part, remove_parts, set_aside
+from psd_depth_ros.files import FolderLock, is_temporary, remove_temporaries, set_aside
 from psd_depth_ros.parsing import is_file, ParseError, read_json_object, shorten
 from psd_depth_ros.training.task import Task
 
@@ -32,10 +32,10 @@ PREPARING = {'run': 'its data is being prepared'}
 STATE_PATTERN = 'step_*.safetensors'
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically; see `files.write_whole`. Raises TrainingError."""
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically; see `files.write_atomically`. Raises TrainingError."""
     with explained_disk(path, len(content)):
-        files.write_whole(path, content)
+        files.write_atomically(path, content)
 
 
 def make_folder(path: Path) -> None:
@@ -129,7 +129,7 @@ class RunFolder:
             make_folder(self.path)
         lock = lock_folder(self.path)
         try:
-            remove_parts(self.path)
+            remove_temporaries(self.path)
             if not resume:
                 self._begin()
         except BaseException:
@@ -151,12 +151,12 @@ class RunFolder:
                 f'{self.path}: the output folder is not empty; name a new one, remove this one, '
                 'or resume the run that is in it'
             )
-        write_whole(self._settings, _as_json(PREPARING))
+        write_file(self._settings, _as_json(PREPARING))
 
     def _is_used(self) -> bool:
         if self._settings.is_file() and self._settings.read_bytes() == _as_json(PREPARING):
             return False
-        return not all(is_part(path) for path in self.path.iterdir())
+        return not all(is_temporary(path) for path in self.path.iterdir())
 
     def write_settings(self, task: Task, place: Mapping[str, Any], step: int) -> str:
         """Write run.json; a resume at `step` > 0 adds an entry to `resumed`.
@@ -170,7 +170,7 @@ class RunFolder:
             'start': task.start_id,
         }
         if not step:
-            write_whole(self._settings, _as_json({**whole, **here}))
+            write_file(self._settings, _as_json({**whole, **here}))
             return ''
         note = ''
         try:
@@ -184,7 +184,7 @@ class RunFolder:
                     note = f'{note}, the old one is {set_aside(self._settings).name}'
             values = {**whole, 'resumed': []}
         values['resumed'].append({'step': step, **here})
-        write_whole(self._settings, _as_json(values))
+        write_file(self._settings, _as_json(values))
         return note
 
     def write_best(self, info: CheckpointInfo, tensors: Mapping[str, Any]) -> None:
@@ -205,7 +205,7 @@ class RunFolder:
             folder.mkdir(exist_ok=True)
         for name, picture in pictures.items():
             _, content = cv2.imencode('.jpg', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            write_whole(folder / f'{step:06d}_{name}.jpg', content.tobytes())
+            write_file(folder / f'{step:06d}_{name}.jpg', content.tobytes())
 
 
 def _as_json(values: Mapping[str, Any]) -> bytes:

@@ -15,10 +15,10 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import pack, read_metadata, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.files import remove_parts
+from psd_depth_ros.files import remove_temporaries
 from psd_depth_ros.parsing import ARRAY_BYTES, parse_json, ParseError, read_bytes, shorten
 from psd_depth_ros.training.recipe import LOW, Recipe
-from psd_depth_ros.training.run_folder import make_folder, STATE_PATTERN, write_whole
+from psd_depth_ros.training.run_folder import make_folder, STATE_PATTERN, write_file
 from psd_depth_ros.training.task import Task
 
 
@@ -206,7 +206,7 @@ def write_state(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -
     make_folder(folder)
     path = folder / f'step_{snapshot.facts["step"]:08d}.safetensors'
     described = json.dumps({'facts': snapshot.facts, 'identity': identity})
-    write_whole(path, pack(snapshot.tensors, {KEY: described}))
+    write_file(path, pack(snapshot.tensors, {KEY: described}))
     for old in _newest_first(folder)[KEPT:]:
         old.unlink(missing_ok=True)
     return path
@@ -218,7 +218,7 @@ def read_state(folder: Path, identity: Mapping[str, Any]) -> tuple[bytes, tuple[
     `parse_state` turns the content into a snapshot. Raises CheckpointError where no state can be
     read, SettingsError where recipe, data or start differ from those of the run.
     """
-    remove_parts(folder)
+    remove_temporaries(folder)
     wrong: list[str] = []
     for path in _newest_first(folder):
         try:

@@ -24,7 +24,7 @@ from psd_depth_ros.errors import SettingsError, TrainingError
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.recipe import WorldsRecipe
-from psd_depth_ros.training.run_folder import make_folder, write_whole
+from psd_depth_ros.training.run_folder import make_folder, write_file
 
 VALIDATION_SEED = 1_000_000
 WORLDS_PER_SHARD = 24
@@ -160,4 +160,4 @@ def _render(shard: Shard) -> None:
         'intrinsics': torch.stack(intrinsics).float(),
     }
     metadata = {'seeds': json.dumps(shard.seeds), 'kinds': json.dumps(shard.kinds)}
-    write_whole(shard.path, pack(tensors, metadata))
+    write_file(shard.path, pack(tensors, metadata))

@@ -10,7 +10,7 @@ from psd_depth_ros.checkpoint import load_checkpoint, pack, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
 from psd_depth_ros.training.logging import TensorBoardLog
 from psd_depth_ros.training.loop import run_training
-from psd_depth_ros.training.run_folder import RunFolder, write_whole
+from psd_depth_ros.training.run_folder import RunFolder, write_file
 from psd_depth_ros.training.state import (
     KEY,
     parse_state,
@@ -250,9 +250,9 @@ def test_what_a_kill_left_half_written_blocks_no_start(toy, tmp_path):
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path, monkeypatch):
     path = tmp_path / 'file'
-    write_whole(path, b'old')
+    write_file(path, b'old')
     monkeypatch.setattr('os.replace', lambda *_: (_ for _ in ()).throw(OSError(28, 'full')))
     with pytest.raises(Exception, match=r'file cannot be written \(full\): 3 bytes are needed'):
-        write_whole(path, b'new')
+        write_file(path, b'new')
     assert [one.name for one in tmp_path.iterdir()] == ['file']
     assert path.read_bytes() == b'old'

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.data.frames import FrameSource, TimedFrame
 from psd_depth_ros.errors import BagError
-from psd_depth_ros.files import ArrayFile, unfinished
+from psd_depth_ros.files import ArrayFile, atomic_path
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import invert, make_pose, transform
 from psd_depth_ros.odometry.tracking import (
@@ -296,7 +296,7 @@ def _write(folder: Path, job: Job, report: Report, replace: bool = False) -> Non
     """Decode into a folder beside, which then takes the place; `replace` a damaged one."""
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with unfinished(folder, folder=True) as partial:
+        with atomic_path(folder, folder=True) as partial:
             with job.open() as source:
                 _decode(partial, source, job, report)
             if replace:
