@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 import math
-from typing import Any
 
 import cv2
 import numpy as np
@@ -17,6 +16,8 @@ from numpy.typing import NDArray
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import relative, rotation_vector, transform
 from psd_depth_ros.odometry.essential import epipolar_distance, refine_motion
+from psd_depth_ros.odometry.lengths import weighted_median
+from psd_depth_ros.odometry.tracking import Tracker
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
@@ -26,8 +27,7 @@ _MAX_GAP_NS = 5_000_000_000
 _PATIENCE_NS = 500_000_000
 _REST_NS = 90_000_000  # every other frame of a camera at 10 Hz
 _WORKING_WIDTH = 480
-_CORNERS = 300
-_FLOW: dict[str, Any] = {'winSize': (15, 15), 'maxLevel': 4}
+_TRACKER = Tracker(300, 0.01, 8, window_px=15, levels=4, return_px=0.5)
 _MIN_TRACKS = 40
 _MIN_PARALLAX_PX = 1.0
 _TRACK_SIGMA_PX = 0.25
@@ -305,23 +305,12 @@ class _Strata:
         share = self._share * total / (total + 3.0 * weights.max())
         balanced = weights * (share / np.maximum(total, 1e-12))[part]
         balanced /= balanced.sum()
-        middle = _weighted_median(values, balanced)
-        spread = 1.4826 * _weighted_median(np.abs(values - middle), balanced)
+        middle = weighted_median(values, balanced)
+        spread = 1.4826 * weighted_median(np.abs(values - middle), balanced)
         unseen = 1.0 - share.sum() / self._share.sum()
         parts = share.sum() ** 2 / np.sum(share**2)
         chance = 0.5 * math.pi * spread**2 * (np.sum(balanced**2) + unseen / parts)
         return middle, max(float(chance), _MIN_SIGMA**2)
-
-
-def _weighted_median(values: Array, weights: Array) -> float:
-    """Middle between the two values about which half of the weight lies on either side."""
-    order = np.argsort(values)
-    weight = np.cumsum(weights[order])
-    half = 0.5 * weight[-1]
-    last = len(values) - 1
-    low = min(int(np.searchsorted(weight, half * (1 - 1e-9))), last)
-    high = min(int(np.searchsorted(weight, half * (1 + 1e-9))), last)
-    return 0.5 * float(values[order[low]] + values[order[high]])
 
 
 def _triangulate_ratios(
@@ -331,7 +320,7 @@ def _triangulate_ratios(
 
     `T_key_present` is the motion of the camera as odometry has it, None where it is unknown.
     """
-    start, end = _track(key.grey, present.grey)
+    start, end, _ = _TRACKER.follow(key.grey, present.grey, _TRACKER.find(key.grey))
     height, width = depth.shape
     shrink = present.grey.shape[1] / width
     full = np.rint((end + 0.5) / shrink - 0.5).astype(np.intp)
@@ -416,18 +405,6 @@ def _body_motion(key: _Key, view: ScaleView) -> tuple[Array, float]:
     if T_before is not None and T_now is not None:
         before, now, lever_arm_m = before @ T_before, now @ T_now, 0.0
     return relative(before, now), lever_arm_m
-
-
-def _track(before: NDArray[np.uint8], now: NDArray[np.uint8]) -> tuple[Map, Map]:
-    """Corners (N, 2) of one grey image and where they are in the next one."""
-    corners = cv2.goodFeaturesToTrack(before, _CORNERS, 0.01, 8)
-    if corners is None:
-        return np.empty((0, 2), np.float32), np.empty((0, 2), np.float32)
-    moved, found, _ = cv2.calcOpticalFlowPyrLK(before, now, corners, None, **_FLOW)
-    back, returned, _ = cv2.calcOpticalFlowPyrLK(now, before, moved, None, **_FLOW)
-    error = np.linalg.norm(back - corners, axis=-1)
-    good = (found.ravel() == 1) & (returned.ravel() == 1) & (error.ravel() < 0.5)
-    return corners.reshape(-1, 2)[good], moved.reshape(-1, 2)[good]
 
 
 def _grey(rgb: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:

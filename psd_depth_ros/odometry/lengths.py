@@ -106,13 +106,16 @@ def compare_lengths(one: NDArray[np.float32], other: NDArray[np.float32]) -> flo
 
 
 def weighted_median(values: NDArray[np.floating], weights: NDArray[np.floating]) -> float:
-    """The value with half of the weight below it.
+    """The value (of values (n,)) that has half of the weight (n,) on either side.
 
-    Of lengths, weighted by inverse depth: an error in pixels is one in inverse depth.
+    Where the halves meet between two values, the middle between them, as of an unweighted median.
     """
     order = np.argsort(values)
     total = np.cumsum(weights[order])
-    return float(values[order[np.searchsorted(total, 0.5 * total[-1])]])
+    half, last = 0.5 * total[-1], len(values) - 1
+    low = min(int(np.searchsorted(total, half * (1 - 1e-9))), last)
+    high = min(int(np.searchsorted(total, half * (1 + 1e-9))), last)
+    return 0.5 * float(values[order[low]] + values[order[high]])
 
 
 def conjugate_gradients(

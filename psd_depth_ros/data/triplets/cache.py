@@ -20,19 +20,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.frames import FrameSource, TimedFrame
-from psd_depth_ros.errors import BagError
-from psd_depth_ros.files import ArrayFile, atomic_path
-from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.pose import invert, make_pose, transform
-from psd_depth_ros.odometry.tracking import (
+from psd_depth_ros.data.triplets.measure import (
     find_corners,
     GREY_WIDTH,
     measure_saturation,
     measure_sharpness,
+    measure_shift,
     Shift,
     shrink_grey,
-    track,
 )
+from psd_depth_ros.errors import BagError
+from psd_depth_ros.files import ArrayFile, atomic_path
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import invert, make_pose, transform
 from psd_depth_ros.parsing import (
     ARRAY_BYTES,
     ParseError,
@@ -116,7 +116,7 @@ class FrameWriter:
         measures = (sharpness, measure_saturation(grey))
         self._facts.append((frame.index, frame.stamp_ns, *measures))
         if self._last is not None:
-            shift = track(self._last[0], grey, self._last[1], self._focal)
+            shift = measure_shift(self._last[0], grey, self._last[1], self._focal)
             self._shifts.append((shift.flow, shift.parallax, shift.tracked))
         self._last = grey, find_corners(grey)
 
@@ -224,7 +224,7 @@ class CachedFrames:
             return Shift(*(float(value) for value in self.neighbours[first]))
         corners = find_corners(self.grey[first])
         focal = self.camera.fx / self.camera.width
-        return track(self.grey[first], self.grey[second], corners, focal)
+        return measure_shift(self.grey[first], self.grey[second], corners, focal)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Which frames of a recording make triplets, and why the others do not.
 
-Sources are chosen by how far the picture moved, not by index. Measuring is left to `motion`.
+Sources are chosen by how far the picture moved, not by index. Measuring is left to `measure`.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.settings import ClipSettings
-from psd_depth_ros.odometry.tracking import Shift
+from psd_depth_ros.data.triplets.measure import Shift
 
 # Fewer corners found again than this share: not the same scene any more.
 _SAME_SCENE = 0.3

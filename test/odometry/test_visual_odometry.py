@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 
 from psd_depth_ros.data.frames import Sequence
-from psd_depth_ros.data.triplets.motions import find_motion, lift
 from psd_depth_ros.data.triplets.prepare import Preparation
 from psd_depth_ros.geometry.pose import relative, rotation_vector
+from psd_depth_ros.odometry.visual_odometry import find_motion, lift
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.clip_task import ClipTask
 from psd_depth_ros.training.recipe import VideoRecipe
@@ -34,9 +35,14 @@ def street() -> tuple[Sequence, np.ndarray, np.ndarray]:
     return sequence, frames[0].depth_m.clamp(max=300.0).numpy(), motion
 
 
+def motion_of(sequence, depth_m):
+    here, there = (cv2.cvtColor(sequence.rgb[index], cv2.COLOR_RGB2GRAY) for index in (0, 1))
+    return find_motion(here, there, sequence.camera, depth_m, sequence.valid)
+
+
 def test_turn_direction_and_length(street) -> None:
     sequence, depth_m, motion = street
-    found = find_motion(sequence, 0, 1, depth_m)
+    found = motion_of(sequence, depth_m)
     assert found is not None
     error = np.linalg.inv(motion) @ found.pose
     assert np.degrees(np.linalg.norm(rotation_vector(error[:3, :3]))) < 0.1
@@ -51,7 +57,7 @@ def test_turn_direction_and_length(street) -> None:
 
 def test_the_length_follows_the_scale_of_depth(street) -> None:
     sequence, depth_m, _ = street
-    one, two = (find_motion(sequence, 0, 1, s * depth_m) for s in (1.0, 2.0))
+    one, two = (motion_of(sequence, s * depth_m) for s in (1.0, 2.0))
     assert one is not None
     assert two is not None
     np.testing.assert_allclose(two.pose[:3, 3], 2.0 * one.pose[:3, 3], rtol=1e-3)
@@ -73,12 +79,12 @@ def test_a_network_that_knows_nothing_yet_has_motions_to_learn_from(street) -> N
 def test_nothing_to_follow_is_no_motion(street) -> None:
     sequence, depth_m, _ = street
     flat = replace(sequence, rgb=np.full_like(sequence.rgb, 128))
-    assert find_motion(flat, 0, 1, depth_m) is None
+    assert motion_of(flat, depth_m) is None
 
 
 def test_pixels_are_lifted_at_half_pixels(street) -> None:
     sequence, _, _ = street
     ramp = np.tile(np.arange(320, dtype=np.float32) + 5.0, (96, 1))  # a map of half the size
     x = np.linspace(1.0, 638.0, 500, dtype=np.float32)
-    points = lift(np.stack([x, x / 4], axis=1), ramp, sequence)
+    points = lift(np.stack([x, x / 4], axis=1), ramp, sequence.camera)
     np.testing.assert_allclose(points[:, 2], 5.0 + ((x + 0.5) / 2 - 0.5), rtol=1e-5)

@@ -9,6 +9,9 @@ from psd_depth_ros.odometry.lengths import agree_on_lengths, PairMotion, weighte
 def test_the_weighted_median() -> None:
     assert weighted_median(np.array([5.0, 1.0, 3.0]), np.array([1.0, 1.0, 1.0])) == 3.0
     assert weighted_median(np.array([5.0, 1.0, 3.0]), np.array([9.0, 1.0, 1.0])) == 5.0
+    # Half of the weight ends between two values: the middle between them.
+    assert weighted_median(np.array([4.0, 1.0, 2.0, 8.0]), np.ones(4)) == 3.0
+    assert weighted_median(np.array([1.0, 9.0]), np.array([2.0, 2.0])) == 5.0
 
 
 def test_lengths_of_a_recording_agree() -> None:

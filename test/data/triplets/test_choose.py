@@ -7,7 +7,7 @@ import pytest
 
 from psd_depth_ros.data.settings import ClipSettings
 from psd_depth_ros.data.triplets.choose import choose_clips, FrameMeasures, list_clips, REASONS
-from psd_depth_ros.odometry.tracking import Shift
+from psd_depth_ros.data.triplets.measure import Shift
 
 RATE_NS = 100_000_000
 WHOLE = ClipSettings(held_out=0.0)

@@ -4,12 +4,12 @@ import cv2
 import numpy as np
 import pytest
 
-from psd_depth_ros.odometry.tracking import (
+from psd_depth_ros.data.triplets.measure import (
     find_corners,
     measure_saturation,
     measure_sharpness,
+    measure_shift,
     shrink_grey,
-    track,
 )
 
 FOCAL = 0.8
@@ -29,7 +29,7 @@ def moved(grey, x_px):
 
 
 def shift_between(first, second):
-    return track(first, second, find_corners(first), FOCAL)
+    return measure_shift(first, second, find_corners(first), FOCAL)
 
 
 def test_the_flow_is_in_percent_of_the_width():
