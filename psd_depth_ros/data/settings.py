@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from psd_depth_ros.config import section, setting
 from psd_depth_ros.errors import SettingsError
@@ -12,6 +13,12 @@ from psd_depth_ros.messages.sixteen_bit import DESCRIPTION, FULL, parse_sixteen_
 @dataclass(frozen=True)
 class ClipSettings:
     """Which frames of a recording make triplets."""
+
+    removed_settings: ClassVar[dict[str, str]] = {
+        'minimum_translation_m': 'sources less than 1 cm away are never used',
+        'sharpness': 'frames with a sharpness below 0.1 are never used',
+        'saturated': 'frames with more than 40 % of black or white pixels are never used',
+    }
 
     minimum_flow: float = setting(
         0.3, 'Median optical flow between target and source, at least, in % of the width', '%',
@@ -25,21 +32,9 @@ class ClipSettings:
         0.1, 'Median flow that no turn of the camera explains, at least, in % of the width', '%',
         minimum=0.0, maximum=50.0,
     )  # fmt: skip
-    minimum_translation_m: float = setting(
-        0.01, 'Least distance between target and source, where the recording knows it', 'm',
-        minimum=0.0, maximum=100.0,
-    )  # fmt: skip
     maximum_gap_s: float = setting(
         0.5, 'Longest time between target and source', 's', minimum=0.001, maximum=60.0
     )
-    sharpness: float = setting(
-        0.1, 'Frames with less detail at the size of the network are blurred: 0 is flat, the '
-        'usual 0.2 to 0.5', minimum=0.0, maximum=1.0,
-    )  # fmt: skip
-    saturated: float = setting(
-        0.4, 'Frames with a larger share of black or white pixels are not used', minimum=0.0,
-        maximum=1.0,
-    )  # fmt: skip
     held_out: float = setting(
         0.15, 'Share of the time at the end that is kept for validation', minimum=0.0, maximum=0.9
     )

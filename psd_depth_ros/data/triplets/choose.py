@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from psd_depth_ros.data.settings import ClipSettings
 from psd_depth_ros.data.triplets.measure import Shift
 
+LEAST_SHARPNESS = 0.1  # at the size of the network: 0 is flat, 0.2 to 0.5 usual
+MOST_SATURATED = 0.4  # fraction of black or white pixels
+LEAST_TRANSLATION_M = 0.01  # between target and source, where the recording knows it
 # Fewer corners found again than this share: not the same scene any more.
 _SAME_SCENE = 0.3
 # A wait this many times as long as usual means that frames were lost.
@@ -143,9 +146,9 @@ class _Chooser:
         return '', found
 
     def _fault(self, index: int) -> str:
-        if self._measures.saturation[index] > self._settings.saturated:
+        if self._measures.saturation[index] > MOST_SATURATED:
             return 'saturated'
-        return 'blurred' if self._measures.sharpness[index] < self._settings.sharpness else ''
+        return 'blurred' if self._measures.sharpness[index] < LEAST_SHARPNESS else ''
 
     def _search(self, target: int, direction: int) -> tuple[str, int]:
         """Walk away from the target to the first frame that moved enough."""
@@ -192,5 +195,5 @@ class _Chooser:
         distance_m = float(np.linalg.norm(positions[target] - positions[source]))
         if shift.flow < settings.minimum_flow:
             return 'stationary'
-        near = distance_m < settings.minimum_translation_m  # false where unknown
+        near = distance_m < LEAST_TRANSLATION_M  # false where unknown
         return 'turning' if near or shift.parallax < settings.minimum_parallax else ''

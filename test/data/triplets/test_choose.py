@@ -5,9 +5,11 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.settings import ClipSettings
+from psd_depth_ros.config import build
+from psd_depth_ros.data.settings import ClipSettings, DataSettings
 from psd_depth_ros.data.triplets.choose import choose_clips, FrameMeasures, list_clips, REASONS
 from psd_depth_ros.data.triplets.measure import Shift
+from psd_depth_ros.errors import SettingsError
 
 RATE_NS = 100_000_000
 WHOLE = ClipSettings(held_out=0.0)
@@ -141,3 +143,11 @@ def test_listed_targets_take_the_frames_beside_them():
     assert rows(clips) == [[1, 0, 2]]
     assert clips.held_out.tolist() == [[2, 1, 3]]
     assert clips.rejected == {'unlisted': 2, 'end': 1}
+
+
+@pytest.mark.parametrize('name', ['sharpness', 'saturated', 'minimum_translation_m'])
+def test_limits_that_were_settings_say_what_holds_now(name):
+    with pytest.raises(
+        SettingsError, match=rf'clips\.{name} is no setting any more; .* never used'
+    ):
+        build(DataSettings, {f'clips.{name}': 0.2})
