@@ -283,10 +283,9 @@ def _report(drive: Drive, recording: Path, frames_in: int) -> dict[str, Any]:
 
 
 def _draw(drive: Drive, recording: Path, picture: Path, report: dict[str, Any]) -> None:
-    import cv2
-
     from psd_depth_ros.cli.demo_recording import read_preview
     from psd_depth_ros.cli.preview import draw_preview
+    from psd_depth_ros.visualisation import write_picture
 
     truth = drive.path if drive.truth_topic else None
     frame = read_preview(recording, drive.image_topic, truth, drive.truth_topic)
@@ -294,7 +293,7 @@ def _draw(drive: Drive, recording: Path, picture: Path, report: dict[str, Any]) 
     facts += [f'{report["fps"]} frames/s'] if report['fps'] else []
     facts += [f'absrel {report["absrel_metric"]}'] if report['absrel_metric'] is not None else []
     title = 'psd_depth_ros: metric depth from one camera'
-    cv2.imwrite(str(picture), draw_preview(frame, title, '  |  '.join(facts)))
+    write_picture(picture, draw_preview(frame, title, '  |  '.join(facts)))
 
 
 def _print(report: dict[str, Any], output: Path) -> None:

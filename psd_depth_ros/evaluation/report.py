@@ -9,7 +9,6 @@ import math
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +24,19 @@ from psd_depth_ros.evaluation.summary import (
     figure_rows,
 )
 from psd_depth_ros.files import write_atomically
-from psd_depth_ros.visualisation import colour_depth
+from psd_depth_ros.visualisation import (
+    colour_depth,
+    colour_log_error,
+    draw_histogram,
+    draw_known,
+    draw_ramp,
+    draw_series,
+    encode_picture,
+    resize,
+    RIGHT,
+    TOO_FAR,
+    TOO_NEAR,
+)
 
 Picture = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -34,9 +45,7 @@ WIDTH_PX = 560
 UNKNOWN = (52, 54, 58)
 # The error that has the full colour: a factor of 1.5, nearer or farther.
 ERROR_LIMIT = math.log(1.5)
-TOO_NEAR, RIGHT, TOO_FAR = (33, 102, 200), (244, 244, 244), (200, 40, 40)
-SPARSE_SHARE = 0.3
-_DOT = ((0, 0), (0, 1), (1, 0), (1, 1))
+SPARSE_FRACTION = 0.3
 
 
 def depth_range(examples: Sequence[Example], protocol: Protocol) -> tuple[float, float]:
@@ -57,20 +66,25 @@ def draw_example(
     prediction = example.depth * scale
     height = round(WIDTH_PX * example.rgb.shape[0] / example.rgb.shape[1])
     size = WIDTH_PX, height
-    smooth = cv2.INTER_AREA if WIDTH_PX < example.rgb.shape[1] else cv2.INTER_LINEAR
     error = signed_error(prediction, protocol.restrict(example.truth), protocol)
     truth = np.where(example.truth > 0, example.truth, np.nan)
     return {
-        'image': cv2.resize(example.rgb, size, interpolation=smooth),
-        'prediction, median-scaled': colour_depth(_enlarge(prediction, size), *limits_m),
+        'image': resize(example.rgb, size),
+        'prediction, median-scaled': colour_depth(resize(prediction, size), *limits_m),
         'truth': _paint(colour_depth(truth, *limits_m), ~np.isnan(truth), size),
-        'error': _paint(colour_error(error), ~np.isnan(error), size),
+        'error': _paint(colour_log_error(error, ERROR_LIMIT), ~np.isnan(error), size),
     }
+
+
+def _paint(colours: Picture, known: NDArray[np.bool_], size: tuple[int, int]) -> Picture:
+    """Known pixels on grey; those of a sparse truth as dots."""
+    as_dots = bool(np.count_nonzero(known) <= SPARSE_FRACTION * known.size)
+    return draw_known(colours, known, size, UNKNOWN, as_dots=as_dots)
 
 
 def is_sparse(example: Example) -> bool:
     """Whether the truth is drawn as dots, which JPEG would smear."""
-    return bool(np.mean(example.truth > 0) <= SPARSE_SHARE)
+    return bool(np.mean(example.truth > 0) <= SPARSE_FRACTION)
 
 
 def signed_error(depth: Map, truth: Map, protocol: Protocol) -> Map:
@@ -80,119 +94,6 @@ def signed_error(depth: Map, truth: Map, protocol: Protocol) -> Map:
     with np.errstate(invalid='ignore', divide='ignore'):
         error: Map = np.log(clamped / np.where(known, truth, np.nan))
     return error
-
-
-def colour_error(error: Map) -> Picture:
-    """Blue is seen too near, red too far, white is right."""
-    share = np.clip(np.nan_to_num(error) / ERROR_LIMIT, -1.0, 1.0)[..., None]
-    side = np.where(share > 0, np.array(TOO_FAR), np.array(TOO_NEAR))
-    colours = np.abs(share) * side + (1.0 - np.abs(share)) * np.array(RIGHT)
-    return np.rint(colours).astype(np.uint8)
-
-
-def encode(picture: Picture, *, exact: bool) -> tuple[bytes, str]:
-    """A picture as a file in memory and its media type: PNG where `exact`, else JPEG."""
-    kind, options = ('.png', []) if exact else ('.jpg', [cv2.IMWRITE_JPEG_QUALITY, 88])
-    done, data = cv2.imencode(kind, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
-    assert done, 'OpenCV writes both kinds'
-    return data.tobytes(), 'image/png' if exact else 'image/jpeg'
-
-
-def _enlarge(depth: Map, size: tuple[int, int]) -> Map:
-    return cv2.resize(depth, size, interpolation=cv2.INTER_NEAREST)
-
-
-def _paint(colours: Picture, known: NDArray[np.bool_], size: tuple[int, int]) -> Picture:
-    """Known pixels on grey; those of a sparse truth as dots, so that they can be seen."""
-    width, height = size
-    canvas = np.empty((height, width, 3), np.uint8)
-    canvas[:] = UNKNOWN
-    if np.count_nonzero(known) > SPARSE_SHARE * known.size:
-        masked = np.where(known[..., None], colours, np.array(UNKNOWN, np.uint8))
-        return cv2.resize(masked, size, interpolation=cv2.INTER_NEAREST)
-    rows, columns = np.nonzero(known)
-    y, x = rows * height // known.shape[0], columns * width // known.shape[1]
-    for down, right in _DOT:
-        places = np.minimum(y + down, height - 1), np.minimum(x + right, width - 1)
-        canvas[places] = colours[rows, columns]
-    return canvas
-
-
-_WIDTH, _HEIGHT = 460, 150
-_LEFT, _RIGHT, _TOP, _BOTTOM = 44, 10, 12, 26
-_BINS = 24
-_MOST_BARS = 200
-
-
-def histogram(values: Sequence[float], title: str) -> str:
-    """How often values occur; a line marks the median."""
-    numbers = np.asarray(values, dtype=np.float64)
-    low, high = float(numbers.min()), float(numbers.max())
-    margin = max(0.02 * abs(high), 0.05 * (high - low), 1e-6)
-    counts, edges = np.histogram(numbers, _BINS, (low - margin, high + margin))
-    bars = [
-        (float(edges[i]), float(edges[i + 1]), float(counts[i]))
-        for i in range(len(counts)) if counts[i]
-    ]  # fmt: skip
-    mark = float(np.median(numbers))
-    return _chart(title, bars, (float(edges[0]), float(edges[-1])), mark)
-
-
-def bars(values: Sequence[float], title: str) -> str:
-    """Values one after the other; of very many, neighbours are averaged."""
-    numbers = np.asarray(values, dtype=np.float64)
-    groups = np.array_split(numbers, min(len(numbers), _MOST_BARS))
-    starts = np.cumsum([0, *(len(group) for group in groups)])
-    steps = [
-        (float(starts[i]), float(starts[i + 1]), float(group.mean()))
-        for i, group in enumerate(groups)
-    ]
-    return _chart(title, steps, (0.0, float(len(numbers))), None)
-
-
-def _chart(
-    title: str,
-    steps: Sequence[tuple[float, float, float]],
-    span: tuple[float, float],
-    mark: float | None,
-) -> str:
-    """Bars from `start` to `end` with a height, over a span; `mark` is a place on it."""
-    top = max((height for _, _, height in steps), default=1.0) or 1.0
-    wide, high = _WIDTH - _LEFT - _RIGHT, _HEIGHT - _TOP - _BOTTOM
-
-    def x(value: float) -> float:
-        return _LEFT + wide * (value - span[0]) / (span[1] - span[0])
-
-    def y(value: float) -> float:
-        return _TOP + high * (1.0 - value / top)
-
-    parts = [
-        f'<rect x="{x(start):.1f}" y="{y(height):.1f}" '
-        f'width="{max(0.8, x(end) - x(start) - 0.6):.1f}" height="{y(0) - y(height):.1f}"/>'
-        for start, end, height in steps
-    ]
-    if mark is not None:
-        parts.append(
-            f'<line class="mark" x1="{x(mark):.1f}" x2="{x(mark):.1f}" y1="{_TOP}" y2="{y(0)}"/>'
-        )
-    base = f'<line x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{y(0)}" y2="{y(0)}"/>'
-    labels: list[tuple[float, float, str, str]] = [
-        (_LEFT, _HEIGHT - 8, 'start', f'{span[0]:.4g}'),
-        (_WIDTH - _RIGHT, _HEIGHT - 8, 'end', f'{span[1]:.4g}'),
-        (_LEFT - 6, _TOP + 8, 'end', f'{top:.3g}'),
-        (_LEFT - 6, y(0), 'end', '0'),
-    ]
-    if mark is not None:
-        labels.append((x(mark), _HEIGHT - 8, 'middle', f'{mark:.4g}'))
-    texts = ''.join(
-        f'<text x="{left:.1f}" y="{down:.1f}" text-anchor="{anchor}">{text}</text>'
-        for left, down, anchor, text in labels
-    )
-    return (
-        f'<figure class="chart"><figcaption>{title}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" role="img">{"".join(parts)}{base}{texts}</svg>'
-        '</figure>'
-    )
 
 
 _FEWEST_FOR_CHARTS = 5
@@ -290,8 +191,8 @@ def _charts(evaluation: Evaluation) -> list[str]:
     errors = [frame.errors.median_scaled.abs_rel for frame in evaluation.frames]
     return [
         '<h2>From image to image</h2><div class="pair">',
-        histogram(evaluation.ratios, 'scale: median of truth / median of depth'),
-        bars(errors, 'abs_rel of each image, median-scaled'),
+        draw_histogram(evaluation.ratios, 'scale: median of truth / median of depth'),
+        draw_series(errors, 'abs_rel of each image, median-scaled'),
         '</div>',
     ]
 
@@ -321,7 +222,7 @@ def _frame(example: Example, evaluation: Evaluation, limits: tuple[float, float]
     )
     views, dots = [], is_sparse(example)
     for caption, picture in draw_example(example, evaluation.protocol, limits).items():
-        data, kind = encode(picture, exact=dots and caption in ('truth', 'error'))
+        data, kind = encode_picture(picture, lossless=dots and caption in ('truth', 'error'))
         source = f'data:{kind};base64,{base64.b64encode(data).decode("ascii")}'
         views.append(
             f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption>'
@@ -344,18 +245,9 @@ def _legend(limits: tuple[float, float]) -> str:
     error_labels = [f'{factor:g} times too near', 'right', f'{factor:g} times too far']
     return (
         '<div class="legend">'
-        + _ramp(colours.tolist(), depth_labels)
-        + _ramp((TOO_NEAR, RIGHT, TOO_FAR), error_labels)
+        + draw_ramp(colours.tolist(), depth_labels)
+        + draw_ramp((TOO_NEAR, RIGHT, TOO_FAR), error_labels)
         + '<span class="faint">dark: sky, beyond the range, or no truth</span></div>'
-    )
-
-
-def _ramp(colours: Sequence[Sequence[int]], labels: Sequence[str]) -> str:
-    stops = ', '.join(f'rgb({red},{green},{blue})' for red, green, blue in colours)
-    words = ''.join(f'<span>{label}</span>' for label in labels)
-    return (
-        f'<div class="ramp"><i style="background: linear-gradient(to right, {stops})"></i>'
-        f'<div>{words}</div></div>'
     )
 
 

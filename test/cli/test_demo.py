@@ -14,7 +14,7 @@ from psd_depth_ros.cli.demo_recording import (
     read_preview,
 )
 from psd_depth_ros.cli.main import main
-from psd_depth_ros.cli.preview import depth_colours, draw_preview, PANEL, PreviewFrame, SKY
+from psd_depth_ros.cli.preview import depth_colours, draw_preview, PreviewFrame
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.evaluation.recording import compare_depth, time_depth
@@ -27,6 +27,7 @@ from psd_depth_ros.messages import (
     pack_cloud,
     pack_rgb,
 )
+from psd_depth_ros.visualisation import PANEL, SKY
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 IMAGE, TRUTH = '/camera/image', '/truth'
@@ -135,8 +136,8 @@ def test_invalid_depth_has_colours_of_its_own():
     assert tuple(picture[0, 0]) == PANEL
     assert tuple(picture[0, 1]) == SKY
     near, far = picture[0, 2].astype(int), picture[0, 3].astype(int)
-    assert near[2] > near[0], 'near is red (BGR)'
-    assert far[0] > far[1], 'far is blue'
+    assert near[0] > near[2], 'near is red'
+    assert far[2] > far[1], 'far is blue'
 
 
 @pytest.mark.parametrize('known', [True, False])
@@ -155,7 +156,7 @@ def test_preview_has_five_panels_with_and_without_truth(known):
     assert picture.dtype == np.uint8
     assert picture.shape[1] > 1600
     cloud = picture[:, -picture.shape[1] // 3 :]
-    assert (cloud == (0, 0, 255)).all(axis=2).any(), 'the red point is in the cloud from above'
+    assert (cloud == (255, 0, 0)).all(axis=2).any(), 'the red point is in the cloud from above'
 
 
 def options(**given):
