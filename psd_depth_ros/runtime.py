@@ -27,6 +27,9 @@ THREAD_VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS'
 CPU_QUOTA = Path('/sys/fs/cgroup/cpu.max')  # of the container (cgroup v2)
 FREE_FRACTION = 0.75
 _LEAST_BYTES = 512 * 1024 * 1024  # less than this not even the libraries need
+_MEMORY_ERRORS = (
+    'out of memory', "can't allocate memory", 'not enough memory', 'insufficient memory'
+)  # fmt: skip
 _IOPRIO_SET = {'x86_64': 251, 'aarch64': 30}
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
@@ -187,3 +190,9 @@ def trim_memory() -> None:
     """Return freed memory to the kernel, where the C library can."""
     if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
         libc.malloc_trim(0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error of Python, torch or a driver says that memory is full."""
+    text = str(error).lower()
+    return isinstance(error, MemoryError) or any(phrase in text for phrase in _MEMORY_ERRORS)

@@ -1,6 +1,6 @@
-"""The gate a fine-tuned network passes before it takes the place of the one it started from.
+"""Acceptance of fine-tuned weights: limits on gain and drift, from numbers to a verdict.
 
-Numbers in, verdict out. What is measured, and on what, is left to the task that was trained.
+Which errors are measured, and on which frames, is left to the task (`Task.validate`).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from psd_depth_ros.errors import PsdDepthError
 
 @dataclass(frozen=True)
 class AcceptanceSettings:
-    """When new weights take the place of the old ones."""
+    """Limits for accepting fine-tuned weights."""
 
     minimum_gain: float = setting(
         0.01,
@@ -37,12 +37,14 @@ class AcceptanceSettings:
 
 
 @dataclass(frozen=True)
-class HeldOut:
-    """What was measured of one network on frames that it did not learn from.
+class HeldOutScores:
+    """Scores of one network on held-out frames.
 
-    `photometric` is the mean error of the warped images; `scale_drift` the median ln(s / s_start)
-    and `stretch` the median ln(f / f_start) with f the standard deviation of an image's log-depth;
-    `lidar_abs_rel` is None without a lidar.
+    Attributes:
+        photometric: mean photometric error of the reprojected images.
+        scale_drift: median ln(s / s_start) of the scale of depth.
+        stretch: median ln(f / f_start), f being the standard deviation of log-depth in an image.
+        lidar_abs_rel: AbsRel at lidar points; None without lidar.
     """
 
     photometric: float
@@ -51,8 +53,8 @@ class HeldOut:
     lidar_abs_rel: float | None = None
 
     @classmethod
-    def from_scores(cls, scores: Mapping[str, float]) -> HeldOut:
-        """Take the scores that count from those of `Task.validate`."""
+    def from_scores(cls, scores: Mapping[str, float]) -> HeldOutScores:
+        """Select the scores of acceptance from those of `Task.validate`."""
         if 'photometric' not in scores:
             raise PsdDepthError(
                 'the held-out part of the recordings has no photometric error, so nothing can be '
@@ -65,7 +67,7 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Check:
-    """One condition: what was measured, what was asked for, whether it holds."""
+    """One condition: the measured value, its limit, and whether it holds."""
 
     name: str
     value: float
@@ -76,28 +78,30 @@ class Check:
 
 @dataclass(frozen=True)
 class Verdict:
-    """Whether the new weights are taken, and every condition that was looked at."""
+    """Whether the new weights are accepted, and every condition."""
 
     accepted: bool
     checks: tuple[Check, ...]
 
     @property
     def reason(self) -> str:
-        """What was decisive, in one line: the failed conditions, or all of them."""
+        """The failed conditions in one line, or all of them where none failed."""
         failed = [check.text for check in self.checks if not check.passed]
         return '; '.join(failed or [check.text for check in self.checks])
 
 
-def judge(before: HeldOut, after: HeldOut, settings: AcceptanceSettings) -> Verdict:
-    """Compare the network a run ended with to the one it started from.
+def check_acceptance(
+    before: HeldOutScores, after: HeldOutScores, settings: AcceptanceSettings
+) -> Verdict:
+    """Compare the scores of the fine-tuned weights with those of the start.
 
-    Taken only where it is better on the held-out tail, and neither its scale nor the spread of its
-    depth has drifted. A number that is not finite fails its condition.
+    Accepted where the held-out error falls and neither the scale nor the spread of depth drifts.
+    A value that is not finite fails its condition.
     """
     checks = (
-        _judge_gain(before, after, settings.minimum_gain),
-        _judge_change('drift', 'scale drifted', 's', after.scale_drift, settings.maximum_drift),
-        _judge_change(
+        _check_gain(before, after, settings.minimum_gain),
+        _check_change('drift', 'scale drifted', 's', after.scale_drift, settings.maximum_drift),
+        _check_change(
             'stretch', 'the spread of log-depth changed', 'f', after.stretch,
             settings.maximum_stretch,
         ),
@@ -105,7 +109,7 @@ def judge(before: HeldOut, after: HeldOut, settings: AcceptanceSettings) -> Verd
     return Verdict(all(check.passed for check in checks), checks)
 
 
-def _judge_gain(before: HeldOut, after: HeldOut, minimum: float) -> Check:
+def _check_gain(before: HeldOutScores, after: HeldOutScores, minimum: float) -> Check:
     gain = _gain(before.photometric, after.photometric)
     passed = gain >= minimum
     text = (
@@ -118,13 +122,13 @@ def _judge_gain(before: HeldOut, after: HeldOut, minimum: float) -> Check:
     return Check('gain', gain, minimum, passed, text)
 
 
-def _judge_change(name: str, what: str, of: str, change: float, maximum: float) -> Check:
+def _check_change(name: str, what: str, of: str, change: float, maximum: float) -> Check:
     text = f'{what} by {change:+.3f} in ln {of} (less than {maximum:g} asked)'
     return Check(name, change, maximum, abs(change) < maximum, text)
 
 
 def _gain(before: float, after: float) -> float:
-    """The share by which an error fell, NaN where one of them says nothing."""
+    """Relative decrease of an error; NaN where either is not finite or `before` is 0."""
     if not (math.isfinite(before) and math.isfinite(after) and before > 0.0):
         return math.nan
     return 1.0 - after / before

@@ -1,12 +1,13 @@
-"""Fine-tuning in a process of its own, for programs that must go on undisturbed beside it.
+"""Fine-tuning in a child process, which does not disturb the program that starts it.
 
     python -m psd_depth_ros.finetune.process
 
 The first line of stdin is JSON: {"settings": {...}, "limits": {...}, "resume": false}. Every line
 of stdout is JSON with an `event`: `status` (see FinetuneStatus), at the end `report` (see
-FinetuneReport) or `error` with a `text`. All else that is printed goes to stderr. SIGTERM, SIGINT
-and the end of stdin (the parent is gone) stop the run so that it can be resumed. The exit code is
-0 after a report, 2 after an error that the user can mend.
+FinetuneReport) or `error` with a `text`. Everything else goes to stderr. SIGTERM, SIGINT and the
+end of stdin (the parent has ended) stop the run so that it can be resumed. The exit code is 0
+after a report, 2 after an error of the user. Limits of priority, threads and memory are set before
+torch is imported.
 """
 
 from __future__ import annotations
@@ -27,17 +28,21 @@ from psd_depth_ros.errors import PsdDepthError, SettingsError
 from psd_depth_ros.finetune.report import FinetuneReport, FinetuneStatus
 from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.parsing import parse_json, ParseError, shorten
-from psd_depth_ros.runtime import apply_library_limits, apply_process_limits, LimitSettings
+from psd_depth_ros.runtime import (
+    apply_library_limits,
+    apply_process_limits,
+    is_out_of_memory,
+    LimitSettings,
+)
 
 USER_ERROR = 2
 STATUS_PERIOD_S = 0.2
-PATIENCE_S = 120.0  # of a parent that is gone: nobody else would end this process
-_NO_MEMORY = ('not enough memory', "can't allocate memory", 'out of memory', 'insufficient memory')
+ORPHAN_TIMEOUT_S = 120.0  # from the end of the parent to that of this process
 
 
 def main(run: Callable[..., FinetuneReport] | None = None) -> int:
-    """Read the order, work it off, tell what came of it; returns the exit code."""
-    say = _Messages()
+    """Read the order, run it, write its events; returns the exit code."""
+    events = _EventWriter()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda _number, _frame: stop.set())
@@ -49,25 +54,25 @@ def main(run: Callable[..., FinetuneReport] | None = None) -> int:
         _watch_parent(stop)
         allowed = apply_process_limits(limits)
         finetune = run or _load(limits)
-        report = finetune(settings, resume=order['resume'], report=say.status, stop=stop.is_set)
+        report = finetune(settings, resume=order['resume'], report=events.status, stop=stop.is_set)
     except PsdDepthError as error:
-        say.event('error', {'text': _with_limit(str(error), allowed)})
+        events.event('error', {'text': _with_limit(str(error), allowed)})
         return USER_ERROR
     except OSError as error:  # a name that is too long, a folder that may not be read
         where = '' if error.filename is None else f'{shorten(error.filename)}: '
-        say.event('error', {'text': f'{where}{error.strerror or error}'})
+        events.event('error', {'text': f'{where}{error.strerror or error}'})
         return USER_ERROR
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not _is_about_memory(error):
+        if not is_out_of_memory(error):
             raise
-        say.event('error', {'text': _with_limit(f'out of memory: {error}', allowed)})
+        events.event('error', {'text': _with_limit(f'out of memory: {error}', allowed)})
         return USER_ERROR
-    say.event('report', json.loads(report.as_json()))
+    events.event('report', json.loads(report.as_json()))
     return 0
 
 
 def _read_order(line: str) -> dict[str, Any]:
-    """What to do. Raises SettingsError where the line is not the one that was agreed upon."""
+    """Parse the order. Raises SettingsError where it is not of the documented form."""
     try:
         order = parse_json(line)
     except ParseError as error:
@@ -82,8 +87,8 @@ def _read_order(line: str) -> dict[str, Any]:
     return order
 
 
-class _Messages:
-    """Writes JSON lines to what was stdout; stdout itself becomes stderr."""
+class _EventWriter:
+    """Writes JSON lines to the original stdout; stdout itself becomes stderr."""
 
     def __init__(self) -> None:
         sys.stdout.flush()
@@ -93,18 +98,18 @@ class _Messages:
         self._last: FinetuneStatus | None = None
 
     def status(self, status: FinetuneStatus) -> None:
-        """Tell where the run stands, a few times a second; never leave a change of it out."""
+        """Write a status: a few times a second, and every change of state, scores or preview."""
         last = self._last
-        news = last is None or any(
+        is_changed = last is None or any(
             getattr(status, name) != getattr(last, name) for name in ('state', 'scores', 'preview')
         )
         now_s = time.monotonic()
-        if news or now_s - self._last_s >= STATUS_PERIOD_S:
+        if is_changed or now_s - self._last_s >= STATUS_PERIOD_S:
             self._last, self._last_s = status, now_s
             self.event('status', asdict(status))
 
     def event(self, name: str, values: Mapping[str, Any]) -> None:
-        """Write one line; a reader that is gone stops nothing."""
+        """Write one line; a closed pipe is ignored."""
         try:
             self._stream.write(json.dumps({'event': name, **values}) + '\n')
             self._stream.flush()
@@ -113,7 +118,7 @@ class _Messages:
 
 
 def _load(limits: LimitSettings) -> Callable[..., FinetuneReport]:
-    """Import what trains, now that the limits hold."""
+    """Import the training, now that the limits are set."""
     from psd_depth_ros.finetune.run import finetune
 
     apply_library_limits(limits)
@@ -122,25 +127,20 @@ def _load(limits: LimitSettings) -> Callable[..., FinetuneReport]:
 
 
 def _watch_parent(stop: threading.Event) -> None:
-    """Stop when stdin ends; end at once where that takes too long (the state on disk is whole)."""
+    """Stop when stdin ends; exit where that takes too long (the state on disk is whole)."""
 
     def watch() -> None:
         while os.read(0, 1024):  # not sys.stdin, whose lock would be held at the exit
             pass
         stop.set()
-        time.sleep(PATIENCE_S)
+        time.sleep(ORPHAN_TIMEOUT_S)
         os._exit(1)
 
     threading.Thread(target=watch, name='parent', daemon=True).start()
 
 
-def _is_about_memory(error: BaseException) -> bool:
-    text = str(error).lower()
-    return any(words in text for words in _NO_MEMORY)
-
-
 def _with_limit(text: str, allowed: int) -> str:
-    """Say that there was a limit, where memory was the matter."""
+    """Add the memory limit to a message about memory."""
     if not allowed or 'memory' not in text.lower():
         return text
     return (

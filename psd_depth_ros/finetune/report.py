@@ -1,7 +1,4 @@
-"""What fine-tuning tells: where it stands, and what came of it.
-
-Both are plain values that travel as JSON between processes and into report.json.
-"""
+"""Status and report of a fine-tuning, as values that travel between processes as JSON."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ ACCEPTED, KEPT, STOPPED = 'accepted', 'kept', 'stopped'
 
 @dataclass(frozen=True)
 class FinetuneStatus:
-    """Where a run stands. `of` is 0 where nobody knows how much there is."""
+    """Status of a run. `of` is the total of steps, 0 where it is unknown."""
 
     state: str  # preparing, measuring, training or judging
     step: int = 0
@@ -32,7 +29,7 @@ class FinetuneStatus:
     preview: str = ''  # file of the newest picture
 
     def __str__(self) -> str:
-        """One line for a person."""
+        """One line of text."""
         if self.state != TRAINING:
             done = f' {self.step} of {self.of}' if self.of else ''
             return f'{self.state}{done}{": " if self.detail else ""}{self.detail}'
@@ -44,13 +41,15 @@ class FinetuneStatus:
 
 @dataclass(frozen=True)
 class FinetuneReport:
-    """What came of a run; `best` is the file to use, whatever the verdict.
+    """The result of a run.
 
-    `state` is accepted (the new weights are in `best`), kept (the old ones are) or stopped (a
-    resumed run goes on). `data` tells of every recording its name, its time range and how many
-    triplets were learned from and held out; `rejected` how many of its other frames were left out
-    for which reason; `unreadable` are recordings that could not be used at all; `notes` say what
-    of the others was lost, and what was damaged in the folder and made good.
+    Attributes:
+        state: accepted (`best` has the new weights), kept (it has the old ones) or stopped.
+        best: the weights to use, whatever the state.
+        data: for each recording its name, time range, training and held-out triplets.
+        rejected: numbers of frames left out, by recording and reason.
+        unreadable: recordings that could not be used.
+        notes: parts of recordings that were lost, damaged files of the folder that were repaired.
     """
 
     state: str
@@ -75,11 +74,11 @@ class FinetuneReport:
 
     @property
     def accepted(self) -> bool:
-        """Whether the new weights took the place of the old ones."""
+        """Whether `best` has the new weights."""
         return self.state == ACCEPTED
 
     def as_json(self) -> str:
-        """What is written to report.json; a number that is not finite is null."""
+        """The content of report.json; a number that is not finite is null."""
         values = {**asdict(self), 'accepted': self.accepted}
         return json.dumps(_finite(values), indent=2) + '\n'
 
@@ -93,7 +92,7 @@ def report_from(values: Mapping[str, Any]) -> FinetuneReport:
 
 
 def report_lines(report: FinetuneReport) -> Iterator[str]:
-    """The report as a person reads it."""
+    """The report as lines of text."""
     for one in report.data:
         yield from _recording_lines(one)
     for name, reasons in report.rejected.items():
@@ -120,7 +119,7 @@ def report_lines(report: FinetuneReport) -> Iterator[str]:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the unit a person would choose."""
+    """Seconds as text in seconds, minutes or hours."""
     if seconds < 90.0:
         return f'{seconds:.0f} s'
     return f'{seconds / 60.0:.1f} min' if seconds < 5400.0 else f'{seconds / 3600.0:.1f} h'
@@ -142,7 +141,7 @@ def _recording_lines(one: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _clock(stamp_ns: Any) -> str:
-    """A stamp as a date, or as seconds where it counts from no epoch."""
+    """A stamp as a date, or as seconds where it does not count from 1970."""
     if stamp_ns is None:
         return ''
     seconds = float(stamp_ns) / 1e9

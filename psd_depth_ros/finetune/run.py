@@ -1,14 +1,12 @@
-"""Fine-tuning on recordings, top to bottom: learn, measure old and new, take the better.
+"""Fine-tuning on recordings: train, measure old and new weights, keep the better ones.
 
-The same function serves the command line and the process that the node starts.
+`finetune` serves the command line and the process that the ROS node starts.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-import json
 import math
 import os
 from pathlib import Path
@@ -21,8 +19,9 @@ from psd_depth_ros import __version__
 from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkpoint
 from psd_depth_ros.config import change, dump, parse_changes, specs, validate
 from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
-from psd_depth_ros.files import FolderLock, is_temporary, remove_temporaries, set_aside
-from psd_depth_ros.finetune.acceptance import HeldOut, judge, Verdict
+from psd_depth_ros.files import set_aside
+from psd_depth_ros.finetune.acceptance import check_acceptance, HeldOutScores
+from psd_depth_ros.finetune.folder import FinetuneFolder
 from psd_depth_ros.finetune.report import (
     ACCEPTED,
     FinetuneReport,
@@ -37,7 +36,7 @@ from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.inference.backends import choose_device
 from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
-from psd_depth_ros.parsing import ParseError, read_json_object, user_path
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.training.clip_task import ClipTask
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import Outcome, run_training
@@ -45,17 +44,14 @@ from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.run_folder import (
     explained_disk,
     has_state,
-    lock_folder,
-    make_folder,
     RunFolder,
-    write_file,
 )
 from psd_depth_ros.training.start import has_shape
 from psd_depth_ros.training.task import Task
 
 
 def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
-    """The recipe with everything that the settings say about it. Raises SettingsError."""
+    """The recipe, changed by the settings. Raises SettingsError."""
     validate(settings)
     for name in ('bags', 'output'):
         if not getattr(settings, name):
@@ -95,142 +91,11 @@ def _describe(name: str) -> str:
     return next(spec.description for spec in specs(FinetuneSettings) if spec.name == name)
 
 
-NEW, UNFINISHED, FINISHED, FOREIGN = 'new', 'unfinished', 'finished', 'foreign'
-
-
-def folder_state(path: Path) -> str:
-    """Tell what is in a folder: new, unfinished, finished, or foreign where it is no run.
-
-    What is only half-written does not count. Raises TrainingError where nobody may look.
-    """
-    with explained_disk(path, 0):
-        if not path.exists() or (path.is_dir() and all(map(is_temporary, path.iterdir()))):
-            return NEW
-        if not (path / 'settings.json').is_file():
-            return FOREIGN
-    try:
-        state = read_json_object(path / 'report.json').get('state')
-    except ParseError:
-        return UNFINISHED
-    return FINISHED if state in (ACCEPTED, KEPT) else UNFINISHED
-
-
-class FinetuneFolder:
-    """Opens `path` for a run, which has it alone until `close`.
-
-    Raises SettingsError where `resume` and what is in it disagree, or another process has it.
-    """
-
-    def __init__(self, path: Path, *, resume: bool) -> None:
-        self.path = path
-        self._existed = path.is_dir()
-        self._lock: FolderLock | None = lock_folder(path) if self._existed else None
-        try:
-            self._is_new = self._check(resume)
-        except BaseException:
-            self.close()
-            raise
-
-    def _check(self, resume: bool) -> bool:
-        """Whether the folder is new, where it is one that may be used."""
-        path = self.path
-        state = folder_state(path)
-        if resume and state != UNFINISHED:
-            raise SettingsError(f'{path}: there is nothing to resume here; {next_step(state)}')
-        if not resume and state != NEW:
-            raise SettingsError(f'{path}: the output folder is not empty; {next_step(state)}')
-        return state == NEW
-
-    def close(self) -> None:
-        """Let other processes have the folder."""
-        if self._lock is not None:
-            self._lock.release()
-            self._lock = None
-
-    @property
-    def best(self) -> Path:
-        """The weights to use."""
-        return self.path / 'best.safetensors'
-
-    @property
-    def frames(self) -> Path:
-        """Where recordings are kept decoded."""
-        return self.path / 'frames'
-
-    @property
-    def training(self) -> Path:
-        """The folder of the training itself."""
-        return self.path / 'training'
-
-    def begin(self, start: Path, settings: Mapping[str, Any]) -> None:
-        """Keep what was asked for and put the start in the place of the best.
-
-        Whatever a run that never came to train had been asked for is forgotten.
-        """
-        make_folder(self.path)
-        if self._lock is None:
-            self._lock = lock_folder(self.path)
-            if folder_state(self.path) != NEW:  # another process was faster, and has ended
-                self.close()
-                raise SettingsError(
-                    f'{self.path}: the output folder is not empty; {next_step(UNFINISHED)}'
-                )
-        remove_temporaries(self.path)
-        if self._is_new or not has_state(self.training / 'state'):
-            self._write('settings.json', json.dumps(settings, indent=2) + '\n')
-        if not self.best.is_file():
-            self.promote(start)
-
-    @property
-    def start_id(self) -> str | None:
-        """Content id of the weights that the training began with; None where nobody knows."""
-        try:
-            start = read_json_object(self.training / 'run.json').get('start')
-        except ParseError:
-            return None
-        return start if isinstance(start, str) else None
-
-    def promote(self, weights: Path) -> None:
-        """Make a checkpoint the one to use."""
-        with explained_disk(self.best, 0):
-            content = weights.read_bytes()
-        write_file(self.best, content)
-
-    def finish(self, report: FinetuneReport) -> None:
-        """Write report.json."""
-        self._write('report.json', report.as_json())
-
-    def undo(self) -> None:
-        """Take a run that could not begin away again: the next try finds the place as it was."""
-        if not self._is_new or self._lock is None:
-            return
-        for name in ('best.safetensors', 'settings.json', 'report.json'):
-            (self.path / name).unlink(missing_ok=True)
-        for folder in (self.training, self.frames):
-            shutil.rmtree(folder, ignore_errors=True)
-        if not self._existed:
-            with suppress(OSError):
-                self.path.rmdir()
-
-    def _write(self, name: str, text: str) -> None:
-        write_file(self.path / name, text.encode())
-
-
-def next_step(state: str) -> str:
-    """What a person can do about a folder in such a state."""
-    return {
-        NEW: 'start a new run there without resuming',
-        UNFINISHED: 'resume the run in it (--resume), or name another folder',
-        FINISHED: 'the run in it is over (report.json tells what came of it); name another folder',
-        FOREIGN: 'it holds something else; name another folder',
-    }[state]
-
-
 Report = Callable[[FinetuneStatus], None]
 
 
 class _StoppedError(Exception):
-    """Asked to end while recordings were being decoded."""
+    """Stopped while recordings were decoded."""
 
 
 def finetune(
@@ -240,11 +105,19 @@ def finetune(
     report: Report = lambda status: None,
     stop: Callable[[], bool] = lambda: False,
 ) -> FinetuneReport:
-    """Fine-tune a network and leave OUTPUT/best.safetensors and OUTPUT/report.json.
+    """Fine-tune a network; writes OUTPUT/best.safetensors and OUTPUT/report.json.
 
-    best.safetensors holds the old weights until the new ones have passed the gate. Where `stop()`
-    becomes true, the run ends at the next step and can be resumed. Raises PsdDepthError where
-    settings, recordings, weights or disk are no good; a run that could not begin leaves nothing.
+    best.safetensors holds the old weights until the new ones are accepted.
+
+    Args:
+        settings: recordings, start weights, length and acceptance limits.
+        resume: continue the run in the output folder.
+        report: called with the status of each step of preparing, training and judging.
+        stop: where it returns true, the run ends at the next step and can be resumed.
+
+    Raises:
+        PsdDepthError: unusable settings, recordings, weights or disk. A run that could not begin
+            leaves nothing behind.
     """
     if int(os.environ.get('WORLD_SIZE', '1')) > 1:
         raise SettingsError(
@@ -269,7 +142,7 @@ def _finetune(
     stop: Callable[[], bool],
 ) -> FinetuneReport:
     start, notes = _load_start(settings, folder)
-    run = _Run(settings, _follow(recipe, settings, start), start, device, folder, notes)
+    run = _Run(settings, _match_start(recipe, settings, start), start, device, folder, notes)
     try:
         folder.begin(Path(start.path), dump(settings))
         task = _prepare(run, report, stop)
@@ -278,23 +151,23 @@ def _finetune(
     except BaseException:
         folder.undo()
         raise
-    watch = Watch(settings, run.recipe.steps, run.newest_preview, report)
+    early = EarlyStopping(settings, run.recipe.steps, run.newest_preview, report)
     outcome = run_training(
         task,
         run.training,
         device=settings.device,
         resume=has_state(run.training.states),
-        report=watch.tell,
-        stop=lambda: stop() or watch.is_patience_over,
+        report=early.update,
+        stop=lambda: stop() or early.is_over,
     )
-    if outcome.path is None or (outcome.stopped and not watch.is_patience_over):
-        return run.end(STOPPED, f'asked to, at step {outcome.step}', task, outcome, watch)
-    return _judge(run, task, outcome, watch, report)
+    if outcome.path is None or (outcome.stopped and not early.is_over):
+        return run.end(STOPPED, f'asked to, at step {outcome.step}', task, outcome, early)
+    return _judge(run, task, outcome, early, report)
 
 
 @dataclass(frozen=True)
 class _Run:
-    """What does not change in a run."""
+    """The constants of a run."""
 
     settings: FinetuneSettings
     recipe: VideoRecipe
@@ -308,7 +181,7 @@ class _Run:
         return RunFolder(self.folder.training)
 
     def newest_preview(self) -> str:
-        """The newest picture, '' before the first."""
+        """The newest preview image, '' before the first."""
         pictures = sorted((self.training.path / 'previews').glob('*.jpg'))
         return str(pictures[-1]) if pictures else ''
 
@@ -318,7 +191,7 @@ class _Run:
         reason: str,
         task: Task | None = None,
         outcome: Outcome | None = None,
-        watch: Watch | None = None,
+        early: EarlyStopping | None = None,
         **measured: Any,
     ) -> FinetuneReport:
         """Write report.json."""
@@ -332,9 +205,9 @@ class _Run:
             steps=outcome.step if outcome else 0,
             of=self.recipe.steps,
             minutes=round(outcome.seconds / 60.0, 2) if outcome else 0.0,
-            images_per_second=round(watch.images_per_second, 2) if watch else 0.0,
+            images_per_second=round(early.images_per_second, 2) if early else 0.0,
             device=_name(self.device),
-            ended=watch.ended(outcome) if watch and outcome else '',
+            ended=early.reason(outcome) if early and outcome else '',
             data=tuple(recordings.get('recordings', ())),
             unreadable=tuple(recordings.get('unreadable', ())),
             rejected=recordings.get('rejected', {}),
@@ -350,8 +223,8 @@ class _Run:
         return report
 
 
-class Watch:
-    """Follows a training: tells how it goes, and when there is nothing more to hope for."""
+class EarlyStopping:
+    """Reports the steps of a training, and ends it after validations without improvement."""
 
     def __init__(
         self, settings: FinetuneSettings, steps: int, preview: Callable[[], str], report: Report
@@ -361,23 +234,23 @@ class Watch:
         self._preview = preview
         self._report = report
         self._best = math.inf
-        self._vain = 0
+        self._without_gain = 0
         self._scores: Mapping[str, float] = {}
         self.images_per_second = 0.0
 
     @property
-    def is_patience_over(self) -> bool:
-        """Whether enough validations in a row brought nothing better."""
-        return 0 < self._patience <= self._vain
+    def is_over(self) -> bool:
+        """Whether `patience` validations in a row brought no improvement."""
+        return 0 < self._patience <= self._without_gain
 
-    def tell(self, step: StepReport) -> None:
-        """Pass a step on."""
+    def update(self, step: StepReport) -> None:
+        """Report a step and count validations."""
         self.images_per_second = step.images_per_second
         if step.scores:
             self._scores = step.scores
             better = step.scores['score'] < self._best
             self._best = min(self._best, step.scores['score'])
-            self._vain = 0 if better else self._vain + 1
+            self._without_gain = 0 if better else self._without_gain + 1
         self._report(
             FinetuneStatus(
                 TRAINING,
@@ -392,9 +265,9 @@ class Watch:
             )
         )
 
-    def ended(self, outcome: Outcome) -> str:
-        """Why the training ended."""
-        if self.is_patience_over:
+    def reason(self, outcome: Outcome) -> str:
+        """Why the training ended, for the report."""
+        if self.is_over:
             return f'nothing better in {self._patience} validations'
         if outcome.stopped:
             return 'stopped'
@@ -405,9 +278,9 @@ class Watch:
 def _load_start(
     settings: FinetuneSettings, folder: FinetuneFolder
 ) -> tuple[Checkpoint, tuple[str, ...]]:
-    """The weights a run starts from: a resumed one has them in its folder, else asks for them.
+    """The start weights (of a resumed run, those in its folder), and notes about damage.
 
-    What was damaged is told. Raises CheckpointError where the run began with others.
+    Raises CheckpointError where the run was started from other weights.
     """
     damage = ''
     if folder.best.exists():
@@ -428,8 +301,10 @@ def _load_start(
     return start, (f'{damage}: {start.path} took its place, the old one is {aside}',)
 
 
-def _follow(recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint) -> VideoRecipe:
-    """Let the recipe want the network that it starts from, unless told otherwise by `changes`."""
+def _match_start(
+    recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint
+) -> VideoRecipe:
+    """Set the architecture in the recipe to that of the start, except what `changes` say."""
     architecture = load_model(start).architecture
     focal_px = start.info.output.canonical_focal_px
     found: dict[str, Any] = {'head': architecture.head, 'canonical_focal_px': focal_px}
@@ -441,7 +316,7 @@ def _follow(recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint) 
 
 
 def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> ClipTask:
-    """Decode the recordings and build what is trained."""
+    """Decode the recordings and make the training task."""
 
     def advance(done: int, total: int) -> None:
         if stop():
@@ -465,9 +340,9 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> ClipTask:
 
 
 def _judge(
-    run: _Run, task: ClipTask, outcome: Outcome, watch: Watch, report: Report
+    run: _Run, task: ClipTask, outcome: Outcome, early: EarlyStopping, report: Report
 ) -> FinetuneReport:
-    """Measure old and new on the held-out tail and take the better."""
+    """Measure old and new weights on the held-out frames and keep the better ones."""
     assert outcome.path is not None
     of = 2 * task.held_out_count
     done = 0
@@ -480,8 +355,8 @@ def _judge(
     advance(0)
     weights = (run.start, load_checkpoint(outcome.path))
     before, after = (_measure(task, one, advance) for one in weights)
-    held_out = (HeldOut.from_scores(before), HeldOut.from_scores(after))
-    verdict: Verdict = judge(*held_out, run.settings.acceptance)
+    held_out = (HeldOutScores.from_scores(before), HeldOutScores.from_scores(after))
+    verdict = check_acceptance(*held_out, run.settings.acceptance)
     if verdict.accepted:
         run.folder.promote(outcome.path)
     return run.end(
@@ -489,7 +364,7 @@ def _judge(
         verdict.reason,
         task,
         outcome,
-        watch,
+        early,
         before=before,
         after=after,
         checks=tuple(asdict(check) for check in verdict.checks),

@@ -1,6 +1,6 @@
-"""Every setting of fine-tuning: one home for the command's options and the node's parameters.
+"""Settings of fine-tuning: the options of the command and the parameters of the node.
 
-How to train (rates, losses, patches) is in the recipe and not here; `changes` reaches it.
+How to train (rates, losses, patches) is in the recipe; `changes` changes it.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from psd_depth_ros.finetune.acceptance import AcceptanceSettings
 
 @dataclass(frozen=True)
 class FinetuneSettings:
-    """What to learn from, what to start with, when to stop and what to ask of the result."""
+    """Recordings, start weights, length of the run and limits for accepting its result."""
 
     bags: tuple[str, ...] = setting(
         (), 'recordings to learn from: bags, videos, folders of images; patterns such as *.mcap'

@@ -27,15 +27,15 @@ from std_srvs.srv import Trigger
 
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import PsdDepthError, SettingsError
-from psd_depth_ros.finetune.report import FinetuneStatus, report_from
-from psd_depth_ros.finetune.run import (
+from psd_depth_ros.finetune.folder import (
     FINISHED,
     folder_state,
     FOREIGN,
-    make_recipe,
     next_step,
     UNFINISHED,
 )
+from psd_depth_ros.finetune.report import FinetuneStatus, report_from
+from psd_depth_ros.finetune.run import make_recipe
 from psd_depth_ros.messages import image_fields
 from psd_depth_ros.parsing import user_path
 from psd_depth_ros.ros.conversions import image_message

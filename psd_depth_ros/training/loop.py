@@ -20,6 +20,7 @@ from torch import Tensor
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.config import flatten
 from psd_depth_ros.errors import CheckpointError, TrainingError
+from psd_depth_ros.runtime import is_out_of_memory
 from psd_depth_ros.training.distributed import Distributed
 from psd_depth_ros.training.loading import BatchLoader
 from psd_depth_ros.training.logging import (
@@ -42,9 +43,6 @@ NOT_IN_IDENTITY = ('save_every', 'preview_every')  # settings that a resumed run
 MEMORY_SETTINGS = (
     'batch', 'pixel_budget', 'patch.width_share', 'patch.height_share', 'patch_mix.share'
 )  # fmt: skip
-_MEMORY_ERRORS = (
-    'out of memory', "can't allocate memory", 'not enough memory', 'insufficient memory'
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -65,17 +63,13 @@ def explained_memory(recipe: Recipe, device: torch.device) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, MemoryError) as error:
-        text = str(error)
-        if not isinstance(error, MemoryError) and not _is_about_memory(text):
+        if not is_out_of_memory(error):
             raise
+        text = str(error)
         raise TrainingError(
             f'memory of {device} is full: lower {_memory_settings(recipe)}; '
             f'({text.splitlines()[0] if text else type(error).__name__})'
         ) from error
-
-
-def _is_about_memory(text: str) -> bool:
-    return any(phrase in text.lower() for phrase in _MEMORY_ERRORS)
 
 
 def _memory_settings(recipe: Recipe) -> str:

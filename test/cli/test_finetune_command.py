@@ -1,4 +1,4 @@
-"""`psd-depth finetune`: from options to settings; what it does is tested in test/training."""
+"""`psd-depth finetune`: from options to settings; what it does is tested in test/finetune."""
 
 import pytest
 

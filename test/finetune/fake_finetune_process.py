@@ -15,9 +15,9 @@ import numpy as np
 
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.finetune.folder import FinetuneFolder
 from psd_depth_ros.finetune.process import main
 from psd_depth_ros.finetune.report import FinetuneReport, FinetuneStatus
-from psd_depth_ros.finetune.run import FinetuneFolder
 
 
 def facts():

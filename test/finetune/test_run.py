@@ -8,8 +8,9 @@ import pytest
 from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
 from psd_depth_ros.errors import CheckpointError, PsdDepthError, SettingsError
 from psd_depth_ros.finetune.acceptance import AcceptanceSettings
+from psd_depth_ros.finetune.folder import folder_state
 from psd_depth_ros.finetune.report import duration, report_from, report_lines
-from psd_depth_ros.finetune.run import finetune, folder_state, make_recipe, Watch
+from psd_depth_ros.finetune.run import EarlyStopping, finetune, make_recipe
 from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.replay.rendering import write_world
 from psd_depth_ros.synth import World, WorldSettings
@@ -179,20 +180,20 @@ def test_a_run_without_progress_ends_early(tmp_path):
         scores = None if score is None else {'score': score}
         return StepReport(step, 0.1, 1.0, 2.0, 0.0, 3.0, {}, {}, scores)
 
-    watch = Watch(FinetuneSettings(patience=2), 100, lambda: '', lambda status: None)
+    early = EarlyStopping(FinetuneSettings(patience=2), 100, lambda: '', lambda status: None)
     for step, score in enumerate((0.5, None, 0.6, 0.4, 0.45, None, 0.4)):
-        assert not watch.is_patience_over
-        watch.tell(progress(step, score))
-    assert watch.is_patience_over
-    assert watch.ended(Outcome(None, 6, 1.0, {}, True)) == 'nothing better in 2 validations'
+        assert not early.is_over
+        early.update(progress(step, score))
+    assert early.is_over
+    assert early.reason(Outcome(None, 6, 1.0, {}, True)) == 'nothing better in 2 validations'
 
 
 def test_where_minutes_end_a_run_the_steps_that_fit_are_counted():
     seen = []
-    watch = Watch(FinetuneSettings(minutes=1.0), 3000, lambda: '', seen.append)
-    watch.tell(StepReport(12, 0.5, 30.0, 2.0, 0.0, 30.0, {}, {}))
+    early = EarlyStopping(FinetuneSettings(minutes=1.0), 3000, lambda: '', seen.append)
+    early.update(StepReport(12, 0.5, 30.0, 2.0, 0.0, 30.0, {}, {}))
     assert (seen[0].step, seen[0].of, seen[0].seconds_left) == (12, 24, 30.0)
-    watch.tell(StepReport(25, 1.0, 60.0, 2.0, 0.0, 0.0, {}, {}))
+    early.update(StepReport(25, 1.0, 60.0, 2.0, 0.0, 0.0, {}, {}))
     assert (seen[1].step, seen[1].of, seen[1].seconds_left) == (25, 25, 0.0)
 
 
