@@ -17,11 +17,7 @@ import re
 import secrets
 import shutil
 import time
-from typing import BinaryIO
 import weakref
-
-import numpy as np
-from numpy.typing import NDArray
 
 from psd_depth_ros.parsing import is_file
 
@@ -53,44 +49,6 @@ def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
                 key.append((1, 0, piece))
         key.append((-1, 0, ''))
     return tuple(key)
-
-
-class ArrayFile:
-    """A .npy file of arrays of one shape and type, written one after another.
-
-    Written, not mapped: on a full disk a write raises, but writing to a mapping kills the process.
-    """
-
-    def __init__(self, path: Path) -> None:
-        self._stream: BinaryIO = path.open('wb')
-        self._shape: tuple[int, ...] = (0,)
-        self._type = np.dtype(np.uint8)
-        self._count = 0
-
-    def append(self, array: NDArray) -> None:
-        """Append an array. Raises OSError where the disk is full."""
-        if not self._count:
-            self._shape, self._type = array.shape, array.dtype
-            self._write_header()
-        assert (array.shape, array.dtype) == (self._shape, self._type), 'one file, one shape'
-        self._stream.write(np.ascontiguousarray(array).data)
-        self._count += 1
-
-    def close(self) -> None:
-        """Write the number of arrays; a second call does nothing."""
-        if not self._stream.closed:
-            with self._stream:
-                self._stream.seek(0)
-                self._write_header()
-
-    def _write_header(self) -> None:
-        # NumPy leaves room in the header for the first number to grow.
-        facts = {
-            'descr': np.lib.format.dtype_to_descr(self._type),
-            'fortran_order': False,
-            'shape': (self._count, *self._shape),
-        }
-        np.lib.format.write_array_header_1_0(self._stream, facts)
 
 
 PART = '.part'

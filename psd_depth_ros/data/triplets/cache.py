@@ -13,7 +13,7 @@ import hashlib
 import json
 from pathlib import Path
 import shutil
-from typing import Any
+from typing import Any, BinaryIO
 
 import cv2
 import numpy as np
@@ -30,7 +30,7 @@ from psd_depth_ros.data.triplets.measure import (
     shrink_grey,
 )
 from psd_depth_ros.errors import BagError
-from psd_depth_ros.files import ArrayFile, atomic_path
+from psd_depth_ros.files import atomic_path
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import invert, make_pose, transform
 from psd_depth_ros.parsing import (
@@ -68,6 +68,44 @@ class Layout:
         height, width = self.network_size(camera)
         pixels = height * width * (self.fine_factor**2 + (self.fine_factor > 1))
         return round(3.2 * pixels) if self.keep_pixels else GREY_WIDTH**2
+
+
+class ArrayFile:
+    """A .npy file of arrays of one shape and type, written one after another.
+
+    Written, not mapped: on a full disk a write raises, but writing to a mapping kills the process.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._stream: BinaryIO = path.open('wb')
+        self._shape: tuple[int, ...] = (0,)
+        self._type = np.dtype(np.uint8)
+        self._count = 0
+
+    def append(self, array: NDArray) -> None:
+        """Append an array. Raises OSError where the disk is full."""
+        if not self._count:
+            self._shape, self._type = array.shape, array.dtype
+            self._write_header()
+        assert (array.shape, array.dtype) == (self._shape, self._type), 'one file, one shape'
+        self._stream.write(np.ascontiguousarray(array).data)
+        self._count += 1
+
+    def close(self) -> None:
+        """Write the number of arrays; a second call does nothing."""
+        if not self._stream.closed:
+            with self._stream:
+                self._stream.seek(0)
+                self._write_header()
+
+    def _write_header(self) -> None:
+        # NumPy leaves room in the header for the first number to grow.
+        facts = {
+            'descr': np.lib.format.dtype_to_descr(self._type),
+            'fortran_order': False,
+            'shape': (self._count, *self._shape),
+        }
+        np.lib.format.write_array_header_1_0(self._stream, facts)
 
 
 class FrameWriter:

@@ -12,10 +12,10 @@ from psd_depth_ros.config import build
 from psd_depth_ros.data.reading_rate import measure_reading
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets import cache as clip_cache
+from psd_depth_ros.data.triplets.cache import ArrayFile
 from psd_depth_ros.data.triplets.fitness import judge
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.errors import BagError, SettingsError
-from psd_depth_ros.files import ArrayFile
 from psd_depth_ros.geometry.pose import invert, make_pose
 from psd_depth_ros.messages import image_fields, odometry_fields, pack_cloud, transform_fields
 
