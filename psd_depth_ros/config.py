@@ -25,7 +25,7 @@ _EXPONENT = re.compile(r'[+-]?\d+e[+-]?\d+', re.IGNORECASE)
 
 @dataclass(frozen=True)
 class SettingSpec:
-    """One setting: dotted name, type, default and everything a person must know to set it."""
+    """A setting: dotted name, type, default, description, unit and accepted values."""
 
     name: str
     type: Any
@@ -39,7 +39,7 @@ class SettingSpec:
 
     @property
     def range_text(self) -> str:
-        """The accepted values in words, empty where every value of the type is accepted."""
+        """The accepted values as text, empty where every value of the type is accepted."""
         if self.choices is not None:
             return ' | '.join(self.choices)
         if self.minimum is None and self.maximum is None:
@@ -74,12 +74,12 @@ def setting(
 
 
 def section(cls: type[T]) -> T:
-    """Declare a field that holds another settings class; its settings get dotted names."""
+    """Declare a field of another settings class; its settings get dotted names."""
     return dataclasses.field(default_factory=cls)  # type: ignore[return-value]
 
 
 def specs(cls: type[Any], prefix: str = '') -> list[SettingSpec]:
-    """List every setting of a settings class, sections flattened to dotted names."""
+    """All settings of a settings class, those of sections with dotted names."""
     found: list[SettingSpec] = []
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
@@ -94,10 +94,15 @@ def specs(cls: type[Any], prefix: str = '') -> list[SettingSpec]:
 
 
 def build(cls: type[T], mapping: Mapping[str, Any], source: str = '') -> T:
-    """Make settings from a nested or dotted mapping.
+    """Make settings from a mapping with nested or dotted keys.
 
-    Raises SettingsError, naming `source`, for an unknown key (with the nearest known one), a value
-    of the wrong type or one out of range. Nothing is coerced but int to float and list to tuple.
+    Args:
+        cls: the settings class.
+        mapping: values by name; only int to float and list to tuple are converted.
+        source: file or option that the values come from, for messages.
+
+    Raises:
+        SettingsError: an unknown or removed key, a value of the wrong type or out of range.
     """
     known = {spec.name: spec for spec in specs(cls)}
     values: dict[str, Any] = {}
@@ -116,7 +121,7 @@ def validate(instance: Any, source: str = '') -> None:
 
 
 def flatten(instance: Any, prefix: str = '') -> dict[str, Any]:
-    """Give the settings as a flat mapping of dotted names."""
+    """The settings as a flat mapping of dotted names."""
     flat: dict[str, Any] = {}
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -128,7 +133,7 @@ def flatten(instance: Any, prefix: str = '') -> dict[str, Any]:
 
 
 def dump(instance: Any) -> dict[str, Any]:
-    """Give the settings as nested plain values (tuples as lists), fit for YAML or JSON."""
+    """The settings as nested plain values (tuples as lists), for YAML or JSON."""
     nested: dict[str, Any] = {}
     for field in dataclasses.fields(instance):
         value = getattr(instance, field.name)
@@ -139,15 +144,8 @@ def dump(instance: Any) -> dict[str, Any]:
     return nested
 
 
-def replace_setting(instance: T, name: str, value: Any, source: str = '') -> T:
-    """Copy the settings with the dotted setting `name` changed, checked like in `build`."""
-    flat = flatten(instance)
-    flat[name] = value
-    return build(type(instance), flat, source)
-
-
 def change(instance: T, changes: Sequence[str], source: str) -> T:
-    """Copy the settings with the changes of NAME=VALUE texts made, checked like in `build`."""
+    """A copy with the changes of NAME=VALUE texts, checked like in `build`."""
     values = {**flatten(instance), **parse_changes(changes, source)}
     return build(type(instance), values, source)
 
@@ -193,7 +191,7 @@ def _assemble(cls: type[T], values: Mapping[str, Any], prefix: str) -> T:
 
 
 def removed(cls: type[Any], prefix: str = '') -> dict[str, str]:
-    """What became of settings that a class had once, by dotted name: its `removed_settings`."""
+    """Explanations of removed settings by dotted name, from `removed_settings` of the class."""
     found = {prefix + name: text for name, text in getattr(cls, 'removed_settings', {}).items()}
     hints = get_type_hints(cls)
     for field in dataclasses.fields(cls):
