@@ -58,9 +58,9 @@ def bound_rectangles(rows: P.Rows, view: View) -> npt.NDArray[np.int64]:
     points = (corners - view.pose[:3, 3]) @ view.pose[:3, :3]
     a, b = points[:, _EDGES[:, 0]], points[:, _EDGES[:, 1]]
     step = b[..., 2] - a[..., 2]
-    share = (NEAR_M - a[..., 2]) / np.where(np.abs(step) < 1e-12, 1e-12, step)
+    fraction = (NEAR_M - a[..., 2]) / np.where(np.abs(step) < 1e-12, 1e-12, step)
     crossing = (a[..., 2] < NEAR_M) != (b[..., 2] < NEAR_M)
-    cut = a + np.clip(share, 0.0, 1.0)[..., None] * (b - a)
+    cut = a + np.clip(fraction, 0.0, 1.0)[..., None] * (b - a)
     candidates = np.concatenate([points, cut], axis=1)
     used = np.concatenate([points[..., 2] >= NEAR_M, crossing], axis=1)
     z = np.maximum(candidates[..., 2], NEAR_M * 0.5)

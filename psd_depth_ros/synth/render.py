@@ -85,13 +85,13 @@ class Occlusion:
     sky: LightMaps | None = None
     blobs: tuple[Blob, ...] = ()
 
-    def shares(self, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Shares (N,) of the main light and of the sky's that reach points (3, N)."""
+    def visibilities(self, position: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Fractions (N,) of the main light and of the sky's that reach points (3, N)."""
         blob = dim_under(self.blobs, position)
-        ground = blob if self.sky is None else blob * self.sky.share(position)
+        ground = blob if self.sky is None else blob * self.sky.visibility(position)
         low = fade_upward(position)
         sky, main = 1 - low * (1 - ground), 1 - low * (1 - blob)
-        return (main if self.main is None else main * self.main.share(position)), sky
+        return (main if self.main is None else main * self.main.visibility(position)), sky
 
 
 def render(rows: P.Rows, view: View, stage: Stage, occlusion: Occlusion) -> Picture:
@@ -125,8 +125,8 @@ def render(rows: P.Rows, view: View, stage: Stage, occlusion: Occlusion) -> Pict
         texel = torch.cat(
             [torch.lerp(texel[:, :3], value * wear.expand(-1, 3), cover), texel[:, 3:]], 1
         )
-    shares = occlusion.shares(lit.position)
-    colour = shade(lit, texel, unit, shares, stage.light, stage.clouds)
+    visible = occlusion.visibilities(lit.position)
+    colour = shade(lit, texel, unit, visible, stage.light, stage.clouds)
     above = torch.nonzero(sky).squeeze(1)
     colour[above] = paint_sky(unit.index_select(1, above), stage.light, stage.clouds)
     moving = torch.zeros_like(sky)

@@ -36,7 +36,8 @@ class Blob:
 class LightMaps:
     """Maps (K, S, S) of one light over K neighbouring places of equal length along x.
 
-    With `soft` false a map holds depth from the light, else the share of open sky at ground level.
+    With `soft` false a map holds depth from the light, else the fraction of open sky at ground
+    level.
     """
 
     maps: torch.Tensor
@@ -45,7 +46,7 @@ class LightMaps:
     length: float = math.inf  # metres of x per map; inf for a single map
     soft: bool = False
 
-    def share(self, position: torch.Tensor) -> torch.Tensor:
+    def visibility(self, position: torch.Tensor) -> torch.Tensor:
         """Share of the light (N,) that reaches points (3, N); 1 outside the maps."""
         size, view = self.maps.shape[-1], self.views[0]
         place, known = self._find_place(position)
@@ -130,7 +131,7 @@ def cast_open_map(rows: P.Rows, view: View, cutout: torch.Tensor) -> torch.Tenso
 
 def dim_under(blobs: tuple[Blob, ...], position: torch.Tensor) -> torch.Tensor:
     """Share of light (N,) left near the ground at points (3, N) around moving objects."""
-    share = torch.ones_like(position[0])
+    fraction = torch.ones_like(position[0])
     for blob in blobs:
         c, s = math.cos(blob.yaw), math.sin(blob.yaw)
         x, y = position[0] - blob.x, position[1] - blob.y
@@ -139,8 +140,8 @@ def dim_under(blobs: tuple[Blob, ...], position: torch.Tensor) -> torch.Tensor:
         reach = along * along
         width = across * across
         inside = 1.0 / (1.0 + reach * reach * reach + width * width * width)
-        share = share * (1 - 0.75 * inside)
-    return share
+        fraction = fraction * (1 - 0.75 * inside)
+    return fraction
 
 
 def fade_upward(position: torch.Tensor) -> torch.Tensor:
@@ -180,7 +181,7 @@ class Light:
     ambient: npt.NDArray[np.float64]
     zenith: npt.NDArray[np.float64]
     horizon: npt.NDArray[np.float64]
-    cloud: float  # share of the sky under cloud, 0..1
+    cloud: float  # fraction of the sky under cloud, 0..1
     haze_per_m: float
     lamps: npt.NDArray[np.float64]  # (L, 3) positions of lamps at night or indoors
     lamp_colour: npt.NDArray[np.float64]
@@ -235,8 +236,8 @@ def paint_sky(ray: torch.Tensor, light: Light, clouds: torch.Tensor) -> torch.Te
     """Sky (N, 3) along unit rays (3, N): gradient, glow about the sun, drifting clouds."""
     device = ray.device
     up = torch.clamp(ray[2], min=0.0)
-    share = torch.clamp(up * 2.2, max=1.0).sqrt().unsqueeze(1)
-    colour = torch.lerp(_row(light.horizon, device), _row(light.zenith, device), share)
+    fraction = torch.clamp(up * 2.2, max=1.0).sqrt().unsqueeze(1)
+    colour = torch.lerp(_row(light.horizon, device), _row(light.zenith, device), fraction)
     toward = (ray * _column(light.sun, device)).sum(0).clamp(min=0.0).unsqueeze(1)
     glow = (toward * toward) ** 2
     colour = colour + _row(light.sun_colour, device) * (0.25 * glow**6 + 0.08 * glow)
@@ -255,26 +256,26 @@ def shade(
     surface: Surface,
     texel: torch.Tensor,
     ray: torch.Tensor,
-    shares: tuple[torch.Tensor, torch.Tensor],
+    visible: tuple[torch.Tensor, torch.Tensor],
     light: Light,
     clouds: torch.Tensor,
 ) -> torch.Tensor:
     """Light the surfaces: (N, 3) linear RGB.
 
-    `ray` (3, N) is of unit length; `shares` (N,) are those of the sun or first lamp and of the
-    sky that reach the surface.
+    `ray` (3, N) is of unit length; `visible` (N,) are the fractions of the light of the sun or
+    first lamp, and of the sky, that reach the surface.
     """
     device = ray.device
     normal = surface.normal
-    facing = (normal * _column(light.sun, device)).sum(0).clamp(min=0.0) * shares[0]
-    open_sky = (0.6 + 0.4 * normal[2]) * shares[1]
+    facing = (normal * _column(light.sun, device)).sum(0).clamp(min=0.0) * visible[0]
+    open_sky = (0.6 + 0.4 * normal[2]) * visible[1]
     energy = facing.unsqueeze(1) * _row(light.sun_colour, device)
     energy = energy + open_sky.unsqueeze(1) * _row(light.ambient, device)
     if light.headlight > 0:
         beam = light.headlight / (1 + (surface.depth * 0.12) ** 2)
         toward = (-(normal * ray)).sum(0).clamp(min=0.0)
         energy = energy + (beam * (0.2 + toward)).unsqueeze(1)
-    energy = energy + _lamp_energy(surface, light, shares[0])
+    energy = energy + _lamp_energy(surface, light, visible[0])
     albedo = texel[:, :3] * surface.tint.T
     colour = albedo * energy
     gloss = torch.maximum(surface.gloss, 0.7 * texel[:, 3])
@@ -299,8 +300,8 @@ def _reflect(
     mirrored = ray - 2 * facing * normal
     fresnel = 0.06 + 0.6 * (1 + facing).clamp(0, 1) ** 3
     below = torch.clamp(mirrored[2] * 6 + 0.6, 0.15, 1.0)
-    share = (gloss.index_select(0, shiny) * fresnel * below).unsqueeze(1)
-    colour[shiny] = paint_sky(mirrored, light, clouds) * share
+    fraction = (gloss.index_select(0, shiny) * fresnel * below).unsqueeze(1)
+    colour[shiny] = paint_sky(mirrored, light, clouds) * fraction
     return colour
 
 

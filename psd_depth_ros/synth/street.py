@@ -12,7 +12,7 @@ import math
 
 import numpy as np
 
-from psd_depth_ros.synth import buildings, objects
+from psd_depth_ros.synth import objects
 from psd_depth_ros.synth.primitives import (
     join_rows,
     make_ball,
@@ -27,7 +27,7 @@ from psd_depth_ros.synth.render import Ground
 from psd_depth_ros.synth.textures import Palette
 
 _WAYS = ('dense', 'suburb', 'avenue', 'country', 'highway', 'mixed')
-_SHARES = (0.3, 0.2, 0.2, 0.07, 0.06, 0.17)
+_WAY_PROBABILITIES = (0.3, 0.2, 0.2, 0.07, 0.06, 0.17)
 _VERGES = {
     'dense': (0, 1.5), 'suburb': (1, 7), 'avenue': (3, 14), 'country': (4, 30),
     'highway': (4, 20), 'mixed': (0, 8),
@@ -60,14 +60,14 @@ class Profile:
     lane: float
     oncoming: float  # offset of the lane of oncoming traffic; 0: none
     median: tuple[float, float]  # right edge and width of a strip between carriageways
-    parking: tuple[float, float]  # share of the kerb that is parked on, left and right
+    parking: tuple[float, float]  # fraction of the kerb that is parked on, left and right
     strip: tuple[float, float]  # grass between road and pavement, left and right
     pavement: tuple[float, float]  # widths, left and right
     verge: tuple[float, float]  # beyond the pavement, before what lines the street
     kerb: float
     trees: float
     posts: float
-    gaps: float  # share of plots without a house
+    gaps: float  # fraction of plots without a house
     junctions: tuple[float, float, float]  # period (0: none), phase, half width
     zebra: bool
     bends: tuple[tuple[float, float, float], ...]  # amplitude m, 2 pi / length, phase
@@ -98,7 +98,7 @@ class Profile:
 
 def draw_profile(rng: np.random.Generator) -> Profile:
     """Draw a street."""
-    way = str(rng.choice(_WAYS, p=_SHARES))
+    way = str(rng.choice(_WAYS, p=_WAY_PROBABILITIES))
     highway, wide = way == 'highway', way in ('avenue', 'country', 'highway')
     built = way in ('dense', 'suburb', 'mixed')
     lane = rng.uniform(3.5, 3.8) if highway else rng.uniform(2.7, 3.7)
@@ -355,10 +355,10 @@ class Street:
 
     def _line_parking(self, rng: Rng, start: float, side: int) -> list[Rows]:
         street = self.profile
-        share = street.parking[0 if side > 0 else 1]
+        parked = street.parking[0 if side > 0 else 1]
         parts, x = [], start + rng.uniform(0, 3)
-        while share > 0 and x < start + CHUNK_M - 3:
-            if rng.random() < share and not street.meets_junction(x - 4, x + 4):
+        while parked > 0 and x < start + CHUNK_M - 3:
+            if rng.random() < parked and not street.meets_junction(x - 4, x + 4):
                 car = objects.make_car(rng, self._palette)
                 yaw = rng.normal(0, 0.03) + (math.pi if (side > 0) != (rng.random() < 0.2) else 0)
                 offset = side * (street.edge(side) - 1.0 + rng.normal(0, 0.08))
@@ -394,7 +394,7 @@ class Street:
         for _ in range(rng.poisson(0.25 * verge)):
             stand(objects.make_bush(rng, palette), outer + 0.6, outer + max(verge, 1.2))
         if verge > 1 and rng.random() < 0.6 and not street.meets_junction(start, start + CHUNK_M):
-            wall = buildings.make_wall(rng, palette, rng.uniform(8, CHUNK_M))
+            wall = objects.make_wall(rng, palette, rng.uniform(8, CHUNK_M))
             parts.append(self._put(wall, start + CHUNK_M / 2, side * (outer + 0.4)))
         return parts
 
@@ -405,7 +405,7 @@ class Street:
             width = min(rng.uniform(7, 22), start + CHUNK_M - x)
             open_plot = street.meets_junction(x - 1.5, x + width + 1.5)
             if rng.random() > street.gaps and not open_plot:
-                house = buildings.make_house(rng, self._palette, width, rng.uniform(8, 14))
+                house = objects.make_house(rng, self._palette, width, rng.uniform(8, 14))
                 back = rng.uniform(0, 0.8) if rng.random() < 0.7 else rng.uniform(0, 5)
                 yaw = 0.0 if side > 0 else math.pi
                 parts.append(self._put(house, x + width / 2, side * (front + back + 0.3), 0, yaw))
@@ -421,7 +421,7 @@ class Street:
             x, y = start + rng.uniform(0, CHUNK_M), side * (front + rng.uniform(16, 70))
             parts.append(self._put(objects.make_tree(rng, self._palette), x, y))
         if rng.random() < 0.35:
-            house = buildings.make_house(rng, self._palette, rng.uniform(10, 40), 15)
+            house = objects.make_house(rng, self._palette, rng.uniform(10, 40), 15)
             x, y = start + rng.uniform(0, CHUNK_M), side * (front + rng.uniform(25, 80))
             parts.append(self._put(house, x, y, 0, yaw))
         if street.gaps > 0.5 and rng.random() < 0.25:

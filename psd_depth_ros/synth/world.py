@@ -14,11 +14,10 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from psd_depth_ros import config
+from psd_depth_ros.config import setting, validate
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.synth import conditions
-from psd_depth_ros.synth.conditions import WorldSettings
 from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, join_rows, Rows
 from psd_depth_ros.synth.raycast import View
 from psd_depth_ros.synth.render import Ground, Occlusion, render, Shell, Stage
@@ -38,12 +37,47 @@ from psd_depth_ros.synth.street import CHUNK_M, draw_ground, Street
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
 BLOB_REACH_M = 80.0
+KINDS = ('street', 'room', 'mixed')
+CONDITIONS = ('clear', 'fog', 'rain', 'night', 'blur', 'any')
 _OUTDOORS = ('fog', 'rain')
 _WEATHERS = ('clear', 'fog', 'rain', 'night', 'blur')
-_WEATHER_SHARES = (0.4, 0.15, 0.15, 0.15, 0.15)
+_WEATHER_PROBABILITIES = (0.4, 0.15, 0.15, 0.15, 0.15)
 _Map = tuple[torch.Tensor, View]
 _Maps = tuple[_Map, _Map]
 _OPTICAL = np.array([[0.0, 0.0, 1.0], [-1.0, 0.0, 0.0], [0.0, -1.0, 0.0]])
+
+
+@dataclass(frozen=True)
+class WorldSettings:
+    """What a synthetic world looks like; 0 leaves a number to the seed."""
+
+    kind: str = setting(
+        'mixed', 'street, room, or by seed (two streets to one room)', choices=KINDS
+    )
+    width: int = setting(416, 'image width', 'px', minimum=16, maximum=4096)
+    height: int = setting(128, 'image height', 'px', minimum=16, maximum=4096)
+    frame_rate_hz: float = setting(10.0, 'frames per second', 'Hz', minimum=0.1, maximum=1000)
+    condition: str = setting(
+        'clear',
+        'weather and light; fog and rain are for streets; any: by seed',
+        choices=CONDITIONS,
+    )
+    focal_px: float = setting(0.0, 'focal length; 0: by seed', 'px', minimum=0, maximum=20000)
+    camera_height_m: float = setting(
+        0.0, 'camera above the ground; 0: by seed', 'm', minimum=0, maximum=3
+    )
+    vary_pitch: bool = setting(True, 'draw camera pitch and roll by seed; else level')
+    camera_pitch_deg: float = setting(
+        0.0,
+        'camera pitch where it is not drawn, positive looks down',
+        'deg',
+        minimum=-45,
+        maximum=45,
+    )
+    speed_mps: float = setting(0.0, 'ego speed; 0: by seed', 'm/s', minimum=0, maximum=40)
+    moving_objects: int = setting(
+        -1, 'cars, cyclists and people that move; -1: by seed', minimum=-1, maximum=64
+    )
 
 
 @dataclass(frozen=True)
@@ -70,7 +104,7 @@ class World:
     def __init__(self, seed: int, settings: WorldSettings | None = None) -> None:
         """Draw the world; raises SettingsError for settings out of range or at odds."""
         self.settings = settings if settings is not None else WorldSettings()
-        config.validate(self.settings)
+        validate(self.settings)
         self.seed = int(seed)
         rng = np.random.default_rng([self.seed, 1])
         self.kind = self._draw_kind(rng)
@@ -108,7 +142,7 @@ class World:
         return kind
 
     def _draw_condition(self, rng: np.random.Generator) -> str:
-        drawn = str(rng.choice(_WEATHERS, p=_WEATHER_SHARES))
+        drawn = str(rng.choice(_WEATHERS, p=_WEATHER_PROBABILITIES))
         if self.settings.condition != 'any':
             return self.settings.condition
         return 'clear' if self.kind == 'room' and drawn in _OUTDOORS else drawn
