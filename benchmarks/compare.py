@@ -1,0 +1,177 @@
+"""Compares the speed and memory of two checkouts, side by side on this machine.
+
+    python benchmarks/compare.py OLD [NEW] [--rounds 5] [--only network pipeline ...]
+
+Each round measures both, in alternating order, each part in a process of its own that runs the
+benchmarks of its checkout with this Python. Costs (ms, s per image, MB) are compared round by
+round: `new/old` is the geometric mean of the ratios, above 1 is worse, with its 95 % interval
+(Student's t of the logarithms). Times of the network and of the pipeline are the least of all runs
+of a round, which other load on the machine disturbs least. `verdict` holds the interval against
+--limit: `within` where all of it is, `WORSE` where none of it is, `unclear` in between: take more
+rounds, or wait until the machine does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+import json
+import math
+import os
+from pathlib import Path
+import subprocess
+import sys
+import time
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+PARTS = ('network', 'pipeline', 'end_to_end', 'training')
+PATIENCE_S = 1800.0
+# Two-sided 95 % quantile of Student's t by degrees of freedom.
+STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
+# Runs with the benchmarks of a checkout in its path; the last line it prints is JSON.
+PROBE = """
+import json, resource, sys, tempfile
+from pathlib import Path
+
+part = sys.argv[1]
+if part == 'network':
+    from network import measure_networks as measure
+elif part == 'pipeline':
+    from pipeline import measure_pipeline as measure
+elif part == 'end_to_end':
+    from end_to_end import measure_end_to_end
+
+    def measure(quick):
+        with tempfile.TemporaryDirectory() as folder:
+            return measure_end_to_end(quick, Path(folder))
+else:
+    from training import measure_training as measure
+rows = measure(True)
+peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps({'rows': rows, 'peak_mb': peak_mb}))
+"""
+
+
+def main() -> int:
+    """Measure and print; 1 where something is worse than the limit allows."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument('old', type=Path, help='checkout to compare with')
+    parser.add_argument('new', type=Path, nargs='?', default=HERE.parent, help='default: this one')
+    parser.add_argument('--rounds', type=int, default=5)
+    parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--limit', type=float, default=3.0, help='percent (%(default)s)')
+    parser.add_argument('--output', type=Path, help='write every figure to this JSON file')
+    chosen = parser.parse_args()
+    if chosen.rounds < 2:
+        parser.error('an interval needs 2 rounds or more')
+    checkouts = {'old': chosen.old.resolve(), 'new': chosen.new.resolve()}
+    for path in checkouts.values():
+        if not (path / 'benchmarks' / 'run.py').is_file():
+            parser.error(f'{path} is no checkout of psd_depth_ros')
+    costs: dict[str, dict[str, list[float]]] = {'old': {}, 'new': {}}
+    for part in chosen.only:
+        for number in range(chosen.rounds):
+            order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
+            for side in order:
+                started = time.monotonic()
+                for name, cost in measure_costs(part, checkouts[side]):
+                    costs[side].setdefault(name, []).append(cost)
+                spent = time.monotonic() - started
+                print(f'{part}, round {number + 1}, {side}: {spent:.0f} s', file=sys.stderr)
+    rows = [*compare(costs['old'], costs['new'], chosen.limit)]
+    print_table(rows)
+    if chosen.output is not None:
+        content = {'checkouts': {k: str(v) for k, v in checkouts.items()}, 'costs': costs}
+        chosen.output.write_text(json.dumps({**content, 'comparison': rows}, indent=2) + '\n')
+    return int(any(row['verdict'] == 'WORSE' for row in rows))
+
+
+def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
+    """Names and costs of one part in one checkout: the smaller, the better."""
+    found = _run_probe(part, checkout)
+    if part == 'network':
+        for row in found['rows']:
+            if row['median_ms'] is not None:
+                name = f'network {row["preset"]}, {row["backend"]} {row["precision"]}, ms'
+                yield name, row['least_ms']
+    elif part == 'pipeline':
+        steps = [row for row in found['rows'] if 'least_ms' in row]
+        for row in steps:
+            yield f'pipeline {row["step"]}, ms', row['least_ms']
+        total = sum(row['least_ms'] for row in steps if row['in_total'])
+        yield 'pipeline, everything but the network, ms', total
+    elif part == 'end_to_end':
+        steady, flood = found['rows'][0], found['rows'][-1]
+        yield 'end to end 30 Hz, median age of depth, ms', steady['depth_ms_p50']
+        yield 'end to end 30 Hz, median age of cloud, ms', steady['cloud_ms_p50']
+        yield 'end to end flooded, time per depth image, ms', 1e3 / flood['depth_hz']
+        yield 'end to end, peak memory of the node, MB', max(steady['peak_mb'], flood['peak_mb'])
+        return
+    else:
+        # the baseline comes first, whatever its recipe is called, then PSD
+        for name, row in zip(('baseline', 'psd'), found['rows'], strict=False):
+            yield f'training {name}, ms per image', 1e3 / row['images_per_s']
+            yield f'training {name}, peak memory, MB', row['peak_memory_mb']
+        return
+    yield f'{part}, peak memory, MB', found['peak_mb']
+
+
+def _run_probe(part: str, checkout: Path) -> dict[str, Any]:
+    path = os.pathsep.join([str(checkout), str(checkout / 'benchmarks')])
+    done = subprocess.run(
+        [sys.executable, '-c', PROBE, part], capture_output=True, text=True, check=False,
+        timeout=PATIENCE_S, cwd=checkout, env={**os.environ, 'PYTHONPATH': path},
+    )  # fmt: skip
+    if done.returncode:
+        raise SystemExit(f'{part} of {checkout} ended with code {done.returncode}:\n{done.stderr}')
+    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    return result
+
+
+def compare(
+    old: dict[str, list[float]], new: dict[str, list[float]], limit_percent: float
+) -> Iterator[dict[str, Any]]:
+    """A row for every cost that both checkouts have, in as many rounds."""
+    limit = 1.0 + limit_percent / 100.0
+    for name in old:
+        if len(old[name]) != len(new.get(name, [])) or len(old[name]) < 2:
+            continue
+        ratio, low, high = interval(np.array(new[name]) / np.array(old[name]))
+        verdict = 'within' if high <= limit else 'WORSE' if low > limit else 'unclear'
+        yield {
+            'cost': name,
+            'old': float(np.median(old[name])),
+            'new': float(np.median(new[name])),
+            'new/old': ratio,
+            'low': low,
+            'high': high,
+            'verdict': verdict,
+        }
+
+
+def interval(ratios: np.ndarray) -> tuple[float, float, float]:
+    """Geometric mean of at least 2 ratios and its 95 % interval."""
+    logs = np.log(ratios)
+    half = STUDENT_T.get(len(logs) - 1, 2.0) * logs.std(ddof=1) / math.sqrt(len(logs))
+    mean = float(logs.mean())
+    return math.exp(mean), math.exp(mean - half), math.exp(mean + half)
+
+
+def print_table(rows: list[dict[str, Any]]) -> None:
+    """One line for each cost."""
+    wide = max((len(row['cost']) for row in rows), default=0)
+    print(f'{"cost":{wide}}  {"old":>9}  {"new":>9}  new/old  95 % interval  verdict')
+    for row in rows:
+        print(
+            f'{row["cost"]:{wide}}  {row["old"]:9.2f}  {row["new"]:9.2f}  {row["new/old"]:7.3f}  '
+            f'{row["low"]:.3f} .. {row["high"]:.3f}  {row["verdict"]}'
+        )
+
+
+if __name__ == '__main__':
+    sys.exit(main())
