@@ -66,7 +66,12 @@ EXTRAS['all'] = sorted(
 
 # Nodes that a person starts, on PATH under their own names: bin/ beside what `ros2 run` finds in
 # lib/psd_depth_ros. The recorder is too general a name for PATH.
-NODES = ('depth_node', 'finetune_node', 'replay_node', 'rerun_viewer')
+NODES = {
+    'depth_node': 'depth_node.node',
+    'finetune_node': 'finetune_node',
+    'replay_node': 'replay_node',
+    'rerun_viewer': 'rerun_viewer',
+}
 
 
 def files(pattern):
@@ -108,7 +113,7 @@ setup(
     entry_points={
         'console_scripts': [
             'psd-depth = psd_depth_ros.cli.main:main',
-            *(f'{node} = {NAME}.ros.{node}:main' for node in NODES),
+            *(f'{node} = {NAME}.ros.{module}:main' for node, module in NODES.items()),
         ]
     },
 )

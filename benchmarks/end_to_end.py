@@ -46,7 +46,7 @@ def _run(
 ) -> dict[str, Any]:
     """One camera, one node, one sink; a row of what came out."""
     domain, log = unused_domain(), output / 'end_to_end.log'
-    arguments = ['-m', 'psd_depth_ros.ros.depth_node', '--ros-args']
+    arguments = ['-m', 'psd_depth_ros.ros.depth_node.node', '--ros-args']
     parameters = {
         'checkpoint': checkpoint,
         'points.min_confidence': '0.0',

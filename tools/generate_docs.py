@@ -19,13 +19,17 @@ from typing import Any
 
 from psd_depth_ros.cli.main import make_parser
 from psd_depth_ros.config import SettingSpec, specs
-from psd_depth_ros.ros.diagnostics import CAMERA_KEYS, ENGINE_KEYS
+from psd_depth_ros.ros.depth_node.diagnostics import CAMERA_KEYS, ENGINE_KEYS
+from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
+<<<<<<< HEAD
 from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings
 from psd_depth_ros.ros.settings import DepthNodeSettings
 from psd_depth_ros.synth import WorldSettings
+=======
+>>>>>>> ca46c5c (ros: the depth node in five files; outputs as a table; trackers belong to the worker's thread)
 from psd_depth_ros.training.recipe import KINDS, VideoRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,7 +42,7 @@ DEPTH_HEADER = """\
 #
 # [read-only] is fixed once the node runs; every other one may be changed by `ros2 param set`.
 # History, depth and reliability of any topic: qos_overrides./topic.publisher.depth: 5 and so on.
-# Made from psd_depth_ros/ros/settings.py by `python -m tools.generate_docs`.
+# Made from psd_depth_ros/ros/depth_node/settings.py by `python -m tools.generate_docs`.
 /**:
   ros__parameters:
 """

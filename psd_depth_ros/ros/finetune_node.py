@@ -38,6 +38,7 @@ from psd_depth_ros.finetune.report import FinetuneStatus, report_from
 from psd_depth_ros.finetune.run import make_recipe
 from psd_depth_ros.messages import image_fields
 from psd_depth_ros.parsing import user_path
+from psd_depth_ros.ros.common import run_node
 from psd_depth_ros.ros.conversions import image_message
 from psd_depth_ros.ros.finetune_child import COMMAND, Event, TrainingProcess
 from psd_depth_ros.ros.finetune_deploy import Deployer, DeployError
@@ -52,7 +53,6 @@ from psd_depth_ros.ros.finetune_progress import (
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.qos import output_profile
-from psd_depth_ros.ros.running import run_node
 
 PATIENCE_S = 20.0  # of the end of this node with the training's last step
 MAY_CHANGE = ('deploy_to', 'deploy_timeout_s')

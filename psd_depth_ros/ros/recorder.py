@@ -6,7 +6,7 @@
 Every message is stored with the time of its arrival (system clock), so that latencies can be
 read from the recording. A topic given with its type is subscribed to at once, one without as soon
 as somebody publishes it. The file appears under its name when the recorder ends (SIGINT or
-SIGTERM). A topic whose message class is not installed is said once and left out.
+SIGTERM). A topic whose message class is not installed is logged once and left out.
 """
 
 from __future__ import annotations
@@ -25,11 +25,10 @@ from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.files import rescue_abandoned
 from psd_depth_ros.parsing import user_path
-from psd_depth_ros.ros.message_classes import find_message_class
+from psd_depth_ros.ros.common import run_node, ThrottledLogger
+from psd_depth_ros.ros.conversions import find_message_class
 from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.qos import choose_input
-from psd_depth_ros.ros.running import run_node
-from psd_depth_ros.ros.speaker import Speaker
 
 POLL_S = 0.2
 DIAGNOSTICS_TYPE = 'diagnostic_msgs/msg/DiagnosticArray'
@@ -64,7 +63,9 @@ class Recorder(Node):
     """Subscribes, and writes what comes."""
 
     def __init__(self) -> None:
-        super().__init__('recorder', enable_rosout=False)  # it logs after the middleware is gone
+        super().__init__(
+            'recorder', enable_rosout=False
+        )  # it logs after the shutdown of the middleware
         parameters = NodeParameters(self, RecorderSettings, lambda *_: '', lambda *_: None)
         self._settings = parameters.settings
         if not self._settings.topics or not self._settings.output:
@@ -73,7 +74,7 @@ class Recorder(Node):
                 f'and output={self._settings.output!r}; give both as parameters'
             )
         self._counts: Counter[str] = Counter()
-        self._speaker = Speaker(self.get_logger())
+        self._throttled = ThrottledLogger(self.get_logger())
         self._waiting = dict(_split(one) for one in self._settings.topics)
         self._files = ExitStack()
         for cut in rescue_abandoned(user_path(self._settings.output)):
@@ -83,11 +84,11 @@ class Recorder(Node):
             )
         self._writer = self._files.enter_context(BagWriter(self._settings.output))
         self._last_s: float | None = None
-        self._look()
+        self._subscribe_known()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self.create_timer(POLL_S, self._look, clock=steady)
+        self.create_timer(POLL_S, self._subscribe_known, clock=steady)
         if self._settings.idle_end_s:
-            self.create_timer(POLL_S, self._end_where_idle, clock=steady)
+            self.create_timer(POLL_S, self._end_if_idle, clock=steady)
 
     def close(self) -> None:
         """Finish the file."""
@@ -95,13 +96,13 @@ class Recorder(Node):
         total = ', '.join(f'{topic} {count}' for topic, count in sorted(self._counts.items()))
         self.get_logger().info(f'wrote {self._settings.output}: {total or "nothing"}')
 
-    def _end_where_idle(self) -> None:
+    def _end_if_idle(self) -> None:
         if self._last_s is None:
             return
         if time.monotonic() - self._last_s > self._settings.idle_end_s:
             self.context.try_shutdown()
 
-    def _look(self) -> None:
+    def _subscribe_known(self) -> None:
         """Subscribe to the topics whose type is known by now."""
         if not self._waiting:
             return
@@ -116,7 +117,7 @@ class Recorder(Node):
     def _subscribe(self, topic: str, msgtype: str) -> None:
         message_class = find_message_class(msgtype)
         if message_class is None:
-            self._speaker.warn(topic, f'{topic}: {msgtype} is not installed, so not recorded')
+            self._throttled.warn(topic, f'{topic}: {msgtype} is not installed, so not recorded')
             return
 
         def write(data: bytes) -> None:

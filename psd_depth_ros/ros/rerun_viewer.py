@@ -35,10 +35,9 @@ from psd_depth_ros.messages import (
     stamp_ns,
     unpack_rgb,
 )
-from psd_depth_ros.ros.input_subscription import InputSubscription
+from psd_depth_ros.ros.common import run_node, ThrottledLogger
 from psd_depth_ros.ros.parameters import NodeParameters
-from psd_depth_ros.ros.running import run_node
-from psd_depth_ros.ros.speaker import Speaker
+from psd_depth_ros.ros.qos import InputSubscription
 
 LOOPBACK = '127.0.0.1'
 HOUSEKEEPING_S = 0.5
@@ -72,7 +71,7 @@ class RerunViewer(Node):
         settings = NodeParameters(
             self, RerunViewerSettings, lambda *_: '', lambda *_: None
         ).settings
-        self._speaker = Speaker(self.get_logger())
+        self._throttled = ThrottledLogger(self.get_logger())
         self._home = tempfile.TemporaryDirectory(prefix='rerun_viewer_')
         program = _find_program()
         _switch_statistics_off(program, Path(self._home.name))
@@ -115,9 +114,9 @@ class RerunViewer(Node):
             try:
                 show(message)
             except PsdDepthError as error:
-                self._speaker.warn(topic, f'{topic}: {error}')
+                self._throttled.warn(topic, f'{topic}: {error}')
 
-        return InputSubscription(self, message_type, topic, callback, lambda: 'auto')
+        return InputSubscription(self, message_type, topic, callback)
 
     def _show_image(self, message: Any) -> None:
         self._rerun.log('image', self._rerun.Image(decode(message)))
@@ -150,7 +149,7 @@ class RerunViewer(Node):
         for one in self._inputs:
             one.refresh()
         if self._viewer.poll() is not None:
-            self._speaker.error(
+            self._throttled.error(
                 'viewer', f'the viewer of rerun ended with code {self._viewer.returncode}'
             )
 

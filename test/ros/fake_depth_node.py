@@ -15,7 +15,7 @@ import numpy as np
 
 from psd_depth_ros.errors import CheckpointError, DeviceError
 from psd_depth_ros.inference.cloud import build_cloud
-from psd_depth_ros.ros.depth_node import main
+from psd_depth_ros.ros.depth_node.node import main
 
 DEFAULTS = {'id': 'wall', 'metric': 'yes', 'ms': '0', 'depth': '5', 'load_ms': '0'}
 

@@ -16,7 +16,7 @@ from psd_depth_ros.networks import Architecture, DepthModel
 from psd_depth_ros.ros.conversions import cloud_message
 
 Start = Callable[..., Any]
-NODE = 'psd_depth_ros.ros.depth_node'
+NODE = 'psd_depth_ros.ros.depth_node.node'
 TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, blocks=1)
 QUICK = {'backend': 'torch', 'image_width': 96, 'image_height': 64, 'diagnostics_period_s': 0.2}
 

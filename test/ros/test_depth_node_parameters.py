@@ -10,8 +10,8 @@ from rclpy.parameter import Parameter
 
 from psd_depth_ros.config import SettingSpec, specs
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 from psd_depth_ros.ros.parameters import NodeParameters
-from psd_depth_ros.ros.settings import DepthNodeSettings
 
 Start = Callable[..., Any]
 SPECS = {spec.name: spec for spec in specs(DepthNodeSettings)}

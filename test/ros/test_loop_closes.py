@@ -56,7 +56,7 @@ def test_the_loop_closes_without_missing_a_beat(bench: Any, start: Start, tmp_pa
     write_world(world, bag, FRAMES)
     depths = bench.listen(Image, '/depth/image_rect')
     size = {'image_width': 96, 'image_height': 64}
-    start(f'{NODES}.depth_node', diagnostics_period_s=0.2, **size)
+    start(f'{NODES}.depth_node.node', diagnostics_period_s=0.2, **size)
     bench.wait_for_state('active')
     replayed = {'recording': str(bag), 'image_as': '/image', 'camera_info_as': '/camera_info'}
     replayed['wait_for_subscribers_s'] = 60.0

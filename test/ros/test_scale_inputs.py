@@ -26,8 +26,8 @@ from psd_depth_ros.inference.scale import ScaleSettings
 from psd_depth_ros.messages import decode_depth, stamp_ns
 from psd_depth_ros.replay.offline import run_bag, RunSettings
 from psd_depth_ros.ros import scale_inputs
-from psd_depth_ros.ros.message_classes import find_message_class
-from psd_depth_ros.ros.settings import DepthNodeSettings
+from psd_depth_ros.ros.conversions import find_message_class
+from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 
 Start = Callable[..., Any]
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)

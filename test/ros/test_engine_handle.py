@@ -6,8 +6,8 @@ from typing import Any
 import pytest
 
 from psd_depth_ros.errors import CheckpointError, DeviceError
-from psd_depth_ros.ros.calibration import nominal_camera
-from psd_depth_ros.ros.engine_slot import EngineSlot
+from psd_depth_ros.ros.depth_node.camera import nominal_camera
+from psd_depth_ros.ros.depth_node.worker import EngineHandle
 
 SMALL, LARGE, ODD = (nominal_camera(width, 48) for width in (64, 640, 333))
 
@@ -65,108 +65,108 @@ def factory() -> Factory:
 
 
 @pytest.fixture
-def slot(factory: Factory) -> EngineSlot:
-    made = EngineSlot(factory, 'cpu', 'auto')
+def handle(factory: Factory) -> EngineHandle:
+    made = EngineHandle(factory, 'cpu', 'auto')
     made.load('first', [SMALL])
     return made
 
 
-def replace(slot: EngineSlot, path: str, judge: Any = lambda _engine: None) -> str:
+def replace(handle: EngineHandle, path: str, judge: Any = lambda _engine: None) -> str:
     outcomes: list[str] = []
     done = threading.Event()
-    slot.replace(
+    handle.replace(
         path, lambda: [SMALL], judge, lambda reason: (outcomes.append(reason), done.set())
     )
     assert done.wait(10.0)
     return outcomes[0]
 
 
-def test_a_swap_waits_for_the_batch_at_work(slot: EngineSlot, factory: Factory) -> None:
+def test_a_swap_waits_for_the_batch_at_work(handle: EngineHandle, factory: Factory) -> None:
     swapped = threading.Event()
-    with slot.hold() as engine:
-        slot.replace('second', list, lambda _engine: None, lambda _reason: swapped.set())
+    with handle.borrow() as engine:
+        handle.replace('second', list, lambda _engine: None, lambda _reason: swapped.set())
         assert not swapped.wait(0.1)
-        assert slot.engine is engine
+        assert handle.engine is engine
         assert not factory.made[0].closed
     assert swapped.wait(10.0)
-    assert slot.engine is factory.made[1]
+    assert handle.engine is factory.made[1]
     assert factory.made[0].closed
 
 
-def test_what_fails_leaves_the_old_engine(slot: EngineSlot, factory: Factory) -> None:
+def test_what_fails_leaves_the_old_engine(handle: EngineHandle, factory: Factory) -> None:
     def refuse(_engine: Any) -> None:
         raise CheckpointError('not metric')
 
-    assert replace(slot, 'cold') == 'cold: cannot run'
-    assert replace(slot, 'second', refuse) == 'not metric'
-    assert slot.engine is factory.made[0]
+    assert replace(handle, 'cold') == 'cold: cannot run'
+    assert replace(handle, 'second', refuse) == 'not metric'
+    assert handle.engine is factory.made[0]
     assert [one.closed for one in factory.made] == [False, True, True]
 
 
 def test_another_size_is_compiled_beside_frames_the_newest_request_next(
-    slot: EngineSlot, factory: Factory
+    handle: EngineHandle, factory: Factory
 ) -> None:
     engine = factory.made[0]
-    assert slot.expect([SMALL]) == ''
-    assert slot.compiling == ''
+    assert handle.request_compilation([SMALL]) == ''
+    assert handle.compiling == ''
     for cameras in ([LARGE], [LARGE], [ODD], [LARGE, SMALL], [LARGE]):
-        assert slot.expect(cameras) == ''
+        assert handle.request_compilation(cameras) == ''
     assert engine.asked.get(timeout=10.0) == (LARGE,)
-    assert slot.compiling == '640x48'
-    with slot.hold() as held:  # a frame of another size does not wait for it
+    assert handle.compiling == '640x48'
+    with handle.borrow() as held:  # a frame of another size does not wait for it
         assert held.is_ready([SMALL])
         assert not held.is_ready([LARGE])
-    slot.expect([ODD])
+    handle.request_compilation([ODD])
     engine.verdicts.put(None)
     assert engine.asked.get(timeout=10.0) == (ODD,)
     assert engine.is_ready([LARGE, SMALL])
-    slot.close()
-    assert slot.compiling == ''
+    handle.close()
+    assert handle.compiling == ''
     assert engine.asked.empty()
     assert engine.closed
 
 
 def test_what_cannot_be_compiled_says_why_and_is_not_tried_at_every_frame(
-    slot: EngineSlot, factory: Factory
+    handle: EngineHandle, factory: Factory
 ) -> None:
     engine = factory.made[0]
-    slot.expect([ODD])
+    handle.request_compilation([ODD])
     assert engine.asked.get(timeout=10.0) == (ODD,)
     engine.verdicts.put(DeviceError('no memory'))
     deadline = time.monotonic() + 10.0
-    while not slot.expect([ODD]) and time.monotonic() < deadline:
+    while not handle.request_compilation([ODD]) and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert slot.expect([ODD]) == 'no memory'
+    assert handle.request_compilation([ODD]) == 'no memory'
     assert engine.asked.empty()
-    assert slot.expect([LARGE]) == ''  # another size is
+    assert handle.request_compilation([LARGE]) == ''  # another size is
     assert engine.asked.get(timeout=10.0) == (LARGE,)
     engine.verdicts.put(None)
 
 
 def test_a_size_that_comes_while_a_replacement_is_loaded_is_compiled_before_the_swap(
-    slot: EngineSlot, factory: Factory
+    handle: EngineHandle, factory: Factory
 ) -> None:
     cameras, done = [SMALL], threading.Event()
-    slot.replace(
+    handle.replace(
         'second', lambda: list(cameras), lambda _: cameras.append(ODD), lambda _: done.set()
     )
     while len(factory.made) < 2:
         time.sleep(0.01)
     assert factory.made[1].asked.get(timeout=10.0) == (SMALL, ODD)
-    assert slot.engine is factory.made[0]
+    assert handle.engine is factory.made[0]
     factory.made[1].verdicts.put(None)
     assert done.wait(10.0)
-    assert slot.engine is factory.made[1]
-    assert slot.engine.is_ready([SMALL, ODD])
+    assert handle.engine is factory.made[1]
+    assert handle.engine.is_ready([SMALL, ODD])
 
 
-def test_closing_ends_what_is_compiled_and_loaded(slot: EngineSlot, factory: Factory) -> None:
+def test_closing_ends_what_is_compiled_and_loaded(handle: EngineHandle, factory: Factory) -> None:
     outcomes: list[str] = []
-    slot.expect([ODD])
+    handle.request_compilation([ODD])
     factory.made[0].asked.get(timeout=10.0)
-    slot.replace('second', lambda: [SMALL], lambda _: None, outcomes.append)
-    slot.close()
+    handle.replace('second', lambda: [SMALL], lambda _: None, outcomes.append)
+    handle.close()
     assert all(one.closed for one in factory.made)
     assert len(outcomes) == 1
-    assert slot.expect([LARGE]) == ''
+    assert handle.request_compilation([LARGE]) == ''
     assert factory.made[0].asked.empty()

@@ -1,6 +1,6 @@
-"""What the node tells of itself on /diagnostics: one status for the engine, one for each camera.
+"""What the node publishes on /diagnostics: one status for the engine, one for each camera.
 
-Figures come from `counters` and `engine_slot`; here they only get names, units and a level.
+Reports of the parts get names, units and a level here; nothing is measured here.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
-from psd_depth_ros.ros.calibration import CalibrationState
-from psd_depth_ros.ros.camera_channel import CameraChannel
-from psd_depth_ros.ros.engine_slot import EngineSlot
+from psd_depth_ros.ros.depth_node.camera import CalibrationState, CameraReport
+from psd_depth_ros.ros.depth_node.scale import ScaleReport
+from psd_depth_ros.ros.depth_node.worker import EngineHandle
 
 STALE_S = 2.0
 OK, WARN, ERROR, STALE = (
@@ -25,7 +25,7 @@ OK, WARN, ERROR, STALE = (
     DiagnosticStatus.ERROR,
     DiagnosticStatus.STALE,
 )
-# What docs/diagnostics.md lists; a test compares both with what the node says.
+# Listed in the documentation; a test compares both with what the node publishes.
 ENGINE_KEYS = {
     'state': 'lifecycle state of the node',
     'device': 'device the network runs on',
@@ -52,7 +52,11 @@ CAMERA_KEYS = {
     'latency_ms_p50': 'median from arrival of the image to depth published',
     'latency_ms_p95': '95th percentile of it',
     'stamp_age_ms': "the node's clock minus the stamp of the last image published",
+<<<<<<< HEAD:psd_depth_ros/ros/diagnostics.py
     'calibration': 'state of the calibration',
+=======
+    'calibration': 'what is known of the lens',
+>>>>>>> ca46c5c (ros: the depth node in five files; outputs as a table; trackers belong to the worker's thread):psd_depth_ros/ros/depth_node/diagnostics.py
     'view_seen': 'fraction of the rectified view that the camera sees; the rest has no depth',
     'output': 'the topic of the depth image',
     'subscribed': 'outputs with subscribers; without any the network does not run',
@@ -71,54 +75,54 @@ def diagnostic_array(stamp: Any, statuses: Iterable[DiagnosticStatus]) -> Diagno
 
 
 def engine_status(
-    node_name: str, state: str, slot: EngineSlot | None, problem: str
+    node_name: str, state: str, handle: EngineHandle | None, problem: str
 ) -> DiagnosticStatus:
-    """Tell of the network: OK while it is loaded and nothing failed."""
+    """Status of the network: OK where nothing failed.
+
+    Args:
+        node_name: Name of the node.
+        state: Its lifecycle state.
+        handle: The engine, None where none is loaded.
+        problem: What failed, '' where nothing did.
+    """
     values: dict[str, Any] = {'state': state, 'memory_mb': f'{resident_mb():.0f}'}
-    if slot is not None:
-        p50, p95 = slot.inference.percentiles_ms()
-        values.update(describe_engine(slot.engine))
-        values.update(
-            loading=slot.is_loading,
-            compiling=slot.compiling,
-            inference_ms_p50=_number(p50),
-            inference_ms_p95=_number(p95),
-        )
-    level = ERROR if problem else OK
-    return _status(f'{node_name}: engine', level, problem or f'{state}', values)
-
-
-def describe_engine(engine: Any) -> dict[str, str]:
-    """Name the network in use."""
-    checkpoint = engine.checkpoint
-    return {
-        'device': str(engine.device),
-        'backend': str(engine.backend),
-        'checkpoint': f'{checkpoint.info.name} {checkpoint.id}',
-        'checkpoint_path': str(checkpoint.path),
-        'metric': str(checkpoint.info.output.metric),
-        'device_memory_mb': f'{getattr(engine, "memory_bytes", 0) / 1e6:.0f}',
-    }
+    if handle is not None:
+        engine, checkpoint = handle.engine, handle.engine.checkpoint
+        p50, p95 = handle.durations.percentiles_ms()
+        values |= {
+            'device': engine.device,
+            'backend': engine.backend,
+            'checkpoint': f'{checkpoint.info.name} {checkpoint.id}',
+            'checkpoint_path': checkpoint.path,
+            'metric': checkpoint.info.output.metric,
+            'device_memory_mb': f'{getattr(engine, "memory_bytes", 0) / 1e6:.0f}',
+            'loading': handle.is_loading,
+            'compiling': handle.compiling,
+            'inference_ms_p50': _number(p50),
+            'inference_ms_p95': _number(p95),
+        }
+    return _status(f'{node_name}: engine', ERROR if problem else OK, problem or state, values)
 
 
 def camera_status(
-    node_name: str,
-    channel: CameraChannel,
-    active: bool,
-    extra: Mapping[str, str],
-    warning: str = '',
+    node_name: str, camera: CameraReport, active: bool, scale: ScaleReport | None, mode: str
 ) -> DiagnosticStatus:
-    """Tell of one camera: what comes, what goes, and the worst thing about it.
+    """Status of one camera: what comes in, what goes out, and the worst problem of it.
 
-    `warning` is said where nothing worse is.
+    Args:
+        node_name: Name of the node.
+        camera: State of the camera.
+        active: Whether the node is active.
+        scale: What is known of its scale, None before its first image.
+        mode: The setting `scale.mode`.
     """
-    counters = channel.counters
+    counters, calibration = camera.counters, camera.calibration
     p50, p95 = counters.latency.percentiles_ms()
     dropped = counters.dropped
-    calibration = channel.calibration
+    warning = '' if scale is None else scale.warning
     values = {
-        'topic': channel.image_topic,
-        'reliability': channel.reliability,
+        'topic': camera.image_topic,
+        'reliability': camera.reliability,
         'input_rate_hz': _number(counters.rate_hz()),
         'input_age_s': _number(counters.age_s()),
         'received': counters.received,
@@ -128,18 +132,18 @@ def camera_status(
         'unwanted': counters.unwanted,
         'latency_ms_p50': _number(p50),
         'latency_ms_p95': _number(p95),
-        'stamp_age_ms': _number(channel.stamp_age_ns / 1e6) if counters.processed else '',
+        'stamp_age_ms': _number(camera.stamp_age_ns / 1e6) if counters.processed else '',
         'calibration': calibration.state.value,
         'view_seen': f'{calibration.seen:.2f}' if calibration.camera is not None else '',
-        'output': channel.output_topic,
-        'subscribed': channel.subscribed,
-        **extra,
-        'problem': channel.problem or warning or channel.remark,
+        'output': camera.output_topic,
+        'subscribed': ', '.join(camera.subscribed),
+        **_scale_values(scale, mode),
+        'problem': camera.problem or warning or camera.remark,
     }
-    level, text = _judge(channel, active)
+    level, text = _judge(camera, active)
     if warning and level in (OK, WARN):
-        level, text = WARN, '; '.join(one for one in (channel.problem, warning) if one)
-    return _status(f'{node_name}: {channel.name}', level, text, values)
+        level, text = WARN, '; '.join(one for one in (camera.problem, warning) if one)
+    return _status(f'{node_name}: {camera.name}', level, text, values)
 
 
 def resident_mb() -> float:
@@ -152,21 +156,32 @@ def resident_mb() -> float:
         return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
-def _judge(channel: CameraChannel, active: bool) -> tuple[bytes, str]:
+def _scale_values(scale: ScaleReport | None, mode: str) -> dict[str, str]:
+    if scale is None:
+        return {'scale_source': mode}
+    return {
+        'scale': f'{scale.scale.factor:.4g}',
+        'scale_variance': f'{scale.scale.variance:.3g}',
+        'scale_source': scale.source,
+    }
+
+
+def _judge(camera: CameraReport, active: bool) -> tuple[bytes, str]:
+    """Level and message of a camera, but for its scale."""
     if not active:
         return OK, 'not active'
-    state = channel.calibration.state
+    state = camera.calibration.state
     if state in (CalibrationState.UNCALIBRATED, CalibrationState.REFUSED):
-        return ERROR, channel.problem or state.value
-    if channel.problem:
+        return ERROR, camera.problem or state.value
+    if camera.problem:
         waiting = state is CalibrationState.WAITING
-        return (WARN if waiting else ERROR), channel.problem
-    if channel.delay or channel.remark:
-        return WARN, channel.delay or channel.remark
-    if channel.counters.age_s() > STALE_S:
-        return STALE, f'no images on {channel.image_topic}'
-    if channel.calibration.doubts:
-        return WARN, channel.calibration.doubts[0]
+        return (WARN if waiting else ERROR), camera.problem
+    if camera.delay or camera.remark:
+        return WARN, camera.delay or camera.remark
+    if camera.counters.age_s() > STALE_S:
+        return STALE, f'no images on {camera.image_topic}'
+    if camera.calibration.doubts:
+        return WARN, camera.calibration.doubts[0]
     return OK, 'depth is published on request'
 
 

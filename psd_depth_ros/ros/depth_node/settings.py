@@ -1,7 +1,8 @@
 """Every parameter of the depth node: one home for defaults, ranges, units and descriptions.
 
-`parameters` declares them, docs/parameters.md lists them. What belongs to a checkpoint (input
-size, normalisation, focal length, units) is in the checkpoint and not here. No ROS is needed.
+Declared by `ros.parameters`; the documentation lists them from here. What belongs to a checkpoint
+(input size, normalisation, focal length, units) is in the checkpoint and not here. Each class of
+the node sees only the base class whose settings it uses. No ROS is needed to import this module.
 """
 
 from __future__ import annotations
@@ -42,8 +43,8 @@ class PointsSettings(CloudSettings):
 
 
 @dataclass(frozen=True)
-class DepthNodeSettings:
-    """Parameters of the depth node."""
+class EngineSettings:
+    """Which network runs where, and for which images it is prepared before the first one."""
 
     checkpoint: str = setting(
         '',
@@ -51,14 +52,6 @@ class DepthNodeSettings:
     )
     device: str = setting('auto', 'auto, cpu, cuda or cuda:N', read_only=True)
     backend: str = setting('auto', 'library that runs the network', read_only=True)
-    autostart: bool = setting(
-        True, 'configure and activate at start, without a lifecycle manager', read_only=True
-    )
-    cameras: tuple[str, ...] = setting(
-        ('',),
-        "namespaces of the cameras, one batch for all; '' is the namespace of the node",
-        read_only=True,
-    )
     image_width: int = setting(
         640,
         'width of the images the network is compiled for at the start',
@@ -70,6 +63,12 @@ class DepthNodeSettings:
     image_height: int = setting(
         480, 'height of these images', 'px', minimum=16, maximum=16384, read_only=True
     )
+
+
+@dataclass(frozen=True)
+class CameraSettings:
+    """How images and calibrations are received and read."""
+
     image_transport: str = setting(
         'raw',
         'subscribe to image (Image) or to image/compressed (CompressedImage)',
@@ -100,6 +99,35 @@ class DepthNodeSettings:
         minimum=0.1,
         maximum=3600,
     )
+
+    def __post_init__(self) -> None:
+        """Refuse an empty range, and to rectify images that are rectified."""
+        parse_sixteen_bit(self.sixteen_bit_range)
+        if self.image_is_rectified and self.rectify_alpha >= 0:
+            raise SettingsError(
+                'image_is_rectified and rectify_alpha are both set: images that are rectified '
+                'have the view of P; leave out one of them'
+            )
+
+
+@dataclass(frozen=True)
+class OutputSettings:
+    """What the published messages contain."""
+
+    depth: DepthImageSettings = section(DepthImageSettings)
+    points: PointsSettings = section(PointsSettings)
+
+
+@dataclass(frozen=True)
+class DepthNodeSettings(OutputSettings, CameraSettings, EngineSettings):
+    """Parameters of the depth node."""
+
+    scale: ScaleSettings = section(ScaleSettings)
+    cameras: tuple[str, ...] = setting(
+        ('',),
+        "namespaces of the cameras, one batch for all; '' is the namespace of the node",
+        read_only=True,
+    )
     batch_wait_s: float = setting(
         0.01,
         'with several cameras, time to wait for the others to join a batch',
@@ -107,18 +135,9 @@ class DepthNodeSettings:
         minimum=0.0,
         maximum=1.0,
     )
+    autostart: bool = setting(
+        True, 'configure and activate at start, without a lifecycle manager', read_only=True
+    )
     diagnostics_period_s: float = setting(
         1.0, 'period of /diagnostics', 's', minimum=0.1, maximum=60.0, read_only=True
     )
-    depth: DepthImageSettings = section(DepthImageSettings)
-    points: PointsSettings = section(PointsSettings)
-    scale: ScaleSettings = section(ScaleSettings)
-
-    def __post_init__(self) -> None:
-        """Refuse a range that is none, and to rectify what is rectified."""
-        parse_sixteen_bit(self.sixteen_bit_range)
-        if self.image_is_rectified and self.rectify_alpha >= 0:
-            raise SettingsError(
-                'image_is_rectified and rectify_alpha are both set: images that are rectified '
-                'have the view of P; leave out one of them'
-            )

@@ -24,24 +24,29 @@ from psd_depth_ros.messages import (
     ImageDecoder,
     pack_cloud,
 )
-from psd_depth_ros.ros import distribution
-from psd_depth_ros.ros.conversions import cloud_message, image_message
-from psd_depth_ros.ros.distribution import decode_with_cv_bridge, read_points, rotation_matrix
+from psd_depth_ros.ros import conversions
+from psd_depth_ros.ros.conversions import (
+    cloud_message,
+    decode_with_cv_bridge,
+    image_message,
+    read_points,
+    rotation_matrix,
+)
 
 
 @pytest.fixture(autouse=True)
 def _look_anew():
-    for found in (distribution.quaternion_library, distribution._find):
+    for found in (conversions.quaternion_library, conversions._find):
         found.cache_clear()
     yield
-    for found in (distribution.quaternion_library, distribution._find):
+    for found in (conversions.quaternion_library, conversions._find):
         found.cache_clear()
 
 
 def hide(monkeypatch, *names):
     for name in names:
         monkeypatch.setitem(sys.modules, name, None)
-    distribution._find.cache_clear()
+    conversions._find.cache_clear()
 
 
 def make_image(encoding, width=8, height=6, seed=0):
@@ -90,7 +95,7 @@ def fake_cv_bridge(monkeypatch, convert):
     module = ModuleType('cv_bridge')
     module.CvBridge = lambda: SimpleNamespace(imgmsg_to_cv2=convert)
     monkeypatch.setitem(sys.modules, 'cv_bridge', module)
-    distribution._find.cache_clear()
+    conversions._find.cache_clear()
 
 
 def test_cv_bridge_decodes_what_messages_does_not_know(monkeypatch):
@@ -215,7 +220,7 @@ def test_rotations_are_those_of_the_libraries(library, monkeypatch):
     module = pytest.importorskip(library)
     if library == 'transforms3d':
         hide(monkeypatch, 'tf_transformations')
-    assert distribution.quaternion_library()[0] == library
+    assert conversions.quaternion_library()[0] == library
     for raw in [*ROTATIONS, *np.eye(4), (0, 0, 1, 1), (0, 0, 1, -1)]:
         quaternion = np.asarray(raw) / np.linalg.norm(raw)
         matrix = rotation_matrix(quaternion)
@@ -234,7 +239,7 @@ def test_rotations_are_those_of_the_libraries(library, monkeypatch):
 
 def test_rotations_without_any_library(monkeypatch):
     hide(monkeypatch, 'tf_transformations', 'transforms3d', 'transforms3d.quaternions')
-    assert distribution.quaternion_library()[0] == 'psd_depth_ros'
+    assert conversions.quaternion_library()[0] == 'psd_depth_ros'
     half = np.sqrt(0.5)
     assert rotation_matrix((0, 0, half, half)) @ (1, 0, 0) == pytest.approx((0, 1, 0))
 

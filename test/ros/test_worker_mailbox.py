@@ -1,6 +1,6 @@
 import threading
 
-from psd_depth_ros.ros.latest_frame import LatestFrames
+from psd_depth_ros.ros.depth_node.worker import LatestFrames
 
 
 def test_newest_frame_wins_and_the_replaced_one_is_told() -> None:
@@ -32,10 +32,3 @@ def test_close_ends_a_waiting_take() -> None:
     assert box.take() is None
     box.put('front', 1)
     assert box.take() is None
-
-
-def test_discard_counts() -> None:
-    box: LatestFrames[str, int] = LatestFrames()
-    box.put('front', 1)
-    assert box.discard() == 1
-    assert box.discard() == 0

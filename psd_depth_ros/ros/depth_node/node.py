@@ -1,0 +1,440 @@
+"""The depth node: camera topics in, metric depth and point clouds out.
+
+A lifecycle node. Configure loads and warms up the network (a bad file is a failed configure, not a
+crash), activate subscribes, cleanup gives the device's memory back. Callbacks only hand images
+over; one worker thread runs the network and publishes. There is no mathematics here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+import functools
+import queue
+from typing import Any
+
+from diagnostic_msgs.msg import DiagnosticArray
+from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
+from rclpy.clock import Clock, ClockType, JumpThreshold, TimeJump
+from rclpy.duration import Duration
+from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.task import Future
+from rclpy.timer import Timer
+from std_srvs.srv import Trigger
+
+from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.inference import DepthEngine
+from psd_depth_ros.ros.common import run_node, ThrottledLogger
+from psd_depth_ros.ros.depth_node.camera import ArrivedFrame, CameraStream, nominal_camera
+from psd_depth_ros.ros.depth_node.diagnostics import (
+    camera_status,
+    diagnostic_array,
+    engine_status,
+)
+from psd_depth_ros.ros.depth_node.scale import CameraScales, refuse_unscaled, ScaleInputs
+from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
+from psd_depth_ros.ros.depth_node.worker import (
+    DepthWorker,
+    Engine,
+    EngineFactory,
+    EngineHandle,
+)
+from psd_depth_ros.ros.parameters import NodeParameters
+from psd_depth_ros.runtime import settle_process
+
+HOUSEKEEPING_S = 0.5
+REPEAT_S = 30.0
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
+Transition = Callable[['DepthNode', LifecycleState], TransitionCallbackReturn]
+
+
+class DepthEngineFactory:
+    """Loads checkpoints into a `DepthEngine`; all but the first beside one that is running."""
+
+    def __init__(self) -> None:
+        self._has_loaded = False
+
+    def load(self, path: str, device: str, backend: str) -> Engine:
+        """Load a checkpoint, the shipped one for ''. Raises PsdDepthError."""
+        engine: Engine = DepthEngine.from_checkpoint(
+            path or None, device=device, backend=backend, aside=self._has_loaded
+        )
+        settle_process(engine.backend)
+        self._has_loaded = True
+        return engine
+
+    def check(self, path: str) -> None:
+        """Raise CheckpointError where the description of a file cannot be read."""
+        load_checkpoint(path or None)
+
+
+def _with_reason(transition: Transition) -> Transition:
+    """Fail a transition with its reason logged: rclpy drops exceptions of transitions."""
+
+    @functools.wraps(transition)
+    def wrapped(node: DepthNode, state: LifecycleState) -> TransitionCallbackReturn:
+        try:
+            return transition(node, state)
+        except PsdDepthError as error:
+            node.fail(str(error))
+            return FAILURE
+        except Exception as error:  # noqa: BLE001 - the node survives and reports the reason
+            node.fail(f'{type(error).__name__}: {error}')
+            return FAILURE
+
+    return wrapped
+
+
+class DepthNode(LifecycleNode):
+    """Depth of one or more cameras. `factory` makes the engines."""
+
+    def __init__(self, factory: EngineFactory | None = None) -> None:
+        super().__init__('depth_node')
+        self._factory = factory or DepthEngineFactory()
+        self._node_parameters = NodeParameters(self, DepthNodeSettings, self._judge, self._apply)
+        settings = self.settings
+        self._engine: EngineHandle | None = None
+        self._reloader: CheckpointReloader | None = None
+        self._worker: DepthWorker | None = None
+        self._scale_inputs: ScaleInputs | None = None
+        self._scales: CameraScales | None = None
+        self._problem = ''
+        self._throttled = ThrottledLogger(self.get_logger())
+        self._time_jumps = 0
+        self._cameras = [
+            CameraStream(self, namespace, settings, settings, self._hand_over)
+            for namespace in dict.fromkeys(settings.cameras)
+        ]
+        self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # runs while a simulation is paused
+        self.create_timer(settings.diagnostics_period_s, self._publish_diagnostics, clock=steady)
+        self.create_timer(HOUSEKEEPING_S, self._refresh, clock=steady)
+        self._jumps = self.get_clock().create_jump_callback(
+            JumpThreshold(
+                min_forward=None, min_backward=Duration(nanoseconds=-1), on_clock_change=False
+            ),
+            post_callback=self._on_time_jump,
+        )
+        self._autostart: Timer | None = None
+        if settings.autostart:
+            self._autostart = self.create_timer(0.0, self._start, clock=steady)
+
+    @property
+    def settings(self) -> DepthNodeSettings:
+        """The parameters as they are now."""
+        return self._node_parameters.settings
+
+    @property
+    def is_active(self) -> bool:
+        """Whether images are processed."""
+        return self._worker is not None
+
+    @_with_reason
+    def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Load and warm up the network."""
+        settings = self.settings
+        handle = EngineHandle(self._factory, settings.device, settings.backend)
+        handle.load(settings.checkpoint, self._expected_cameras())
+        self._engine, self._problem = handle, ''
+        self._reloader = CheckpointReloader(
+            self, handle, settings.checkpoint, self._expected_cameras, self._refuse_engine
+        )
+        engine = handle.engine
+        self.get_logger().info(
+            f'{engine.checkpoint.info.name} ({engine.checkpoint.id}) runs on {engine.device} '
+            f'with {engine.backend}'
+        )
+        return SUCCESS
+
+    @_with_reason
+    def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Refuse what would not be metric, then subscribe and begin."""
+        try:
+            self._begin()
+        except Exception:
+            self._stop()
+            raise
+        return SUCCESS
+
+    @_with_reason
+    def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Finish the batch in progress and unsubscribe."""
+        self._stop()
+        return SUCCESS
+
+    @_with_reason
+    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Give the network's memory back."""
+        self._release()
+        return SUCCESS
+
+    @_with_reason
+    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Stop and release, from any state."""
+        self.close()
+        return SUCCESS
+
+    @_with_reason
+    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
+        """Go back to unconfigured with nothing held."""
+        self.close()
+        return SUCCESS
+
+    def fail(self, reason: str) -> None:
+        """Log why a transition failed; diagnostics show it until the next success."""
+        self._problem = reason
+        if self.context.ok():  # else Ctrl-C came in the middle of it
+            self.get_logger().error(reason)
+
+    def close(self) -> None:
+        """Stop the worker and release the network; a second call does nothing."""
+        self._stop()
+        self._release()
+
+    def _start(self) -> None:
+        """Configure and activate once, as a lifecycle manager would."""
+        assert self._autostart is not None
+        self.destroy_timer(self._autostart)
+        if self.trigger_configure() == SUCCESS:
+            self.trigger_activate()
+
+    def _begin(self) -> None:
+        assert self._engine is not None
+        settings = self.settings
+        refuse_unscaled(settings.scale, self._engine.engine.checkpoint)
+        self._scale_inputs = ScaleInputs(self, settings.scale, settings.image_reliability)
+        self._scales = CameraScales(self._scale_inputs, settings.scale)
+        self._worker = DepthWorker(
+            self._engine,
+            self._scales,
+            self._cameras,
+            settings.depth,
+            settings.batch_wait_s,
+            ThrottledLogger(self.get_logger()),
+            self.context.ok,
+        )
+        self._worker.start()
+        for camera in self._cameras:
+            camera.open(relative=settings.scale.mode == 'relative')
+        self._problem = ''
+
+    def _stop(self) -> None:
+        if self._worker is not None:
+            self._worker.stop()
+            self._worker = None
+        for camera in self._cameras:
+            camera.close()
+        if self._scale_inputs is not None:
+            self._scale_inputs.destroy()
+            self._scale_inputs = self._scales = None
+
+    def _release(self) -> None:
+        if self._engine is not None:
+            self._engine.close()  # first: its loader tells the reloader how it ended
+            self._engine = None
+        if self._reloader is not None:
+            self._reloader.destroy()
+            self._reloader = None
+
+    def _hand_over(self, camera: CameraStream, frame: ArrivedFrame) -> bool:
+        return self._worker is not None and self._worker.hand_over(camera, frame)
+
+    def _expected_cameras(self) -> list[Camera]:
+        """All cameras; those without images yet as the parameters describe them."""
+        nominal = nominal_camera(self.settings.image_width, self.settings.image_height)
+        return [one.camera or nominal for one in self._cameras]
+
+    def _refuse_engine(self, engine: Engine) -> None:
+        if self.is_active:
+            refuse_unscaled(self.settings.scale, engine.checkpoint)
+
+    def _judge(
+        self, old: DepthNodeSettings, new: DepthNodeSettings, changed: frozenset[str]
+    ) -> str:
+        """Return why a change of parameters cannot be made now, '' where it can."""
+        if 'checkpoint' in changed and self._reloader is not None:
+            return self._reloader.refuse(new.checkpoint)
+        if not self.is_active or self._engine is None:
+            return ''
+        if 'scale.mode' in changed and 'relative' in (old.scale.mode, new.scale.mode):
+            return (
+                'scale.mode relative has other topics (depth_relative/...) than '
+                f'{old.scale.mode if new.scale.mode == "relative" else new.scale.mode}; '
+                'deactivate the node first'
+            )
+        if any(name.startswith('scale.') for name in changed):
+            try:
+                refuse_unscaled(new.scale, self._engine.engine.checkpoint)
+            except PsdDepthError as error:
+                return str(error)
+        return ''
+
+    def _apply(
+        self, old: DepthNodeSettings, new: DepthNodeSettings, changed: frozenset[str]
+    ) -> None:
+        """Give each part the settings that it uses."""
+        for camera in self._cameras:
+            camera.configure(new, new)
+        if self._worker is not None:
+            self._worker.configure(new.depth, new.batch_wait_s)
+        if self._scale_inputs is not None and self._scales is not None:
+            self._scale_inputs.configure(new.scale, new.image_reliability)
+            self._scales.configure(new.scale)
+        if 'checkpoint' in changed and self._reloader is not None:
+            self._reloader.start(new.checkpoint)
+
+    def _on_time_jump(self, jump: TimeJump) -> None:
+        self._time_jumps += 1
+        self._throttled.warn(
+            'time jump',
+            f'time jumped by {jump.delta.nanoseconds / 1e9:.3f} s: scale starts anew '
+            f'({self._time_jumps} jumps so far; more are logged in {REPEAT_S:g} s)',
+            REPEAT_S,
+        )
+        if self._scale_inputs is not None:
+            self._scale_inputs.forget()
+        for camera in self._cameras:
+            camera.reset()
+
+    def _refresh(self) -> None:
+        """Look up who publishes and who subscribes."""
+        for camera in self._cameras:
+            camera.refresh()
+        if self._scale_inputs is not None and self._scales is not None:
+            self._scale_inputs.refresh()
+            self._scales.log_warnings(self._throttled)
+
+    def _publish_diagnostics(self) -> None:
+        name, active = self.get_name(), self.is_active
+        problem = self._problem or (self._reloader.problem if self._reloader else '')
+        state = 'active' if active else 'unconfigured' if self._engine is None else 'inactive'
+        statuses = [engine_status(name, state, self._engine, problem)]
+        reports = {} if self._scales is None else self._scales.reports
+        for camera in self._cameras:
+            scale, mode = reports.get(camera.name), self.settings.scale.mode
+            statuses.append(camera_status(name, camera.report(), active, scale, mode))
+        stamp = self.get_clock().now().to_msg()
+        self._diagnostics.publish(diagnostic_array(stamp, statuses))
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    path: str
+    reason: str
+
+
+class CheckpointReloader:
+    """Another checkpoint while the node runs: parameter `checkpoint` and service `~/reload`.
+
+    The new network is loaded beside the running one; one that fails leaves the old one running,
+    sets the parameter back and logs why.
+
+    Args:
+        node: A configured node.
+        engine: Its engine.
+        path: The file that the engine comes from.
+        cameras: Tells which images to compile for.
+        judge: May refuse an engine by raising PsdDepthError.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        engine: EngineHandle,
+        path: str,
+        cameras: Callable[[], Sequence[Camera]],
+        judge: Callable[[Engine], None],
+    ) -> None:
+        self._node = node
+        self._engine = engine
+        self._running_path = path
+        self._cameras = cameras
+        self._judge = judge
+        self._outcomes: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
+        self._waiting: list[Future] = []
+        self._is_reverting = False
+        self._guard = node.create_guard_condition(self._finish)
+        # A group of its own: an answer that waits must not keep every other callback waiting.
+        self._service = node.create_service(
+            Trigger, '~/reload', self._on_reload, callback_group=MutuallyExclusiveCallbackGroup()
+        )
+        self.problem = ''
+
+    def destroy(self) -> None:
+        """Take the service down."""
+        self._node.destroy_service(self._service)
+        self._node.destroy_guard_condition(self._guard)
+
+    def refuse(self, path: str) -> str:
+        """Return why `path` cannot be loaded now, '' where it may be tried."""
+        if self._is_reverting:
+            return ''
+        if self._engine.is_loading:
+            return 'another checkpoint is being loaded; try again when it is done'
+        try:
+            self._engine.check(path)
+        except PsdDepthError as error:
+            return str(error)
+        return ''
+
+    def start(self, path: str) -> None:
+        """Load `path` beside the running network; returns at once."""
+        if self._is_reverting:
+            return
+        self._node.get_logger().info(f'loading {path or "the default checkpoint"}')
+
+        def done(reason: str) -> None:
+            self._outcomes.put(_Outcome(path, reason))
+            self._guard.trigger()  # on to the executor's thread
+
+        self._engine.replace(path, self._cameras, self._judge, done)
+
+    async def _on_reload(self, _request: Any, response: Any) -> Any:
+        """Load the file of the parameter `checkpoint` again; answers when it is done."""
+        path = str(self._node.get_parameter('checkpoint').value)
+        reason = self.refuse(path)
+        if not reason:
+            future: Future = Future()
+            self._waiting.append(future)
+            self.start(path)
+            reason = await future
+        response.success = not reason
+        response.message = reason or f'running {self._engine.engine.checkpoint.id}'
+        return response
+
+    def _finish(self) -> None:
+        """Report the outcome, in the executor's thread."""
+        while not self._outcomes.empty():
+            outcome = self._outcomes.get()
+            self.problem = outcome.reason
+            if outcome.reason:
+                self._node.get_logger().error(
+                    f'checkpoint not changed, the old one goes on: {outcome.reason}'
+                )
+                self._revert()
+            else:
+                self._running_path = outcome.path
+                self._node.get_logger().info(f'running {self._engine.engine.checkpoint.path}')
+            for future in self._waiting:
+                future.set_result(outcome.reason)
+            self._waiting.clear()
+
+    def _revert(self) -> None:
+        self._is_reverting = True
+        parameter = Parameter('checkpoint', Parameter.Type.STRING, self._running_path)
+        self._node.set_parameters([parameter])
+        self._is_reverting = False
+
+
+def main(arguments: Sequence[str] | None = None, factory: EngineFactory | None = None) -> int:
+    """Run the node until Ctrl-C; returns the exit code."""
+    make: Callable[[], Any] = functools.partial(DepthNode, factory)
+    return run_node(make, arguments)
+
+
+if __name__ == '__main__':
+    raise SystemExit(main())

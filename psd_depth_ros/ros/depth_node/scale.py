@@ -1,0 +1,390 @@
+"""The metric scale of each camera, and the topics it is measured from: `odom` or `lidar`, and TF.
+
+Two classes, one for each thread. `ScaleInputs` belongs to the executor: it subscribes to what the
+mode needs and fills `data.surroundings`, which is thread-safe. `CameraScales` belongs to the
+worker: nobody else touches the trackers and the images that wait for their odometry. What
+diagnostics show of them is an immutable `ScaleReport`, which the worker replaces after every
+measurement. The estimation itself is in `inference.scale`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+import re
+import time
+from typing import Any
+
+from nav_msgs.msg import Odometry
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.subscription import Subscription
+from sensor_msgs.msg import PointCloud2
+
+from psd_depth_ros.data.message_types import CLOUD_TYPE, ODOMETRY_TYPE
+from psd_depth_ros.data.surroundings import PATIENCE_NS, Readers, Surroundings
+from psd_depth_ros.data.transforms import TF_TYPE, TransformBuffer
+from psd_depth_ros.errors import MessageError, SettingsError
+from psd_depth_ros.inference import Scale, settle_scale
+from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
+from psd_depth_ros.inference.scale_watch import (
+    asked_by,
+    MEASURING_MODES,
+    ScaleFrame,
+    ScaleWatch,
+)
+from psd_depth_ros.ros.common import ThrottledLogger
+from psd_depth_ros.ros.conversions import find_message_class, read_points, rotation_matrix
+from psd_depth_ros.ros.depth_node.camera import PreparedFrame
+from psd_depth_ros.ros.qos import InputSubscription
+
+REPEAT_S = 30.0
+NO_TF = 'TF cannot be read, for tf2_msgs is not installed here'
+_READERS = Readers(read_points, rotation_matrix)
+_ODOMETRY_DEPTH = _TF_DEPTH = 100  # TF as in tf2_ros
+_LIDAR_DEPTH = 4
+_MAX_WAITING = 60
+_MAX_WAITING_BYTES = 128 * 2**20
+
+
+@dataclass(frozen=True)
+class ScaleReport:
+    """What is known of the scale of one camera.
+
+    Attributes:
+        mode: The setting `scale.mode`.
+        scale: Factor that makes the depth of the checkpoint metric, and the variance of its
+            logarithm.
+        is_known: False while depth must not be called metric.
+        source: Where the scale comes from, in words.
+        warning: Why it was not measured for `scale.timeout_s`, '' where it is.
+        remark: What else is to be logged once.
+    """
+
+    mode: str
+    scale: Scale
+    is_known: bool
+    source: str
+    warning: str = ''
+    remark: str = ''
+
+
+class ScaleInputs:
+    """Subscriptions to what the scale mode needs; used by the executor.
+
+    Args:
+        node: The node that subscribes.
+        settings: Mode, and names of frames.
+        reliability: QoS requested of odometry and lidar.
+    """
+
+    def __init__(self, node: Node, settings: ScaleSettings, reliability: str) -> None:
+        self._node = node
+        self._reliability = reliability
+        self._logger = ThrottledLogger(node.get_logger())
+        self._input: InputSubscription | None = None
+        self._transforms: TransformInput | None = None
+        self.surroundings = Surroundings(asked_by(settings), _READERS)
+        self.silence = ''  # why nothing may have come
+        self._subscribe()
+
+    def configure(self, settings: ScaleSettings, reliability: str) -> None:
+        """Take changed settings; subscribe anew where another mode needs other topics."""
+        self._reliability = reliability
+        asked = asked_by(settings)
+        if asked != self.surroundings.asked:
+            self.destroy()
+            self.surroundings = Surroundings(asked, _READERS)
+            self._subscribe()
+
+    def refresh(self) -> None:
+        """Look up the publishers again."""
+        if self._input is not None:
+            self._input.refresh(self._reliability)
+            self.silence = self._explain_silence(self._input)
+        if self._transforms is not None:
+            self._transforms.refresh()
+
+    def forget(self) -> None:
+        """Forget what was received, after a jump of the clock."""
+        self.surroundings.forget()
+
+    def destroy(self) -> None:
+        """Unsubscribe."""
+        for one in (self._input, self._transforms):
+            if one is not None:
+                one.destroy()
+        self._input = self._transforms = None
+
+    def _subscribe(self) -> None:
+        asked = self.surroundings.asked
+        if asked.poses:
+            self._input = self._listen(Odometry, 'odom', self._on_odometry, _ODOMETRY_DEPTH)
+        elif asked.points:
+            self._input = self._listen(PointCloud2, 'lidar', self._on_cloud, _LIDAR_DEPTH)
+        if asked.transforms:
+            self._transforms = TransformInput(self._node, self.surroundings.transforms)
+
+    def _listen(
+        self, message_type: type[Any], topic: str, callback: Callable[[Any], None], depth: int
+    ) -> InputSubscription:
+        return InputSubscription(
+            self._node, message_type, topic, callback, self._reliability, depth
+        )
+
+    def _on_odometry(self, message: Odometry) -> None:
+        try:
+            self.surroundings.add_odometry(message, time.monotonic_ns())
+        except MessageError as error:
+            self._logger.error('odometry', f'odom: {error}')
+
+    def _on_cloud(self, message: PointCloud2) -> None:
+        self.surroundings.add_cloud(message, time.monotonic_ns())
+
+    def _explain_silence(self, source: InputSubscription) -> str:
+        """Why nothing may have come on a topic."""
+        count = source.publisher_count
+        if count:
+            return f'{count} publishers on {source.topic}, but no message has come'
+        poses = self.surroundings.asked.poses
+        name, kind = ('odom', ODOMETRY_TYPE) if poses else ('lidar', CLOUD_TYPE)
+        others = [
+            topic
+            for topic, types in self._node.get_topic_names_and_types()
+            if kind in types and topic != source.topic and self._node.count_publishers(topic)
+        ]
+        there = f'; there is {", ".join(others)}: remap {name}:={others[0]}' if others else ''
+        return f'nobody publishes {source.topic}{there}'
+
+
+class TransformInput:
+    """Fills a transform buffer from /tf and /tf_static; idle where tf2_msgs is not installed.
+
+    The buffer is `data.transforms`, as for bags; its rules are those of tf2_ros, which needs
+    compiled libraries that exist in a ROS distribution only.
+    """
+
+    def __init__(self, node: Node, buffer: TransformBuffer) -> None:
+        self._node = node
+        self._buffer = buffer
+        self._moving: InputSubscription | None = None
+        self._fixed: Subscription | None = None
+        message_class = find_message_class(TF_TYPE)
+        if message_class is None:
+            return
+        latched = QoSProfile(
+            depth=_TF_DEPTH,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL,
+            reliability=ReliabilityPolicy.RELIABLE,
+        )
+        self._fixed = node.create_subscription(
+            message_class, '/tf_static', self._on_fixed, latched
+        )
+        self._moving = InputSubscription(node, message_class, '/tf', buffer.add, depth=_TF_DEPTH)
+
+    def refresh(self) -> None:
+        """Look up the publishers again."""
+        if self._moving is not None:
+            self._moving.refresh()
+
+    def destroy(self) -> None:
+        """Unsubscribe."""
+        if self._moving is not None:
+            self._moving.destroy()
+        if self._fixed is not None:
+            self._node.destroy_subscription(self._fixed)
+        self._moving = self._fixed = None
+
+    def _on_fixed(self, message: Any) -> None:
+        self._buffer.add(message, fixed=True)
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """An image whose odometry, points or transforms may still be on their way."""
+
+    frame: ScaleFrame
+    frame_id: str
+    received_ns: int
+
+
+class CameraScale:
+    """The scale of one camera under one set of settings and one checkpoint; worker only."""
+
+    def __init__(
+        self,
+        settings: ScaleSettings,
+        checkpoint: Any,
+        inputs: ScaleInputs,
+        publish: Callable[[ScaleReport], None],
+    ) -> None:
+        output = checkpoint.info.output
+        sigma = output.scale_sigma if output.metric else None
+        self.basis = (settings, checkpoint.id)
+        self._inputs = inputs
+        self._publish = publish
+        self._settings = settings
+        self._tracker = ScaleTracker(settings, sigma, _READERS.rotation)
+        self._watch = ScaleWatch(self._tracker)
+        self._waiting: deque[_Waiting] = deque()
+        self._is_measured = settings.mode in MEASURING_MODES
+        self.is_relative = settings.mode == 'relative'
+        self.is_prompt = self._tracker.is_prompt
+        self._publish_report()
+
+    def reset(self) -> None:
+        """Start anew, as after a jump of the stamps."""
+        self._tracker.reset()
+        self._watch = ScaleWatch(self._tracker)
+        self._waiting.clear()
+        self._publish_report()
+
+    def observe(self, ready: PreparedFrame, frame: Any, applied_scale: float) -> None:
+        """Learn from a DepthFrame, once all that was measured at its time can be here.
+
+        `applied_scale` is the factor that its depth was multiplied by.
+        """
+        stamp_ns = ready.arrived.stamp_ns
+        if not self._is_measured:
+            return
+        if self._waiting and stamp_ns <= self._waiting[-1].frame.stamp_ns:
+            return  # it was overtaken
+        seen = ScaleFrame(
+            stamp_ns, frame.rgb, frame.depth_m, frame.camera, ready.camera, applied_scale
+        )
+        frame_id = str(ready.arrived.message.header.frame_id)
+        self._waiting.append(_Waiting(seen, frame_id, ready.arrived.received_ns))
+        self.measure()
+
+    def measure(self) -> None:
+        """Learn from the images whose surroundings are known by now."""
+        while self._waiting and self._is_ripe():
+            self._measure(self._waiting.popleft())
+
+    def settle(self, frame: Any, stamp_ns: int) -> Any:
+        """Return a DepthFrame with the scale that it has measured itself; see `settle_scale`."""
+        return settle_scale(frame, self._tracker, stamp_ns)
+
+    def _is_ripe(self) -> bool:
+        """Whether the first waiting image need not wait any longer."""
+        first, last = self._waiting[0], self._waiting[-1]
+        if len(self._waiting) > _MAX_WAITING:
+            return True
+        if last.frame.stamp_ns - first.frame.stamp_ns > PATIENCE_NS:
+            return True
+        if last.received_ns - first.received_ns > PATIENCE_NS:
+            return True
+        if sum(one.frame.bytes for one in self._waiting) > _MAX_WAITING_BYTES:
+            return True
+        return self._inputs.surroundings.is_final(first.frame.stamp_ns, first.frame_id)
+
+    def _measure(self, one: _Waiting) -> None:
+        around = self._inputs.surroundings
+        seen = around.at(one.frame.stamp_ns, one.frame_id, one.received_ns)
+        if seen.problem and self._inputs.silence and not around.has_received:
+            seen = replace(seen, problem=self._inputs.silence)
+        if around.asked.transforms and not has_tf():
+            seen = replace(seen, remark=NO_TF)
+        self._watch.observe(time.monotonic(), one.frame, seen)
+        self._publish_report()
+
+    def _publish_report(self) -> None:
+        tracker, watch = self._tracker, self._watch
+        source = self._settings.mode
+        for name, state in tracker.sources.items():
+            source += f'; {name}: {state.accepted} accepted, {state.refused} refused'
+        if not tracker.is_known:
+            source += ' (not known yet)'
+        if watch.remark:
+            source += f'; {watch.remark}'
+        self.report = ScaleReport(
+            self._settings.mode,
+            Scale(tracker.scale, tracker.variance),
+            tracker.is_known,
+            source,
+            self._explain_silence(),
+            watch.remark if watch.silent_s == 0.0 else '',
+        )
+        self._publish(self.report)
+
+    def _explain_silence(self) -> str:
+        watch, settings = self._watch, self._settings
+        if watch.silent_s <= settings.timeout_s or not watch.reason:
+            return ''
+        now = f'depth goes on with scale {self._tracker.scale:.4g}'
+        if not watch.accepted:
+            now = 'depth is in the metres of the checkpoint'
+        if not self._tracker.is_known:
+            now = 'no depth is published until it is'
+        return f'scale.mode {settings.mode} measures nothing: {watch.reason}; {now}'
+
+
+class CameraScales:
+    """The scales of all cameras; worker only, but for `configure`, `reports` and `log_warnings`.
+
+    Args:
+        inputs: What was received.
+        settings: Where the scale comes from.
+    """
+
+    def __init__(self, inputs: ScaleInputs, settings: ScaleSettings) -> None:
+        self._inputs = inputs
+        self._settings = settings
+        self._cameras: dict[str, CameraScale] = {}
+        self._reports: Mapping[str, ScaleReport] = {}
+
+    def configure(self, settings: ScaleSettings) -> None:
+        """Take changed settings; each camera starts anew with its next image."""
+        self._settings = settings
+
+    @property
+    def reports(self) -> Mapping[str, ScaleReport]:
+        """The newest report of each camera whose images have come; never changed, but replaced."""
+        return self._reports
+
+    def log_warnings(self, logger: ThrottledLogger) -> None:
+        """Log what keeps scales from being measured."""
+        for name, report in self._reports.items():
+            if report.warning:
+                kind = re.sub(r'[0-9.]+', '', report.warning)
+                logger.warn((name, kind), f'{name}: {report.warning}', REPEAT_S)
+            if report.remark:
+                logger.warn((name, 'remark'), f'{name}: {report.remark}')
+
+    def of(self, name: str, checkpoint: Any, reset: bool = False) -> CameraScale:
+        """Return the scale of a camera, a new one where settings or checkpoint have changed.
+
+        With `reset` it starts anew: the stamps of this camera have jumped.
+        """
+        settings = self._settings
+        camera = self._cameras.get(name)
+        if camera is None or camera.basis != (settings, checkpoint.id):
+
+            def publish(report: ScaleReport) -> None:
+                self._reports = {**self._reports, name: report}
+
+            camera = CameraScale(settings, checkpoint, self._inputs, publish)
+            self._cameras[name] = camera
+        if reset:
+            camera.reset()
+        camera.measure()
+        return camera
+
+
+def has_tf() -> bool:
+    """Whether transforms can be received: tf2_msgs is installed."""
+    return find_message_class(TF_TYPE) is not None
+
+
+def refuse_unscaled(settings: ScaleSettings, checkpoint: Any) -> None:
+    """Raise SettingsError where depth would be called metres without being metric."""
+    if settings.missing and not has_tf():
+        raise SettingsError(f'mode {settings.mode} needs {settings.missing} ({NO_TF})')
+    if settings.needs_metric_checkpoint and not checkpoint.info.output.metric:
+        raise SettingsError(
+            f'checkpoint {checkpoint.path or "of the package"} is not metric and '
+            'scale.mode is fixed without a scale.factor, so its depth is not metres. Choose '
+            'scale.mode odometry, camera_height or lidar, give scale.factor, or choose '
+            'scale.mode relative (topics depth_relative/...)'
+        )
