@@ -10,10 +10,13 @@ from pathlib import Path
 import signal
 import subprocess
 import sys
+import threading
 import time
+from types import SimpleNamespace
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from fake_engine import FakeFactory
 from lifecycle_msgs.srv import ChangeState, GetState
 import numpy as np
 import pytest
@@ -21,11 +24,14 @@ from rcl_interfaces.msg import Parameter as ParameterMessage
 from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 import rclpy
 from rclpy.context import Context
+from rclpy.duration import Duration
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
+from psd_depth_ros.ros.depth_node.node import DepthNode
 
 FAKE_NODE = Path(__file__).with_name('fake_depth_node.py')
 PATIENCE_S = 60.0  # of a machine that is busy with other things
@@ -291,10 +297,7 @@ def _starter(bench: Bench, folder: Path) -> Iterator[Callable[..., NodeProcess]]
 
     def run(what: str | Path, *arguments: str, **parameters: Any) -> NodeProcess:
         program = [str(what)] if str(what).endswith('.py') else ['-m', str(what)]
-        flags = []
-        for name, value in parameters.items():
-            flags += ['-p', f'{name.replace("__", ".")}:={_yaml(value)}']
-        command = [sys.executable, *program, '--ros-args', *flags, *arguments]
+        command = [sys.executable, *program, '--ros-args', *_flags(parameters), *arguments]
         log = folder / f'node{len(processes)}.log'
         processes.append(NodeProcess(command, log, _environment(bench.domain)))
         return processes[-1]
@@ -312,7 +315,9 @@ def _environment(domain: int) -> dict[str, str]:
         **os.environ,
         'ROS_DOMAIN_ID': str(domain),
         'OMP_NUM_THREADS': '1',
-        'PYTHONPATH': f'{root}{os.pathsep}{os.environ.get("PYTHONPATH", "")}',
+        'PYTHONPATH': os.pathsep.join(
+            [str(root), str(root / 'test' / 'support'), os.environ.get('PYTHONPATH', '')]
+        ),
     }
 
 
@@ -324,6 +329,45 @@ def depth_node(start: Callable[..., NodeProcess]) -> Callable[..., NodeProcess]:
         return start(FAKE_NODE, *arguments, **{'diagnostics_period_s': 0.2, **parameters})
 
     return run
+
+
+class InProcess:
+    """The depth node in this process, spun by a thread called executor."""
+
+    def __init__(self, domain: int, arguments: list[str]) -> None:
+        rclpy.init(args=['--ros-args', *arguments], domain_id=domain)
+        self.node = DepthNode(FakeFactory())
+        self._executor = SingleThreadedExecutor()
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._executor.spin, name='executor', daemon=True)
+        self._thread.start()
+
+    def on_clock_jump(self, seconds: float = -1.0) -> None:
+        """Let the node see a jump of its clock."""
+        jump = SimpleNamespace(delta=Duration(nanoseconds=round(seconds * 1e9)))
+        self._executor.create_task(self.node._on_time_jump, jump)
+
+    def close(self) -> None:
+        self._executor.shutdown()
+        self._thread.join()
+        self.node.close()
+        self.node.destroy_node()
+        rclpy.shutdown()
+
+
+@pytest.fixture
+def in_process(bench: Bench) -> Iterator[Callable[..., InProcess]]:
+    """Start the depth node in this process: `in_process(parameter=value, ...)`."""
+    made: list[InProcess] = []
+
+    def run(**parameters: Any) -> InProcess:
+        made.append(InProcess(bench.domain, _flags(parameters)))
+        bench.wait_for_state('active')
+        return made[-1]
+
+    yield run
+    for one in made:
+        one.close()
 
 
 @dataclass
@@ -369,6 +413,11 @@ def running(_shared: tuple[Bench, NodeProcess], tmp_path: Path) -> Iterator[Runn
         bench.node.destroy_publisher(publisher)
     assert bench.change_state('deactivate')
     sys.stdout.write(node.output)
+
+
+def _flags(parameters: dict[str, Any]) -> list[str]:
+    pairs = (f'{name.replace("__", ".")}:={_yaml(value)}' for name, value in parameters.items())
+    return [part for pair in pairs for part in ('-p', pair)]
 
 
 def _yaml(value: Any) -> str:

@@ -18,14 +18,19 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from rclpy.node import Node
-from rclpy.time import Time
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import describe_camera, find_doubts, seen_share
-from psd_depth_ros.messages import camera_from_info, check_sizes, image_size, ImageDecoder
+from psd_depth_ros.messages import (
+    camera_from_info,
+    check_sizes,
+    image_size,
+    ImageDecoder,
+    stamp_ns,
+)
 from psd_depth_ros.ros.common import ThrottledLogger
 from psd_depth_ros.ros.conversions import decode_with_cv_bridge
 from psd_depth_ros.ros.depth_node.outputs import OutputPublishers
@@ -440,13 +445,13 @@ class CameraStream:
                 # Deactivated, or calibrated, while this image was in the network.
                 self._counters.drop('outdated')
                 return
-            header, stamp_ns = ready.arrived.message.header, ready.arrived.stamp_ns
-            outputs.publish(header, stamp_ns, frame, self._output_settings, ready.is_calibrated)
+            header, time_ns = ready.arrived.message.header, ready.arrived.stamp_ns
+            outputs.publish(header, time_ns, frame, self._output_settings, ready.is_calibrated)
         self._counters.process(ready.arrived.received_ns)
         self._delay = ''
         if ready.is_calibrated:
             self._problem = ''
-        self._stamp_age_ns = self._node.get_clock().now().nanoseconds - stamp_ns
+        self._stamp_age_ns = self._node.get_clock().now().nanoseconds - time_ns
 
     def drop(self, reason: str, problem: str, kind: Any = '', every_s: float = REPEAT_S) -> None:
         """Count an image without a result, and log the problem once per `kind`."""
@@ -503,9 +508,9 @@ class CameraStream:
             )
         return rgb
 
-    def _check_stamp(self, stamp_ns: int) -> None:
+    def _check_stamp(self, time_ns: int) -> None:
         """Warn of a driver that sets no stamps; a simulation starts so before its clock runs."""
-        self._unstamped = 0 if stamp_ns else self._unstamped + 1
+        self._unstamped = 0 if time_ns else self._unstamped + 1
         if self._unstamped < UNSTAMPED:
             return
         topic = self._inputs[0].topic if self._inputs else ''
@@ -519,8 +524,7 @@ class CameraStream:
     def _on_image(self, message: Any) -> None:
         outputs = self._outputs
         wanted = outputs is not None and bool(outputs.wanted)
-        stamp_ns = Time.from_msg(message.header.stamp).nanoseconds
-        frame = ArrivedFrame(message, stamp_ns, self._counters.receive(), wanted)
+        frame = ArrivedFrame(message, stamp_ns(message.header), self._counters.receive(), wanted)
         waiting = self._calibration.state is CalibrationState.WAITING
         if not wanted and (waiting or not self._is_size_check_due()):
             self._counters.ignore()

@@ -7,14 +7,15 @@ from pathlib import Path
 import subprocess
 import threading
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 from nav_msgs.msg import Odometry
 import numpy as np
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from robot_bag import CAMERA, pose_numbers, Robot, T_BASE_LIDAR, Wall, write_robot_bag
-from sensor_msgs.msg import Image
+from robot_bag import pose_numbers, Robot, T_BASE_LIDAR, Wall, write_robot_bag
+from sensor_msgs.msg import Image, PointCloud2
+from std_msgs.msg import Header
 from tf2_class import build_tf2_msgs
 
 from psd_depth_ros.config import build
@@ -22,12 +23,11 @@ from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.pose import invert
-from psd_depth_ros.inference.scale import ScaleSettings
-from psd_depth_ros.messages import decode_depth, stamp_ns
+from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
+from psd_depth_ros.messages import decode_depth, pack_cloud, stamp_ns
 from psd_depth_ros.replay.offline import run_bag, RunSettings
-from psd_depth_ros.ros import scale_inputs
-from psd_depth_ros.ros.conversions import find_message_class
-from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
+from psd_depth_ros.ros.conversions import cloud_message, find_message_class
+from psd_depth_ros.ros.depth_node import scale
 
 Start = Callable[..., Any]
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -178,9 +178,9 @@ def test_odometry_that_does_not_come_or_does_not_fit_is_said(
 def test_a_mode_that_needs_tf_is_refused_where_it_cannot_come(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(scale_inputs, 'has_tf', lambda: False)
+    monkeypatch.setattr(scale, 'has_tf', lambda: False)
     output = SimpleNamespace(metric=True)
-    engine = SimpleNamespace(checkpoint=SimpleNamespace(info=SimpleNamespace(output=output)))
+    checkpoint = SimpleNamespace(info=SimpleNamespace(output=output))
     for mode, words in (
         (
             'camera_height',
@@ -189,49 +189,83 @@ def test_a_mode_that_needs_tf_is_refused_where_it_cannot_come(
         ('lidar', 'needs lidar_pose; give x y z'),
     ):
         with pytest.raises(SettingsError, match=words):
-            scale_inputs.refuse_unscaled(ScaleSettings(mode=mode), engine)
-    scale_inputs.refuse_unscaled(ScaleSettings(mode='odometry'), engine)
-    monkeypatch.setattr(scale_inputs, 'has_tf', lambda: True)
-    scale_inputs.refuse_unscaled(ScaleSettings(mode='lidar'), engine)
+            scale.refuse_unscaled(ScaleSettings(mode=mode), checkpoint)
+    scale.refuse_unscaled(ScaleSettings(mode='odometry'), checkpoint)
+    monkeypatch.setattr(scale, 'has_tf', lambda: True)
+    scale.refuse_unscaled(ScaleSettings(mode='lidar'), checkpoint)
 
 
-def test_a_jump_of_one_camera_leaves_the_others_alone(bench: Any) -> None:
-    """Both have learned from a lidar; then the stamps of the left one are set back."""
-    pose = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0]
-    settings = build(DepthNodeSettings, {'scale': {'mode': 'lidar', 'lidar_pose': pose}})
-    scales = scale_inputs.ScaleInputs(bench.node, lambda: settings)
-    output = SimpleNamespace(metric=True, scale_sigma=0.15)
-    engine = SimpleNamespace(
-        checkpoint=SimpleNamespace(info=SimpleNamespace(output=output), id='')
+class WatchedTracker(ScaleTracker):
+    """Notes which threads touch it."""
+
+    threads: ClassVar[set[str]] = set()
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith('__'):
+            WatchedTracker.threads.add(threading.current_thread().name)
+        return super().__getattribute__(name)
+
+
+def test_trackers_are_touched_by_the_worker_alone_and_a_jump_resets_one_camera(
+    in_process: Callable[..., Any], bench: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    WatchedTracker.threads.clear()
+    monkeypatch.setattr(scale, 'ScaleTracker', WatchedTracker)
+    node = in_process(
+        cameras=['front', 'rear'],
+        batch_wait_s=0.0,
+        diagnostics_period_s=0.1,
+        scale__mode='lidar',
+        scale__lidar_pose=[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        scale__timeout_s=0.3,
     )
-    depth = np.full(CAMERA.size, 8.0, np.float32)
-    result = SimpleNamespace(rgb=np.zeros((*depth.shape, 3), np.uint8), depth_m=depth)
-    result.camera = CAMERA
-    left, right = (SimpleNamespace(name=n, reset_due=threading.Event()) for n in ('left', 'right'))
+    cameras = {name: bench.camera(f'/{name}') for name in ('front', 'rear')}
+    for name, camera in cameras.items():
+        bench.listen(Image, f'/{name}/depth/image_rect')
+        camera.wait_for_reader()
+        camera.stamp_ns = 100_000_000_000
+    lidar = bench.node.create_publisher(PointCloud2, '/lidar', 5)
 
-    def look(channel: Any, time_ns: int) -> None:
-        header = SimpleNamespace(frame_id='camera')
-        message = SimpleNamespace(header=header)
-        arrived = SimpleNamespace(stamp_ns=time_ns, message=message, received_ns=time_ns)
-        ready = SimpleNamespace(arrived=arrived, camera=CAMERA)
-        scales.observe(channel, scales.tracker(channel, engine), ready, result, 1.0)
+    def scale_of(name: str) -> float:
+        return float(bench.value(f': {name}', 'scale') or 0.0)
 
-    for time_ns in (10**9, 2 * 10**9):
-        scales._around.add_cloud(_wall_cloud(time_ns), time_ns)
-        look(left, time_ns)
-        look(right, time_ns)
-    assert scales.tracker(left, engine).scale == pytest.approx(1.1, rel=0.01)
-    left.reset_due.set()
-    assert scales.tracker(left, engine).scale == 1.0
-    assert scales.tracker(right, engine).scale == pytest.approx(1.1, rel=0.01)
-    scales.destroy()
+    def send_all(cloud: bool = True) -> None:
+        for camera in cameras.values():
+            camera.send()
+        if cloud:
+            stamp_ns = cameras['rear'].stamp_ns
+            lidar.publish(cloud_message(header_message(stamp_ns), wall_fields(10.0)))
+        bench.spin_for(0.05)
+
+    def both_measured() -> bool:
+        send_all()
+        return all(abs(scale_of(name) - 2.0) < 0.1 for name in cameras)
+
+    bench.spin_until(both_measured, 'the scale of a wall at 10 m that is seen at 5 m')
+    cameras['front'].stamp_ns -= 5_000_000_000
+
+    def front_starts_anew() -> bool:
+        send_all(cloud=False)
+        return scale_of('front') == 1.0
+
+    bench.spin_until(front_starts_anew, 'the scale of the camera that jumped')
+    assert scale_of('rear') == pytest.approx(2.0, rel=0.05)
+    # What the executor does: parameters, a jump of the clock, diagnostics with a warning.
+    assert bench.set_parameter('scale.timeout_s', 0.2) == (True, '')
+    node.on_clock_jump()
+    bench.spin_until(
+        lambda: send_all(cloud=False) or 'measures nothing' in bench.value(': rear', 'problem'),
+        'a warning',
+    )
+    assert WatchedTracker.threads == {'depth_worker'}
 
 
-def _wall_cloud(time_ns: int) -> Any:
-    from psd_depth_ros.data.message_types import MessageTypes
-    from psd_depth_ros.messages import header_fields, pack_cloud
+def header_message(stamp_ns: int) -> Header:
+    header = Header(frame_id='lidar')
+    header.stamp.sec, header.stamp.nanosec = divmod(stamp_ns, 10**9)
+    return header
 
-    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-3, 3, 20), np.linspace(-2, 2, 20)))
-    fields = pack_cloud({'x': x, 'y': y, 'z': np.full_like(x, 8.8)})
-    fields = {'header': header_fields(time_ns, 'lidar'), **fields}
-    return MessageTypes().build('sensor_msgs/msg/PointCloud2', fields)
+
+def wall_fields(distance_m: float) -> dict[str, Any]:
+    x, y = (axis.ravel() for axis in np.meshgrid(np.linspace(-4, 4, 30), np.linspace(-3, 3, 20)))
+    return pack_cloud({'x': x, 'y': y, 'z': np.full_like(x, distance_m)})
