@@ -23,13 +23,9 @@ from psd_depth_ros.ros.depth_node.diagnostics import CAMERA_KEYS, ENGINE_KEYS
 from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
-<<<<<<< HEAD
 from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings
-from psd_depth_ros.ros.settings import DepthNodeSettings
 from psd_depth_ros.synth import WorldSettings
-=======
->>>>>>> ca46c5c (ros: the depth node in five files; outputs as a table; trackers belong to the worker's thread)
 from psd_depth_ros.training.recipe import KINDS, VideoRecipe
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -64,14 +64,17 @@ class PathRecorder:
                 self.files.setdefault(path.relative_to(PACKAGE).as_posix())
 
 
-def trace_image(outputs: list[str], domain: int = 0) -> list[str]:
+def trace_image(outputs: list[str]) -> list[str]:
     """Return the files that one image crosses, relative to the package, in order of first use."""
     recorder = PathRecorder({CameraStream._on_image.__code__, DepthWorker._process.__code__})
-    threading.setprofile(recorder)
-    sys.setprofile(recorder)
-    sizes = {'image_width': WIDTH, 'image_height': HEIGHT, 'diagnostics_period_s': 60.0}
-    arguments = [part for name, value in sizes.items() for part in ('-p', f'{name}:={value}')]
-    rclpy.init(args=['--ros-args', *arguments], domain_id=domain)
+    given = {
+        'image_width': WIDTH,
+        'image_height': HEIGHT,
+        'diagnostics_period_s': 60.0,
+        'autostart': 'false',
+    }
+    arguments = [part for name, value in given.items() for part in ('-p', f'{name}:={value}')]
+    rclpy.init(args=['--ros-args', *arguments])
     node, peer = DepthNode(), Node('peer')
     executor = SingleThreadedExecutor()
     for one in (node, peer):
@@ -91,7 +94,10 @@ def trace_image(outputs: list[str], domain: int = 0) -> list[str]:
                     raise TimeoutError('the node gave no depth')
                 executor.spin_once(timeout_sec=0.02)
 
-        spin_until(lambda: node.is_active)
+        node.trigger_configure()
+        threading.setprofile(recorder)  # of threads that start from now on: the worker
+        sys.setprofile(recorder)
+        node.trigger_activate()
         stamps = iter(range(1, 10**6))
 
         def send() -> None:
@@ -101,7 +107,7 @@ def trace_image(outputs: list[str], domain: int = 0) -> list[str]:
 
         def warm() -> bool:
             send()
-            executor.spin_once(timeout_sec=0.2)
+            _spin_for(executor, 0.2)
             return all(received.values())
 
         spin_until(warm)

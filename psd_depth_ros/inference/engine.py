@@ -65,11 +65,12 @@ class DepthFrame:
     def rgb(self) -> Image:
         """The image that belongs to the depth: rectified, of its size, uint8 (H, W, 3)."""
         rgb = self.rectifier.rectify(self.image)
-        if rgb.shape[:2] == self.camera.size:
+        size = (self.camera.height, self.camera.width)
+        if rgb.shape[:2] == size:
             return rgb
         pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
         small = torch.nn.functional.interpolate(
-            pixels, self.camera.size, mode='bilinear', antialias=True, align_corners=False
+            pixels, size, mode='bilinear', antialias=True, align_corners=False
         )
         return small[0].permute(1, 2, 0).contiguous().numpy()
 
@@ -143,6 +144,7 @@ class DepthEngine:
         self._backend = backend
         self._device = device
         self._views: OrderedDict[Camera, _View] = OrderedDict()
+        self._pixel_budget = checkpoint.info.input.pixel_budget
         output = checkpoint.info.output
         self._confidence = ConfidenceModel(output.sigma_gain, output.sigma_floor)
 
@@ -257,8 +259,7 @@ class DepthEngine:
 
     def _shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
         """What the backend gets where images of all these cameras come in one batch."""
-        budget = self.checkpoint.info.input.pixel_budget
-        sizes = Counter(network_size(one, budget) for one in cameras)
+        sizes = Counter(network_size(one, self._pixel_budget) for one in cameras)
         return [(count, 3, *size) for size, count in sizes.items()]
 
     def _single_and_joint_shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
@@ -289,7 +290,7 @@ class DepthEngine:
         finished = finish_depth(
             *maps.unbind(1),
             gain=[view.gain * scale.factor],
-            size=camera.size,
+            size=(camera.height, camera.width),
             settings=settings,
             confidence_model=self._confidence,
             scale_variance=scale.variance,

@@ -18,7 +18,6 @@ from psd_depth_ros.messages.clouds import (
 from psd_depth_ros.messages.compressed import (
     compressed_fields,
     decode_compressed,
-    is_compressed,
 )
 from psd_depth_ros.messages.images import (
     decode,
@@ -30,6 +29,7 @@ from psd_depth_ros.messages.images import (
     image_fields,
     image_size,
     ImageDecoder,
+    is_compressed,
 )
 from psd_depth_ros.messages.motion import (
     header_fields,

@@ -65,11 +65,6 @@ class PictureHeader:
     one_scan: bool = False
 
 
-def is_compressed(message: Any) -> bool:
-    """Whether a message is a CompressedImage, told by its fields."""
-    return hasattr(message, 'format') and not hasattr(message, 'encoding')
-
-
 def decode_compressed(message: Any, tone: SixteenBitTone | None = None) -> Bytes:
     """sensor_msgs/CompressedImage of jpeg or png -> (H, W, 3) uint8 RGB, C-contiguous.
 

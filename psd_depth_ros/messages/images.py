@@ -25,7 +25,6 @@ from psd_depth_ros.messages.compressed import (
     compressed_header,
     decode_compressed,
     decode_file,
-    is_compressed,
     MAX_PIXELS,
 )
 from psd_depth_ros.messages.sixteen_bit import FULL, SixteenBitTone
@@ -172,6 +171,11 @@ _DTYPES: dict[str, np.dtype[Any]] = {
     '16UC1': np.dtype(np.uint16),
     '32FC1': np.dtype(np.float32),
 }
+
+
+def is_compressed(message: Any) -> bool:
+    """Whether a message is a CompressedImage, told by its fields."""
+    return hasattr(message, 'format') and not hasattr(message, 'encoding')
 
 
 class ImageDecoder:

@@ -60,6 +60,7 @@ class SixteenBitTone:
         self.text = text
         self._range = parse_sixteen_bit(text)
         self._seen = 0
+        self.is_settled = False  # whether enough images were seen to believe `note`
         self._low, self._high = np.inf, -np.inf
         self._outside = 0.0
 
@@ -76,11 +77,6 @@ class SixteenBitTone:
             flat = cv2.subtract(flat, float(black))  # ends at 0
         scaled = cv2.convertScaleAbs(flat, alpha=255.0 / (white - black))
         return scaled.reshape(values.shape)
-
-    @property
-    def is_settled(self) -> bool:
-        """Whether enough images were seen to believe `note`."""
-        return self._seen >= _WATCHED
 
     @property
     def note(self) -> str:
@@ -111,6 +107,7 @@ class SixteenBitTone:
         low, high = np.percentile(sample, _USED_PERCENTILES)
         self._low, self._high = min(self._low, float(low)), max(self._high, float(high))
         self._seen += 1
+        self.is_settled = self._seen >= _WATCHED
         if self._range is not None:
             outside = np.mean((sample < self._range[0]) | (sample > self._range[1]))
             self._outside += (float(outside) - self._outside) / self._seen

@@ -268,6 +268,9 @@ class CameraReport:
     remark: str
 
 
+HandOver = Callable[['CameraStream', ArrivedFrame], bool]
+
+
 class CameraStream:
     """Topics, calibration and counters of one camera.
 
@@ -276,8 +279,6 @@ class CameraStream:
         namespace: Namespace of the camera, '' for that of the node.
         settings: How images are received.
         outputs: What messages contain.
-        hand_over: Receives every image that somebody wants the depth of, and the first one of a
-            new calibration; returns whether an older image was replaced.
     """
 
     def __init__(
@@ -286,14 +287,12 @@ class CameraStream:
         namespace: str,
         settings: CameraSettings,
         outputs: OutputSettings,
-        hand_over: Callable[[CameraStream, ArrivedFrame], bool],
     ) -> None:
         self.name = namespace or 'camera'
         self._node = node
         self._prefix = f'{namespace}/' if namespace else ''
         self._settings = settings
         self._output_settings = outputs
-        self._hand_over = hand_over
         self._inputs: list[InputSubscription] = []
         self._outputs: OutputPublishers | None = None
         self._outputs_lock = threading.Lock()
@@ -325,12 +324,16 @@ class CameraStream:
         """Camera of the newest image, None before the first."""
         return self._camera
 
-    def open(self, relative: bool) -> None:
+    def open(self, hand_over: HandOver, relative: bool) -> None:
         """Create the outputs, then subscribe. Counts start at zero.
 
-        `relative` publishes depth up to an unknown factor even where the camera is calibrated.
+        Args:
+            hand_over: Receives every image that somebody wants the depth of, and the first one of
+                a new calibration; returns whether an older image was replaced.
+            relative: Depth is up to an unknown factor even where the camera is calibrated.
         """
         self._start_anew()
+        self._hand_over = hand_over
         self._is_relative = relative
         self._renew_outputs()
         compressed = self._settings.image_transport == 'compressed'
@@ -422,7 +425,8 @@ class CameraStream:
         except CalibrationError as error:
             self.drop('size_mismatch', str(error), (width, height))
             return None
-        if has_jumped(self._last_stamp_ns, frame.stamp_ns):
+        before_ns = self._last_stamp_ns
+        if frame.stamp_ns < before_ns and has_jumped(before_ns, frame.stamp_ns):
             self._reset_due.set()
         self._last_stamp_ns = frame.stamp_ns
         self._check_stamp(frame.stamp_ns)

@@ -52,11 +52,7 @@ CAMERA_KEYS = {
     'latency_ms_p50': 'median from arrival of the image to depth published',
     'latency_ms_p95': '95th percentile of it',
     'stamp_age_ms': "the node's clock minus the stamp of the last image published",
-<<<<<<< HEAD:psd_depth_ros/ros/diagnostics.py
     'calibration': 'state of the calibration',
-=======
-    'calibration': 'what is known of the lens',
->>>>>>> ca46c5c (ros: the depth node in five files; outputs as a table; trackers belong to the worker's thread):psd_depth_ros/ros/depth_node/diagnostics.py
     'view_seen': 'fraction of the rectified view that the camera sees; the rest has no depth',
     'output': 'the topic of the depth image',
     'subscribed': 'outputs with subscribers; without any the network does not run',

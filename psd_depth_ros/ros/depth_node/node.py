@@ -29,7 +29,7 @@ from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.ros.common import run_node, ThrottledLogger
-from psd_depth_ros.ros.depth_node.camera import ArrivedFrame, CameraStream, nominal_camera
+from psd_depth_ros.ros.depth_node.camera import CameraStream, nominal_camera
 from psd_depth_ros.ros.depth_node.diagnostics import (
     camera_status,
     diagnostic_array,
@@ -44,7 +44,7 @@ from psd_depth_ros.ros.depth_node.worker import (
     EngineHandle,
 )
 from psd_depth_ros.ros.parameters import NodeParameters
-from psd_depth_ros.runtime import settle_process
+from psd_depth_ros.runtime import configure_runtime
 
 HOUSEKEEPING_S = 0.5
 REPEAT_S = 30.0
@@ -63,7 +63,7 @@ class DepthEngineFactory:
         engine: Engine = DepthEngine.from_checkpoint(
             path or None, device=device, backend=backend, aside=self._has_loaded
         )
-        settle_process(engine.backend)
+        configure_runtime(engine.backend)
         self._has_loaded = True
         return engine
 
@@ -106,7 +106,7 @@ class DepthNode(LifecycleNode):
         self._throttled = ThrottledLogger(self.get_logger())
         self._time_jumps = 0
         self._cameras = [
-            CameraStream(self, namespace, settings, settings, self._hand_over)
+            CameraStream(self, namespace, settings, settings)
             for namespace in dict.fromkeys(settings.cameras)
         ]
         self._diagnostics = self.create_publisher(DiagnosticArray, '/diagnostics', 10)
@@ -219,7 +219,7 @@ class DepthNode(LifecycleNode):
         )
         self._worker.start()
         for camera in self._cameras:
-            camera.open(relative=settings.scale.mode == 'relative')
+            camera.open(self._worker.hand_over, relative=settings.scale.mode == 'relative')
         self._problem = ''
 
     def _stop(self) -> None:
@@ -239,9 +239,6 @@ class DepthNode(LifecycleNode):
         if self._reloader is not None:
             self._reloader.destroy()
             self._reloader = None
-
-    def _hand_over(self, camera: CameraStream, frame: ArrivedFrame) -> bool:
-        return self._worker is not None and self._worker.hand_over(camera, frame)
 
     def _expected_cameras(self) -> list[Camera]:
         """All cameras; those without images yet as the parameters describe them."""
