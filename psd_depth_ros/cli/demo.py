@@ -1,8 +1,9 @@
 """`psd-depth demo`: camera in, depth and cloud out, over real topics, with a report at the end.
 
 replay_node, depth_node and recorder run as processes of their own, on a DDS domain of their own.
-The drive is generated, or is a recording of the user's. Figures come from `evaluation`, pictures
-from `preview`; here is the order of the steps.
+Whether the depth node is ready is told by the exit code of wait_until_active, whether the playing
+and the recording are over by those of replay_node and recorder; how much was played by ~/status of
+replay_node, which is recorded. The drive is generated, or is a recording of the user's.
 """
 
 from __future__ import annotations
@@ -12,7 +13,6 @@ from dataclasses import dataclass
 import importlib.util
 import json
 from pathlib import Path
-import re
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_lens_options, load_camera_option, progress_bar
@@ -21,7 +21,7 @@ from psd_depth_ros.files import write_atomically
 from psd_depth_ros.parsing import user_path
 
 if TYPE_CHECKING:
-    from psd_depth_ros.cli.processes import NodeProcesses
+    pass
 
 # Training draws its worlds from seeds below 1,000,000: this one was never seen.
 SEED = 2_000_001
@@ -31,6 +31,11 @@ WIDE_PIXELS = 640 * 480  # bigger images get thinner clouds: the recording is bi
 IMAGE, CAMERA_INFO = '/camera/image', '/camera/camera_info'
 START_S, IDLE_S = 240.0, 5.0
 NODES = 'psd_depth_ros.ros'
+# Without a reader of these outputs the first images would give no depth.
+READY = {
+    'outputs': ['depth', 'camera_info', 'confidence', 'points'],
+    'timeout_s': START_S,
+}
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,12 @@ def add_parser(subparsers: Any) -> None:
         default=30.0,
         help='play this much of a recording, 0 for all (default: %(default)s)',
     )
+    parser.add_argument(
+        '--log-level',
+        default='info',
+        choices=('debug', 'info', 'warn', 'error', 'fatal'),
+        help='how much the nodes log into OUTPUT/logs (default: %(default)s)',
+    )
     add_lens_options(parser)
     parser.set_defaults(execute=execute, rectified=False, rectify_alpha=-1.0)
 
@@ -99,8 +110,8 @@ def execute(options: argparse.Namespace) -> int:
         _generate(output, options.frames) if not (options.bag or options.video) else _take(options)
     )
     recording = output / 'depth.mcap'
-    frames_in = _play(drive, options, recording)
-    report = _report(drive, recording, frames_in)
+    _play(drive, options, recording)
+    report = _report(drive, recording)
     if not report['frames_out']:
         raise PsdDepthError(
             f'of {report["frames_in"]} images none became depth '
@@ -167,32 +178,35 @@ def _take(options: argparse.Namespace) -> Drive:
     return Drive(path, camera.transport, frames, size, '', told, options.duration or 1e6)
 
 
-def _play(drive: Drive, options: argparse.Namespace, recording: Path) -> int:
-    """Run recorder, depth_node and replay_node until the recording is complete.
-
-    Returns how many images were published.
-    """
+def _play(drive: Drive, options: argparse.Namespace, recording: Path) -> None:
+    """Run recorder, depth_node and replay_node until the recording is complete."""
     from psd_depth_ros.cli.processes import node_environment, NodeProcesses
 
+    logging = ['--ros-args', '--log-level', options.log_level]
     with NodeProcesses(node_environment(), options.output / 'logs') as nodes:
         _say('2/4 starting recorder and depth_node')
-        recorder = nodes.start(f'{NODES}.recorder', '--ros-args', *_recorded(drive, recording))
-        nodes.start(f'{NODES}.depth_node', '--ros-args', *_depth_arguments(drive, options))
-        nodes.wait(
-            'depth_node to be active',
-            lambda: 'recording /depth/image_rect' in recorder.output,
-            START_S,
+        recorder = nodes.start(f'{NODES}.recorder', *logging, *_recorded(drive, recording))
+        nodes.start(
+            f'{NODES}.depth_node.node',
+            *logging,
+            *_depth_arguments(drive, options),
+            name='depth_node',
         )
+        ready = nodes.start(f'{NODES}.wait_until_active', *logging, *_parameters(READY))
+        nodes.wait('depth_node to be active', lambda: ready.exit_code is not None, START_S + 30)
+        ready.check(expected=(0,))
         _say('3/4 playing the drive over DDS')
-        published = _replay(nodes, drive, options.rate)
+        player = nodes.start(
+            f'{NODES}.replay_node', *logging, *_replay_arguments(drive, options.rate)
+        )
+        patience_s = 2 * drive.seconds / options.rate + START_S
+        nodes.wait('the playing', lambda: player.exit_code is not None, patience_s)
+        player.check(expected=(0,))
         nodes.wait('the last depth', lambda: recorder.exit_code is not None, START_S)
         recorder.check(expected=(0,))
-    # A video does not know how many frames it has; with each goes a CameraInfo.
-    return published // 2 if drive.frames_in is None else drive.frames_in
 
 
-def _replay(nodes: NodeProcesses, drive: Drive, rate: float) -> int:
-    """Play the drive to its end; returns how many messages were published."""
+def _replay_arguments(drive: Drive, rate: float) -> list[str]:
     told = {
         'recording': str(drive.path),
         'rate': rate,
@@ -201,20 +215,15 @@ def _replay(nodes: NodeProcesses, drive: Drive, rate: float) -> int:
         'wait_for_subscribers_s': 30.0,
         'image_subscribers': 2,  # the recorder's copy is what frames are counted by
     }
-    player = nodes.start(f'{NODES}.replay_node', '--ros-args', *_parameters(told | drive.told))
-    patience_s = 2 * drive.seconds / rate + START_S
-    nodes.wait('the playing', lambda: player.exit_code is not None, patience_s)
-    player.check(expected=(0,))
-    found = re.search(r'published (\d+) messages', player.output)
-    return int(found[1]) if found else 0
+    return _parameters(told | drive.told)
 
 
 def _recorded(drive: Drive, recording: Path) -> list[str]:
-    from psd_depth_ros.cli.demo_recording import OUTPUTS
+    from psd_depth_ros.cli.demo_recording import OUTPUTS, STATUSES
 
     kind = 'CompressedImage' if drive.transport == 'compressed' else 'Image'
     image = f'{drive.image_topic} sensor_msgs/msg/{kind}'
-    told = {'topics': [image, *OUTPUTS], 'output': str(recording), 'idle_end_s': IDLE_S}
+    told = {'topics': [image, *OUTPUTS, *STATUSES], 'output': str(recording), 'idle_end_s': IDLE_S}
     return _parameters({**told, 'depth': 100})
 
 
@@ -239,7 +248,7 @@ def _depth_arguments(drive: Drive, options: argparse.Namespace) -> list[str]:
     told['depth.min_confidence'] = 0.0
     told['points.decimation'] = 1 if drive.size[0] * drive.size[1] <= WIDE_PIXELS else 2
     # A recorder must not miss what it cannot write at once.
-    told |= {f'qos_overrides.{topic}.publisher.depth': 50 for topic in OUTPUTS[:4]}
+    told |= {f'qos_overrides.{topic}.publisher.depth': 50 for topic in OUTPUTS}
     return [*remappings, *_parameters(told)]
 
 
@@ -249,16 +258,15 @@ def _parameters(values: dict[str, Any]) -> list[str]:
     return [part for pair in pairs for part in ('-p', pair)]
 
 
-def _report(drive: Drive, recording: Path, frames_in: int) -> dict[str, Any]:
-    from psd_depth_ros.cli.demo_recording import (
-        DEPTH,
-        read_diagnostics,
-        read_drops,
-    )
+def _report(drive: Drive, recording: Path) -> dict[str, Any]:
+    from psd_depth_ros.cli.demo_recording import DEPTH, read_drops, read_status, REPLAY_STATUS
     from psd_depth_ros.evaluation.recording import compare_depth, time_depth
 
     timing = time_depth(recording, drive.image_topic, DEPTH)
-    said = read_diagnostics(recording)
+    said = read_status(recording)
+    frames_in = drive.frames_in
+    if frames_in is None:  # a video does not know how many frames it has
+        frames_in = int(read_status(recording, REPLAY_STATUS)['images'])
     absrel = absrel_metric = coverage = None
     if drive.truth_topic and timing.frames:
         scaled, unscaled = compare_depth(recording, DEPTH, drive.path, drive.truth_topic)

@@ -15,7 +15,9 @@ from psd_depth_ros.messages import decode, decode_cloud, decode_depth, stamp_ns,
 
 DEPTH, CONFIDENCE, POINTS = '/depth/image_rect', '/depth/confidence', '/points'
 DEPTH_INFO, DIAGNOSTICS = '/depth/camera_info', '/diagnostics'
-OUTPUTS = (DEPTH, DEPTH_INFO, CONFIDENCE, POINTS, DIAGNOSTICS)
+REPLAY_STATUS = '/replay_node/status'
+OUTPUTS = (DEPTH, DEPTH_INFO, CONFIDENCE, POINTS)
+STATUSES = (DIAGNOSTICS, REPLAY_STATUS)
 
 
 def count_messages(path: Path, topic: str, duration_s: float = 0.0) -> int:
@@ -29,12 +31,12 @@ def count_messages(path: Path, topic: str, duration_s: float = 0.0) -> int:
         return sum(1 for _ in bag.messages([topic], stop_ns=stop_ns))
 
 
-def read_diagnostics(path: Path) -> dict[str, str]:
-    """The last that the depth node said: the key-value pairs of all its statuses together."""
+def read_status(path: Path, topic: str = DIAGNOSTICS) -> dict[str, str]:
+    """The last key-value pairs of all statuses on a topic of diagnostics together."""
     values: dict[str, str] = {}
     with BagReader(path) as bag:
-        if DIAGNOSTICS in bag.topics:
-            for item in bag.messages([DIAGNOSTICS]):
+        if topic in bag.topics:
+            for item in bag.messages([topic]):
                 for status in item.message.status:
                     values.update({pair.key: pair.value for pair in status.values})
     return values

@@ -1,6 +1,7 @@
 """Node processes of a command: started together, logged to files, and gone when it ends.
 
-A child is told to stop by SIGINT, then SIGTERM, then SIGKILL. Linux also ends it where the parent
+A child is told to stop by SIGINT, then SIGTERM, then SIGKILL. Logs are for people: how far a
+node is, is told by exit codes and topics. Linux also ends it where the parent
 dies without a word (PR_SET_PDEATHSIG). What the nodes do is left to the `ros` room.
 """
 
@@ -30,9 +31,14 @@ class NodeProcess:
     """One running `python -m module arguments`, its output in `log`."""
 
     def __init__(
-        self, module: str, arguments: Sequence[str], environment: Mapping[str, str], log: Path
+        self,
+        name: str,
+        module: str,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        log: Path,
     ) -> None:
-        self.name = module.rpartition('.')[2]
+        self.name = name
         self.log = log
         with log.open('wb') as output:
             self._process = subprocess.Popen(
@@ -105,10 +111,11 @@ class NodeProcesses:
         finally:
             signal.signal(signal.SIGTERM, self._former)
 
-    def start(self, module: str, *arguments: str) -> NodeProcess:
-        """Start a node and stop it with the others."""
-        log = self._logs / f'{module.rpartition(".")[2]}.log'
-        process = NodeProcess(module, arguments, self._environment, log)
+    def start(self, module: str, *arguments: str, name: str = '') -> NodeProcess:
+        """Start a node and stop it with the others; `name` is by default that of the module."""
+        name = name or module.rpartition('.')[2]
+        log = self._logs / f'{name}.log'
+        process = NodeProcess(name, module, arguments, self._environment, log)
         self._running.append(process)
         return process
 

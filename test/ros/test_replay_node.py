@@ -5,6 +5,7 @@ import signal
 from typing import Any
 
 import cv2
+from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from psd_depth_ros.data.bags import BagReader, BagWriter
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, image_fields, odometry_fields
+from psd_depth_ros.ros.replay_node import STATUS_KEYS
 
 Start = Callable[..., Any]
 NODE = 'psd_depth_ros.ros.replay_node'
@@ -64,6 +66,7 @@ def test_everything_is_published_on_time_and_nothing_is_lost(
     infos = bench.listen(CameraInfo, '/front/camera_info')
     odometry = bench.listen(Odometry, '/odom')
     clocks = bench.listen(Clock, '/clock')
+    statuses = bench.listen(DiagnosticArray, '/replay_node/status')
     node = start(NODE, recording=str(bag), wait_for_subscribers_s=20.0, rate=2.0)
     bench.spin_until(lambda: not node.is_running, 'the end of the recording')
     assert node.wait() == 0, node.output
@@ -77,7 +80,13 @@ def test_everything_is_published_on_time_and_nothing_is_lost(
     times = [one.clock.sec * 10**9 + one.clock.nanosec for one in clocks]
     assert times == sorted(times)
     assert expected[-1] <= times[-1] <= expected[-1] + 100_000_000
-    assert node.output.count('tf2_msgs/msg/TFMessage is not installed') in (0, 1)
+    unknown = node.output.count('tf2_msgs/msg/TFMessage is not installed')
+    assert unknown in (0, 1)
+    status = {pair.key: pair.value for pair in statuses[-1].status[0].values}
+    assert set(status) == set(STATUS_KEYS)
+    assert status['state'] == 'finished'
+    assert status['recording'] == str(bag)
+    assert (status['images'], status['published']) == (str(FRAMES), str((4 - unknown) * FRAMES))
 
 
 def test_it_waits_for_as_many_listeners_as_it_is_told(bench: Any, start: Start, bag: Path) -> None:
