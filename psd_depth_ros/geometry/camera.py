@@ -1,8 +1,8 @@
-"""The camera: intrinsics that follow every crop, resize, zoom and flip.
+"""Camera: intrinsics that follow every crop, resize, zoom and flip.
 
-Lens models live in `distortion`; sampling images through a camera lives in `preprocess` and
-`warp`. Formulas: Hartley and Zisserman, Multiple View Geometry, chapter 6, and the CameraInfo
-definition of ROS (K for raw images, R and P for rectified ones).
+Lens models are in `distortion`; `preprocess` and `warp` sample images. Formulas: Hartley and
+Zisserman, Multiple View Geometry, chapter 6, and the CameraInfo definition of ROS (K for raw
+images, R and P for rectified ones).
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ Matrix3 = tuple[tuple[float, float, float], ...]
 
 MAX_SIDE = 16384
 # Skew over fx: 0.25 slants the columns by 14 degrees.
-_MOST_SKEW = 0.25
-_LEAST_SHIFT_PX = 1 / 64
+_MAX_SKEW = 0.25
+_MIN_SHIFT_PX = 1 / 64
 
 
 @dataclass(frozen=True)
 class Camera:
     """A pinhole camera with an optional lens model and an optional rectified view.
 
-    `fx fy cx cy` are pixels of the raw image (K) and `skew` is `K[0, 1]`, which the rectified view
-    has none of. `rectification` rotates the raw optical frame into the rectified one (R) and
+    `fx fy cx cy` are pixels of the raw image (K) and `skew` is `K[0, 1]`; the rectified view has
+    no skew. `rectification` rotates the raw optical frame into the rectified one (R) and
     `rectified_intrinsics` are `fx fy cx cy` of the rectified view (P[:3, :3]); both None where
     the raw view is kept.
     """
@@ -56,7 +56,7 @@ class Camera:
                 'pixels; check width and height of the CameraInfo or camera.yaml'
             )
         _check_intrinsics('K', (self.fx, self.fy, self.cx, self.cy))
-        if not abs(self.skew) <= _MOST_SKEW * self.fx:
+        if not abs(self.skew) <= _MAX_SKEW * self.fx:
             raise CalibrationError(
                 f'K has a skew of {self.skew:g} px beside fx {self.fx:g}: no camera has pixels so '
                 'slanted; calibrate again, with CALIB_FIX_SKEW where the calibrator has it'
@@ -102,7 +102,7 @@ class Camera:
         skew = float(matrix[0, 1])
         camera = cls(int(width), int(height), fx, fy, cx, cy, distortion, skew=skew)
         reach = max(cy + 0.5, camera.height - 0.5 - cy) / fy
-        return replace(camera, skew=0.0) if abs(skew) * reach < _LEAST_SHIFT_PX else camera
+        return replace(camera, skew=0.0) if abs(skew) * reach < _MIN_SHIFT_PX else camera
 
     @property
     def K(self) -> Array:
@@ -153,7 +153,7 @@ class Camera:
         return replace(self, cx=self.width - 1 - self.cx, rectified_intrinsics=None)
 
     def canonical_ratio(self, canonical_focal_px: float) -> float:
-        """What canonical depth Z' is multiplied by to give Z: fx / f_c at this size."""
+        """Factor from canonical depth Z' to Z: fx / f_c at this size."""
         return self.fx / canonical_focal_px
 
     def rays(self) -> Array:

@@ -1,6 +1,6 @@
-"""Rigid motions as 4x4 matrices in float64: compose, invert, exponential map, quaternions.
+"""Rigid motions as 4x4 matrices in float64, and the extrinsics of a camera.
 
-Formulas: Barfoot, State Estimation for Robotics, chapter 7. Nothing here knows of ROS messages.
+Formulas: Barfoot, State Estimation for Robotics, chapter 7.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _UNIT_TOLERANCE = 0.01
 
 
 def make_pose(rotation: npt.ArrayLike, translation: npt.ArrayLike) -> Array:
-    """Put a 3x3 rotation and a translation in metres into a 4x4 matrix."""
+    """4x4 matrix of a 3x3 rotation and a translation (3,) in metres."""
     pose = np.eye(4)
     pose[:3, :3] = rotation
     pose[:3, 3] = translation
@@ -30,13 +30,13 @@ def make_pose(rotation: npt.ArrayLike, translation: npt.ArrayLike) -> Array:
 
 
 def invert(pose: Array) -> Array:
-    """T_a_b of T_b_a, by transposing the rotation."""
+    """Inverse of a rigid pose: T_a_b of T_b_a."""
     rotation = pose[:3, :3].T
     return make_pose(rotation, -rotation @ pose[:3, 3])
 
 
 def relative(T_w_b: Array, T_w_a: Array) -> Array:
-    """T_b_a of two poses in one world: maps points from frame a to frame b."""
+    """T_b_a of the poses of two frames in one world."""
     return invert(T_w_b) @ T_w_a
 
 
@@ -46,7 +46,7 @@ def transform(pose: Array, points: npt.ArrayLike) -> Array:
 
 
 def exponential(twist: npt.ArrayLike) -> Array:
-    """The pose of a twist (vx, vy, vz, wx, wy, wz); exact for every angle."""
+    """Exponential map of SE(3): the pose of a twist (vx, vy, vz, wx, wy, wz)."""
     vector = np.asarray(twist, dtype=np.float64)
     velocity, omega = vector[:3], vector[3:]
     angle = float(np.linalg.norm(omega))
@@ -60,7 +60,7 @@ def exponential(twist: npt.ArrayLike) -> Array:
 
 
 def logarithm(pose: Array) -> Array:
-    """The twist (vx, vy, vz, wx, wy, wz) of a pose with a rotation below half a turn."""
+    """Inverse of `exponential`, for rotations below half a turn."""
     omega = rotation_vector(pose[:3, :3])
     angle = float(np.linalg.norm(omega))
     cross = skew(omega)
@@ -72,21 +72,21 @@ def logarithm(pose: Array) -> Array:
     return np.concatenate([velocity, omega])
 
 
-def interpolate(start: Array, end: Array, share: float) -> Array:
-    """A pose between two, as tf2 does it: straight in translation, slerp in rotation."""
+def interpolate(start: Array, end: Array, fraction: float) -> Array:
+    """Pose between two, as in tf2: linear in translation, slerp in rotation."""
     turn = rotation_vector(start[:3, :3].T @ end[:3, :3])
-    rotation = start[:3, :3] @ exponential([0.0, 0.0, 0.0, *(share * turn)])[:3, :3]
-    return make_pose(rotation, (1 - share) * start[:3, 3] + share * end[:3, 3])
+    rotation = start[:3, :3] @ exponential([0.0, 0.0, 0.0, *(fraction * turn)])[:3, :3]
+    return make_pose(rotation, (1 - fraction) * start[:3, 3] + fraction * end[:3, 3])
 
 
 def skew(vector: Array) -> Array:
-    """The matrix whose product with x is the cross product of `vector` and x."""
+    """Cross-product matrix K of a vector v: K @ x is the cross product of v and x."""
     x, y, z = vector
     return np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]], dtype=np.float64)
 
 
 def rotation_vector(rotation: Array) -> Array:
-    """Axis times angle in radians of a rotation matrix, through its quaternion."""
+    """Axis times angle (3,), radians, of a rotation matrix (3, 3)."""
     x, y, z, w = to_quaternion(rotation)
     vector = np.array([x, y, z])
     sine = float(np.linalg.norm(vector))
@@ -96,10 +96,9 @@ def rotation_vector(rotation: Array) -> Array:
 
 
 def unit_quaternion(quaternion: npt.ArrayLike) -> Array:
-    """Normalise a quaternion (x, y, z, w) that is one but for rounding.
+    """Normalise a quaternion (x, y, z, w) that is a unit quaternion except for rounding.
 
-    Raises ValueError where its length is not 1 within 0.01, as tf2 refuses it too: numbers that
-    were never filled in, or are no quaternion, are no rotation.
+    Raises ValueError where its length is not 1 within 0.01, as in tf2.
     """
     value = np.asarray(quaternion, dtype=np.float64)
     length = float(np.linalg.norm(value))
@@ -113,7 +112,7 @@ def unit_quaternion(quaternion: npt.ArrayLike) -> Array:
 
 
 def from_quaternion(quaternion: npt.ArrayLike) -> Array:
-    """The rotation matrix of a unit quaternion (x, y, z, w), as in geometry_msgs.
+    """Rotation matrix (3, 3) of a unit quaternion (x, y, z, w), as in geometry_msgs.
 
     Raises ValueError as `unit_quaternion` does.
     """
@@ -128,7 +127,7 @@ def from_quaternion(quaternion: npt.ArrayLike) -> Array:
 
 
 def to_quaternion(rotation: Array) -> Array:
-    """The quaternion (x, y, z, w), w >= 0, of a rotation matrix (Shepperd's method)."""
+    """Quaternion (x, y, z, w), w >= 0, of a rotation matrix (Shepperd's method)."""
     m = np.asarray(rotation, dtype=np.float64)
     squares = np.array(
         [
@@ -154,12 +153,12 @@ def to_quaternion(rotation: Array) -> Array:
 
 @dataclass(frozen=True, eq=False)
 class Extrinsics:
-    """Poses around a camera, None where they are not known; metres.
+    """Where a camera is mounted; None for what is unknown.
 
     `T_body_camera` is the pose of the optical frame in the frame that odometry moves,
-    `T_camera_lidar` that of the lidar in the optical frame, both 4x4. `camera_height_m` is the
-    height of the camera above the ground, `up` (3,) the unit normal of the ground in the optical
-    frame.
+    `T_camera_lidar` that of the lidar in the optical frame, both 4x4, metres. `camera_height_m` is
+    the height of the camera above the ground, `up` (3,) the unit normal of the ground in the
+    optical frame.
     """
 
     T_body_camera: Array | None = None
@@ -168,12 +167,12 @@ class Extrinsics:
     up: Array | None = None
 
     def or_else(self, other: Extrinsics) -> Extrinsics:
-        """What is known here, and of `other` what is not."""
+        """These values, completed by those of `other`."""
         known = {name: one for name, one in vars(self).items() if one is not None}
         return replace(other, **known)
 
     def rectified(self, camera: Camera) -> Extrinsics:
-        """The same for the rectified view of a camera, which `R` may have turned."""
+        """The extrinsics of the rectified view of a camera, which `R` may have rotated."""
         if camera.rectification is None:
             return self
         turn = make_pose(np.asarray(camera.rectification), np.zeros(3))

@@ -17,8 +17,8 @@ import torch.nn.functional as F
 def exponential(twist: Tensor) -> Tensor:
     """Poses (B, 4, 4) of rotation vectors and translations (B, 6): R = exp([w]), t = v.
 
-    The rotation is Rodrigues' formula; the translation is taken as it is (not multiplied by the
-    left Jacobian), as pose networks do.
+    The rotation is Rodrigues' formula. The translation is not multiplied by the left Jacobian:
+    this is the parametrisation of pose networks, not the exponential map of `pose.exponential`.
     """
     w, t = twist[:, :3], twist[:, 3:]
     angle = w.square().sum(dim=1).add(1e-12).sqrt()[:, None, None]
@@ -36,7 +36,7 @@ def exponential(twist: Tensor) -> Tensor:
 
 
 def invert(poses: Tensor) -> Tensor:
-    """The inverses of rigid poses (B, 4, 4)."""
+    """Inverses of rigid poses (B, 4, 4): T_a_b of T_b_a."""
     rotation = poses[:, :3, :3].transpose(1, 2)
     translation = -rotation @ poses[:, :3, 3:]
     top = torch.cat([rotation, translation], dim=2)
@@ -54,16 +54,22 @@ def pixel_grid(height: int, width: int, device: torch.device | str = 'cpu') -> T
 
 
 def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
-    """Read `image` (B, C, H, W) bilinearly at `pixels` (B, h, w, 2), giving (B, C, h, w).
+    """Sample an image bilinearly at pixel coordinates.
 
-    `pixels` are (x, y) in the image's own pixels; `padding` is 'border' or 'zeros'. Images of
-    bytes become float32 on the way, on a CPU in parts: all of them would not fit its cache.
+    Args:
+        image: (B, C, H, W) floating point, or uint8, which is sampled as float32 (0 .. 255).
+        pixels: (B, h, w, 2) x, y in pixels of the image.
+        padding: 'border' repeats the outermost pixels, 'zeros' is black outside.
+
+    Returns:
+        (B, C, h, w).
     """
     height, width = image.shape[-2:]
-    share = torch.stack([pixels.new_full((), 1.0 / side) for side in (width, height)])
-    grid = torch.addcmul(share - 1.0, pixels, share, value=2.0)  # (2 x + 1) / W - 1, in [-1, 1]
+    unit = torch.stack([pixels.new_full((), 1.0 / side) for side in (width, height)])
+    grid = torch.addcmul(unit - 1.0, pixels, unit, value=2.0)  # (2 x + 1) / W - 1, in [-1, 1]
     if image.dtype != torch.uint8:
         return F.grid_sample(image, grid, 'bilinear', padding, align_corners=False)
+    # few images at a time on a CPU: float copies of all of them would not fit into its cache
     count = torch.get_num_threads() if image.device.type == 'cpu' else len(image)
     read = [
         F.grid_sample(part.float(), places, 'bilinear', padding, align_corners=False)
@@ -75,7 +81,7 @@ def sample(image: Tensor, pixels: Tensor, padding: str = 'border') -> Tensor:
 def resize_intrinsics(intrinsics: Tensor, scale: Tensor | float) -> Tensor:
     """fx fy cx cy (B, 4) of an image resized by `scale` (a number, or (B,)).
 
-    Pixel centres lie at integers: cx' = s (cx + 1/2) - 1/2.
+    fx' = s fx; cx' = s (cx + 1/2) - 1/2.
     """
     if isinstance(scale, Tensor):
         scale = scale[:, None]
@@ -91,13 +97,13 @@ def camera_matrix(intrinsics: Tensor) -> Tensor:
 
 
 def backproject(depth: Tensor, K: Tensor) -> Tensor:
-    """Points (B, 3, H, W) in metres of `depth` (B, 1, H, W) seen by cameras K (B, 3, 3)."""
+    """Points (B, 3, H, W) of every pixel of `depth` (B, 1, H, W), cameras K (B, 3, 3)."""
     height, width = depth.shape[-2:]
     return backproject_pixels(depth, pixel_grid(height, width, depth.device)[None], K)
 
 
 def backproject_pixels(depth: Tensor, pixels: Tensor, K: Tensor) -> Tensor:
-    """Points (B, 3, H, W) of `depth` (B, 1, H, W) at `pixels` (B or 1, H, W, 2) of cameras K."""
+    """Points (B, 3, H, W) at `pixels` (B or 1, H, W, 2) with `depth` (B, 1, H, W), cameras K."""
     fx, fy = K[:, 0, 0, None, None], K[:, 1, 1, None, None]
     cx, cy = K[:, 0, 2, None, None], K[:, 1, 2, None, None]
     z = depth[:, 0]  # (B, H, W)
@@ -111,7 +117,10 @@ def transform(T_b_a: Tensor, points: Tensor) -> Tensor:
 
 
 def project(points: Tensor, K: Tensor) -> Tensor:
-    """Pixels (B, H, W, 2) of points (B, 3, H, W); points behind the camera land far outside."""
+    """Pixels (B, H, W, 2) of points (B, 3, H, W); points behind the camera land far outside.
+
+    `inside_image` tells which points are seen.
+    """
     z = points[:, 2].clamp(min=1e-3)
     u = K[:, 0, 0, None, None] * points[:, 0] / z + K[:, 0, 2, None, None]
     v = K[:, 1, 1, None, None] * points[:, 1] / z + K[:, 1, 2, None, None]
@@ -125,11 +134,19 @@ def inverse_warp(
     K_target: Tensor,
     K_source: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Synthesise the target view from `source` (monodepth2, eq. 2).
+    """Synthesise the target view from a source image (monodepth2, eq. 2).
 
-    p_s = pi(K_s T_{t->s} Z(p) K_t^{-1} p), bilinear. `source` (B, C, Hs, Ws), `depth`
-    (B, 1, H, W) metres, poses (B, 4, 4), intrinsics (B, 3, 3). Returns the image (B, C, H, W) and
-    a mask (B, 1, H, W), true where the sample lies inside the source and in front of it.
+    p_s = pi(K_s T_{t->s} Z(p) K_t^{-1} p), sampled bilinearly.
+
+    Args:
+        source: (B, C, Hs, Ws).
+        depth: (B, 1, H, W) of the target, metres.
+        T_source_target: (B, 4, 4).
+        K_target, K_source: (B, 3, 3).
+
+    Returns:
+        The image (B, C, H, W), and a mask (B, 1, H, W) bool: the sample lies inside the source
+        image and in front of its camera.
     """
     points = transform(T_source_target, backproject(depth, K_target))
     pixels = project(points, K_source)  # (B, H, W, 2)
@@ -137,9 +154,9 @@ def inverse_warp(
 
 
 def inside_image(pixels: Tensor, points: Tensor, size: Sequence[int]) -> Tensor:
-    """Where `pixels` (B, h, w, 2) of `points` (B, 3, h, w) lie in an image of `size` (H, W).
+    """Whether `pixels` (B, h, w, 2) of `points` (B, 3, h, w) lie in an image of `size` (H, W).
 
-    True (B, 1, h, w) between the centres of the outermost pixels and in front of the camera.
+    (B, 1, h, w) bool: between the centres of the outermost pixels and in front of the camera.
     """
     height, width = size
     x, y = pixels[..., 0], pixels[..., 1]
