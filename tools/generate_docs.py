@@ -24,7 +24,7 @@ from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
 from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
 from psd_depth_ros.ros.recorder import RecorderSettings
-from psd_depth_ros.ros.replay_node import ReplaySettings
+from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
 from psd_depth_ros.training.recipe import KINDS, VideoRecipe
 
@@ -160,6 +160,7 @@ def tables() -> dict[str, dict[str, str]]:
             'diagnostics of the network': keys_table(ENGINE_KEYS),
             'diagnostics of a camera': keys_table(CAMERA_KEYS),
             'progress of finetune_node': keys_table(PROGRESS_KEYS),
+            'status of replay_node': keys_table(STATUS_KEYS),
         },
         'commands.md': {'commands': commands_text()},
         'recipes.md': {'settings of a recipe': parameters_table(VideoRecipe)},
