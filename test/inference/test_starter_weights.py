@@ -51,6 +51,31 @@ def test_depth_is_metric_and_right_on_streets_never_seen(scenes, frames):
     assert metric.abs_rel < 0.25
 
 
+def test_accuracy_on_eight_streets_is_the_pinned_figure():
+    """Moves with the weights, the renderer, preprocessing, the network and the metrics.
+
+    float32, so that it does not depend on the CPU. Give new figures here where a change is meant
+    to move them, and say so in CHANGELOG.md.
+    """
+    checkpoint = load_checkpoint()
+    device = torch.device('cpu')
+    backend = TorchBackend(load_model(checkpoint), device, half=False)
+    engine = DepthEngine(checkpoint, backend, device)
+    worlds = [
+        World(seed, replace(STREET, width=320, height=240)) for seed in range(2_000_010, 2_000_018)
+    ]
+    scenes = [world.render(5) for world in worlds]
+    frames = engine.infer_batch(
+        [(scene.rgb.numpy(), world.camera) for world, scene in zip(worlds, scenes, strict=True)],
+        settings=DepthSettings(min_confidence=0.0),
+    )
+    pairs = [(f.depth_m, s.depth_m.numpy()) for f, s in zip(frames, scenes, strict=True)]
+    scaled = average([measure(*pair, median_scaled=True) for pair in pairs])
+    metric = average([measure(*pair, median_scaled=False) for pair in pairs])
+    found = (scaled.abs_rel, scaled.a1, metric.abs_rel, metric.rmse)
+    assert found == pytest.approx((0.13950, 0.84523, 0.20858, 6.9666), rel=1e-4)
+
+
 @pytest.mark.parametrize('fx_over_fy', [0.5, 2.0])
 def test_depth_does_not_depend_on_the_shape_of_pixels(scenes, frames, fx_over_fy):
     """Two columns or two rows become one, as by binning."""

@@ -5,6 +5,7 @@ function stops the gradient on purpose are constants here.
 """
 
 from collections.abc import Callable
+import inspect
 from typing import Any
 
 import pytest
@@ -170,3 +171,16 @@ def test_the_fit_of_brightness_passes_the_gradient_with_its_gain() -> None:
     gain = (TARGET.var((2, 3), correction=0) / given.var((2, 3), correction=0)).sqrt()
     expected = gain.clamp(0.5, 2.0)[..., None, None].expand_as(gradient)
     torch.testing.assert_close(gradient, expected, atol=1e-3, rtol=1e-3)
+
+
+def test_no_function_is_left_out() -> None:
+    """Every public function of the modules is checked above, or named here as one without."""
+    without = {'pixel_grid', 'inside_image', 'unwarped_error', 'is_trusted'}
+    elsewhere = {'ssim_statistics', 'backproject_pixels', 'fit_brightness'}  # in the above
+    public = {
+        name
+        for module in (warp, distillation, photometric, scale, supervised)
+        for name, function in inspect.getmembers(module, inspect.isfunction)
+        if function.__module__ == module.__name__ and not name.startswith('_')
+    }
+    assert public == FUNCTIONS.keys() | IN_FLOAT32.keys() | without | elsewhere
