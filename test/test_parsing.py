@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.calibration_file import load_camera
+from psd_depth_ros.data.depth import read_depth
 from psd_depth_ros.data.frames import LensChoice
-from psd_depth_ros.data.open import read_split
 from psd_depth_ros.data.readers.files import FolderFrames
+from psd_depth_ros.data.readers.kitti import read_split
 from psd_depth_ros.errors import PsdDepthError
-from psd_depth_ros.evaluation.samples import read_truth
 from psd_depth_ros.networks.encoders import read_encoder_weights
 from psd_depth_ros.parsing import (
     parse_json,
@@ -211,7 +211,7 @@ READERS = {
     'split.txt': lambda path: read_split(path),
     'frames.csv': folder_table,
     'weights.npz': lambda path: read_encoder_weights(path),
-    'truth.npy': lambda path: read_truth(path, 256.0),
+    'truth.npy': lambda path: read_depth(path, 256.0),
 }
 DAMAGE = {
     'latin': 'höhe: 1, ä'.encode('latin-1'),

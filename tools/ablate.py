@@ -26,13 +26,14 @@ import numpy as np
 
 from psd_depth_ros.cli.options import add_setting_option, progress_bar
 from psd_depth_ros.config import build, change, dump, flatten
+from psd_depth_ros.data.frames import FrameSource, LoadedFrames, TimedFrame
+from psd_depth_ros.data.frames import Sequence as Frames
 from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.errors import EvaluationError, ParseError, PsdDepthError, SettingsError
 from psd_depth_ros.evaluation.evaluate import evaluate
 from psd_depth_ros.evaluation.protocols import find_protocol
-from psd_depth_ros.evaluation.samples import Sample, SampleList
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.networks.encoders import read_encoder_weights
 from psd_depth_ros.parsing import read_json_object, read_yaml
@@ -211,7 +212,7 @@ def run_experiment(
             )
         )
     data.check()
-    samples = as_samples(test)
+    samples = as_source(test)
     for name, seed in jobs:
         recipe = experiment.recipe_for(name, seed, results)
         folder = output / 'runs' / f'{name}_seed{seed}'
@@ -226,7 +227,7 @@ def run_experiment(
 def train_and_measure(
     recipe: VideoRecipe,
     data: Preparation,
-    samples: SampleList[Any],
+    samples: FrameSource,
     folder: Path,
     start: Any,
     start_id: str,
@@ -256,9 +257,7 @@ def train_and_measure(
     )
 
 
-def measure(
-    checkpoint: Path | None, samples: SampleList[Any], device: str
-) -> dict[str, float | None]:
+def measure(checkpoint: Path | None, samples: FrameSource, device: str) -> dict[str, float | None]:
     """Figures by name over all test frames; None each for a network that collapsed."""
     if checkpoint is None:
         return dict.fromkeys(COLUMNS)
@@ -281,20 +280,23 @@ def measure(
     return {name: found.get(name) for name in COLUMNS}
 
 
-def as_samples(data: Preparation) -> SampleList[Any]:
+def as_source(data: Preparation) -> FrameSource:
     """Rendered frames with their exact depth. Raises SettingsError for recordings without."""
     for sequence in data.sequences:
         if sequence.depth is None:
             raise SettingsError(f'{sequence.name} has no true depth; test on synth:street:...')
     items = [(one, index) for one in data.sequences for index in range(len(one.rgb))]
-    return SampleList(items, _load)
+    return LoadedFrames(Path('test'), items, _load)
 
 
-def _load(item: tuple[Any, int]) -> Sample:
+def _load(place: int, item: tuple[Frames, int]) -> TimedFrame:
     sequence, index = item
-    truth = np.asarray(sequence.depth[index], np.float32)
+    assert sequence.depth is not None, 'checked before'
+    depth = np.asarray(sequence.depth[index], np.float32)
     rgb = np.ascontiguousarray(sequence.rgb[index])
-    return Sample(f'{sequence.name}-{index}', rgb, sequence.camera, truth)
+    name = f'{sequence.name}-{index}'
+    stamp_ns = int(sequence.stamps_ns[index])
+    return TimedFrame(place, stamp_ns, '', rgb, sequence.camera, depth_m=depth, name=name)
 
 
 def _begin(output: Path) -> list[Result]:

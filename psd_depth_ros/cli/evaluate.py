@@ -19,7 +19,7 @@ from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.files import write_atomically
 
 if TYPE_CHECKING:
-    from psd_depth_ros.evaluation.layouts import DataChoice
+    from psd_depth_ros.data.frames import SourceOptions
 
 EXAMPLES = 4
 
@@ -90,16 +90,14 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Measure, print and write."""
-    from psd_depth_ros.evaluation.evaluate import evaluate
-    from psd_depth_ros.evaluation.layouts import open_samples
+    from psd_depth_ros.evaluation.evaluate import evaluate, open_data, parse_range
     from psd_depth_ros.evaluation.report import write_html
-    from psd_depth_ros.evaluation.samples import parse_range
     from psd_depth_ros.inference import DepthEngine
     from psd_depth_ros.runtime import configure_runtime
 
-    samples, protocol = open_samples(options.data, options.protocol, _data_choice(options))
-    samples = samples.part(parse_range(options.frames))
-    if not samples.count:
+    source, protocol = open_data(options.data, options.protocol, _source_options(options))
+    source.select(parse_range(options.frames))
+    if not source.selected:
         raise EvaluationError(f'--frames {options.frames} leaves no images of {options.data}')
     for path in (options.json, options.html):
         _prepare(path)
@@ -112,7 +110,7 @@ def execute(options: argparse.Namespace) -> int:
     try:
         with progress_bar(f'evaluating on {engine.device}', options.quiet) as advance:
             evaluation = evaluate(
-                engine, samples, protocol, flip=options.flip, examples=kept, progress=advance
+                engine, source, protocol, flip=options.flip, examples=kept, progress=advance
             )
     finally:
         engine.close()
@@ -129,30 +127,26 @@ def execute(options: argparse.Namespace) -> int:
     if options.html is not None:
         write_html(options.html, report, evaluation)
     _print(report)
-    for note in samples.notes:
+    for note in source.notes:
         print(f'note: {note}')
     return 0
 
 
-def _data_choice(options: argparse.Namespace) -> DataChoice:
-    from psd_depth_ros.data.frames import LensChoice
-    from psd_depth_ros.evaluation.bag_truth import BagChoice
-    from psd_depth_ros.evaluation.layouts import DataChoice
+def _source_options(options: argparse.Namespace) -> SourceOptions:
+    from psd_depth_ros.data.frames import LensChoice, SourceOptions
 
     if options.depth_scale is not None and not options.depth_scale > 0:
         raise EvaluationError(f'--depth-scale is {options.depth_scale:g}, expected more than 0')
-    return DataChoice(
+    return SourceOptions(
         lens=LensChoice(
             load_camera_option(options), options.fov, sixteen_bit_range=options.sixteen_bit_range
         ),
-        bag=BagChoice(
-            options.image_topic,
-            options.camera_info_topic,
-            options.depth_topic,
-            options.lidar_topic,
-            None if options.lidar_pose is None else tuple(options.lidar_pose),
-            options.stamps == 'recorded',
-        ),
+        image_topic=options.image_topic,
+        camera_info_topic=options.camera_info_topic,
+        lidar_topic=options.lidar_topic,
+        recorded_stamps=options.stamps == 'recorded',
+        depth_topic=options.depth_topic,
+        lidar_pose=None if options.lidar_pose is None else tuple(options.lidar_pose),
         units_per_metre=options.depth_scale,
         split_file=options.split_file,
         truth_folder=options.truth,
@@ -185,7 +179,7 @@ def _print(report: dict[str, Any]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from psd_depth_ros.evaluation.summary import (
+    from psd_depth_ros.evaluation.report import (
         COLUMNS,
         describe,
         DISTANCE_COLUMNS,

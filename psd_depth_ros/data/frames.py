@@ -1,17 +1,20 @@
-"""One face for every recording: a bag, a video or an image folder as timed, calibrated frames.
+"""Types of recorded data: frames, sources of frames, what a reader of a layout is.
 
-Reading bags is in `bag_frames`, videos and folders in `file_frames`. Rectifying, resizing and
-batching are left to `preprocess` and its callers.
+Training, evaluation, replay and the command line read every layout through a `FrameSource`. The
+readers are in `readers`, one file per layout; `open` finds the one of a path. Rectifying, resizing
+and batching are left to `preprocess` and its callers.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
+from typing import Generic, TypeVar
 
 import cv2
 import numpy as np
@@ -20,11 +23,15 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.data.calibration_file import camera_from_fov
 from psd_depth_ros.data.surroundings import Asked
-from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.errors import EvaluationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera, Extrinsics
+from psd_depth_ros.geometry.pose import invert, make_pose
 from psd_depth_ros.geometry.view import find_doubts
 from psd_depth_ros.messages import ImageDecoder
 from psd_depth_ros.messages.sixteen_bit import FULL
+
+DepthMap = NDArray[np.float32]
+T = TypeVar('T')
 
 
 @dataclass(frozen=True)
@@ -99,13 +106,25 @@ _HOPELESS_AFTER = 100
 class TimedFrame:
     """A decoded frame.
 
-    `index` counts the recording's images from 0, skipped ones included. `rgb` is (H, W, 3) uint8
-    as recorded, not rectified. `pose` is 4x4 in metres, None where the recording has none: of a
-    bag T_odom_body of its odometry at the stamp, of a folder T_world_camera. `lidar` (N, 3)
-    float32 metres are the points nearest in time, in their own frame, where they were asked for.
-    `depth_m` (H, W) is the truth of a rendered frame, +Inf for sky. `extrinsics` are what TF knew
-    at the stamp, where that was asked for; `problem` says why there is no pose or no points where
-    they were, `remark` what TF did not know.
+    Attributes:
+        index: counts the recording's images from 0, skipped ones included.
+        stamp_ns: from `header.stamp`, or what stands for it.
+        frame_id: of the image.
+        rgb: (H, W, 3) uint8 as recorded, not rectified.
+        camera: of `rgb`.
+        pose: (4, 4) in metres, None where the recording has none: of a bag T_odom_body of its
+            odometry at the stamp, of files T_world_camera.
+        lidar: (N, 3) float32 metres, the points nearest in time in their own frame, where they
+            were asked for.
+        depth_m: (h, w) float32 metres along Z, exact, in the rectified view of `camera`; not above
+            0 or not finite where unknown, +Inf for sky. None where the recording has none or it
+            was not asked for. Of the image's size, unless `to_depth_grid` is given.
+        extrinsics: what TF knew at the stamp, where that was asked for.
+        problem: why there is no pose or no points where they were asked for.
+        remark: what TF did not know.
+        name: for reports; the index where nobody gives one.
+        sequence: frames with the same one follow each other in time; empty: not known to.
+        to_depth_grid: brings a map (H, W) onto the grid of `depth_m`, where that is another.
     """
 
     index: int
@@ -119,6 +138,13 @@ class TimedFrame:
     extrinsics: Extrinsics | None = None
     problem: str = ''
     remark: str = ''
+    name: str = ''
+    sequence: str = ''
+    to_depth_grid: Callable[[DepthMap], DepthMap] | None = None
+
+    def on_depth_grid(self, values: DepthMap) -> DepthMap:
+        """Bring a map of the image's size (H, W) onto the grid of `depth_m`."""
+        return values if self.to_depth_grid is None else self.to_depth_grid(values)
 
 
 @dataclass(frozen=True)
@@ -156,6 +182,40 @@ class LensChoice:
         return self.camera
 
 
+@dataclass(frozen=True)
+class SourceOptions:
+    """What a caller says of a recording besides its path; all of it is optional.
+
+    Attributes:
+        lens: the camera, where the recording does not know it or is not to be believed.
+        image_topic, camera_info_topic: of a bag.
+        with_lidar: frames come with lidar points.
+        lidar_topic: of a bag; None is its only cloud.
+        recorded_stamps: times are those of recording, for drivers that set none.
+        with_depth: frames come with exact depth; the recording is refused where it has none.
+        depth_topic: of a bag, with depth registered to the image pixel by pixel.
+        lidar_pose: x y z qx qy qz qw of the lidar in the optical frame.
+        units_per_metre: of 16-bit depth files.
+        split_file: lists the images to measure, of KITTI.
+        truth_folder: has the improved depth of KITTI, where it is not among the raw data.
+        protocol: the evaluation protocol that was asked for; `auto` is that of the layout.
+    """
+
+    lens: LensChoice = field(default_factory=LensChoice)
+    image_topic: str | None = None
+    camera_info_topic: str | None = None
+    with_lidar: bool = False
+    lidar_topic: str | None = None
+    recorded_stamps: bool = False
+    with_depth: bool = False
+    depth_topic: str | None = None
+    lidar_pose: tuple[float, ...] | None = None
+    units_per_metre: float | None = None
+    split_file: Path | None = None
+    truth_folder: Path | None = None
+    protocol: str = 'auto'
+
+
 class FrameSource(ABC):
     """Frames of one recording, in order, as a context manager.
 
@@ -170,9 +230,11 @@ class FrameSource(ABC):
     T_body_camera: npt.NDArray[np.float64] | None = None
     T_camera_lidar: npt.NDArray[np.float64] | None = None
     camera_height_m: float | None = None
+    protocol = 'outdoor'  # the evaluation protocol that is usual for such data
 
     def __init__(self, path: Path, lens: LensChoice) -> None:
         self.path = path
+        self._selected = slice(None)
         self._lens = lens
         self.decoder = ImageDecoder(lens.sixteen_bit_range)
         self.skipped: list[SkippedFrame] = []
@@ -214,6 +276,22 @@ class FrameSource(ABC):
 
     def follow(self, asked: Asked) -> None:  # noqa: B027
         """Let frames come with `extrinsics` where the recording has transforms."""
+
+    def select(self, chosen: slice) -> None:
+        """Let `frames` give only some of the frames, by their place in the recording."""
+        self._selected = chosen
+
+    @property
+    def selected(self) -> range:
+        """The places of the frames that `frames` gives."""
+        return range(*self._selected.indices(self.count))
+
+    def view_pose(self, frame: TimedFrame) -> npt.NDArray[np.float64] | None:
+        """T_world_camera (4, 4) of a frame's rectified view, None where it is not known."""
+        T_known_camera = np.eye(4) if self.poses_are_of_camera else self.T_body_camera
+        if frame.pose is None or T_known_camera is None:
+            return None
+        return frame.pose @ T_known_camera @ invert(view_rotation(frame.camera))
 
     @property
     def extrinsics(self) -> Extrinsics:
@@ -259,3 +337,103 @@ class FrameSource(ABC):
         """Raise the last error where not one frame could be used."""
         if not self._used and error is not None:
             raise error
+
+
+class LoadedFrames(FrameSource, Generic[T]):
+    """Frames of items that are known beforehand: `load` makes the frame of a place and an item.
+
+    What cannot be read is an error, not skipped: benchmarks count all of their frames.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        items: Items[T],
+        load: Callable[[int, T], TimedFrame],
+        protocol: str = '',
+        close: Callable[[], None] = lambda: None,
+    ) -> None:
+        super().__init__(path, LensChoice())
+        self._items = items
+        self._load = load
+        self._close = close
+        self.protocol = protocol or self.protocol
+
+    @property
+    def count(self) -> int:
+        """Number of items."""
+        return len(self._items)
+
+    @property
+    def span_ns(self) -> tuple[int, int]:
+        """Unknown: stamps are in the frames."""
+        return 0, 0
+
+    def close(self) -> None:
+        """Close the file that `load` reads from, if there is one."""
+        self._close()
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Load the frames. Raises EvaluationError where one cannot be read."""
+        self._begin()
+        for place in self.selected:
+            try:
+                frame = self._load(place, self._items[place])
+            except MessageError as error:
+                raise EvaluationError(str(error)) from error
+            yield self._use(frame)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """A layout of recordings: how it is told from others, and opened.
+
+    Attributes:
+        name: of the layout, for people.
+        matches: whether what lies at a path has the layout; decided by names, little is read.
+        open: opens it; raises BagError, CalibrationError or, with depth, EvaluationError.
+        has_depth: whether frames can come with exact depth.
+        has_lidar: whether frames can come with lidar points.
+        is_recording: whether a folder of the layout is one recording, not a set of them.
+        recordings: the recordings of the layout below a folder.
+    """
+
+    name: str
+    matches: Callable[[Path], bool]
+    open: Callable[[Path, SourceOptions], FrameSource]
+    has_depth: bool = False
+    has_lidar: bool = False
+    is_recording: Callable[[Path], bool] = lambda path: True
+    recordings: Callable[[Path], list[Path]] = lambda path: []
+
+
+@dataclass(frozen=True)
+class Recording:
+    """One recording: where it is, which of its frames are meant, and what they are for.
+
+    `first` and `stop` are places in the recording, `stop` left out. `role` is `both` (its end is
+    held out), `train` or `held_out`. Where a benchmark lists its targets, `listed` has their frame
+    numbers: those to train on and those held out.
+    """
+
+    path: Path
+    first: int = 0
+    stop: int | None = None
+    role: str = 'both'
+    listed: tuple[frozenset[int], frozenset[int]] | None = None
+
+    @property
+    def name(self) -> str:
+        """A short name for people."""
+        path = self.path
+        if str(path).startswith('synth:'):
+            return str(path).partition('?')[0].replace(':', '-')
+        if path.name.startswith('image_0') and path.parent.name:
+            return f'{path.parent.name}-{path.name}'
+        return path.stem if path.is_file() else path.name
+
+
+def view_rotation(camera: Camera) -> npt.NDArray[np.float64]:
+    """T_view_camera (4, 4): from the optical frame of the raw image to the rectified one."""
+    rotation = np.eye(3) if camera.rectification is None else np.array(camera.rectification)
+    return make_pose(rotation, np.zeros(3))

@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.evaluation.samples import Sample
+from psd_depth_ros.data.frames import TimedFrame
 from psd_depth_ros.geometry.pose import relative, transform
 
 Map = NDArray[np.float32]
@@ -45,9 +45,10 @@ class StabilityResult:
 
 @dataclass(frozen=True)
 class _View:
-    """A frame as far as it is needed: its sample, the rectified image and its depth."""
+    """A frame as far as it is needed: pose T_world_camera, the rectified image, its depth."""
 
-    sample: Sample
+    frame: TimedFrame
+    pose: Pixels | None
     rgb: NDArray[np.uint8]
     depth: Map
 
@@ -60,13 +61,18 @@ class Stability:
         self._previous: _View | None = None
         self._changes: dict[str, list[float]] = {'poses': [], 'flow': []}
 
-    def add(self, sample: Sample, rgb: NDArray[np.uint8], depth: Map) -> None:
-        """Take a frame: the rectified image (H, W, 3) and its depth (H, W)."""
-        view, previous = _View(sample, rgb, depth), self._previous
+    def add(
+        self, frame: TimedFrame, pose: Pixels | None, rgb: NDArray[np.uint8], depth: Map
+    ) -> None:
+        """Take a frame: its pose, the rectified image (H, W, 3) and its depth (H, W).
+
+        `pose` is T_world_camera (4, 4) of the rectified view, None where it is not known.
+        """
+        view, previous = _View(frame, pose, rgb, depth), self._previous
         self._previous = view
-        if previous is None or not _follows(previous.sample, sample):
+        if previous is None or not _follows(previous.frame, frame):
             return
-        by_poses = _has_geometry(previous.sample) and _has_geometry(sample)
+        by_poses = _has_geometry(previous) and _has_geometry(view)
         found = self._by_poses(previous, view) if by_poses else self._by_flow(previous, view)
         if found is not None:
             self._changes['poses' if by_poses else 'flow'].append(found)
@@ -81,15 +87,15 @@ class Stability:
 
     def _by_poses(self, s: _View, t: _View) -> float | None:
         """The median change where the true depths of both frames agree on what is seen."""
-        truth_t, pose_t = _geometry(t.sample)
-        truth_s, pose_s = _geometry(s.sample)
+        truth_t, pose_t = _geometry(t)
+        truth_s, pose_s = _geometry(s)
         p = _grid(t.depth.shape)
         true_t = _at(truth_t, p)
-        points = t.sample.camera.rectified().backproject(
+        points = t.frame.camera.rectified().backproject(
             p, np.where(self._in_range(true_t), true_t, np.nan)
         )
         seen = transform(relative(pose_s, pose_t), points)
-        q = s.sample.camera.rectified().project(np.nan_to_num(seen, nan=-1.0))
+        q = s.frame.camera.rectified().project(np.nan_to_num(seen, nan=-1.0))
         true_s, expected = _at(truth_s, q), seen[:, 2]
         with np.errstate(invalid='ignore', divide='ignore'):
             usable = self._in_range(true_s) & self._in_range(true_t)
@@ -123,21 +129,22 @@ class Stability:
         return np.isfinite(depth) & (depth > 0)
 
 
-def _follows(s: Sample, t: Sample) -> bool:
+def _follows(s: TimedFrame, t: TimedFrame) -> bool:
     """Whether t comes right after s in one recording."""
     return bool(t.sequence) and s.sequence == t.sequence and (
         0 < t.stamp_ns - s.stamp_ns <= MAX_GAP_NS
     )  # fmt: skip
 
 
-def _has_geometry(sample: Sample) -> bool:
-    return sample.pose is not None and sample.truth is not None and sample.predicted_on is None
+def _has_geometry(view: _View) -> bool:
+    frame = view.frame
+    return view.pose is not None and frame.depth_m is not None and frame.to_depth_grid is None
 
 
-def _geometry(sample: Sample) -> tuple[Map, Pixels]:
-    assert sample.truth is not None, 'asked for before'
-    assert sample.pose is not None, 'asked for before'
-    return sample.truth, sample.pose
+def _geometry(view: _View) -> tuple[Map, Pixels]:
+    assert view.frame.depth_m is not None, 'asked for before'
+    assert view.pose is not None, 'asked for before'
+    return view.frame.depth_m, view.pose
 
 
 def _grid(shape: tuple[int, ...]) -> Pixels:

@@ -4,8 +4,8 @@ import math
 import numpy as np
 import pytest
 
+from psd_depth_ros.data.frames import TimedFrame
 from psd_depth_ros.evaluation.metrics import boundary_f1, match, measure_confidence, measure_edges
-from psd_depth_ros.evaluation.samples import Sample
 from psd_depth_ros.evaluation.stability import Stability
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose
@@ -103,29 +103,31 @@ def wall(index, distance_m, with_pose=True, truth=True, rgb=None):
     pose = make_pose(np.eye(3), (0.0, 0.0, 20.0 - distance_m)) if with_pose else None
     depth = np.full((48, 64), distance_m, np.float32)
     rgb = np.zeros((48, 64, 3), np.uint8) if rgb is None else rgb
-    return Sample(
-        f'{index}', rgb, CAMERA, depth if truth else None, 'drive', index * 100_000_000, pose
+    depth_m = depth if truth else None
+    stamp_ns = index * 100_000_000
+    return TimedFrame(
+        index, stamp_ns, 'lens', rgb, CAMERA, pose, depth_m=depth_m, sequence='drive'
     )
 
 
-def stability_of(samples, factors):
+def stability_of(frames, factors):
     stability = Stability(1e-3, 80.0)
-    for sample, factor in zip(samples, factors, strict=True):
-        truth = float(sample.name) if sample.truth is None else sample.truth
-        stability.add(sample, sample.rgb, np.full((48, 64), 1.0, np.float32) * truth * factor)
+    for frame, factor in zip(frames, factors, strict=True):
+        depth = np.full((48, 64), 1.0, np.float32) * frame.depth_m * factor
+        stability.add(frame, frame.pose, frame.rgb, depth)
     return stability.result
 
 
 def test_depth_that_follows_the_motion_is_stable_at_any_scale():
-    samples = [wall(0, 10.0), wall(1, 9.0), wall(2, 8.0)]
-    found = stability_of(samples, (0.3, 0.3, 0.3))
+    frames = [wall(0, 10.0), wall(1, 9.0), wall(2, 8.0)]
+    found = stability_of(frames, (0.3, 0.3, 0.3))
     assert (found.method, found.pairs) == ('poses', 2)
     assert found.median_change == pytest.approx(0.0, abs=1e-6)
 
 
 def test_depth_that_flickers_changes_by_its_flicker():
-    samples = [wall(0, 10.0), wall(1, 9.0), wall(2, 8.0)]
-    found = stability_of(samples, (1.0, 1.1, 1.0))
+    frames = [wall(0, 10.0), wall(1, 9.0), wall(2, 8.0)]
+    found = stability_of(frames, (1.0, 1.1, 1.0))
     assert found.median_change == pytest.approx(math.log(1.1), abs=1e-6)
 
 
@@ -133,15 +135,15 @@ def test_without_poses_pixels_are_followed_by_flow():
     random = np.random.default_rng(0)
     texture = random.integers(0, 255, (6, 8, 3), dtype=np.uint8).repeat(8, 0).repeat(8, 1)
     moved = np.roll(texture, 3, axis=1)
-    samples = [wall(1, 10.0, False, False, texture), wall(2, 10.0, False, False, moved)]
+    frames = [wall(1, 10.0, False, False, texture), wall(2, 10.0, False, False, moved)]
     left_and_right = np.where(np.arange(64) < 32, 5.0, 10.0)[None].repeat(48, 0)
     stability = Stability(1e-3, 80.0)
-    stability.add(samples[0], texture, left_and_right)
-    stability.add(samples[1], moved, 1.2 * np.roll(left_and_right, 3, axis=1))
+    stability.add(frames[0], None, texture, left_and_right)
+    stability.add(frames[1], None, moved, 1.2 * np.roll(left_and_right, 3, axis=1))
     assert stability.result.method == 'flow'
     assert stability.result.median_change == pytest.approx(math.log(1.2), abs=0.01)
 
 
 def test_images_that_do_not_follow_each_other_are_not_compared():
-    samples = [wall(0, 10.0), wall(20, 9.0)]
-    assert stability_of(samples, (1.0, 1.1)) is None
+    frames = [wall(0, 10.0), wall(20, 9.0)]
+    assert stability_of(frames, (1.0, 1.1)) is None

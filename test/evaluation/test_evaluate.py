@@ -1,16 +1,17 @@
 """The loop and the report, with an engine whose answers are known."""
 
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
+from psd_depth_ros.data.frames import LoadedFrames, TimedFrame
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation.evaluate import evaluate, measure_frames
 from psd_depth_ros.evaluation.protocols import find_protocol
 from psd_depth_ros.evaluation.report import render_html
-from psd_depth_ros.evaluation.samples import Sample, SampleList
 from psd_depth_ros.geometry import Camera
 
 CAMERA = Camera(40, 30, 30.0, 30.0, 19.5, 14.5)
@@ -36,11 +37,15 @@ def sample(name, red, truth_m):
     rgb = np.zeros((30, 40, 3), np.uint8)
     rgb[..., 0] = red
     truth = None if truth_m is None else np.full((30, 40), truth_m, np.float32)
-    return Sample(name, rgb, CAMERA, truth)
+    return TimedFrame(0, 0, 'lens', rgb, CAMERA, depth_m=truth, name=name)
 
 
-def run(*samples, **options):
-    return evaluate(Engine(), SampleList(samples, lambda one: one), OUTDOOR, **options)
+def source_of(*frames):
+    return LoadedFrames(Path('made'), frames, lambda place, frame: frame)
+
+
+def run(*frames, **options):
+    return evaluate(Engine(), source_of(*frames), OUTDOOR, **options)
 
 
 def test_figures_of_known_answers():
@@ -64,7 +69,7 @@ def test_the_best_and_the_worst_are_kept():
     samples = []
     for index in range(7):
         one = sample(f'{index}', 100, 20.0)
-        one.truth[:, : 2 * index] = 40.0
+        one.depth_m[:, : 2 * index] = 40.0
         samples.append(one)
     kept = run(*samples[::-1], examples=2).examples
     assert [one.name for one in kept.best] == ['0', '1']
@@ -78,8 +83,9 @@ def test_the_mirror_image_has_a_mirrored_camera_and_is_averaged_in_disparity():
     rgb = np.zeros((30, 40, 3), np.uint8)
     rgb[:, :20, 0], rgb[:, 20:, 0] = 50, 150  # 10 m, and 30 m for the mirror image
     camera = Camera(40, 30, 30.0, 30.0, 10.0, 14.5)
-    one = Sample('a', rgb, camera, np.full((30, 40), 15.0, np.float32))
-    found = evaluate(engine, SampleList([one], lambda item: item), OUTDOOR, flip=True).as_dict()
+    depth = np.full((30, 40), 15.0, np.float32)
+    frame = TimedFrame(0, 0, 'lens', rgb, camera, depth_m=depth)
+    found = evaluate(engine, source_of(frame), OUTDOOR, flip=True).as_dict()
     assert [one.cx for one in engine.cameras] == [10.0, 29.0]
     assert found['unscaled']['abs_rel'] == pytest.approx(1 / 3)
     assert found['flip']['unscaled']['abs_rel'] == pytest.approx(0.0, abs=1e-6)

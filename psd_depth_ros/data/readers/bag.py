@@ -1,15 +1,20 @@
-"""Camera images of a bag, each with the CameraInfo and the odometry of its stamp.
+"""Camera images of a bag, each with the CameraInfo, the odometry and the depth of its stamp.
 
 Images are held until the next one comes, and as long as odometry, points or transforms of their
 stamp are still on their way, so what was recorded after an image still finds it. Where the first
 CameraInfo comes later than that, as one that is published once does, it is looked up first: the
 images before it have it too.
+
+A depth topic (sensor_msgs/Image, 32FC1 metres or 16UC1 millimetres) is taken to be registered to
+the image pixel by pixel. Where lidar points are the depth, they are projected into the rectified
+view, the nearest one of each pixel counts; they are not corrected for the motion between their
+stamp and the image's. Bags of `psd-depth synth` need no more than their path.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,17 +22,42 @@ from typing import Any
 
 import numpy as np
 
+from psd_depth_ros.data.bag_storage import bag_files_in, is_bag_name, is_split
 from psd_depth_ros.data.bags import BagMessage, BagReader
 from psd_depth_ros.data.calibration_file import Mounting, transform_topics
-from psd_depth_ros.data.frames import FrameSource, LensChoice, TimedFrame
-from psd_depth_ros.data.message_types import odometry_topics, pick_cloud_topic, pick_odometry_topic
+from psd_depth_ros.data.depth import check_depth, Map, project_depth, rectify_depth
+from psd_depth_ros.data.frames import (
+    FrameSource,
+    LensChoice,
+    Reader,
+    SourceOptions,
+    TimedFrame,
+    view_rotation,
+)
+from psd_depth_ros.data.message_types import (
+    CLOUD_TYPE,
+    IMAGE_TYPES,
+    list_topics,
+    odometry_topics,
+    pick_cloud_topic,
+    pick_odometry_topic,
+)
 from psd_depth_ros.data.surroundings import Asked, PATIENCE_NS, Surroundings
 from psd_depth_ros.data.tracks import has_jumped
-from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
+from psd_depth_ros.errors import (
+    BagError,
+    CalibrationError,
+    EvaluationError,
+    MessageError,
+    PsdDepthError,
+)
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import from_quaternion, make_pose, transform
 from psd_depth_ros.messages import (
     camera_from_info,
     check_sizes,
+    decode_depth,
+    DEPTH_ENCODINGS,
     image_size,
     ImageDecoder,
     stamp_ns,
@@ -35,6 +65,7 @@ from psd_depth_ros.messages import (
 
 _MAX_WAITING = 60
 _UNSTAMPED = 10
+_MAX_DEPTH_GAP_NS = 50_000_000
 
 
 @dataclass(frozen=True)
@@ -52,7 +83,7 @@ class _Held:
 
 
 class BagFrames(FrameSource):
-    """The frames of one camera of a bag; see `sources.open_frames`."""
+    """The frames of one camera of a bag; see `open.open_frames`."""
 
     poses_are_of_camera = False
 
@@ -182,12 +213,17 @@ class BagFrames(FrameSource):
         first = None if self.camera_info_topic is None else self._first_camera_info()
         cameras, around = _CameraTrack(self._lens, first), self._surroundings()
         held: deque[_Held] = deque()
+        selected = self.selected
         error: PsdDepthError | None = None
         for image in self._images(cameras, around):
             if image is not None:
                 held.append(image)
             while held and (image is None or _is_ripe(held, around)):
                 frame = held.popleft()
+                if frame.index not in selected:
+                    if selected and frame.index > selected[-1]:
+                        return
+                    continue
                 try:
                     made = self._use(_make_frame(frame, cameras, around, self.decoder))
                     self._seen += 1
@@ -366,3 +402,175 @@ def _content(message: Any) -> tuple[Any, ...]:
     """Everything but the header, in a form that compares exactly (NaN included)."""
     parts = [value for name, value in sorted(vars(message).items()) if name != 'header']
     return tuple(part.tobytes() if isinstance(part, np.ndarray) else repr(part) for part in parts)
+
+
+class BagDepthFrames(BagFrames):
+    """The frames of a bag with exact depth, from a topic of depth images or of lidar points.
+
+    Raises EvaluationError, and closes the bag, where it has neither, or several to choose from.
+    """
+
+    def __init__(self, path: Path, options: SourceOptions) -> None:
+        super().__init__(
+            path,
+            options.lens,
+            options.image_topic,
+            options.camera_info_topic,
+            options.recorded_stamps,
+        )
+        self._lidar_pose = options.lidar_pose
+        try:
+            self.depth_topic, lidar_topic = _pick_depth_topics(self._reader, options)
+        except PsdDepthError:
+            self._reader.close()
+            raise
+        if self.depth_topic is None:
+            self.add_lidar(lidar_topic)
+
+    def frames(self) -> Iterator[TimedFrame]:
+        """Decode the images. Raises BagError, EvaluationError and MessageError."""
+        self.locate()
+        self._check_lidar_pose()
+        with BagReader(self.path) as bag:
+            track = None
+            if self.depth_topic is not None:
+                track = _DepthTrack(bag, self.depth_topic, self._recorded_stamps)
+            for frame in super().frames():
+                depth = self._project(frame) if track is None else self._depth_at(frame, track)
+                name = f'{frame.index:06d}'
+                yield replace(frame, depth_m=depth, name=name, sequence=str(self.path))
+
+    def _check_lidar_pose(self) -> None:
+        if self._lidar_pose is not None:
+            self.T_camera_lidar = read_pose(self._lidar_pose)
+        if self.depth_topic is None and self.T_camera_lidar is None:
+            raise EvaluationError(
+                f'the points on {self.lidar_topic} are in a frame of their own, and no fixed '
+                f'transform of bag {self.path} connects it with that of the images; give the '
+                'pose of the lidar in the optical frame with --lidar-pose x y z qx qy qz qw '
+                '(0 0 0 0 0 0 1 where the points are in it)'
+            )
+
+    def _depth_at(self, frame: TimedFrame, track: _DepthTrack) -> Map | None:
+        """The depth image nearest in time in the rectified view, None where there is none."""
+        depth = track.at(frame.stamp_ns)
+        if depth is None:
+            return None
+        name = f'{self.depth_topic} at {frame.stamp_ns * 1e-9:.3f} s'
+        return rectify_depth(check_depth(name, depth, frame.rgb), frame.camera)
+
+    def _project(self, frame: TimedFrame) -> Map | None:
+        """The depth of lidar points in the rectified view, None where there are none."""
+        if frame.lidar is None:
+            return None
+        assert self.T_camera_lidar is not None, 'checked at the start'
+        T_view_lidar = view_rotation(frame.camera) @ self.T_camera_lidar
+        return project_depth(transform(T_view_lidar, frame.lidar), frame.camera.rectified())
+
+
+def read_pose(numbers: Sequence[float]) -> np.ndarray:
+    """A 4x4 pose of x y z qx qy qz qw. Raises EvaluationError."""
+    try:
+        if len(numbers) != 7:
+            raise ValueError(f'{len(numbers)} numbers')
+        return make_pose(from_quaternion(numbers[3:]), numbers[:3])
+    except ValueError as error:
+        raise EvaluationError(
+            f'the pose {" ".join(f"{number:g}" for number in numbers)} cannot be used ({error}); '
+            'expected x y z qx qy qz qw in metres'
+        ) from error
+
+
+class _DepthTrack:
+    """Depth images in the order of the bag, read along with the colour images."""
+
+    def __init__(self, bag: BagReader, topic: str, recorded_stamps: bool) -> None:
+        self._topic = topic
+        self._recorded_stamps = recorded_stamps
+        self._messages = bag.messages([topic])
+        self._recent: deque[tuple[int, Any]] = deque()
+
+    def at(self, time_ns: int) -> Map | None:
+        """The depth image nearest in time, None where none is within 50 ms."""
+        while not self._recent or self._recent[-1][0] < time_ns + _MAX_DEPTH_GAP_NS:
+            item = next(self._messages, None)
+            if item is None:
+                break
+            message = item.message
+            stamp = item.timestamp_ns if self._recorded_stamps else stamp_ns(message.header)
+            self._recent.append((stamp, message))
+        while self._recent and self._recent[0][0] < time_ns - _MAX_DEPTH_GAP_NS:
+            self._recent.popleft()
+        if not self._recent:
+            return None
+        stamp, message = min(self._recent, key=lambda one: abs(one[0] - time_ns))
+        if abs(stamp - time_ns) > _MAX_DEPTH_GAP_NS:
+            return None
+        try:
+            return decode_depth(message)
+        except MessageError as error:
+            raise EvaluationError(f'{self._topic} is no depth to measure by: {error}') from error
+
+
+def _pick_depth_topics(bag: BagReader, options: SourceOptions) -> tuple[str | None, str | None]:
+    """The topic of depth images, else of lidar points; one of them is None."""
+    for topic in (options.depth_topic, options.lidar_topic):
+        if topic is not None:
+            bag.check_topic(topic)
+            is_depth = topic == options.depth_topic
+            return (topic, None) if is_depth else (None, topic)
+    depths = [topic for topic in bag.topics if _holds_depth(bag, topic)]
+    clouds = [topic for topic, info in bag.topics.items() if info.msgtype == CLOUD_TYPE]
+    for found, option in ((depths, '--depth-topic'), (clouds, '--lidar-topic')):
+        if len(found) > 1:
+            raise EvaluationError(
+                f'bag {bag.path} has several topics that may be the truth: {", ".join(found)}; '
+                f'choose one with {option}'
+            )
+        if found:
+            return (found[0], None) if found is depths else (None, found[0])
+    raise EvaluationError(
+        f'bag {bag.path} has nothing to measure against: expected a topic of depth images '
+        f'(sensor_msgs/Image, {" or ".join(DEPTH_ENCODINGS)}) or of lidar points '
+        f'(sensor_msgs/PointCloud2); its topics are:{list_topics(bag.topics)}'
+    )
+
+
+def _holds_depth(bag: BagReader, topic: str) -> bool:
+    """Whether the first message is a depth image: the name of a topic does not tell."""
+    if bag.topics[topic].msgtype != IMAGE_TYPES[0]:
+        return False
+    first = next(bag.messages([topic]), None)
+    return first is not None and first.message.encoding in DEPTH_ENCODINGS
+
+
+def is_bag(path: Path) -> bool:
+    """Whether a path may be a bag: any file that is nothing else, or a folder with bag files."""
+    if not path.is_dir():
+        return True
+    names = [child.name for child in path.iterdir() if not child.name.startswith('.')]
+    return 'metadata.yaml' in names or any(is_bag_name(name) for name in names)
+
+
+def _is_one(folder: Path) -> bool:
+    """Whether the bags in a folder are one recording: several, unless a recorder split one."""
+    bags = bag_files_in(folder)
+    return len(bags) == 1 or is_split(bags)
+
+
+def _open(path: Path, options: SourceOptions) -> FrameSource:
+    if options.with_depth:
+        return BagDepthFrames(path, options)
+    source = BagFrames(
+        path,
+        options.lens,
+        options.image_topic,
+        options.camera_info_topic,
+        options.recorded_stamps,
+    )
+    if options.with_lidar:
+        source.add_lidar(options.lidar_topic)
+    return source
+
+
+READER = Reader('bag', is_bag, _open, has_depth=True, has_lidar=True, is_recording=_is_one)

@@ -1,6 +1,8 @@
-"""Video snippets of Cityscapes: leftImg8bit_sequence/SPLIT/CITY with camera/SPLIT/CITY beside it.
+"""Cityscapes: its video snippets, and its test images with the depth of their stereo disparity.
 
-File names and formats: Cordts et al., The Cityscapes Dataset (CVPR 2016) and its scripts' readme.
+Snippets lie in leftImg8bit_sequence/SPLIT/CITY with camera/SPLIT/CITY beside it, test images in
+leftImg8bit/, disparity/ and camera/. File names and formats: Cordts et al., The Cityscapes Dataset
+(CVPR 2016) and its scripts' readme.
 """
 
 from __future__ import annotations
@@ -9,15 +11,34 @@ from pathlib import Path
 import re
 
 import cv2
+import numpy as np
 
-from psd_depth_ros.data.frames import LensChoice
-from psd_depth_ros.data.readers.files import Entry, images_in, ListedFrames
-from psd_depth_ros.errors import BagError, CalibrationError
+from psd_depth_ros.data.depth import check_depth
+from psd_depth_ros.data.frames import (
+    FrameSource,
+    LensChoice,
+    LoadedFrames,
+    Reader,
+    SourceOptions,
+    TimedFrame,
+)
+from psd_depth_ros.data.readers.files import (
+    Entry,
+    FRAME_ID,
+    images_in,
+    ListedFrames,
+    nominal_stamp,
+)
+from psd_depth_ros.errors import BagError, CalibrationError, EvaluationError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.parsing import ParseError, read_json_object
+from psd_depth_ros.messages import ImageDecoder
+from psd_depth_ros.parsing import ParseError, read_json, read_json_object
 
 IMAGES = 'leftImg8bit_sequence'
+ROLES = {'train': 'train', 'val': 'held_out'}  # of the folders below IMAGES
 _RATE_HZ = 17.0
+# Watson et al. 2021: the bottom quarter, with the car's bonnet, is cut off before anything else.
+_KEPT = 0.75
 # Snippets have no common clock: put far apart, they are taken for what they are.
 _SNIPPET_S = 100_000
 _NAME = re.compile(r'(.+)_(\d{6})_(\d{6})_\w+')
@@ -83,3 +104,74 @@ def _read_camera(file: Path, city: Path) -> Camera:
 def _size_of(city: Path) -> tuple[int, int]:
     image = cv2.imread(str(images_in(city)[0]))
     return (1024, 2048) if image is None else image.shape[:2]
+
+
+def list_cities(root: Path) -> list[Path]:
+    """The folders of snippets below the root of the data set."""
+    return [city for city in root.glob(f'{IMAGES}/*/*') if city.is_dir()]
+
+
+def _has_disparity(path: Path) -> bool:
+    return (path / 'leftImg8bit').is_dir() and (path / 'disparity').is_dir()
+
+
+def _open_stereo(root: Path, options: SourceOptions) -> FrameSource:
+    """The 1,525 test images; the val images where test is not there. Raises EvaluationError."""
+    for split in ('test', 'val'):
+        images = sorted((root / 'leftImg8bit' / split).glob('*/*_leftImg8bit.png'))
+        if images:
+            return LoadedFrames(root, images, _load_stereo, 'cityscapes')
+    raise EvaluationError(
+        f'{root} has no leftImg8bit/test/<city>/*_leftImg8bit.png, nor any of val; expected '
+        'leftImg8bit_trainvaltest, disparity_trainvaltest and camera_trainvaltest in one folder'
+    )
+
+
+def _load_stereo(place: int, image: Path) -> TimedFrame:
+    root = image.parents[3]
+    beside = image.parent.relative_to(root / 'leftImg8bit')
+    stem = image.name.removesuffix('_leftImg8bit.png')
+    rgb = ImageDecoder().decode_file(image)
+    fx, fy, cx, cy, baseline_m = _read_stereo(root / 'camera' / beside / f'{stem}_camera.json')
+    height, width = rgb.shape[:2]
+    kept = round(height * _KEPT)
+    camera = Camera(width, height, fx, fy, cx, cy).crop(0, 0, width, kept)
+    disparity = cv2.imread(
+        str(root / 'disparity' / beside / f'{stem}_disparity.png'), cv2.IMREAD_UNCHANGED
+    )
+    depth = None
+    if disparity is not None:
+        # The disparity is (p - 1) / 256 pixels; p of 0 means there is none.
+        pixels = (disparity.astype(np.float64) - 1.0) / 256.0
+        found = fx * baseline_m / np.where(pixels > 0, pixels, np.nan)
+        depth = check_depth(f'of {stem}', found.astype(np.float32), rgb)[:kept]
+    rgb = np.ascontiguousarray(rgb[:kept])
+    stamp_ns = nominal_stamp(place)
+    return TimedFrame(place, stamp_ns, FRAME_ID, rgb, camera, depth_m=depth, name=stem)
+
+
+def _read_stereo(path: Path) -> tuple[float, float, float, float, float]:
+    try:
+        values = read_json(path)
+        inner = [float(values['intrinsic'][name]) for name in ('fx', 'fy', 'u0', 'v0')]
+        return inner[0], inner[1], inner[2], inner[3], float(values['extrinsic']['baseline'])
+    except (ParseError, ValueError, KeyError, TypeError) as error:
+        raise EvaluationError(
+            f'camera {path} cannot be used ({error!r}); expected the camera_trainvaltest of '
+            'Cityscapes beside leftImg8bit'
+        ) from error
+
+
+SNIPPETS = Reader(
+    'cityscapes',
+    is_city,
+    lambda path, options: CityFrames(path, options.lens),
+    recordings=list_cities,
+)
+STEREO = Reader(
+    'cityscapes_stereo',
+    _has_disparity,
+    _open_stereo,
+    has_depth=True,
+    is_recording=lambda path: False,
+)

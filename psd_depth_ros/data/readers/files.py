@@ -18,15 +18,29 @@ import numpy.typing as npt
 
 from psd_depth_ros.data.bag_storage import is_bag_name
 from psd_depth_ros.data.calibration_file import load_camera, load_camera_height
-from psd_depth_ros.data.frames import FrameSource, IMAGE_SUFFIXES, LensChoice, TimedFrame
-from psd_depth_ros.errors import BagError, CalibrationError, MessageError, PsdDepthError
+from psd_depth_ros.data.depth import check_depth, read_depth, rectify_depth
+from psd_depth_ros.data.frames import (
+    FrameSource,
+    IMAGE_SUFFIXES,
+    LensChoice,
+    Reader,
+    TimedFrame,
+    VIDEO_SUFFIXES,
+)
+from psd_depth_ros.errors import (
+    BagError,
+    CalibrationError,
+    EvaluationError,
+    MessageError,
+    PsdDepthError,
+)
 from psd_depth_ros.files import natural_key
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import check_sizes
 from psd_depth_ros.parsing import ParseError, read_table
 
 FRAME_ID = 'camera_optical'
-_TABLES = ('frames.csv', 'poses.csv')
+TABLES = ('frames.csv', 'poses.csv')
 _DEFAULT_RATE_HZ = 10.0
 _UNKNOWN_RATE_HZ = 30.0
 _HIGHEST_RATE_HZ = 1000.0
@@ -48,10 +62,15 @@ _POSE_COLUMNS = [f'T{row}{column}' for row in range(3) for column in range(4)]
 
 @dataclass(frozen=True)
 class Entry:
-    """One image file: `pose` is T_world_camera, `points` a file of lidar points (KITTI).
+    """One image file.
 
-    `camera` is its own, None where all of the recording have one; `number` counts it where
-    the place in the list does not.
+    Attributes:
+        pose: T_world_camera.
+        points: a file of lidar points (KITTI).
+        camera: its own, None where all of the recording have one.
+        number: counts it, where the place in the list does not.
+        depth: a file of its exact depth.
+        name, sequence: as of `TimedFrame`.
     """
 
     path: Path
@@ -60,6 +79,9 @@ class Entry:
     points: Path | None = None
     camera: Camera | None = None
     number: int | None = None
+    depth: Path | None = None
+    name: str = ''
+    sequence: str = ''
 
 
 class VideoFrames(FrameSource):
@@ -111,10 +133,13 @@ class VideoFrames(FrameSource):
             self._capture.release()
             self._capture = self._open()
         self._is_fresh = False
-        clock = VideoClock(self._rate_hz)
+        clock, selected = VideoClock(self._rate_hz), self.selected
         index = 0
         while self._capture.grab():
             stamp_ns = clock.stamp(float(self._capture.get(cv2.CAP_PROP_POS_MSEC)))
+            if index < self._count and index not in selected:  # the video may be longer than said
+                index += 1
+                continue
             done, bgr = self._capture.retrieve()
             if done:
                 rgb = cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB)
@@ -219,11 +244,22 @@ class VideoClock:
 
 
 class ListedFrames(FrameSource):
-    """Image files in an order that is known."""
+    """Image files in an order that is known.
 
-    def __init__(self, path: Path, lens: LensChoice, entries: Sequence[Entry]) -> None:
+    With `units_per_metre` frames come with the exact depth of their entries; an image that cannot
+    be read is an error then, because every image counts.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lens: LensChoice,
+        entries: Sequence[Entry],
+        units_per_metre: float | None = None,
+    ) -> None:
         super().__init__(path, lens)
         self._entries = list(entries)
+        self._units_per_metre = units_per_metre
 
     @property
     def count(self) -> int:
@@ -242,29 +278,62 @@ class ListedFrames(FrameSource):
         """Decode the images."""
         self._begin()
         error: PsdDepthError | None = None
-        for place, entry in enumerate(self._entries):
+        for place in self.selected:
+            entry = self._entries[place]
             index = place if entry.number is None else entry.number
             try:
-                rgb = self.decoder.decode_file(entry.path)
-                camera = _camera_of(rgb, self._lens, entry.camera)
-                points = None if entry.points is None else _read_points(entry.points)
+                frame = self._read(index, entry)
             except (MessageError, CalibrationError) as problem:
+                if self._units_per_metre is not None:
+                    raise EvaluationError(str(problem)) from problem
                 error = problem
                 reason = 'image' if isinstance(problem, MessageError) else 'camera_info'
                 self._skip(index, entry.stamp_ns, reason, problem)
                 continue
-            frame = TimedFrame(index, entry.stamp_ns, FRAME_ID, rgb, camera, entry.pose, points)
             yield self._use(frame)
         self._finish(error)
 
+    def _read(self, index: int, entry: Entry) -> TimedFrame:
+        """Raises MessageError and CalibrationError, of depth EvaluationError."""
+        rgb = self.decoder.decode_file(entry.path)
+        camera = _camera_of(rgb, self._lens, entry.camera)
+        points = None if entry.points is None else _read_points(entry.points)
+        depth = None
+        if entry.depth is not None and self._units_per_metre is not None:
+            depth = read_depth(entry.depth, self._units_per_metre)
+            depth = rectify_depth(check_depth(str(entry.depth), depth, rgb), camera)
+        return TimedFrame(
+            index,
+            entry.stamp_ns,
+            FRAME_ID,
+            rgb,
+            camera,
+            entry.pose,
+            points,
+            depth,
+            name=entry.name,
+            sequence=entry.sequence,
+        )
+
 
 class FolderFrames(ListedFrames):
-    """The images of a folder, in the order of its table or of the numbers in their names."""
+    """The images of a folder, in the order of its table or of the numbers in their names.
 
-    def __init__(self, path: Path, lens: LensChoice) -> None:
-        entries = _list_images(path)
-        super().__init__(path, _complete(lens, path, path / 'camera.yaml'), entries)
-        self.camera_height_m = _known_height(path, path / 'camera.yaml')
+    A layout that knows better gives the `entries`, and the `calibration` to look for first.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        lens: LensChoice,
+        entries: Sequence[Entry] | None = None,
+        units_per_metre: float | None = None,
+        calibration: Path | None = None,
+    ) -> None:
+        entries = _list_images(path) if entries is None else entries
+        own = calibration or path / 'camera.yaml'
+        super().__init__(path, _complete(lens, path, own), entries, units_per_metre)
+        self.camera_height_m = _known_height(path, own)
 
 
 def _complete(lens: LensChoice, path: Path, own: Path) -> LensChoice:
@@ -321,9 +390,9 @@ def _list_images(folder: Path) -> list[Entry]:
 
     Without a table images of the folder are taken, or those of its only sub-folder with images.
     """
-    for name in _TABLES:
+    for name in TABLES:
         if (folder / name).exists():
-            return _read_table(folder / name)
+            return read_entries(folder / name)
     files = images_in(folder)
     if not files:
         children = sorted(folder.iterdir())
@@ -387,8 +456,11 @@ def images_in(folder: Path) -> list[Path]:
     return [path for _, path in sorted(zip(times, images, strict=True))]  # type: ignore[type-var]
 
 
-def _read_table(path: Path) -> list[Entry]:
-    """Read `file`, and where they are there `t_nominal_s` and T00..T23 (camera to world)."""
+def read_entries(path: Path) -> list[Entry]:
+    """Read `file`, and where they are there `depth`, `t_nominal_s`, T00..T23 (camera to world).
+
+    Raises BagError.
+    """
     try:
         rows = read_table(path)
     except ParseError as error:
@@ -402,7 +474,16 @@ def _read_table(path: Path) -> list[Entry]:
             stamp_ns = round(float(time_s) * 1e9) if time_s else nominal_stamp(index)
             if not 0 <= stamp_ns < _LAST_NS:
                 raise ValueError(f'{time_s} s is no time of ROS')
-            entries.append(Entry(path.parent / row['file'], stamp_ns, _read_pose(row)))
+            entries.append(
+                Entry(
+                    path.parent / row['file'],
+                    stamp_ns,
+                    _read_pose(row),
+                    depth=path.parent / row['depth'] if row.get('depth') else None,
+                    name=row['file'],
+                    sequence=str(path.parent),
+                )
+            )
         except (TypeError, ValueError) as error:
             raise BagError(
                 f'table {path} has a wrong value in line {index + 2}: {error}'
@@ -411,7 +492,7 @@ def _read_table(path: Path) -> list[Entry]:
 
 
 def _read_pose(row: dict[str, str]) -> npt.NDArray[np.float64] | None:
-    if any(column not in row for column in _POSE_COLUMNS):
+    if any(not row.get(column) for column in _POSE_COLUMNS):
         return None
     pose = np.eye(4)
     pose[:3] = np.array([float(row[column]) for column in _POSE_COLUMNS]).reshape(3, 4)
@@ -421,3 +502,17 @@ def _read_pose(row: dict[str, str]) -> npt.NDArray[np.float64] | None:
 def nominal_stamp(index: int) -> int:
     """Stamp images without times at 10 Hz."""
     return round(index * 1e9 / _DEFAULT_RATE_HZ)
+
+
+def is_video(path: Path) -> bool:
+    """Whether a path has the name of a video file."""
+    return path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()
+
+
+VIDEO = Reader('video', is_video, lambda path, options: VideoFrames(path, options.lens))
+FOLDER = Reader(
+    'folder',
+    Path.is_dir,
+    lambda path, options: FolderFrames(path, options.lens),
+    is_recording=lambda path: bool(images_in(path)),
+)

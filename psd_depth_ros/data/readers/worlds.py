@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from psd_depth_ros.config import build
-from psd_depth_ros.data.frames import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.data.frames import FrameSource, LensChoice, Reader, TimedFrame
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.parsing import parse_yaml, ParseError, shorten
 from psd_depth_ros.synth import World, WorldSettings
@@ -49,7 +49,7 @@ class WorldFrames(FrameSource):
     def frames(self) -> Iterator[TimedFrame]:
         """Render the frames."""
         self._begin()
-        for index in range(self._count):
+        for index in self.selected:
             frame = self._world.render(index)
             yield self._use(
                 TimedFrame(
@@ -60,6 +60,7 @@ class WorldFrames(FrameSource):
                     self._world.camera,
                     frame.T_world_camera,
                     depth_m=frame.depth_m.numpy(),
+                    sequence=str(self.path),
                 )
             )
 
@@ -92,3 +93,11 @@ def _parse(name: str) -> tuple[list[int], int, WorldSettings]:
         raise SettingsError(f'{name}: seeds {seeds} go down, expected FIRST-LAST')
     settings = {'kind': kind, 'width': width, 'height': height, **values}
     return list(range(start, stop + 1)), frames, build(WorldSettings, settings, name)
+
+
+def is_world(path: Path) -> bool:
+    """Whether a path is the name of a world, not a file."""
+    return str(path).startswith(PREFIX)
+
+
+READER = Reader('world', is_world, lambda path, options: WorldFrames(str(path)), has_depth=True)

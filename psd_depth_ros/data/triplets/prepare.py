@@ -16,8 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.calibration_file import load_camera
-from psd_depth_ros.data.frames import FrameSource, Sequence
-from psd_depth_ros.data.open import find_recordings, kind_of, open_frames, Recording
+from psd_depth_ros.data.frames import FrameSource, Recording, Sequence
+from psd_depth_ros.data.open import find_reader, find_recordings, open_frames
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.cache import (
     CachedFrames,
@@ -160,9 +160,9 @@ class _Keeper:
     def keep(self, recording: Recording) -> CachedRecording:
         """Decode a recording, or find what was decoded before."""
         settings, path = self._settings, recording.path
-        kind = kind_of(path)
-        is_bag = kind == 'bag'
-        lidar = settings.lidar_topic if kind in ('bag', 'kitti') else ''
+        reader = find_reader(path)
+        is_bag = reader.name == 'bag'
+        lidar = settings.lidar_topic if reader.has_lidar else ''
         options = {
             'image_topic': (is_bag and settings.image_topic) or None,
             'camera_info_topic': (is_bag and settings.camera_info_topic) or None,
@@ -182,7 +182,7 @@ class _Keeper:
                 source.T_camera_lidar = self._T_camera_lidar
             return source
 
-        where = str(path) if kind == 'world' else str(path.resolve())
+        where = str(path) if reader.name == 'world' else str(path.resolve())
         facts = [where, describe_files(path), options, recording.first, recording.stop]
         key = make_key([*facts, settings.lidar_pose, asdict(self._layout)])
         job = Job(open_source, self._layout, recording.first, recording.stop)

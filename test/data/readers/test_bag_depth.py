@@ -2,10 +2,10 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.bags import BagWriter
+from psd_depth_ros.data.depth import project_depth
+from psd_depth_ros.data.frames import SourceOptions
 from psd_depth_ros.errors import BagError, EvaluationError
-from psd_depth_ros.evaluation.bag_truth import BagChoice, project_depth
-from psd_depth_ros.evaluation.layouts import DataChoice, open_samples
-from psd_depth_ros.evaluation.samples import parse_range
+from psd_depth_ros.evaluation.evaluate import open_data, parse_range
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose, to_quaternion
 from psd_depth_ros.messages import (
@@ -59,13 +59,13 @@ class Drive:
         fields = {'transforms': [transform_fields(pose, 10**9, parent, child)]}
         self.add('/tf_static', TF, fields, 10**9, None)
 
-    def open(self, choice=None):
+    def open(self, options=None):
         with BagWriter(self.path) as writer:
             for topic, msgtype, fields, stamp, frame in sorted(
                 self.messages, key=lambda message: message[3]
             ):
                 writer.write(topic, msgtype, fields, stamp, frame)
-        return open_samples(self.path, choice=DataChoice(bag=choice or BagChoice()))
+        return open_data(self.path, options=options)
 
 
 @pytest.fixture
@@ -76,12 +76,12 @@ def drive(tmp_path):
 def test_depth_images_belong_to_the_image_nearest_in_time(drive):
     drive.add_depth(drive.stamp(0) + 10 * MS, 3.0)
     drive.add_depth(drive.stamp(2) - 20 * MS, 5.0)
-    samples, protocol = drive.open()
-    found = list(samples)
+    source, protocol = drive.open()
+    found = list(source.frames())
     assert protocol.name == 'outdoor'
-    assert found[0].truth[0, 0] == 3.0
-    assert found[1].truth is None
-    assert found[2].truth[0, 0] == 5.0
+    assert found[0].depth_m[0, 0] == 3.0
+    assert found[1].depth_m is None
+    assert found[2].depth_m[0, 0] == 5.0
     assert [one.rgb[0, 0, 0] for one in found] == [0, 1, 2]
     assert found[0].sequence == found[2].sequence != ''
 
@@ -95,16 +95,16 @@ def test_a_drive_without_stamps_is_measured_by_the_times_of_recording(drive):
         for topic, msgtype, fields, stamp, _ in drive.messages
     ]
     with pytest.raises(BagError, match='--stamps recorded'):
-        list(drive.open()[0])
-    samples, _ = drive.open(BagChoice(recorded_stamps=True))
-    truths = [one.truth if one.truth is None else one.truth[0, 0] for one in samples]
-    assert truths == [3.0, None, 5.0]
+        list(drive.open()[0].frames())
+    source, _ = drive.open(SourceOptions(recorded_stamps=True))
+    depths = (one.depth_m for one in source.frames())
+    assert [one if one is None else one[0, 0] for one in depths] == [3.0, None, 5.0]
 
 
 def test_millimetres_are_metres(drive):
     fields = image_fields(np.array([[0, 2500] * 16] * 24, np.uint16), '16UC1')
     drive.add('/depth', IMAGE, fields, drive.stamp(0), 'lens')
-    truth = next(iter(drive.open()[0])).truth
+    truth = next(drive.open()[0].frames()).depth_m
     assert np.isnan(truth[0, 0])
     assert truth[0, 1] == 2.5
 
@@ -112,20 +112,20 @@ def test_millimetres_are_metres(drive):
 def test_depth_goes_before_lidar_and_two_depths_are_a_choice(drive):
     drive.add_depth(drive.stamp(0), 3.0)
     drive.add_points([(0.0, 0.0, 7.0)])
-    assert next(iter(drive.open()[0])).truth[12, 16] == 3.0
-    lidar = drive.open(BagChoice(lidar_topic='/points'))[0]
-    assert next(iter(lidar)).truth[12, 16] == 7.0
+    assert next(drive.open()[0].frames()).depth_m[12, 16] == 3.0
+    lidar = drive.open(SourceOptions(lidar_topic='/points'))[0]
+    assert next(lidar.frames()).depth_m[12, 16] == 7.0
     drive.add_depth(drive.stamp(0), 3.0, topic='/other')
     with pytest.raises(EvaluationError, match='/depth, /other; choose one with --depth-topic'):
         drive.open()
     with pytest.raises(BagError, match='/dept '):
-        drive.open(BagChoice(depth_topic='/dept'))
+        drive.open(SourceOptions(depth_topic='/dept'))
 
 
 def test_points_in_the_frame_of_the_image_need_no_pose(drive):
     drive.add_points([(0.0, 0.0, 10.0), (0.0, 0.0, 8.0), (2.0, 1.0, 10.0), (0.0, 0.0, -3.0)])
-    samples, _ = drive.open()
-    truth = next(iter(samples)).truth
+    source, _ = drive.open()
+    truth = next(source.frames()).depth_m
     assert np.argwhere(truth > 0).tolist() == [[12, 16], [14, 20]]
     assert truth[12, 16] == 8.0, 'the nearest'
 
@@ -134,7 +134,7 @@ def test_the_mounting_of_a_lidar_comes_from_the_transforms(drive):
     drive.add_points([(10.0, 0.0, 0.0)], 'lidar')
     drive.add_mounting(make_pose(CAMERA_BODY.T, (0.0, 0.0, 0.0)), 'base', 'lens')
     drive.add_mounting(make_pose(np.eye(3), (-2.0, 0.0, 0.0)), 'base', 'lidar')
-    truth = next(iter(drive.open()[0])).truth
+    truth = next(drive.open()[0].frames()).depth_m
     assert np.argwhere(truth > 0).tolist() == [[12, 16]]
     assert truth[12, 16] == pytest.approx(8.0)
 
@@ -142,12 +142,12 @@ def test_the_mounting_of_a_lidar_comes_from_the_transforms(drive):
 def test_a_lidar_nobody_knows_the_place_of_asks_for_it(drive):
     drive.add_points([(10.0, 0.0, 0.0)], 'lidar')
     with pytest.raises(EvaluationError, match=r'frame of their own.*--lidar-pose'):
-        list(drive.open()[0])
+        list(drive.open()[0].frames())
     pose = make_pose(CAMERA_BODY, (0.0, 0.0, 1.0))
-    choice = BagChoice(lidar_pose=(0.0, 0.0, 1.0, *to_quaternion(pose)))
-    assert next(iter(drive.open(choice)[0])).truth[12, 16] == pytest.approx(11.0)
+    choice = SourceOptions(lidar_pose=(0.0, 0.0, 1.0, *to_quaternion(pose)))
+    assert next(drive.open(choice)[0].frames()).depth_m[12, 16] == pytest.approx(11.0)
     with pytest.raises(EvaluationError, match='x y z qx qy qz qw'):
-        list(drive.open(BagChoice(lidar_pose=(1.0, 2.0)))[0])
+        list(drive.open(SourceOptions(lidar_pose=(1.0, 2.0)))[0].frames())
 
 
 def test_odometry_and_the_mounting_give_the_pose_of_the_camera(drive):
@@ -156,7 +156,8 @@ def test_odometry_and_the_mounting_give_the_pose_of_the_camera(drive):
         fields = odometry_fields(make_pose(np.eye(3), (index, 0.0, 0.0)), 'base')
         drive.add('/odom', ODOMETRY, fields, drive.stamp(index), 'odom')
     drive.add_mounting(make_pose(CAMERA_BODY.T, (0.0, 0.0, 1.5)), 'base', 'lens')
-    poses = [one.pose for one in drive.open()[0]]
+    source, _ = drive.open()
+    poses = [source.view_pose(one) for one in source.frames()]
     assert poses[2][:3, 3].tolist() == [2.0, 0.0, 1.5]
     assert np.allclose(poses[2][:3, :3], CAMERA_BODY.T)
 
@@ -164,15 +165,16 @@ def test_odometry_and_the_mounting_give_the_pose_of_the_camera(drive):
 def test_some_of_the_frames(drive):
     for index in range(3):
         drive.add_depth(drive.stamp(index), 1.0 + index)
-    samples = drive.open()[0].part(parse_range('1:'))
-    assert samples.count == 2
-    assert [one.truth[0, 0] for one in samples] == [2.0, 3.0]
+    source = drive.open()[0]
+    source.select(parse_range('1:'))
+    assert len(source.selected) == 2
+    assert [one.depth_m[0, 0] for one in source.frames()] == [2.0, 3.0]
 
 
 def test_truth_of_another_size_is_refused(drive):
     drive.add_depth(drive.stamp(0), 3.0, (12, 16))
     with pytest.raises(EvaluationError, match=r'/depth at 1\.000 s is 16x12.* image is 32x24'):
-        list(drive.open()[0])
+        list(drive.open()[0].frames())
 
 
 def test_a_bag_without_truth_lists_what_it_has(drive):

@@ -6,9 +6,9 @@ import cv2
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.frames import LensChoice
-from psd_depth_ros.errors import EvaluationError
-from psd_depth_ros.evaluation.layouts import DataChoice, open_samples
+from psd_depth_ros.data.frames import LensChoice, SourceOptions
+from psd_depth_ros.errors import EvaluationError, SettingsError
+from psd_depth_ros.evaluation.evaluate import open_data
 
 DATE, DRIVE = '2011_09_26', '2011_09_26_drive_0002_sync'
 SIZE = (124, 37)
@@ -38,15 +38,15 @@ def kitti(tmp_path):
 
 
 def test_velodyne_points_fall_where_the_published_protocol_puts_them(kitti):
-    samples, protocol = open_samples(kitti)
-    (sample,) = samples
+    source, protocol = open_data(kitti)
+    (frame,) = source.frames()
     assert protocol.name == 'kitti'
-    assert sample.camera.fx == 70.0
-    assert sample.sequence == DRIVE
-    known = np.argwhere(sample.truth > 0).tolist()
+    assert frame.camera.fx == 70.0
+    assert frame.sequence == DRIVE
+    known = np.argwhere(frame.depth_m > 0).tolist()
     # Straight ahead is pixel (62, 18), counted from 1; 1 m to the right at 10 m is 7 px away.
     assert known == [[17, 61], [17, 68]]
-    assert sample.truth[17, 61] == pytest.approx(10.27), 'the nearest, from the velodyne'
+    assert frame.depth_m[17, 61] == pytest.approx(10.27), 'the nearest, from the velodyne'
 
 
 def test_split_files_of_both_kinds(kitti, tmp_path):
@@ -54,32 +54,32 @@ def test_split_files_of_both_kinds(kitti, tmp_path):
     split.write_text(
         f'{DATE}/{DRIVE} 5 l\n{DATE}/{DRIVE}/image_02/data/0000000006.png {DATE}/other.png\n'
     )
-    samples, protocol = open_samples(kitti, choice=DataChoice(split_file=split))
+    source, protocol = open_data(kitti, options=SourceOptions(split_file=split))
     assert protocol.name == 'kitti_eigen'
-    assert [one.name for one in samples] == [f'{DRIVE}/0000000005', f'{DRIVE}/0000000006']
-    assert [one.truth is None for one in samples] == [False, True]
+    assert [one.name for one in source.frames()] == [f'{DRIVE}/0000000005', f'{DRIVE}/0000000006']
+    assert [one.depth_m is None for one in source.frames()] == [False, True]
 
 
 def test_the_eigen_protocol_asks_for_its_list(kitti, tmp_path):
     with pytest.raises(EvaluationError, match='--split-file'):
-        open_samples(kitti, 'kitti_eigen')
+        open_data(kitti, 'kitti_eigen')
     split = tmp_path / 'split.txt'
     split.write_text('nonsense\n')
-    with pytest.raises(EvaluationError, match=r'split\.txt, line 1: .nonsense. names no image'):
-        open_samples(kitti, 'kitti_eigen', DataChoice(split_file=split))
+    with pytest.raises(SettingsError, match=r'split\.txt, line 1 is .nonsense., expected a line'):
+        open_data(kitti, 'kitti_eigen', SourceOptions(split_file=split))
 
 
 def test_improved_truth_lies_in_a_folder_of_its_own(kitti, tmp_path):
     with pytest.raises(EvaluationError, match='--truth'):
-        open_samples(kitti, 'kitti_eigen_improved')
+        open_data(kitti, 'kitti_eigen_improved')
     folder = tmp_path / 'annotated' / 'val' / DRIVE / 'proj_depth/groundtruth/image_02'
     folder.mkdir(parents=True)
     depth = np.full(SIZE[::-1], 84 * 256, np.uint16)
     cv2.imwrite(str(folder / '0000000006.png'), depth)
-    choice = DataChoice(truth_folder=tmp_path / 'annotated')
-    samples, protocol = open_samples(kitti, 'kitti_eigen_improved', choice)
-    (sample,) = samples
-    assert sample.truth[0, 0] == 84.0 < protocol.truth_limit_m
+    choice = SourceOptions(truth_folder=tmp_path / 'annotated')
+    source, protocol = open_data(kitti, 'kitti_eigen_improved', choice)
+    (frame,) = source.frames()
+    assert frame.depth_m[0, 0] == 84.0 < protocol.truth_limit_m
     assert protocol.maximum_m == 80.0
     assert protocol.crop is None
 
@@ -88,7 +88,7 @@ def test_a_sweep_cut_short_is_named(kitti):
     sweep = kitti / DATE / DRIVE / 'velodyne_points/data/0000000005.bin'
     sweep.write_bytes(b'12345')
     with pytest.raises(EvaluationError, match=r'0000000005\.bin is cut short'):
-        list(open_samples(kitti)[0])
+        list(open_data(kitti)[0].frames())
 
 
 def test_cityscapes_loses_its_bonnet(tmp_path):
@@ -105,12 +105,12 @@ def test_cityscapes_loses_its_bonnet(tmp_path):
     (folder / 'x_camera.json').write_text(
         json.dumps({'intrinsic': inner, 'extrinsic': {'baseline': 0.2}})
     )
-    samples, protocol = open_samples(tmp_path)
-    (sample,) = samples
-    assert sample.rgb.shape == (768, 2048, 3)
-    assert sample.camera.size == (768, 2048)
-    assert sample.truth[0, 0] == pytest.approx(2200 * 0.2 / 20)
-    inside = protocol.restrict(sample.truth)
+    source, protocol = open_data(tmp_path)
+    (frame,) = source.frames()
+    assert frame.rgb.shape == (768, 2048, 3)
+    assert frame.camera.size == (768, 2048)
+    assert frame.depth_m[0, 0] == pytest.approx(2200 * 0.2 / 20)
+    inside = protocol.restrict(frame.depth_m)
     assert np.count_nonzero(inside > 0) == (768 - 256) * (1856 - 192)
 
 
@@ -123,13 +123,13 @@ def test_make3d_is_measured_on_the_grid_of_its_laser(tmp_path):
     grid[..., 3] = np.arange(55)[:, None]
     io.savemat(tmp_path / 'Gridlaserdata' / 'depth_sph_corr-a.mat', {'Position3DGrid': grid})
     with pytest.raises(EvaluationError, match='--fov'):
-        open_samples(tmp_path)
-    samples, protocol = open_samples(tmp_path, choice=DataChoice(LensChoice(None, 48.0)))
-    (sample,) = samples
+        open_data(tmp_path)
+    source, protocol = open_data(tmp_path, options=SourceOptions(LensChoice(None, 48.0)))
+    (frame,) = source.frames()
     assert protocol.maximum_m == 70.0
-    assert sample.rgb.shape == (852, 1704, 3)
-    assert sample.truth[[0, -1], 0].tolist() == [17.0, 37.0]
-    assert sample.on_grid(np.ones((852, 1704), np.float32)).shape == (21, 305)
+    assert frame.rgb.shape == (852, 1704, 3)
+    assert frame.depth_m[[0, -1], 0].tolist() == [17.0, 37.0]
+    assert frame.on_depth_grid(np.ones((852, 1704), np.float32)).shape == (21, 305)
 
 
 def test_nyu_is_read_from_its_own_file(tmp_path):
@@ -142,11 +142,11 @@ def test_nyu_is_read_from_its_own_file(tmp_path):
         depths[1, 5, 7] = 4.0
         file['images'], file['depths'] = images, depths
     with pytest.raises(EvaluationError, match=r'splits\.mat'):
-        open_samples(tmp_path)
+        open_data(tmp_path)
     io.savemat(tmp_path / 'splits.mat', {'testNdxs': np.array([[2], [3]])})
-    samples, protocol = open_samples(tmp_path)
-    first = next(iter(samples))
-    assert samples.count == 2
+    source, protocol = open_data(tmp_path)
+    first = next(source.frames())
+    assert source.count == 2
     assert tuple(first.rgb[7, 5]) == (200, 0, 0)
-    assert first.truth[7, 5] == 4.0
+    assert first.depth_m[7, 5] == 4.0
     assert protocol.name == 'nyuv2'

@@ -1,12 +1,13 @@
+"""Folders of images with their depth beside them."""
+
 import cv2
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.frames import LensChoice
+from psd_depth_ros.data.depth import rectify_depth
+from psd_depth_ros.data.frames import LensChoice, SourceOptions
 from psd_depth_ros.errors import CalibrationError, EvaluationError
-from psd_depth_ros.evaluation.layouts import DataChoice, open_samples
-from psd_depth_ros.evaluation.protocols import find_protocol, GARG_CROP
-from psd_depth_ros.evaluation.samples import parse_range, rectify_truth
+from psd_depth_ros.evaluation.evaluate import open_data, parse_range
 from psd_depth_ros.geometry import Camera
 
 CALIBRATION = 'fx: 50\nfy: 50\ncx: 31.5\ncy: 23.5\nwidth: 64\nheight: 48\n'
@@ -33,61 +34,61 @@ def lidar(tmp_path):
 
 
 def test_images_with_lidar_beside_them(lidar):
-    samples, protocol = open_samples(lidar)
-    found = list(samples)
+    source, protocol = open_data(lidar)
+    found = list(source.frames())
     assert protocol.name == 'outdoor', 'the Garg crop is for pictures of the shape of KITTI'
     assert [one.name for one in found] == ['a', 'b', 'c']
-    assert found[0].truth[0, 0] == 5.0
+    assert found[0].depth_m[0, 0] == 5.0
     assert tuple(found[0].rgb[0, 0]) == (30, 20, 10)
-    assert np.isnan(found[1].truth).all(), '0 is no measurement'
-    assert found[2].truth is None
+    assert np.isnan(found[1].depth_m).all(), '0 is no measurement'
+    assert found[2].depth_m is None
     assert found[0].camera.fx == 50.0
 
 
 def test_pictures_of_12_bits_are_read_by_their_range(lidar):
     for name in ('a', 'b', 'c'):
         cv2.imwrite(str(lidar / f'{name}.png'), np.full((48, 64), 4095, np.uint16))
-    samples, _ = open_samples(lidar)
-    assert next(iter(samples)).rgb.max() == 16
-    assert 'set sixteen_bit_range to 12bit' in samples.notes[0]
-    deep, _ = open_samples(lidar, choice=DataChoice(LensChoice(sixteen_bit_range='12bit')))
-    assert next(iter(deep)).rgb.min() == 255
+    source, _ = open_data(lidar)
+    assert next(source.frames()).rgb.max() == 16
+    assert 'set sixteen_bit_range to 12bit' in source.notes[0]
+    deep, _ = open_data(lidar, options=SourceOptions(LensChoice(sixteen_bit_range='12bit')))
+    assert next(deep.frames()).rgb.min() == 255
     (lidar / 'a.png').write_bytes((lidar / 'a.png').read_bytes()[:-20])
     with pytest.raises(EvaluationError, match=r'a\.png is damaged: it was cut short'):
-        next(iter(deep))
+        next(deep.frames())
 
 
 def test_pictures_of_the_shape_of_kitti_are_cropped(tmp_path):
     write_image(tmp_path / '0.png', (124, 37))
     write_depth(tmp_path / '0_depth.png', 256, (124, 37))
-    samples, protocol = open_samples(tmp_path, choice=DataChoice(LensChoice(None, 80.0)))
+    source, protocol = open_data(tmp_path, options=SourceOptions(LensChoice(None, 80.0)))
     assert protocol.name == 'kitti'
-    assert next(iter(samples)).truth[0, 0] == 1.0
+    assert next(source.frames()).depth_m[0, 0] == 1.0
 
 
 def test_calibration_of_each_image_goes_first(lidar):
     (lidar / 'a_camera.yaml').write_text(CALIBRATION.replace('fx: 50', 'fx: 60'))
-    samples, _ = open_samples(lidar)
-    assert [one.camera.fx for one in samples] == [60.0, 50.0, 50.0]
+    source, _ = open_data(lidar)
+    assert [one.camera.fx for one in source.frames()] == [60.0, 50.0, 50.0]
 
 
 def test_no_calibration_says_where_it_was_looked_for(lidar):
     (lidar / 'camera.yaml').unlink()
     with pytest.raises(CalibrationError, match=r'a_camera\.yaml and .*--fov'):
-        open_samples(lidar)
+        open_data(lidar)
 
 
 def test_truth_of_another_size_is_refused(lidar):
     write_depth(lidar / 'b_depth.png', 256, (32, 24))
-    samples, _ = open_samples(lidar)
+    source, _ = open_data(lidar)
     with pytest.raises(EvaluationError, match=r'b_depth\.png is 32x24, but its image is 64x48'):
-        list(samples)
+        list(source.frames())
 
 
 def test_a_picture_of_depth_is_not_depth(lidar):
     cv2.imwrite(str(lidar / 'a_depth.png'), np.zeros((48, 64), np.uint8))
     with pytest.raises(EvaluationError, match='8 bits'):
-        open_samples(lidar)
+        open_data(lidar)
 
 
 def test_rgbd_table_with_poses_times_and_a_frame_without_depth(tmp_path):
@@ -103,15 +104,17 @@ def test_rgbd_table_with_poses_times_and_a_frame_without_depth(tmp_path):
     ]
     (tmp_path / 'frames.csv').write_text('\n'.join(rows) + '\n')
     (tmp_path / 'camera.yaml').write_text(CALIBRATION)
-    samples, protocol = open_samples(tmp_path)
-    first, second = samples
+    source, protocol = open_data(tmp_path)
+    first, second = source.frames()
     assert protocol.name == 'indoor'
-    assert first.truth[0, 0] == 2.5
+    assert first.depth_m[0, 0] == 2.5
     assert first.stamp_ns == 500_000_000
     assert first.pose[:3, 3].tolist() == [7, 8, 9]
-    assert second.truth is None
+    assert second.depth_m is None
     assert first.sequence == second.sequence != ''
-    assert [one.name for one in samples.part(parse_range('1:'))] == ['color/1.png']
+    assert source.view_pose(first)[:3, 3].tolist() == [7, 8, 9]
+    source.select(parse_range('1:'))
+    assert [one.name for one in source.frames()] == ['color/1.png']
 
 
 def test_folders_of_colour_and_depth_with_other_units(tmp_path):
@@ -119,47 +122,28 @@ def test_folders_of_colour_and_depth_with_other_units(tmp_path):
     write_depth(tmp_path / 'depth' / '7.png', 5000)
     np.save(tmp_path / 'depth' / '8.npy', np.full((48, 64), 3.5))
     write_image(tmp_path / 'rgb' / '8.png')
-    choice = DataChoice(LensChoice(None, 60.0), units_per_metre=5000.0)
-    samples, _ = open_samples(tmp_path, choice=choice)
-    assert [one.truth[0, 0] for one in samples] == [1.0, 3.5]
+    choice = SourceOptions(LensChoice(None, 60.0), units_per_metre=5000.0)
+    source, _ = open_data(tmp_path, options=choice)
+    assert [one.depth_m[0, 0] for one in source.frames()] == [1.0, 3.5]
 
 
 def test_a_folder_without_truth_says_what_was_expected(tmp_path):
     write_image(tmp_path / '0.png')
     with pytest.raises(EvaluationError, match=r'<id>_depth\.png'):
-        open_samples(tmp_path)
+        open_data(tmp_path)
     with pytest.raises(EvaluationError, match='not there'):
-        open_samples(tmp_path / 'none')
+        open_data(tmp_path / 'none')
 
 
 def test_unknown_protocols_are_listed(lidar):
     with pytest.raises(EvaluationError, match=r'kitti_eigen, .*nyuv2'):
-        open_samples(lidar, 'eigen')
-
-
-@pytest.mark.parametrize('text', ['5', 'a:b', '1:2:3:4', '1:9:-1'])
-def test_ranges_that_are_none(text):
-    with pytest.raises(EvaluationError, match='START:STOP'):
-        parse_range(text)
-
-
-def test_garg_crop_of_kitti_in_pixels():
-    rows, columns = GARG_CROP.window(375, 1242)
-    assert (rows.start, rows.stop, columns.start, columns.stop) == (153, 371, 44, 1197)
-    truth = find_protocol('kitti').restrict(np.ones((375, 1242), np.float32))
-    assert np.count_nonzero(truth == 1) == (371 - 153) * (1197 - 44)
-    assert np.isnan(truth[152]).all()
-
-
-def test_a_crop_in_pixels_must_fit():
-    with pytest.raises(EvaluationError, match='leaves nothing of a truth of 64x48'):
-        find_protocol('cityscapes').restrict(np.ones((48, 64), np.float32))
+        open_data(lidar, 'eigen')
 
 
 def test_truth_follows_the_image_into_the_rectified_view():
     camera = Camera.from_K([[50, 0, 31.5], [0, 50, 23.5], [0, 0, 1]], 64, 48, [-0.3, 0, 0, 0])
     truth = np.broadcast_to(np.arange(64, dtype=np.float32) + 1, (48, 64)).copy()
-    view = rectify_truth(truth, camera)
+    view = rectify_depth(truth, camera)
     # At x = 60 of the view: r = 0.57, r (1 - 0.3 r^2) = 0.514.., so column 57.2 of the raw image.
     assert view[23, 60] == pytest.approx(1 + 57.2, abs=0.6)
     assert view[23, 32] == 33.0
