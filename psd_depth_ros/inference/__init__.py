@@ -1,5 +1,5 @@
 """Inference: the engine, the libraries it can run on, metric scale and point clouds."""
 
-from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale, settle_scale
+from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame, Scale
 
-__all__ = ['DepthEngine', 'DepthFrame', 'Scale', 'settle_scale']
+__all__ = ['DepthEngine', 'DepthFrame', 'Scale', 'apply_measured_scale']

@@ -1,8 +1,7 @@
-"""The libraries that can run a depth network, behind one call.
+"""Inference backends: the libraries that can run a depth network, behind one interface.
 
-A backend takes the normalised image and the intrinsics and gives the three maps of the network;
-it compiles itself anew for each input shape, which `prepare` does ahead of time, in another thread
-if need be. What happens before and after is left to `preprocess` and `postprocess`.
+A backend maps the normalised image and the intrinsics to the three maps of the network. It
+compiles the network for each input shape; `prepare` does so ahead of time, also in another thread.
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.runtime import trim_memory
 
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
-MOST_SHAPES = 4  # kept compiled, of 50 to 100 MB each; more only where more are in use at once
+MAX_SHAPES = 4  # kept compiled, 50 to 100 MB each; more only where more are in use at once
 Compiled = TypeVar('Compiled')
 
 
@@ -43,44 +42,47 @@ class Backend(Protocol):
     name: str
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
-        """(B, 3, H, W) and (B, 4) float32 to (B, 3, h, w): u', sigma, far, float32."""
+        """Images (B, 3, H, W) and fx fy cx cy (B, 4), float32, to u', sigma and sky probability.
+
+        Returns (B, 3, h, w) float32, which the next call may overwrite.
+        """
 
     def is_ready(self, shape: Shape) -> bool:
-        """Whether `run` takes images of this shape (B, 3, H, W) without compiling first."""
+        """Whether the network is compiled for images of this shape (B, 3, H, W)."""
 
     def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
-        """Compile for images of these shapes, all of which stay ready together.
+        """Compile for images of these shapes and keep them all compiled.
 
-        `convert` makes the network's other form, where one is needed; by default that of `run`.
+        `convert` converts the network where that is needed; by default as for `run`.
         """
 
     def close(self) -> None:
-        """Give memory back."""
+        """Free the memory; the backend cannot be used afterwards."""
 
 
 class CompiledNetworks(Generic[Compiled]):
-    """One network compiled for a few input shapes; the one least recently used makes room.
+    """LRU cache of one network compiled for several input shapes.
 
-    Safe between threads, which never wait for each other: compiling holds no lock.
+    Thread-safe; no lock is held while compiling.
     """
 
-    def __init__(self, most: int = MOST_SHAPES) -> None:
-        self._most = most
+    def __init__(self, capacity: int = MAX_SHAPES) -> None:
+        self._capacity = capacity
         self._lock = threading.Lock()
         self._networks: OrderedDict[Shape, Compiled] = OrderedDict()
         self._closed = False
 
     def __contains__(self, shape: Shape) -> bool:
-        """Whether `get` compiles nothing."""
+        """Whether the network is compiled for a shape."""
         return shape in self._networks
 
     def keep(self, count: int) -> None:
-        """Have room for `count` shapes that are in use at the same time, and for some more."""
+        """Grow the cache for `count` shapes that are in use at the same time, and two more."""
         with self._lock:
-            self._most = max(self._most, count + 2)
+            self._capacity = max(self._capacity, count + 2)
 
     def get(self, shape: Shape, compile: Callable[[], Compiled]) -> Compiled:
-        """The network for a shape, made by `compile` in this thread where it is not there."""
+        """The network for a shape, made by `compile` in this thread where it is missing."""
         with self._lock:
             if shape in self._networks:
                 self._networks.move_to_end(shape)
@@ -90,7 +92,7 @@ class CompiledNetworks(Generic[Compiled]):
         with self._lock:
             if not self._closed:
                 self._networks[shape] = made
-            while len(self._networks) > self._most:
+            while len(self._networks) > self._capacity:
                 evicted.append(self._networks.popitem(last=False))
         if evicted:
             evicted.clear()
@@ -98,16 +100,16 @@ class CompiledNetworks(Generic[Compiled]):
         return made
 
     def close(self) -> None:
-        """Forget all; what is being compiled now is not kept either."""
+        """Drop all, also what is being compiled now."""
         with self._lock:
             self._closed = True
             self._networks.clear()
 
 
 class TorchBackend:
-    """PyTorch itself: bfloat16 on a CPU that has it, float16 and CUDA graphs on a GPU.
+    """PyTorch: bfloat16 on CPUs that have it, float16 and CUDA graphs on a GPU; channels-last.
 
-    Weights and activations are channels-last. `half` off keeps float32 everywhere.
+    `half` False keeps float32 everywhere.
     """
 
     name = 'torch'
@@ -156,7 +158,7 @@ class TorchBackend:
     def _forward(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         assert self._model is not None, 'the engine was closed'
         image = image.contiguous(memory_format=torch.channels_last)
-        # Cached casts of the weights would be kept by a graph's memory pool: take them anew.
+        # Cached casts of the weights would be kept in the memory pool of a CUDA graph.
         with torch.autocast(
             self._device.type, self._type, enabled=self._half, cache_enabled=False
         ):
@@ -165,11 +167,10 @@ class TorchBackend:
 
 
 class _CudaGraph:
-    """A forward pass recorded once and replayed: no launch cost for a hundred small kernels.
+    """A recorded forward pass: no launch cost for a hundred small kernels.
 
-    All are recorded on the one stream that torch has for it, one at a time: torch keeps scratch
-    memory for every stream that a matrix was multiplied on, and would keep more with every
-    network that is loaded.
+    All graphs are recorded on torch's capture stream, one at a time: torch keeps scratch memory
+    for every stream that a matrix was multiplied on, and would keep more with every network.
     """
 
     _recording = threading.Lock()
@@ -179,7 +180,7 @@ class _CudaGraph:
     ) -> None:
         self._image, self._intrinsics = image.clone(), intrinsics.clone()
         self._graph = torch.cuda.CUDAGraph()
-        # Another engine may be at work in another thread while this one is loaded.
+        # Another engine may run in another thread while this one is loaded.
         record = torch.cuda.graph(self._graph, capture_error_mode='thread_local')
         stream = record.capture_stream
         assert stream is not None
@@ -193,7 +194,7 @@ class _CudaGraph:
                 self._output = forward(self._image, self._intrinsics)
 
     def replay(self, image: Tensor, intrinsics: Tensor) -> Tensor:
-        """Run on new input; the result is overwritten by the next call."""
+        """Run on new input; the next call overwrites the result."""
         self._image.copy_(image)
         self._intrinsics.copy_(intrinsics)
         self._graph.replay()
@@ -255,15 +256,15 @@ class OpenVinoBackend:
     def _compile_part(self, part: Any, precision: str) -> Any:
         settings = {
             'INFERENCE_PRECISION_HINT': precision,
-            # Threads pinned to a core wait for whatever else runs there: beside one busy process
-            # on two cores, 2,000 ms an image instead of 160.
+            # Pinned threads wait for whatever else runs on their core: beside one busy process on
+            # two cores, 2,000 ms per image instead of 160.
             'ENABLE_CPU_PINNING': False,
         }
         return self._core.compile_model(part, 'CPU', settings).create_infer_request()
 
 
 class OnnxBackend:
-    """ONNX Runtime on the CPU in float32, for processors OpenVINO does not know."""
+    """ONNX Runtime on the CPU in float32, for processors that OpenVINO does not support."""
 
     name = 'onnxruntime'
 
@@ -304,10 +305,9 @@ class OnnxBackend:
 
 
 def choose_device(wanted: str) -> torch.device:
-    """The device named `auto`, `cpu`, `cuda` or `cuda:N`.
+    """The device called `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
 
-    `auto` takes a GPU where there is one. Raises DeviceError where the one asked for is not there:
-    nothing else is taken in its place.
+    Raises DeviceError where it is not available; there is no fallback.
     """
     if wanted == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -331,10 +331,10 @@ def choose_device(wanted: str) -> torch.device:
 def make_backend(
     name: str, model: DepthModel, device: torch.device, convert: Convert | None = None
 ) -> Backend:
-    """The backend called `name`; `auto` takes OpenVINO on a CPU where it is installed.
+    """Make a backend by name; `auto` is OpenVINO on a CPU where it is installed, else torch.
 
-    `convert` is for backends that need the network in another form (default: in this process).
-    Raises DeviceError for an unknown one, one that is not installed, or one that cannot run on the
+    `convert` converts the network for backends that need it (default: in this process). Raises
+    DeviceError for an unknown name, a backend that is not installed, or one that cannot run on the
     device.
     """
     if name not in BACKENDS:
@@ -363,5 +363,5 @@ def _is_installed(package: str) -> bool:
 
 
 def _has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; emulated it is slower than float32."""
+    """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

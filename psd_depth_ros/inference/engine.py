@@ -1,8 +1,8 @@
-"""The depth engine: image and camera in, metric depth and confidence out.
+"""Depth engine: image and camera in, metric depth and confidence out.
 
 One engine owns one network on one device and serves any number of cameras. It is plain Python:
-nodes, the command line and tests call the same `infer_batch`. It is not safe for several threads
-at once. Where the metric scale comes from is left to `scale`.
+nodes, the command line and tests call the same `infer_batch`. Not thread-safe. `scale` estimates
+the metric scale.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _MOST_CAMERAS = 16
 
 
 class Scale(NamedTuple):
-    """A factor on the network's depth, and the variance of its logarithm."""
+    """Metric scale: a factor on the network's depth, and the variance of its logarithm."""
 
     factor: float = 1.0
     variance: float = 0.0
@@ -46,11 +46,12 @@ class Scale(NamedTuple):
 
 @dataclass(frozen=True)
 class DepthFrame:
-    """Depth of one image, in its rectified geometry.
+    """Depth of one image in its rectified view.
 
-    `depth_m` (H, W) float32 metres along Z: NaN untrusted or not seen, +Inf sky or beyond range,
-    -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1]. `camera` is the camera
-    of the depth image. `maps` are both on the engine's device, `finish` makes them for a scale.
+    `depth_m` (H, W) float32 metres along Z: NaN unknown or not trusted, +Inf sky or beyond range,
+    -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1], the probability that
+    depth is within 25 %. `camera` is the camera of the depth image. `maps` are depth and
+    confidence on the engine's device; `finish` computes the frame for another scale.
     """
 
     depth_m: Map
@@ -63,7 +64,7 @@ class DepthFrame:
 
     @cached_property
     def rgb(self) -> Image:
-        """The image that belongs to the depth: rectified, of its size, uint8 (H, W, 3)."""
+        """The rectified image at the size of the depth, uint8 (H, W, 3)."""
         rgb = self.rectifier.rectify(self.image)
         size = (self.camera.height, self.camera.width)
         if rgb.shape[:2] == size:
@@ -75,10 +76,10 @@ class DepthFrame:
         return small[0].permute(1, 2, 0).contiguous().numpy()
 
     def rescaled(self, scale: Scale) -> DepthFrame:
-        """The frame with another scale, as if the engine had been given it at first.
+        """The frame with another scale, as if the engine had been given that scale.
 
-        The network is not run again; what was beyond the range before may be within it now. Only
-        until the engine's next batch. On a GPU it waits once more for the result.
+        The network is not run again. Valid until the engine's next batch; on a GPU this waits for
+        the result once more.
         """
         frame = self.finish(scale)
         if 'rgb' in self.__dict__:
@@ -86,7 +87,7 @@ class DepthFrame:
         return frame
 
     def cloud(self, settings: CloudSettings | None = None) -> PackedCloud:
-        """The point cloud in the optical frame, built where the maps are."""
+        """Point cloud in the optical frame, computed on the device of the maps."""
         settings = settings or CloudSettings()
         on_cpu = self.maps[0].device.type == 'cpu'
         depth, confidence = (self.depth_m, self.confidence) if on_cpu else self.maps
@@ -94,10 +95,10 @@ class DepthFrame:
         return build_cloud(depth, confidence, rgb, self.camera, settings)
 
 
-def settle_scale(frame: DepthFrame, tracker: ScaleTracker, stamp_ns: int) -> DepthFrame:
-    """Give a frame that was observed the scale that it has measured itself, where it should wait.
+def apply_measured_scale(frame: DepthFrame, tracker: ScaleTracker, stamp_ns: int) -> DepthFrame:
+    """Rescale a frame by the measurement made on it, for sources whose measurements are prompt.
 
-    Depth of the scale that was foretold for it stays as it is.
+    Otherwise the frame is returned as it is, with the scale predicted for it.
     """
     own = tracker.measured
     if not tracker.is_prompt or own is None or own.stamp_ns != stamp_ns:
@@ -106,7 +107,7 @@ def settle_scale(frame: DepthFrame, tracker: ScaleTracker, stamp_ns: int) -> Dep
 
 
 class _View:
-    """Everything about one camera that does not change from frame to frame."""
+    """What the engine keeps for one camera from frame to frame."""
 
     def __init__(self, camera: Camera, checkpoint: Checkpoint, device: torch.device) -> None:
         info = checkpoint.info
@@ -137,10 +138,10 @@ class DepthEngine:
         checkpoint: Checkpoint,
         backend: Backend,
         device: torch.device,
-        aside: SubprocessConverter | None = None,
+        converter: SubprocessConverter | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self._aside = aside
+        self._converter = converter
         self._backend = backend
         self._device = device
         self._views: OrderedDict[Camera, _View] = OrderedDict()
@@ -155,36 +156,42 @@ class DepthEngine:
         device: str = 'auto',
         backend: str = 'auto',
         *,
-        aside: bool = False,
+        in_subprocess: bool = False,
     ) -> DepthEngine:
-        """Load a checkpoint; None means the one that comes with the package.
+        """Load a checkpoint; None is the one that comes with the package.
 
-        `aside` leaves the heavy part of it to another process, so that an engine at work in this
-        one is not held up; that takes a few seconds longer. Raises CheckpointError for an unusable
-        file and DeviceError where the device or backend asked for is not there.
+        Args:
+            path: A checkpoint file.
+            device: `auto`, `cpu`, `cuda` or `cuda:N`.
+            backend: `auto`, `torch`, `openvino` or `onnxruntime`.
+            in_subprocess: Convert the network in another process, so that an engine at work in
+                this one is not delayed; takes a few seconds longer.
+
+        Raises CheckpointError for an unusable file, DeviceError where the device or backend is
+        not available.
         """
         chosen = choose_device(device)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
-        other = SubprocessConverter(model, checkpoint.info)
-        made = make_backend(backend, model, chosen, other if aside else None)
-        return cls(checkpoint, made, chosen, other)
+        converter = SubprocessConverter(model, checkpoint.info)
+        made = make_backend(backend, model, chosen, converter if in_subprocess else None)
+        return cls(checkpoint, made, chosen, converter)
 
     @property
     def device(self) -> str:
-        """The device in words: `cpu`, or the GPU's index and name."""
+        """The device as text: `cpu`, or index and name of the GPU."""
         if self._device.type != 'cuda':
             return str(self._device)
         return f'{self._device} ({torch.cuda.get_device_name(self._device)})'
 
     @property
     def backend(self) -> str:
-        """The library that runs the network."""
+        """Name of the library that runs the network."""
         return self._backend.name
 
     @property
     def memory_bytes(self) -> int:
-        """Memory taken on the GPU; 0 on a CPU, whose memory is the process's."""
+        """Memory reserved on the GPU; 0 on a CPU."""
         return torch.cuda.memory_reserved(self._device) if self._device.type == 'cuda' else 0
 
     def infer(self, rgb: Image, camera: Camera, scale: Scale | None = None) -> DepthFrame:
@@ -200,11 +207,19 @@ class DepthEngine:
         settings: DepthSettings | None = None,
         full_size: bool = True,
     ) -> list[DepthFrame]:
-        """Depth of several images in one pass, one DepthFrame for each.
+        """Depth of several images in one forward pass per input size.
 
-        `scales` multiply the depth; None keeps what the checkpoint says, with its own uncertainty.
-        `full_size` off gives depth at the network's input size. Raises MessageError where an image
-        is not uint8 RGB of its camera's size.
+        Args:
+            requests: Images (H, W, 3) uint8 RGB with their cameras.
+            scales: Metric scale of each image; None keeps the checkpoint's own, with its
+                uncertainty.
+            settings: Which depths are returned as numbers.
+            full_size: False gives depth at the network's input size.
+
+        Returns:
+            One DepthFrame per request. On a CPU its arrays are valid until the next call.
+
+        Raises MessageError where an image is not uint8 RGB of its camera's size.
         """
         scales = scales or [None] * len(requests)
         settings = settings or DepthSettings()
@@ -224,21 +239,21 @@ class DepthEngine:
         return [frames[i] for i in range(len(requests))]
 
     def is_ready(self, cameras: Sequence[Camera]) -> bool:
-        """Whether images of these cameras, in one batch, need no compiling first."""
+        """Whether images of these cameras, in one batch, need no compilation."""
         return all(self._backend.is_ready(shape) for shape in self._shapes(cameras))
 
     def prepare(self, cameras: Sequence[Camera]) -> None:
-        """Compile for images of these cameras, which come alone and all in one batch.
+        """Compile for images of these cameras, one at a time and all in one batch.
 
-        Safe in another thread while `infer_batch` is at work, which it holds up little: the heavy
-        part is done in another process. Raises DeviceError where that cannot be.
+        Safe in another thread while `infer_batch` runs, which it delays little: the conversion
+        runs in another process. Raises DeviceError where it fails.
         """
-        self._backend.prepare(self._single_and_joint_shapes(cameras), self._aside)
+        self._backend.prepare(self._single_and_joint_shapes(cameras), self._converter)
 
     def warm_up(self, cameras: Sequence[Camera]) -> None:
         """Compile and run for these cameras, so that the first frame is not late.
 
-        They come alone, and all in one batch.
+        As in `prepare`, one at a time and all in one batch.
         """
         self._backend.prepare(self._single_and_joint_shapes(cameras))
         requests = [(np.zeros((one.height, one.width, 3), np.uint8), one) for one in cameras]
@@ -248,17 +263,17 @@ class DepthEngine:
                 self.infer_batch(batch)
 
     def close(self) -> None:
-        """Give the network's memory back; the engine is of no use afterwards.
+        """Free the network's memory; the engine cannot be used afterwards.
 
-        A `prepare` at work in another thread ends soon, with DeviceError or without.
+        A `prepare` that runs in another thread ends soon, possibly with DeviceError.
         """
-        if self._aside is not None:
-            self._aside.cancel()
+        if self._converter is not None:
+            self._converter.cancel()
         self._backend.close()
         self._views.clear()
 
     def _shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
-        """What the backend gets where images of all these cameras come in one batch."""
+        """Input shapes of one batch with an image of each of these cameras."""
         sizes = Counter(network_size(one, self._pixel_budget) for one in cameras)
         return [(count, 3, *size) for size, count in sizes.items()]
 
@@ -282,7 +297,7 @@ class DepthEngine:
         settings: DepthSettings,
         full_size: bool,
     ) -> DepthFrame:
-        """Maps (1, 3, h, w) of one image to its frame."""
+        """Output maps (1, 3, h, w) of one image to its frame."""
         camera = view.rectifier.camera if full_size else view.preprocess.camera
         if scale is None:
             output = self.checkpoint.info.output
@@ -310,7 +325,7 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 
 def _download(depth: Tensor, confidence: Tensor) -> tuple[Map, Map]:
-    """Both maps (H, W) as arrays: shared on a CPU, one copy from a GPU."""
+    """Both maps (H, W) as arrays: without a copy on a CPU, in one copy from a GPU."""
     if depth.device.type == 'cpu':
         return depth.numpy(), confidence.numpy()
     both = torch.stack([depth, confidence]).cpu().numpy()

@@ -1,8 +1,7 @@
-"""From the network's small maps to metric depth and confidence at the size of the image.
+"""Network output to metric depth and confidence at the size of the image.
 
-The network gives u' (log depth for the canonical focal length), sigma_u and the probability of
-"far" at its own stride; here they become depth with the invalid values of REP 117. The network
-itself is run by `engine`, points are made by `cloud`, the scale is estimated by `scale`.
+The network predicts u' (log-depth for the canonical focal length), sigma_u and the sky probability
+at stride 2; here they become depth with the invalid values of REP 117.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LN_DELTA1 = math.log(1.25)
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Which depths are published as numbers."""
+    """Which depths are published as numbers, and which as NaN or Inf (REP 117)."""
 
     min_depth_m: float = setting(0.3, 'nearer depth is -Inf', 'm', minimum=0.001, maximum=1000.0)
     max_depth_m: float = setting(80.0, 'farther depth is +Inf', 'm', minimum=0.01, maximum=10000.0)
@@ -49,7 +48,7 @@ class DepthSettings:
 
 @dataclass(frozen=True)
 class ConfidenceModel:
-    """How sigma_u becomes a probability: sigma^2 = alpha^2 sigma_u^2 + beta^2, fitted offline."""
+    """Calibration of sigma_u, fitted offline: sigma^2 = alpha^2 sigma_u^2 + beta^2."""
 
     alpha: float = 1.0
     beta: float = 0.0
@@ -70,7 +69,7 @@ def confidence_from_sigma(
 def finish_depth(
     log_depth: Tensor,
     sigma: Tensor,
-    far: Tensor,
+    sky_probability: Tensor,
     *,
     gain: Sequence[float] | Tensor,
     size: tuple[int, int],
@@ -79,16 +78,24 @@ def finish_depth(
     scale_variance: float = 0.0,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Metric depth and confidence, both (B, H, W) float32 of `size`, on the maps' device.
+    """Metric depth and confidence.
 
-    `log_depth`, `sigma`, `far` are (B, h, w): u', sigma_u and the probability of "far". `gain` (B)
-    is fx / f_c times the metric scale s, so ln Z = u' + ln gain. Maps are enlarged bilinearly in
-    ln Z, `align_corners=False`. `mask` (H, W), true where the camera saw the rectified view.
+    Args:
+        log_depth, sigma, sky_probability: (B, h, w) u', sigma_u and the sky probability.
+        gain: (B) fx / f_c times the metric scale s: ln Z = u' + ln gain.
+        size: Height and width of the result; maps are enlarged bilinearly in ln Z.
+        settings: Which depths are numbers.
+        confidence_model: Calibration of sigma_u.
+        scale_variance: Variance of ln s.
+        mask: (H, W) bool, where the camera sees the rectified view; None for everywhere.
 
-    Depth holds, strongest first: NaN outside the mask (confidence 0), +Inf for sky (far > 1/2),
-    NaN below `min_confidence`, +Inf beyond `max_depth_m`, -Inf nearer than `min_depth_m`.
+    Returns:
+        Depth in metres and confidence in [0, 1], both (B, H, W) float32 on the device of the maps.
+        Depth is, in order of precedence: NaN outside the mask (confidence 0), +Inf for sky
+        (probability > 1/2), NaN below `min_confidence`, +Inf beyond `max_depth_m`, -Inf nearer
+        than `min_depth_m`.
 
-    On the CPU OpenCV does the work: 0.8 ms for 640x480 against 5 ms with torch, one thread.
+    On a CPU OpenCV does the work: 0.8 ms for 640x480 against 5 ms with torch, one thread.
     """
     if not isinstance(gain, Tensor):
         gain = torch.tensor(tuple(gain), dtype=torch.float32)
@@ -96,23 +103,23 @@ def finish_depth(
     u = log_depth.float() + log_gain[:, None, None]
     confidence = confidence_from_sigma(sigma.float(), confidence_model, scale_variance)
     finish = _finish_with_opencv if u.device.type == 'cpu' else _finish_with_torch
-    return finish((u, confidence, far.float()), size, settings, mask)
+    return finish((u, confidence, sky_probability.float()), size, settings, mask)
 
 
 def _finish_with_torch(
     maps: tuple[Tensor, ...], size: tuple[int, int], settings: DepthSettings, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """Any device: enlarge (u, confidence, far), each (B, h, w), and mark what is invalid."""
+    """For any device; `maps` are u, confidence and sky probability, each (B, h, w)."""
     stacked = torch.stack(maps, dim=1)  # (B, 3, h, w)
     if stacked.shape[-2:] != size:
         stacked = F.interpolate(stacked, size, mode='bilinear', align_corners=False)
-    u, confidence, far = stacked.unbind(dim=1)  # (B, H, W) each
+    u, confidence, sky_probability = stacked.unbind(dim=1)  # (B, H, W) each
     depth = u.exp()
     too_near, too_far = depth < settings.min_depth_m, depth > settings.max_depth_m
     depth.masked_fill_(too_near, -math.inf).masked_fill_(too_far, math.inf)
     depth.masked_fill_(~(confidence >= settings.min_confidence), math.nan)
     if settings.sky:
-        depth.masked_fill_(far > 0.5, math.inf)
+        depth.masked_fill_(sky_probability > 0.5, math.inf)
     if mask is not None:
         depth.masked_fill_(~mask, math.nan)
         confidence = confidence * mask
@@ -122,11 +129,12 @@ def _finish_with_torch(
 def _finish_with_opencv(
     maps: tuple[Tensor, ...], size: tuple[int, int], settings: DepthSettings, mask: Tensor | None
 ) -> tuple[Tensor, Tensor]:
-    """On the CPU, the same."""
-    u, confidence, far = (one.numpy() for one in maps)
+    """The same on the CPU."""
+    u, confidence, sky_probability = (one.numpy() for one in maps)
     outside = None if mask is None else ~mask.numpy()
     pairs = [
-        _finish_one(u[i], confidence[i], far[i], size, settings, outside) for i in range(len(u))
+        _finish_one(u[i], confidence[i], sky_probability[i], size, settings, outside)
+        for i in range(len(u))
     ]
     if len(pairs) == 1:  # no copy for the usual case
         return torch.from_numpy(pairs[0][0])[None], torch.from_numpy(pairs[0][1])[None]
@@ -137,7 +145,7 @@ def _finish_with_opencv(
 def _finish_one(
     u: Map,
     confidence: Map,
-    far: Map,
+    sky_probability: Map,
     size: tuple[int, int],
     settings: DepthSettings,
     outside: Mask | None,
@@ -150,7 +158,7 @@ def _finish_one(
     _fill(depth, too_far, math.inf)
     _fill(depth, ~(confidence >= settings.min_confidence), math.nan)
     if settings.sky:
-        _fill(depth, _enlarge(far, size) > 0.5, math.inf)
+        _fill(depth, _enlarge(sky_probability, size) > 0.5, math.inf)
     if outside is not None:
         _fill(depth, outside, math.nan)
         _fill(confidence, outside, 0.0)
@@ -158,7 +166,7 @@ def _finish_one(
 
 
 def _enlarge(values: Map, size: tuple[int, int]) -> Map:
-    """Bilinear, pixel centres moving by s (c + 0.5) - 0.5; always a new array."""
+    """Enlarge bilinearly (`align_corners=False`); always a new array."""
     if values.shape == size:
         return values.copy()
     enlarged: Map = cv2.resize(values, size[::-1], interpolation=cv2.INTER_LINEAR)
@@ -166,6 +174,6 @@ def _enlarge(values: Map, size: tuple[int, int]) -> Map:
 
 
 def _fill(values: Map, where: Mask, value: float) -> None:
-    """Overwrite in place; most frames have nothing to overwrite for most of the rules."""
+    """Overwrite in place; for most rules, most frames have nothing to overwrite."""
     if where.any():
         values[where] = value

@@ -1,7 +1,7 @@
-"""The factor s that makes the network's depth metric, and how well it is known.
+"""Metric scale: the factor s that makes the network's depth metric, and its uncertainty.
 
-`ScaleFilter` is a Kalman filter on ln s; `ScaleTracker` feeds it from the one source its settings
-name. The sources themselves are in `scale_sources`. Multiplying depth by s is left to `engine`.
+`ScaleFilter` is a Kalman filter on ln s; `ScaleTracker` feeds it from the source that the settings
+name (`scale_sources`). `engine` multiplies depth by s.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ Array = NDArray[np.float64]
 
 SOURCES = (OdometrySource, CameraHeightSource, LidarSource)
 MODES = ('fixed', 'odometry', 'camera_height', 'lidar', 'relative')
-# Of a checkpoint that says nothing about metres: e^2 either way is one standard deviation.
+# Standard deviation of ln s for a checkpoint that is not metric: a factor e^2 either way.
 UNKNOWN_SIGMA = 2.0
-# A robot's camera may be ten times lower than those a checkpoint has learned from; centimetres and
-# millimetres are off by a hundred and a thousand.
-_MOST_LOG_SCALE = math.log(30.0)
+# A robot's camera may be ten times lower than those of the training data; wrong units are a factor
+# of 100 or 1000.
+_MAX_LOG_SCALE = math.log(30.0)
 _ESTIMATED = (
     'it is estimated from the measurements; what they all err alike is scale.systematic_sigma'
 )
@@ -42,7 +42,7 @@ _ESTIMATED = (
 
 @dataclass(frozen=True)
 class ScaleSettings:
-    """Where metres come from."""
+    """Where the metric scale comes from."""
 
     mode: str = setting(
         'fixed',
@@ -121,14 +121,14 @@ class ScaleSettings:
     }
 
     def __post_init__(self) -> None:
-        """Refuse poses that are none."""
+        """Raise SettingsError for an invalid pose."""
         for name in ('lidar_pose', 'camera_pose'):
             _parse_pose(name, getattr(self, name))
 
     def extrinsics(self, rotation: Rotation = from_quaternion) -> Extrinsics:
-        """What these settings say of the camera's surroundings, for its optical frame.
+        """The extrinsics that these settings state, for the raw optical frame.
 
-        `rotation` turns the quaternions of poses.
+        `rotation` converts the quaternions of the poses.
         """
         pitch = math.radians(self.camera_pitch_deg)
         up = np.array([0.0, -math.cos(pitch), -math.sin(pitch)])
@@ -141,7 +141,7 @@ class ScaleSettings:
 
     @property
     def missing(self) -> str:
-        """Which setting the mode cannot do without unless TF knows it, with advice; '' if none."""
+        """The setting that the mode needs unless TF provides it, with advice; '' if none."""
         if self.mode == 'camera_height' and self.camera_height_m == 0:
             return 'camera_height_m; measure the height of the lens above the ground in metres'
         if self.mode == 'lidar' and not self.lidar_pose:
@@ -150,12 +150,12 @@ class ScaleSettings:
 
     @property
     def needs_metric_checkpoint(self) -> bool:
-        """True where nothing but the checkpoint itself can make depth metric."""
+        """Whether only a metric checkpoint makes depth metric in this mode."""
         return self.mode == 'fixed' and self.factor == 0
 
 
 class MeasuredScale(NamedTuple):
-    """What a frame itself has told: its stamp, its factor s and the variance of ln s."""
+    """Scale of a measured frame: its stamp, factor s and the variance of ln s."""
 
     stamp_ns: int
     factor: float
@@ -164,7 +164,7 @@ class MeasuredScale(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceState:
-    """What one source has given so far."""
+    """Counts of the measurements of one source, and the last s."""
 
     accepted: int = 0
     refused: int = 0
@@ -172,76 +172,75 @@ class SourceState:
 
 
 class ScatterEstimate:
-    """How measurements of ln s scatter and how fast ln s wanders, from the measurements alone.
+    """Estimates white noise R and random-walk rate q of ln s from the measurements alone.
 
-    Of a random walk seen through white noise, differences over a time t have the mean square
-    2 R + q t (a variogram; D. Allan's variance is its kin). The medians of the squares over one
-    and over three measurements give both, and neither an outlier nor a jump moves them. A few
-    of made-up differences stand for what is usual of a network until there are real ones.
+    For a random walk observed through white noise, squared differences over a time t have the mean
+    2 R + q t (a variogram, akin to the Allan variance). The medians of the squared differences
+    over one and over three measurements give both, robust against outliers and jumps. A prior with
+    the weight of a few differences takes the place of missing ones.
     """
 
-    _USUAL_WHITE = 0.03**2
-    _USUAL_RATE = 0.002  # per second
-    _MADE_UP = 3
+    _PRIOR_WHITE = 0.03**2
+    _PRIOR_RATE = 0.002  # per second
+    _PRIOR_COUNT = 3
 
     def __init__(self) -> None:
         self._recent: deque[tuple[int, float]] = deque(maxlen=40)
         self._white = self._rate = math.nan
 
     def add(self, stamp_ns: int, log_scale: float) -> None:
-        """Take in a measurement, whether it was believed or not."""
+        """Add a measurement, accepted or refused."""
         self._recent.append((stamp_ns, log_scale))
         self._white = self._rate = math.nan
 
     def estimate(self, variance: float) -> tuple[float, float]:
-        """White variance R of a measurement and rate q in 1/s.
+        """White variance R of a measurement, and rate q in 1/s.
 
-        `variance` is what the source says of R itself; it counts while little was measured.
+        `variance` is the source's own estimate of R, for the prior.
         """
-        usual_white = variance + self._USUAL_WHITE
+        prior_white = variance + self._PRIOR_WHITE
         stamps = np.array([stamp for stamp, _ in self._recent], np.int64)
         values = np.array([value for _, value in self._recent])
         count = len(values) - 3
         if count < 2:
-            return usual_white, self._USUAL_RATE
+            return prior_white, self._PRIOR_RATE
         (short_s, short), (long_s, long) = (_differences(stamps, values, lag) for lag in (1, 3))
         rate = max(0.0, long - short) / max(long_s - short_s, 1e-3)
         white = max(0.0, short - rate * short_s) / 2.0
-        believed = count / (count + self._MADE_UP)
+        weight = count / (count + self._PRIOR_COUNT)
         return (
-            believed * white + (1.0 - believed) * usual_white,
-            believed * rate + (1.0 - believed) * self._USUAL_RATE,
+            weight * white + (1.0 - weight) * prior_white,
+            weight * rate + (1.0 - weight) * self._PRIOR_RATE,
         )
 
 
 def _differences(stamps: NDArray[np.int64], values: Array, lag: int) -> tuple[float, float]:
-    """Median time in seconds between measurements `lag` apart, and their robust mean square."""
+    """Median time (s) between measurements `lag` apart, and the robust mean squared difference."""
     seconds = float(np.median(stamps[lag:] - stamps[:-lag])) * 1e-9
     return seconds, (1.4826 * float(np.median(np.abs(values[lag:] - values[:-lag])))) ** 2
 
 
 class ScaleFilter:
-    """Kalman filter on ln s, a random walk, that learns its own noise and mistrusts its source.
+    """Kalman filter on ln s with adaptive noise and a systematic error of the source.
 
-    ln s of a frame is m + e: m wanders slowly, e is the network's scatter from frame to frame. The
-    state is m and the source's own error b, which is the same in all its measurements and so does
-    not average out: z = m + e + b + noise. `prior_sigma` is the standard deviation of ln s
-    before the first measurement, around s = 1, `systematic_sigma` that of b. However many
-    measurements agree, the variance of ln s never falls below that of b given the prior, and ln s
-    keeps that share of the prior (S. F. Schmidt's consider state, solved for). Noise and rate of
-    the walk come from the measurements: see `ScatterEstimate`; what is more than the source's own
-    noise is e. So a frame that was measured itself is known better than the next: see `measured`.
+    Model: ln s of a frame is m + e, where m is a random walk and e the network's scatter from
+    frame to frame; a measurement is z = m + e + b + noise, where b, the systematic error of the
+    source, is the same in all its measurements and does not average out. The state is (m, b).
+    `prior_sigma` is the standard deviation of ln s before the first measurement, around s = 1;
+    `systematic_sigma` is that of b. However many measurements agree, the variance of ln s stays
+    above that of b given the prior (a consider state, Schmidt 1966). Noise and rate of the walk
+    are estimated from the measurements (`ScatterEstimate`); what exceeds the source's own noise is
+    e. A frame that was measured itself is therefore known better than the next one: `measured`.
 
-    Measurements farther off than four standard deviations are refused. Where only such come, and
-    the last five agree with each other, they are believed in the end: after half a second for
-    every standard deviation that they are off the prior (two seconds at most). Then the filter
-    starts anew from the prior and the last of them. Stamps are integer nanoseconds and must not
-    run backwards: `reset` after a jump. Not thread-safe.
+    Gate: measurements more than four standard deviations off are refused. When only such come and
+    the last five agree with each other, the filter restarts from the prior: after 0.5 s for every
+    standard deviation that they are off the prior, at most 2 s. Stamps are integer nanoseconds and
+    must not decrease: `reset` after a jump. Not thread-safe.
     """
 
     _GATE = 4.0
-    _RECOVERY, _MOST_REFUSED = 5, 100
-    _RECOVERY_NS, _MOST_DOUBT = 500_000_000, 4.0
+    _RECOVERY, _MAX_REFUSED = 5, 100
+    _RECOVERY_NS, _MAX_DOUBT = 500_000_000, 4.0
 
     def __init__(self, prior_sigma: float, systematic_sigma: float = 0.0) -> None:
         self._prior = np.diag([prior_sigma**2, systematic_sigma**2])
@@ -262,26 +261,26 @@ class ScaleFilter:
 
     @property
     def scale(self) -> float:
-        """Most likely s."""
+        """Estimate of s."""
         return math.exp(self._state[0])
 
     @property
     def variance(self) -> float:
-        """Variance of ln s of a frame that is not measured itself."""
+        """Variance of ln s for a frame that is not measured itself."""
         return float(self._covariance[0, 0]) + self._scatter_variance
 
     @property
     def sources(self) -> dict[str, SourceState]:
-        """What every source that was heard has given."""
+        """State of every source that has measured, by name."""
         return dict(self._sources)
 
     @property
     def has_measured(self) -> bool:
-        """True once a measurement was accepted."""
+        """Whether a measurement was accepted."""
         return any(state.accepted for state in self._sources.values())
 
     def advance(self, stamp_ns: int) -> None:
-        """Let the variance grow with time, up to that of the prior; not before any measurement."""
+        """Predict: the variance grows with time, up to the prior, after the first measurement."""
         if self._stamp_ns is None:
             return
         grown = self._rate * max(0, stamp_ns - self._stamp_ns) * 1e-9
@@ -290,7 +289,7 @@ class ScaleFilter:
         self._stamp_ns = stamp_ns
 
     def update(self, measurement: ScaleMeasurement, stamp_ns: int) -> bool:
-        """Take in one measurement; False where the gate refused it."""
+        """Update with a measurement; False where the gate refused it."""
         self._scatter.add(stamp_ns, measurement.log_scale)
         white, self._rate = self._scatter.estimate(measurement.variance)
         self.advance(stamp_ns)
@@ -305,13 +304,13 @@ class ScaleFilter:
         self._scatter_variance = max(0.0, white - measurement.variance)
         self.measured = None
         if accepted:
-            self._take_in(stamp_ns, measurement.log_scale, white)
+            self._correct(stamp_ns, measurement.log_scale, white)
             self._refused.clear()
         self._count(measurement, accepted)
         return accepted
 
-    def _take_in(self, stamp_ns: int, log_scale: float, white: float) -> None:
-        """The Kalman step; of the frame itself e is known as well."""
+    def _correct(self, stamp_ns: int, log_scale: float, white: float) -> None:
+        """Kalman update; `measured` also contains e of the frame itself."""
         shared = self._covariance.sum(axis=1)
         spread = float(shared.sum()) + white
         error = log_scale - float(self._state.sum())
@@ -325,11 +324,11 @@ class ScaleFilter:
         self._covariance = self._covariance - np.outer(shared, shared) / spread
 
     def _recover(self, stamp_ns: int, log_scale: float, white: float) -> bool:
-        """Start anew from the prior where refused measurements agree; True where that happened."""
-        self._refused = [*self._refused, (stamp_ns, log_scale)][-self._MOST_REFUSED :]
+        """Restart from the prior where refused measurements agree; True where it did."""
+        self._refused = [*self._refused, (stamp_ns, log_scale)][-self._MAX_REFUSED :]
         recent = [value for _, value in self._refused[-self._RECOVERY :]]
         middle = float(np.median(recent))
-        doubt = min(max(1.0, abs(middle) / math.sqrt(self._prior.sum())), self._MOST_DOUBT)
+        doubt = min(max(1.0, abs(middle) / math.sqrt(self._prior.sum())), self._MAX_DOUBT)
         lasting = stamp_ns - self._refused[0][0] >= doubt * self._RECOVERY_NS
         limit = self._GATE * math.sqrt(2.0 * white)
         agree = max(abs(value - middle) for value in recent) <= limit
@@ -346,11 +345,13 @@ class ScaleFilter:
 
 
 class ScaleTracker:
-    """The scale of one camera, whichever way the settings obtain it.
+    """Metric scale of one camera in any mode.
 
-    `checkpoint_sigma` is the standard deviation of ln s of a metric checkpoint, None for one that
-    is not metric. In mode fixed with a factor, and in mode relative, s never changes. `rotation`
-    turns the quaternions of the settings.
+    Args:
+        settings: Mode and source of the scale.
+        checkpoint_sigma: Standard deviation of ln s of a metric checkpoint, None for one that is
+            not metric.
+        rotation: Converts the quaternions of the settings.
     """
 
     def __init__(
@@ -373,17 +374,17 @@ class ScaleTracker:
 
     @property
     def scale(self) -> float:
-        """What the network's depth is to be multiplied by."""
+        """Factor s on the network's depth."""
         if self._source is None:
             return self.settings.factor or 1.0
         return self._filter.scale
 
     @property
     def variance(self) -> float:
-        """Variance of ln s, for the confidence; 0 where the user fixed s or wants none.
+        """Variance of ln s, for the confidence; 0 where s is fixed by the user or not wanted.
 
-        It also is 0 until s is known: such depth is not called metric, but it must not be masked
-        for want of confidence either, for it is what s is measured from.
+        It is also 0 until s is known: depth is not metric then, but must not be masked for lack of
+        confidence, because s is measured from it.
         """
         if not self.is_known:
             return 0.0
@@ -395,7 +396,7 @@ class ScaleTracker:
 
     @property
     def is_known(self) -> bool:
-        """False while depth must not be called metric."""
+        """Whether depth multiplied by `scale` is metric."""
         if self.settings.mode == 'relative':
             return False
         if self.settings.mode == 'fixed' and self.settings.factor > 0:
@@ -404,17 +405,17 @@ class ScaleTracker:
 
     @property
     def sources(self) -> dict[str, SourceState]:
-        """What every source that was heard has given."""
+        """State of every source that has measured, by name."""
         return self._filter.sources
 
     def reset(self) -> None:
-        """Forget what was learned over time: after a jump of the clock or of the odometry."""
+        """Drop the history, after a jump of the clock or of the odometry."""
         self._filter.reset()
         if self._source is not None:
             self._source.reset()
 
     def locate(self, camera: Camera, found: Extrinsics | None = None) -> Extrinsics:
-        """Extrinsics for the rectified view of a camera: the settings', else those found (TF)."""
+        """Extrinsics of the rectified view of a camera: from the settings, else `found` (TF)."""
         known = self._extrinsics if found is None else self._extrinsics.or_else(found)
         return known.rectified(camera)
 
@@ -430,12 +431,20 @@ class ScaleTracker:
         lidar: NDArray[np.float32] | None = None,
         extrinsics: Extrinsics | None = None,
     ) -> ScaleMeasurement | None:
-        """Learn from one frame; gives the measurement, or None where there was none.
+        """Measure the scale on one frame and update the filter.
 
-        `rgb` (H, W, 3) and `depth_m` (H, W) are the rectified view of `camera`, depth being
-        `applied_scale` times the network's. `odometry` is the pose of the moving frame in a fixed
-        one at `stamp_ns`, `lidar` (N, 3) are points in the lidar's frame; each only in its mode.
-        `extrinsics` are what `locate` gives, by default the settings' alone.
+        Args:
+            stamp_ns: Stamp of the image.
+            rgb: (H, W, 3) rectified image.
+            depth_m: (H, W) its depth, `applied_scale` times the network's.
+            camera: Camera of both.
+            applied_scale: Scale that is already in `depth_m`.
+            odometry: (4, 4) pose of the body in the odometry frame at `stamp_ns`; mode odometry.
+            lidar: (N, 3) points in the lidar frame, metres; mode lidar.
+            extrinsics: Result of `locate`; by default those of the settings.
+
+        Returns:
+            The measurement, accepted or not; None where there was none (`problem` says why).
         """
         if self._source is None:
             return None
@@ -457,28 +466,28 @@ class ScaleTracker:
 
     @property
     def measured(self) -> MeasuredScale | None:
-        """Scale of the frame observed last, None where it gave nothing.
+        """Scale of the last observed frame including its own measurement, None without one.
 
-        It is better than what was foretold for that frame; see `is_prompt`.
+        More precise than the prediction for that frame; see `is_prompt`.
         """
         return self._measured
 
     @property
     def is_prompt(self) -> bool:
-        """Whether depth should wait for what its own frame measures.
+        """Whether depth should wait for the measurement on its own frame.
 
-        So it is where the measurement takes little time and needs nothing that comes late.
+        True for sources that take little time and need no input that arrives late.
         """
         return self._source is not None and self._source.is_prompt
 
     @property
     def problem(self) -> str:
-        """Why the frame observed last gave no measurement, '' where it did."""
+        """Why the last observed frame gave no measurement, '' where it did."""
         return self._problem
 
     def _implausible(self, found: ScaleMeasurement) -> str:
-        """Tell where a measurement contradicts a metric checkpoint beyond belief, else ''."""
-        if self._sigma is None or abs(found.log_scale) <= _MOST_LOG_SCALE:
+        """Error text where a measurement contradicts a metric checkpoint grossly, else ''."""
+        if self._sigma is None or abs(found.log_scale) <= _MAX_LOG_SCALE:
             return ''
         return (
             f'{found.source} says {math.exp(found.log_scale):.3g} times the metres of the '
@@ -489,7 +498,7 @@ class ScaleTracker:
 def _make_source(
     settings: ScaleSettings,
 ) -> OdometrySource | CameraHeightSource | LidarSource | None:
-    """The source of a mode; None where s is not measured."""
+    """Measurement source of a mode; None where s is not measured."""
     if settings.mode == 'odometry':
         return OdometrySource()
     if settings.mode == 'camera_height':
@@ -502,7 +511,7 @@ def _make_source(
 def _parse_pose(
     name: str, values: tuple[float, ...], rotation: Rotation = from_quaternion
 ) -> Array | None:
-    """4x4 matrix of x y z qx qy qz qw, None of nothing; SettingsError where that fails."""
+    """4x4 matrix of x y z qx qy qz qw, None for (). Raises SettingsError."""
     if not values:
         return None
     if len(values) != 7:

@@ -1,7 +1,7 @@
-"""Measurements of the metric scale: from odometry, from the camera's height, from a lidar.
+"""Measurements of the metric scale: from odometry, camera height or lidar.
 
-Each source looks at a frame of a rectified view and says by which factor s its depth must be
-multiplied to be metres, or why it cannot tell. Fusing measurements over time is left to `scale`.
+Each source measures on one rectified frame the factor s from its depth to metres, or says why it
+cannot. `scale` filters the measurements over time.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ _MIN_TRACKS = 40
 _MIN_PARALLAX_PX = 1.0
 _TRACK_SIGMA_PX = 0.25
 _MAX_EPIPOLAR_PX = 1.0
-# A start is kept to within a degree and a tenth of the way; of a loss as wide as two
-# standard deviations, a quarter of that information.
+# The start has a standard deviation of 1 degree and a tenth of the motion; weighted by a quarter,
+# the information in a robust loss whose width is two standard deviations.
 _START_INFORMATION = 0.25 * np.diag([1 / math.radians(1.0) ** 2] * 3 + [1 / 0.1**2] * 2)
 _ASSUMED_LEVER_ARM_M = 1.5
 _MIN_POINTS = 200
@@ -41,14 +41,14 @@ _ASTRAY = (
     ': the pose of the lidar is wrong, or the frame of the images is not an optical one (z ahead, '
     'y down: REP 103)'
 )
-_MOST_POINTS = 20_000
-_FARTHEST_M = 1000.0  # a lidar whose median is beyond this counts in another unit
-_DEPTH_SIGMA = 0.15  # of ln Z at a pixel: what the network errs from place to place
-_MIN_SIGMA = 0.01  # of ln s: no frame tells more
-_COARSE_COLUMNS = 64  # of the grid on which the ground is fitted and depths are counted
-_GROUND_PARTS = 25  # places of a picture whose errors of ln Z are independent of each other
-_MIN_DIP = math.sin(math.radians(4.0))  # how far rays must look down
-_GROUND_SIGMA = 0.05  # of ln s: how the ground's scale scatters against that of all else
+_MAX_POINTS = 20_000
+_MAX_MEDIAN_M = 1000.0  # a lidar with a larger median uses another unit
+_DEPTH_SIGMA = 0.15  # of ln Z at a pixel: error of the network from place to place
+_MIN_SIGMA = 0.01  # of ln s: no frame is more precise
+_COARSE_COLUMNS = 64  # of the grid for the ground fit and the strata
+_GROUND_PARTS = 25  # image regions with independent errors of ln Z
+_MIN_DIP = math.sin(math.radians(4.0))  # minimum angle of rays below the horizon
+_GROUND_SIGMA = 0.05  # of ln s: scatter of the ground's scale against everything else
 _MOUNTING_SIGMA = math.radians(2.5)
 _MAX_TILT = math.radians(10.0)
 _LEVEL_UP = np.array([0.0, -1.0, 0.0])
@@ -58,10 +58,10 @@ _MIN_GROUND = 0.3  # fraction of the pixels below the horizon
 
 @dataclass(frozen=True)
 class ScaleMeasurement:
-    """ln s and its variance as one source sees it, from so many points.
+    """ln s and its variance as measured by one source, from `support` points.
 
-    The variance is that of chance alone. What a source errs in every frame alike is not in it:
-    see `scale.ScaleFilter`.
+    The variance is random only; the systematic error of a source is handled by
+    `scale.ScaleFilter`.
     """
 
     source: str
@@ -70,16 +70,17 @@ class ScaleMeasurement:
     support: int
 
     def scaled(self, factor: float) -> ScaleMeasurement:
-        """Same measurement for depth that had not been multiplied by `factor`."""
+        """The measurement for depth before it was multiplied by `factor`."""
         return replace(self, log_scale=self.log_scale + math.log(factor))
 
 
 @dataclass(frozen=True)
 class ScaleView:
-    """One rectified frame: image (H, W, 3), depth (H, W) in the unit to be scaled, and the rest.
+    """One rectified frame with the inputs of the sources.
 
-    `odometry` is the pose of the moving frame in a fixed one, `lidar` (N, 3) points in the frame
-    of the lidar; None where there is none. `extrinsics` are those of the rectified view.
+    `rgb` (H, W, 3); `depth` (H, W) in the unit to be scaled; `odometry` (4, 4) pose of the body in
+    the odometry frame; `lidar` (N, 3) points in the lidar frame; None where there is none.
+    `extrinsics` are those of the rectified view.
     """
 
     stamp_ns: int
@@ -93,7 +94,7 @@ class ScaleView:
 
 @dataclass(frozen=True)
 class _Key:
-    """An earlier frame: what tracking needs of it."""
+    """The earlier frame of a pair."""
 
     stamp_ns: int
     grey: NDArray[np.uint8]
@@ -103,37 +104,36 @@ class _Key:
 
 
 class OdometrySource:
-    """Compares depth with that of corners triangulated over the way that odometry has moved.
+    """Compares depth with corners triangulated over the motion of the odometry.
 
-    Corners of an earlier frame are tracked into the present one (KLT, forth and back) once
-    odometry has moved 0.2 m. Rotation and direction come from the picture: least squares of the
-    distance to epipolar lines, so that the errors of the network's depth fall out, from a start
-    that decides where the picture does not (a wall): odometry's motion where the mounting is
-    known, else PnP with RANSAC on that depth. The length is odometry's. s is the median of
-    triangulated by estimated depth, every part of the picture counting alike and every corner by
-    its parallax. So near and far have their say as they have with a lidar, and what moves by
-    itself is outvoted.
+    Corners of an earlier frame are tracked into the present one (KLT with backward check) once
+    odometry has moved 0.2 m. Rotation and direction of the motion are refined on the epipolar
+    distance of the tracks, which does not depend on the network's depth. The start, which decides
+    where the images do not (a wall), is odometry's motion where the mounting is known, else PnP
+    with RANSAC on the depth. The length of the motion is odometry's. s is the weighted median of
+    triangulated over estimated depth: corners are weighted by their parallax and image regions
+    equally (`_Strata`), so that near and far count as with a lidar, and moving objects are
+    outvoted.
 
-    The lengths of the ways of camera and body only agree where both move alike. `T_body_camera` of
-    both views makes that exact. Without it, a turn by an angle a moves a camera mounted off the
-    turning point by up to its lever arm times a; 1.5 m is assumed for that and widens the
-    variance.
+    Camera and body travel equally far only without rotation. `T_body_camera` makes that exact.
+    Without it, a turn by angle a moves the camera by up to its lever arm times a; 1.5 m is assumed
+    and added to the variance.
     """
 
     name = 'odometry'
     is_prompt = False
-    systematic_sigma = 0.02  # wheels that are worn, corners that are no fair choice of pixels
+    systematic_sigma = 0.02  # worn wheels; corners are no random sample of the pixels
 
     def __init__(self) -> None:
         self.reset()
 
     def reset(self) -> None:
-        """Forget the earlier frame."""
+        """Drop the earlier frame."""
         self._key: _Key | None = None
         self._measured_ns: int | None = None
 
     def measure(self, view: ScaleView) -> ScaleMeasurement | str:
-        """Compare with the earlier frame once the body has moved; else the reason why not."""
+        """Measure against the earlier frame, or return the reason why that is not possible."""
         if view.odometry is None:
             return 'no pose of odometry at the stamp of the image'
         key = self._key
@@ -148,7 +148,7 @@ class OdometrySource:
         start = None if lever_arm_m else motion
         found = _triangulate_ratios(key, present, view.depth, moved_m, start)
         if found is None:
-            # Too little seems to have moved yet, or too much: look again, or start from here.
+            # Too little or too much motion: try the same earlier frame again, or restart here.
             self._key = key if view.stamp_ns - key.stamp_ns < _PATIENCE_NS else present
             return 'too few corners could be followed'
         self._key, self._measured_ns = None, view.stamp_ns
@@ -158,37 +158,37 @@ class OdometrySource:
         return ScaleMeasurement(self.name, log_scale, variance, support)
 
     def _is_near(self, key: _Key, view: ScaleView) -> bool:
-        """Whether the two may show the same things."""
+        """Whether both frames may show the same scene."""
         return 0 <= view.stamp_ns - key.stamp_ns <= _MAX_GAP_NS
 
     def _is_rested(self, view: ScaleView) -> bool:
-        """Whether the last measurement is long enough ago."""
+        """Whether the last measurement is at least `_REST_NS` ago."""
         last = self._measured_ns
         return last is None or not 0 <= view.stamp_ns - last < _REST_NS
 
 
 class CameraHeightSource:
-    """Compares the known height of the camera with that above the plane of the ground it sees.
+    """Compares the known height of the camera with its height above the estimated ground plane.
 
     On a plane 1 / Z is linear in the pixel: d (p . ray) = 1 with p = n / h in the unit of the
-    depth d. p is fitted by robust least squares over all pixels that look down, beginning at the
-    commonest height above a level ground. `extrinsics.up` is where the sky is expected, that of a
-    level camera where it is not known; it is trusted to 2.5 degrees, so a camera that is
-    tilted or nods is followed and a network that bends the road is not. s = height |p|.
+    depth d. p is fitted by robust least squares over all pixels below the horizon, starting at the
+    most frequent height above a level ground. The expected normal is `extrinsics.up`, or that of a
+    level camera, with a standard deviation of 2.5 degrees: a tilted or nodding camera is followed,
+    a road that the network bends is not. s = height |p|.
     """
 
     name = 'camera_height'
     is_prompt = True
-    systematic_sigma = 0.08  # of the network: how it scales the ground against all else
+    systematic_sigma = 0.08  # of the network: scale of the ground against everything else
 
     def __init__(self) -> None:
         self._grid: tuple[Camera, int, Array] | None = None
 
     def reset(self) -> None:
-        """Nothing is kept from frame to frame."""
+        """Do nothing: this source has no state."""
 
     def measure(self, view: ScaleView) -> ScaleMeasurement | str:
-        """Scale of one frame; else the reason why there is none."""
+        """Measure on one frame, or return the reason why that is not possible."""
         height_m, up = view.extrinsics.camera_height_m, view.extrinsics.up
         if height_m is None:
             return 'the height of the camera is not known'
@@ -210,7 +210,7 @@ class CameraHeightSource:
         return ScaleMeasurement(self.name, log_scale, variance, support)
 
     def _rays(self, camera: Camera) -> tuple[int, Array]:
-        """Step of a coarse grid of pixels and their rays (N, 3) with Z = 1."""
+        """Step of a coarse pixel grid, and its rays (N, 3) with Z = 1."""
         if self._grid is None or self._grid[0] != camera:
             step = max(1, camera.width // _COARSE_COLUMNS)
             flat = camera.rays()[::step, ::step].reshape(-1, 2)
@@ -219,32 +219,32 @@ class CameraHeightSource:
 
 
 class LidarSource:
-    """Compares depth with the points of a lidar where they fall into the picture.
+    """Compares depth with the lidar points that project into the image.
 
-    s = median(z / Z) over at least 200 points, every part of the picture counting alike however
-    densely the lidar scans it; points that the camera sees covered by something nearer are too
-    few to move a median.
+    s = median(z / Z) over at least 200 points, weighted so that image regions count equally
+    (`_Strata`) however densely the lidar scans them. Points that are occluded in the camera's view
+    are too few to move a median.
     """
 
     name = 'lidar'
     is_prompt = True
-    systematic_sigma = 0.02  # mounting, time between scan and picture, the part that is scanned
+    systematic_sigma = 0.02  # mounting, time between scan and image, region that is scanned
 
     def reset(self) -> None:
-        """Nothing is kept from frame to frame."""
+        """Do nothing: this source has no state."""
 
     def measure(self, view: ScaleView) -> ScaleMeasurement | str:
-        """Scale of one frame; else the reason why there is none."""
+        """Measure on one frame, or return the reason why that is not possible."""
         T_camera_lidar = view.extrinsics.T_camera_lidar
         if T_camera_lidar is None:
             return 'the pose of the lidar is not known'
         if view.lidar is None:
             return 'no cloud near the stamp of the image'
-        step = max(1, len(view.lidar) // _MOST_POINTS)
+        step = max(1, len(view.lidar) // _MAX_POINTS)
         points = transform(T_camera_lidar, view.lidar[::step])
         points = points[np.isfinite(points).all(axis=1)]
         middle = float(np.median(np.abs(points).max(axis=1))) if len(points) else 0.0
-        if middle > _FARTHEST_M:
+        if middle > _MAX_MEDIAN_M:
             return f'half of the points are {middle:.0f} m away and more; are they in millimetres?'
         with np.errstate(invalid='ignore'):
             column, row = np.rint(view.camera.project(points)).T
@@ -266,10 +266,10 @@ class LidarSource:
 
 
 class _Strata:
-    """The picture in parts of like depth and height, by which samples are made to stand for it.
+    """Post-stratification: regions of similar depth and image row weighted by their pixels.
 
-    Corners and scan lines are no fair choice of pixels, and the network errs differently near and
-    far, on the ground and above it: each part counts as much as it has pixels of known depth.
+    Corners and scan lines are no random sample of the pixels, and the errors of the network differ
+    between near and far, ground and objects: each region counts by its pixels of known depth.
     """
 
     _ROWS = 6
@@ -284,7 +284,7 @@ class _Strata:
         rows = np.broadcast_to(np.arange(coarse.shape[0])[:, None] * step, coarse.shape)
         with np.errstate(invalid='ignore'):
             known = np.isfinite(coarse) & (coarse > 0)
-        self._share = np.bincount(
+        self._pixels = np.bincount(
             self._index(rows[known], coarse[known]), minlength=self._ROWS * self._BINS
         ).astype(np.float64)
 
@@ -295,20 +295,20 @@ class _Strata:
         return index
 
     def median(self, values: Array, weights: Array, row: Array, depth: Map) -> tuple[float, float]:
-        """Median of samples at these rows and depths as of all pixels, and its variance.
+        """Stratified weighted median of samples at these rows and depths, and its variance.
 
-        The variance is that of a median of so many samples, and of the parts that have none.
+        The variance accounts for the number of samples and for regions without any.
         """
         part = self._index(row, depth)
-        total = np.bincount(part, weights, minlength=len(self._share))
-        # A part with one sample of little weight cannot speak for all of its pixels.
-        share = self._share * total / (total + 3.0 * weights.max())
-        balanced = weights * (share / np.maximum(total, 1e-12))[part]
+        total = np.bincount(part, weights, minlength=len(self._pixels))
+        # a region with one sample of little weight must not stand for all of its pixels
+        represented = self._pixels * total / (total + 3.0 * weights.max())
+        balanced = weights * (represented / np.maximum(total, 1e-12))[part]
         balanced /= balanced.sum()
         middle = weighted_median(values, balanced)
         spread = 1.4826 * weighted_median(np.abs(values - middle), balanced)
-        unseen = 1.0 - share.sum() / self._share.sum()
-        parts = share.sum() ** 2 / np.sum(share**2)
+        unseen = 1.0 - represented.sum() / self._pixels.sum()
+        parts = represented.sum() ** 2 / np.sum(represented**2)
         chance = 0.5 * math.pi * spread**2 * (np.sum(balanced**2) + unseen / parts)
         return middle, max(float(chance), _MIN_SIGMA**2)
 
@@ -316,9 +316,9 @@ class _Strata:
 def _triangulate_ratios(
     key: _Key, present: _Key, depth: Map, moved_m: float, T_key_present: Array | None
 ) -> tuple[float, float, int] | None:
-    """ln s, variance and corners of the present depth; None where the picture does not tell.
+    """ln s, its variance and the number of corners; None where the images do not suffice.
 
-    `T_key_present` is the motion of the camera as odometry has it, None where it is unknown.
+    `T_key_present` is the motion of the camera by odometry, None where the mounting is unknown.
     """
     start, end, _ = _TRACKER.follow(key.grey, present.grey, _TRACKER.find(key.grey))
     height, width = depth.shape
@@ -336,11 +336,11 @@ def _triangulate_ratios(
         return None
     before, now = _rays_of(start, camera), _rays_of(end, camera)
     began = motion if T_key_present is None else (T_key_present[:3, :3], T_key_present[:3, 3])
-    # The start is kept to where the picture says nothing.
+    # The start prevails where the images carry no information.
     rotation, translation = refine_motion(
         before, now, *began, lambda off: _loss_width(off, camera.fx), _START_INFORMATION
     )
-    # Both as the metres of odometry say: the network's own length of the way is its guess of s.
+    # In metres of odometry; the length in the network's unit gives the guess of s.
     guess = moved_m / float(np.linalg.norm(motion[1]))
     translation = translation * moved_m
     turned = now @ rotation.T
@@ -352,7 +352,7 @@ def _triangulate_ratios(
         across = np.cross(before, turned)
         square = np.maximum(np.sum(across**2, axis=1), 1e-18)
         found = -np.sum(across * np.cross(before, translation), axis=1) / square
-        # Behind the camera is beyond infinity, to the median the same.
+        # Behind the camera: for the median the same as infinitely far.
         ratios = np.where(found > 0, np.log(np.maximum(found, 1e-9) / z), 10.0)
         off = epipolar_distance(before, now, rotation, translation / moved_m) * camera.fx
         chosen = (parallax >= _MIN_PARALLAX_PX) & (np.abs(off) <= _MAX_EPIPOLAR_PX)
@@ -366,8 +366,8 @@ def _triangulate_ratios(
 
 
 def _solve_motion(points: Array, pixels: Array, K: Array) -> tuple[Array, Array] | None:
-    """Rotation and translation that bring points (N, 3) to pixels (N, 2), by half of them."""
-    cv2.setRNGSeed(0)  # the same frames give the same scale
+    """PnP with RANSAC: rotation and translation from points (N, 3) to pixels (N, 2), or None."""
+    cv2.setRNGSeed(0)  # deterministic
     solved, rotation, translation, inliers = cv2.solvePnPRansac(
         points, pixels, K, None, iterationsCount=200, reprojectionError=2.0, confidence=0.999
     )
@@ -397,7 +397,7 @@ def _make_key(view: ScaleView) -> _Key:
 
 
 def _body_motion(key: _Key, view: ScaleView) -> tuple[Array, float]:
-    """Motion (4, 4) of the camera, or else of the body; the lever arm to allow for then."""
+    """Motion (4, 4) of the camera, else of the body, and the lever arm to allow for then."""
     assert view.odometry is not None, 'views without odometry are not measured'
     before, now = key.odometry, view.odometry
     T_before, T_now = key.T_body_camera, view.extrinsics.T_body_camera
@@ -408,7 +408,7 @@ def _body_motion(key: _Key, view: ScaleView) -> tuple[Array, float]:
 
 
 def _grey(rgb: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
-    """Grey image, shrunk, with contrast evened out so that dark road has corners too."""
+    """Grey image, reduced, with equalised contrast so that dark road has corners too."""
     grey: NDArray[np.uint8] = cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY)
     if shrink < 1.0:
         grey = cv2.resize(grey, None, fx=shrink, fy=shrink, interpolation=cv2.INTER_AREA)
@@ -416,11 +416,11 @@ def _grey(rgb: NDArray[np.uint8], shrink: float) -> NDArray[np.uint8]:
 
 
 def _fit_ground(points: Array, down: Array) -> tuple[Array, float, int] | None:
-    """Plane p with p . X = 1 of points (N, 3), variance of ln |p| and points on it.
+    """Ground plane p with p . X = 1 of points (N, 3), variance of ln |p|, number of inliers.
 
-    None where too few points lie on it, it is not level, or they lie on it by chance as those of a
-    wall do, which are no farther where the plane is. Errors of ln Z are alike in
-    neighbours: all points together count as 25.
+    None where too few points lie on it, it is not level, or the points do not get farther where
+    the plane does, as those of a wall. Errors of ln Z are correlated between neighbours: all
+    points together count as 25.
     """
     heights = points @ down  # all above 0, for the rays look down
     logs = np.log(heights)

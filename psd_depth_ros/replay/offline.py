@@ -21,14 +21,14 @@ from psd_depth_ros.data.surroundings import Seen
 from psd_depth_ros.data.tracks import has_jumped
 from psd_depth_ros.errors import CalibrationError, SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
-from psd_depth_ros.inference.engine import DepthEngine, DepthFrame, Scale, settle_scale
+from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame, Scale
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
-from psd_depth_ros.inference.scale_watch import (
-    asked_by,
+from psd_depth_ros.inference.scale_monitor import (
     MEASURING_MODES,
+    required_inputs,
     ScaleFrame,
-    ScaleWatch,
+    ScaleMonitor,
 )
 from psd_depth_ros.messages import camera_info_fields, image_fields
 from psd_depth_ros.replay.outputs import OUTPUTS
@@ -146,11 +146,11 @@ class _Pipeline:
         self._settings = settings
         self._source = source
         self._tracker = ScaleTracker(settings.scale, output.scale_sigma if output.metric else None)
-        self._watch = ScaleWatch(self._tracker)
+        self._watch = ScaleMonitor(self._tracker)
         self._measures = settings.scale.mode in MEASURING_MODES
         self._stamp_ns: int | None = None
         if self._measures:
-            source.follow(asked_by(settings.scale))
+            source.follow(required_inputs(settings.scale))
         if settings.scale.needs_metric_checkpoint and not output.metric:
             raise SettingsError(
                 'the checkpoint does not know metres, and scale.mode is fixed without a factor; '
@@ -172,7 +172,7 @@ class _Pipeline:
             self._observe(frame, result, scale.factor)
             if not was_known and not tracker.is_prompt:
                 return None
-            result = settle_scale(result, tracker, frame.stamp_ns)
+            result = apply_measured_scale(result, tracker, frame.stamp_ns)
         return result if tracker.is_known or self._settings.scale.mode == 'relative' else None
 
     @property

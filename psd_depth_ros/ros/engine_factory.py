@@ -17,7 +17,7 @@ class DepthEngineFactory:
         from psd_depth_ros.runtime import configure_runtime
 
         engine: Engine = DepthEngine.from_checkpoint(
-            path or None, device=device, backend=backend, aside=self._has_loaded
+            path or None, device=device, backend=backend, in_subprocess=self._has_loaded
         )
         configure_runtime(engine.backend)
         self._has_loaded = True

@@ -99,7 +99,7 @@ def test_converted_in_another_process_it_is_the_same(
 
 
 def test_few_shapes_stay_compiled_the_one_used_last_longest():
-    networks, made = backends.CompiledNetworks(most=2), []
+    networks, made = backends.CompiledNetworks(capacity=2), []
 
     def get(height):
         return networks.get((1, 3, height, 96), lambda: made.append(height) or f'for {height}')

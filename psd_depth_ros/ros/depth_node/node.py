@@ -61,7 +61,7 @@ class DepthEngineFactory:
     def load(self, path: str, device: str, backend: str) -> Engine:
         """Load a checkpoint, the shipped one for ''. Raises PsdDepthError."""
         engine: Engine = DepthEngine.from_checkpoint(
-            path or None, device=device, backend=backend, aside=self._has_loaded
+            path or None, device=device, backend=backend, in_subprocess=self._has_loaded
         )
         configure_runtime(engine.backend)
         self._has_loaded = True

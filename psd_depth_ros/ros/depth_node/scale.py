@@ -26,13 +26,13 @@ from psd_depth_ros.data.message_types import CLOUD_TYPE, ODOMETRY_TYPE
 from psd_depth_ros.data.surroundings import PATIENCE_NS, Readers, Surroundings
 from psd_depth_ros.data.transforms import TF_TYPE, TransformBuffer
 from psd_depth_ros.errors import MessageError, SettingsError
-from psd_depth_ros.inference import Scale, settle_scale
+from psd_depth_ros.inference import apply_measured_scale, Scale
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
-from psd_depth_ros.inference.scale_watch import (
-    asked_by,
+from psd_depth_ros.inference.scale_monitor import (
     MEASURING_MODES,
+    required_inputs,
     ScaleFrame,
-    ScaleWatch,
+    ScaleMonitor,
 )
 from psd_depth_ros.ros.common import ThrottledLogger
 from psd_depth_ros.ros.conversions import find_message_class, read_points, rotation_matrix
@@ -85,14 +85,14 @@ class ScaleInputs:
         self._logger = ThrottledLogger(node.get_logger())
         self._input: InputSubscription | None = None
         self._transforms: TransformInput | None = None
-        self.surroundings = Surroundings(asked_by(settings), _READERS)
+        self.surroundings = Surroundings(required_inputs(settings), _READERS)
         self.silence = ''  # why nothing may have come
         self._subscribe()
 
     def configure(self, settings: ScaleSettings, reliability: str) -> None:
         """Take changed settings; subscribe anew where another mode needs other topics."""
         self._reliability = reliability
-        asked = asked_by(settings)
+        asked = required_inputs(settings)
         if asked != self.surroundings.asked:
             self.destroy()
             self.surroundings = Surroundings(asked, _READERS)
@@ -226,7 +226,7 @@ class CameraScale:
         self._publish = publish
         self._settings = settings
         self._tracker = ScaleTracker(settings, sigma, _READERS.rotation)
-        self._watch = ScaleWatch(self._tracker)
+        self._watch = ScaleMonitor(self._tracker)
         self._waiting: deque[_Waiting] = deque()
         self._is_measured = settings.mode in MEASURING_MODES
         self.is_relative = settings.mode == 'relative'
@@ -236,7 +236,7 @@ class CameraScale:
     def reset(self) -> None:
         """Start anew, as after a jump of the stamps."""
         self._tracker.reset()
-        self._watch = ScaleWatch(self._tracker)
+        self._watch = ScaleMonitor(self._tracker)
         self._waiting.clear()
         self._publish_report()
 
@@ -263,8 +263,8 @@ class CameraScale:
             self._measure(self._waiting.popleft())
 
     def settle(self, frame: Any, stamp_ns: int) -> Any:
-        """Return a DepthFrame with the scale that it has measured itself; see `settle_scale`."""
-        return settle_scale(frame, self._tracker, stamp_ns)
+        """See `apply_measured_scale`."""
+        return apply_measured_scale(frame, self._tracker, stamp_ns)
 
     def _is_ripe(self) -> bool:
         """Whether the first waiting image need not wait any longer."""

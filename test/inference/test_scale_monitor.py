@@ -7,17 +7,17 @@ from psd_depth_ros.data.surroundings import Seen
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
-from psd_depth_ros.inference.scale_watch import ScaleFrame, ScaleWatch
+from psd_depth_ros.inference.scale_monitor import ScaleFrame, ScaleMonitor
 
 CAMERA = Camera(160, 120, 150.0, 150.0, 79.5, 59.5)
 BLACK = np.zeros((120, 160, 3), np.uint8)
 
 
-def watch_of(mode: str) -> ScaleWatch:
-    return ScaleWatch(ScaleTracker(ScaleSettings(mode=mode), checkpoint_sigma=0.15))
+def watch_of(mode: str) -> ScaleMonitor:
+    return ScaleMonitor(ScaleTracker(ScaleSettings(mode=mode), checkpoint_sigma=0.15))
 
 
-def look(watch: ScaleWatch, time_s: float, **around: object) -> None:
+def look(watch: ScaleMonitor, time_s: float, **around: object) -> None:
     """A black picture of a wall at 8 m, at a time on both clocks."""
     depth = np.full(CAMERA.size, 8.0, np.float32)
     frame = ScaleFrame(round(time_s * 1e9), BLACK, depth, CAMERA, CAMERA, 1.0)

@@ -1,7 +1,7 @@
-"""One way from a frame and its surroundings to the scale, and why there is no measurement.
+"""Runs the scale tracker of one camera and reports why there is no measurement.
 
-What is wrong with the inputs (no topic, another clock, no transform) is said by whoever reads
-them; here it is remembered, and joined by what the pictures did not give.
+Problems of the inputs (no topic, another clock, no transform) come from `data.surroundings`;
+they are collected here together with those of the measurements themselves.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ _REMEMBERED = 25
 
 @dataclass(frozen=True)
 class ScaleFrame:
-    """What the scale needs of a frame.
+    """The part of a frame that the scale is measured on.
 
     `rgb` (H, W, 3), `depth_m` (H, W) and `camera` are the rectified view, the depth being
-    `applied_scale` times the network's; `lens` is the camera as it was before.
+    `applied_scale` times the network's; `lens` is the camera of the raw image.
     """
 
     stamp_ns: int
@@ -40,12 +40,12 @@ class ScaleFrame:
 
     @property
     def bytes(self) -> int:
-        """Memory that is held by it."""
+        """Memory of its arrays."""
         return self.rgb.nbytes + self.depth_m.nbytes
 
 
-def asked_by(settings: ScaleSettings) -> Asked:
-    """What a mode wants to know; what parameters say is not asked of TF."""
+def required_inputs(settings: ScaleSettings) -> Asked:
+    """Inputs that a mode needs, except those that the settings already state."""
     mode = settings.mode
     levelled = settings.camera_height_m > 0 and settings.camera_pitch_deg != 0
     return Asked(
@@ -61,8 +61,11 @@ def asked_by(settings: ScaleSettings) -> Asked:
     )
 
 
-class ScaleWatch:
-    """Feeds the tracker of one camera; times are seconds of any steady clock. Not thread-safe."""
+class ScaleMonitor:
+    """Feeds the scale tracker of one camera. Not thread-safe.
+
+    Times are seconds of any monotonic clock.
+    """
 
     def __init__(self, tracker: ScaleTracker) -> None:
         self.tracker = tracker
@@ -77,13 +80,15 @@ class ScaleWatch:
 
     @property
     def accepted(self) -> int:
-        """How many measurements were taken in."""
+        """Number of accepted measurements."""
         return sum(state.accepted for state in self.tracker.sources.values())
 
     def observe(self, now_s: float, frame: ScaleFrame, around: Seen) -> None:
-        """Let the tracker learn from a frame, and take note of what came of it."""
+        """Measure on a frame and record the result."""
         known = self.tracker.locate(frame.lens, around.extrinsics)
-        problem = around.problem or _unlocated(self.tracker.settings, known, around.remark)
+        problem = around.problem or _missing_extrinsics(
+            self.tracker.settings, known, around.remark
+        )
         found = self.tracker.observe(
             frame.stamp_ns,
             frame.rgb,
@@ -100,38 +105,38 @@ class ScaleWatch:
             self._problems.clear()
         self.frames += 1
         self.measured += found is not None
-        self._count(problem or self.tracker.problem)
-        self._follow(around.pose)
+        self._record(problem or self.tracker.problem)
+        self._track_motion(around.pose)
         self._has_inputs = not problem
         self.remark = self.remark if problem else around.remark
 
     @property
     def silent_s(self) -> float:
-        """For how long there was nothing to measure by, or no measurement at all since the start.
+        """Seconds without inputs, or without any measurement since the start.
 
-        Time passes from frame to frame. A robot at rest whose scale is known is not silent.
+        Counted from frame to frame. A robot at rest whose scale is known is not silent.
         """
         return self._now_s - self._since_s
 
     @property
     def reason(self) -> str:
-        """What was wrong most often of late, '' where measurements come."""
+        """The most frequent recent problem, '' where measurements are made."""
         if self._has_inputs and (self.accepted or not self.frames):
             return ''
         if self.measured and not self.accepted:
-            return self._disbelieved()
+            return self._refused_text()
         often = Counter(kind for kind, _ in self._problems).most_common(1)
         text = dict(self._problems)[often[0][0]] if often else ''
         if self._has_inputs and self.tracker.settings.mode == 'odometry':
             return f'{text} (it has moved {self._moved_m:.2f} m in all)'
         return text
 
-    def _count(self, problem: str) -> None:
-        """Count problems by their kind, whatever the figures in them."""
+    def _record(self, problem: str) -> None:
+        """Record a problem by its kind: its text without numbers."""
         if problem and not problem.startswith('waits'):
             self._problems.append((re.sub(r'[0-9.]+', '', problem), problem))
 
-    def _follow(self, pose: Array | None) -> None:
+    def _track_motion(self, pose: Array | None) -> None:
         if pose is None:
             return
         if self._first_pose is None:
@@ -139,7 +144,7 @@ class ScaleWatch:
         moved = pose[:3, 3] - self._first_pose[:3, 3]
         self._moved_m = max(self._moved_m, float(np.linalg.norm(moved)))
 
-    def _disbelieved(self) -> str:
+    def _refused_text(self) -> str:
         last = ', '.join(f'{one.last_scale:.3g}' for one in self.tracker.sources.values())
         return (
             f'all {self.measured} measurements were refused, for they disagree with the '
@@ -147,8 +152,8 @@ class ScaleWatch:
         )
 
 
-def _unlocated(settings: ScaleSettings, known: Extrinsics, remark: str) -> str:
-    """Why a mode cannot measure though its inputs are there, '' where it can."""
+def _missing_extrinsics(settings: ScaleSettings, known: Extrinsics, remark: str) -> str:
+    """Which extrinsics a mode lacks although its inputs are there, '' where none."""
     nothing = remark or 'there are no transforms'
     if settings.mode == 'lidar' and known.T_camera_lidar is None:
         return f'where the lidar is, is not known: {nothing}; set scale.lidar_pose'
