@@ -17,25 +17,22 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
-from psd_depth_ros.config import build, flatten
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.networks import DepthModel, Normalisation, preset
 from psd_depth_ros.networks.encoders import EncoderWeights
 from psd_depth_ros.runtime import configure_training
-from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import run_training
-from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
 
 WARM_UP = 8  # steps that are not counted: until then, memory still comes from the kernel
-# Every branch from the first step on, as in the last part of a run, the slowest; nothing but steps
+# Every term from the first step on, as in the last part of a run, the slowest; nothing but steps
 # is measured.
 CHANGES = {
-    'batch': 8, 'far.start': 0.0, 'patch.start': 0.0, 'distillation.start': 0.0,
-    'distillation.full': 0.0, 'patch_mix.start': 0.0, 'pose_warmup': 0.0,
-    'validate_every': 100_000,
-    'preview_every': 0, 'save_every': 100_000, 'data.clips.held_out': 0.2,
+    'batch': 8, 'validate_every': 100_000, 'preview_every': 0, 'save_every': 100_000,
+    'data.clips.held_out': 0.2,
 }  # fmt: skip
 
 
@@ -45,7 +42,7 @@ def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str, device
     data = prepare_sequences(
         recipe.data, pixel_budget=recipe.pixel_budget, cache=Path(cache), fine_factor=FINE_FACTOR
     )
-    task = ClipTask(recipe, data, folded_weights())
+    task = VideoTask(recipe, data, folded_weights())
     seen: list[StepReport] = []
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         run_training(task, RunFolder(Path(folder) / 'run'), device=device, report=seen.append)
@@ -59,7 +56,9 @@ def make_recipe(name: str, pixels: int, steps: int, bag: str) -> VideoRecipe:
     changes = {
         'pixel_budget': pixels, 'steps': steps + WARM_UP + 1, 'data.paths': [bag], **CHANGES
     }  # fmt: skip
-    return build(VideoRecipe, {**flatten(shipped), **changes}, name)
+    for term in shipped.objective:
+        changes |= {f'objective.{term.name}.{key}': 0.0 for key in ('start', 'full')}
+    return change_recipe(shipped, changes, name)
 
 
 def folded_weights() -> EncoderWeights:
@@ -72,7 +71,7 @@ def folded_weights() -> EncoderWeights:
     return EncoderWeights(weights, 'random', '', '', Normalisation())
 
 
-def summarise(recipe: VideoRecipe, task: ClipTask, seen: list[StepReport]) -> dict[str, Any]:
+def summarise(recipe: VideoRecipe, task: VideoTask, seen: list[StepReport]) -> dict[str, Any]:
     """Rate over all steps but the first ones and the last."""
     counted = seen[WARM_UP - 1 : -1]
     spent = counted[-1].seconds - counted[0].seconds

@@ -25,7 +25,7 @@ from psd_depth_ros.synth import World, WorldSettings
 HERE = Path(__file__).resolve().parent
 MEAN = STD = (0.5, 0.5, 0.5)
 SIZES = {'416x128': 416 * 128, '640x192': 640 * 192}
-RECIPES = ('monodepth2', 'psd')
+RECIPES = ('baseline', 'psd')
 STEPS = {'cpu': (30, 8), 'cuda': (300, 100)}  # in full, quick
 FRAMES = 20
 WORLD = WorldSettings(kind='street', width=832, height=256, speed_mps=8.0)

@@ -1,6 +1,7 @@
 """Strict frozen settings: the one home of every default, range and unit.
 
-Rooms declare a frozen dataclass whose fields are made by `setting` and `section`. ROS parameters,
+Rooms declare a frozen dataclass whose fields are made by `setting` and `section` (fields made
+otherwise are left to their class). ROS parameters,
 command-line help, YAML files and tables of docs/ are all made from, or tested against, `specs`.
 Reading YAML files and declaring ROS parameters is left to the callers.
 """
@@ -86,7 +87,7 @@ def specs(cls: type[Any], prefix: str = '') -> list[SettingSpec]:
         name = prefix + field.name
         if dataclasses.is_dataclass(hints[field.name]):
             found += specs(hints[field.name], name + '.')
-        else:
+        elif _KEY in field.metadata:
             found.append(
                 SettingSpec(name, hints[field.name], field.default, **field.metadata[_KEY])
             )
@@ -127,7 +128,7 @@ def flatten(instance: Any, prefix: str = '') -> dict[str, Any]:
         value = getattr(instance, field.name)
         if dataclasses.is_dataclass(value):
             flat.update(flatten(value, f'{prefix}{field.name}.'))
-        else:
+        elif _KEY in field.metadata:
             flat[prefix + field.name] = value
     return flat
 
@@ -139,15 +140,9 @@ def dump(instance: Any) -> dict[str, Any]:
         value = getattr(instance, field.name)
         if dataclasses.is_dataclass(value):
             nested[field.name] = dump(value)
-        else:
+        elif _KEY in field.metadata:
             nested[field.name] = list(value) if isinstance(value, tuple) else value
     return nested
-
-
-def change(instance: T, changes: Sequence[str], source: str) -> T:
-    """A copy with the changes of NAME=VALUE texts, checked like in `build`."""
-    values = {**flatten(instance), **parse_changes(changes, source)}
-    return build(type(instance), values, source)
 
 
 def parse_changes(changes: Sequence[str], source: str) -> dict[str, Any]:

@@ -71,7 +71,8 @@ def test_an_instance_made_by_hand_can_be_checked():
 
 
 def test_changes_are_written_as_texts():
-    changed = config.change(Outer(), ['steps=7', 'scale.factor=2e-1', 'names=[a, b]'], '--set')
+    texts = ['steps=7', 'scale.factor=2e-1', 'names=[a, b]']
+    changed = config.build(Outer, config.parse_changes(texts, '--set'))
     assert (changed.steps, changed.scale.factor, changed.names) == (7, 0.2, ('a', 'b'))
     with pytest.raises(SettingsError, match='--set steps: expected NAME=VALUE'):
-        config.change(Outer(), ['steps'], '--set')
+        config.parse_changes(['steps'], '--set')

@@ -20,8 +20,8 @@ from psd_depth_ros.synth import World, WorldSettings
 ROOT = Path(__file__).parent.parent
 TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, blocks=1)
 SMALL = (
-    'pixel_budget=6144', 'batch=2', 'validate_every=1', 'preview_every=0', 'patch.enabled=false',
-    'patch_mix.enabled=false', 'pose_warmup=0', 'data.clips.held_out=0.3',
+    'pixel_budget=6144', 'batch=2', 'validate_every=1', 'preview_every=0', 'objective.patch=off',
+    'objective.mix=off', 'data.clips.held_out=0.3',
     'data.clips.minimum_parallax=0.1',
 )  # fmt: skip
 COMMANDS = """

@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 
 from psd_depth_ros.cli.options import add_setting_option, progress_bar
-from psd_depth_ros.config import build, change, dump, flatten
 from psd_depth_ros.data.frames import FrameSource, LoadedFrames, TimedFrame
 from psd_depth_ros.data.frames import Sequence as Frames
 from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
@@ -37,10 +36,16 @@ from psd_depth_ros.evaluation.protocols import find_protocol
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.networks.encoders import read_encoder_weights
 from psd_depth_ros.parsing import read_json_object, read_yaml
-from psd_depth_ros.training.clip_task import ClipTask, FINE_FACTOR
 from psd_depth_ros.training.loop import run_training
-from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.recipe import (
+    change_recipe,
+    dump_recipe,
+    find_recipe,
+    read_recipe,
+    VideoRecipe,
+)
 from psd_depth_ros.training.run_folder import RunFolder, write_file
+from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
 
 PROTOCOL = 'outdoor'
 DISTANT = 'abs_rel_40_80'  # the figure of the comparisons
@@ -112,7 +117,7 @@ class Experiment:
             found = {result.variant: result for result in results if result.seed == seed}
             base, other = found[variant.based_on], found[variant.compute_of]
             changes['steps'] = round(base.steps * max(1.0, other.compute_s / base.compute_s))
-        return build(VideoRecipe, {**flatten(self.recipe), **changes}, name)
+        return change_recipe(self.recipe, changes, name)
 
 
 @dataclass(frozen=True)
@@ -155,7 +160,7 @@ def read_experiment(
     if unknown:
         raise SettingsError(f'no variant {", ".join(unknown)}; expected {", ".join(variants)}')
     chosen = {name: one for name, one in variants.items() if not runs or name in runs}
-    return Experiment(change(recipe, changes, '--set'), chosen, test, comparisons)
+    return Experiment(change_recipe(recipe, changes, '--set'), chosen, test, comparisons)
 
 
 def _changes(variants: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -188,7 +193,7 @@ def run_experiment(
     """
     plan = json.loads(
         json.dumps({
-            'recipe': dump(experiment.recipe), 'test': experiment.test, 'start': start_id,
+            'recipe': dump_recipe(experiment.recipe), 'test': experiment.test, 'start': start_id,
         })
     )  # fmt: skip
     results = _read_results(output, plan) if resume else _begin(output)
@@ -237,7 +242,7 @@ def train_and_measure(
 ) -> Result:
     """One run; one that was broken off begins anew, since its computing time is not known."""
     shutil.rmtree(folder, ignore_errors=True)
-    task = ClipTask(recipe, data, start)
+    task = VideoTask(recipe, data, start)
     task.start_id = start_id
     before_s = time.process_time()
     with progress_bar(title, quiet) as advance:

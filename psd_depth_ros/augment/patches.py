@@ -55,18 +55,18 @@ def draw_patches(
     intrinsics: Tensor,
     size: tuple[int, int],
     zooms: tuple[float, float],
-    choice: str,
+    selection: str,
     seeds: Sequence[int],
 ) -> Patches:
     """Draw a patch of `size` (height, width) for each image (B, 3, H, W).
 
-    `choice` 'far' prefers windows with many far and textured pixels of `log_depth`
+    `selection` 'distant' prefers windows with many far and textured pixels of `log_depth`
     (B, 1, h, w), any scale; 'random' takes any window; 'centre' those about the principal point
     within a tenth of the image. Sample b draws from its own `seeds[b]`.
     """
     height, width = image.shape[-2:]
     score = None
-    if choice == 'far' and log_depth is not None:
+    if selection == 'distant' and log_depth is not None:
         score = far_score(log_depth, image).cpu()  # all at once: here a GPU is waited for
     zoom, offset = [], []
     for index, seed in enumerate(seeds):
@@ -78,7 +78,7 @@ def draw_patches(
         if score is not None:
             x, y = _draw_far(score[index], (size[0] / s, size[1] / s), (height, width), generator)
             corner = (s * x, s * y)
-        elif choice == 'centre':
+        elif selection == 'centre':
             corner = _about_principal_point(intrinsics[index], s, size, (height, width), generator)
         else:
             corner = (

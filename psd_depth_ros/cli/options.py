@@ -269,10 +269,3 @@ def build_settings(cls: type[T], changes: Sequence[str]) -> T:
     from psd_depth_ros.config import build, parse_changes
 
     return build(cls, parse_changes(changes, '--set'), source='--set')
-
-
-def change_settings(settings: T, changes: Sequence[str]) -> T:
-    """Copy settings with the changes of NAME=VALUE texts made. Raises SettingsError."""
-    from psd_depth_ros.config import change
-
-    return change(settings, changes, '--set')

@@ -24,8 +24,7 @@ if TYPE_CHECKING:
     from psd_depth_ros.training.loop import Outcome
     from psd_depth_ros.training.recipe import Recipe
     from psd_depth_ros.training.run_folder import RunFolder
-    from psd_depth_ros.training.start import Start
-    from psd_depth_ros.training.task import Task
+    from psd_depth_ros.training.task import Start, Task
 
 
 def add_parser(subparsers: Any) -> None:
@@ -164,10 +163,10 @@ def _make_task(
             )
         return task
     assert isinstance(recipe, VideoRecipe), f'no task for recipes of kind {recipe.kind}'
-    from psd_depth_ros.training.clip_task import ClipTask
+    from psd_depth_ros.training.video_task import VideoTask
 
     with progress_bar('preparing recordings', options.quiet) as advance:
-        task = ClipTask.from_recipe(recipe, folder.path, start, advance)
+        task = VideoTask.from_recipe(recipe, folder.path, start, advance)
     return task
 
 
@@ -193,10 +192,15 @@ def _read_start(options: argparse.Namespace) -> Start:
 
 
 def _read_recipe(options: argparse.Namespace) -> Recipe:
-    from psd_depth_ros.cli.options import change_settings
-    from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
+    from psd_depth_ros.training.recipe import (
+        change_recipe,
+        find_recipe,
+        read_recipe,
+        VideoRecipe,
+    )
 
-    recipe = change_settings(read_recipe(find_recipe(options.recipe)), options.changes)
+    shipped = read_recipe(find_recipe(options.recipe))
+    recipe = change_recipe(shipped, options.changes or (), '--set')
     if options.data is None and options.rectify_alpha is None:
         return recipe
     if not isinstance(recipe, VideoRecipe):

@@ -323,6 +323,19 @@ def check_fields(fields: Iterable[str], sequences: Iterable[Sequence]) -> None:
             )
 
 
+def count_known(field: str, sequences: Iterable[Sequence]) -> tuple[int, int]:
+    """How many training triplets have a known value of a field, and how many there are."""
+    known = total = 0
+    provider = PROVIDERS[field]
+    for sequence in sequences:
+        scaled = ScaledSequence(sequence)
+        for triplet in sequence.triplets.tolist():
+            value = provider.make(Example(scaled, tuple(triplet), scaled.whole, None, 0))
+            known += bool(torch.isfinite(value).any())
+            total += 1
+    return known, total
+
+
 def _any_finite(poses: NDArray[np.float64] | None) -> bool:
     return poses is not None and bool(np.isfinite(poses).all(axis=(1, 2)).any())
 

@@ -17,7 +17,7 @@ import torch
 
 from psd_depth_ros import __version__
 from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkpoint
-from psd_depth_ros.config import change, dump, parse_changes, specs, validate
+from psd_depth_ros.config import dump, parse_changes, specs, validate
 from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
 from psd_depth_ros.files import set_aside
 from psd_depth_ros.finetune.acceptance import check_acceptance, HeldOutScores
@@ -37,17 +37,16 @@ from psd_depth_ros.inference.backends import choose_device
 from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
 from psd_depth_ros.parsing import user_path
-from psd_depth_ros.training.clip_task import ClipTask
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import Outcome, run_training
-from psd_depth_ros.training.recipe import find_recipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.run_folder import (
     explained_disk,
     has_state,
     RunFolder,
 )
-from psd_depth_ros.training.start import has_shape
-from psd_depth_ros.training.task import Task
+from psd_depth_ros.training.task import has_shape, Task
+from psd_depth_ros.training.video_task import VideoTask
 
 
 def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
@@ -66,7 +65,7 @@ def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
             f'recipe {settings.recipe} is of kind {recipe.kind!r}, expected video, which learns '
             'from recordings'
         )
-    recipe = change(recipe, settings.changes, 'changes')
+    recipe = change_recipe(recipe, settings.changes, 'changes')
     data = replace(
         recipe.data,
         paths=settings.bags,
@@ -306,8 +305,7 @@ def _match_start(
 ) -> VideoRecipe:
     """Set the architecture in the recipe to that of the start, except what `changes` say."""
     architecture = load_model(start).architecture
-    focal_px = start.info.output.canonical_focal_px
-    found: dict[str, Any] = {'head': architecture.head, 'canonical_focal_px': focal_px}
+    found: dict[str, Any] = {'head': architecture.head}
     for name in PRESETS:
         if has_shape(architecture, preset(name, architecture.head)):
             found['preset'] = name
@@ -315,7 +313,7 @@ def _match_start(
     return replace(recipe, **{name: one for name, one in found.items() if name not in asked})
 
 
-def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> ClipTask:
+def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> VideoTask:
     """Decode the recordings and make the training task."""
 
     def advance(done: int, total: int) -> None:
@@ -327,7 +325,7 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> ClipTask:
     resumable = has_state(run.training.states)
     if not resumable:
         shutil.rmtree(run.folder.training, ignore_errors=True)
-    task = ClipTask.from_recipe(run.recipe, run.folder.path, run.start, advance)
+    task = VideoTask.from_recipe(run.recipe, run.folder.path, run.start, advance)
     recordings = task.data_description()['recordings']
     if not sum(one['held_out'] for one in recordings):
         names = ', '.join(f'{one["name"]} ({one["frames"]} frames)' for one in recordings)
@@ -340,7 +338,7 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> ClipTask:
 
 
 def _judge(
-    run: _Run, task: ClipTask, outcome: Outcome, early: EarlyStopping, report: Report
+    run: _Run, task: VideoTask, outcome: Outcome, early: EarlyStopping, report: Report
 ) -> FinetuneReport:
     """Measure old and new weights on the held-out frames and keep the better ones."""
     assert outcome.path is not None
@@ -372,7 +370,7 @@ def _judge(
 
 
 def _measure(
-    task: ClipTask, checkpoint: Checkpoint, advance: Callable[[int], None]
+    task: VideoTask, checkpoint: Checkpoint, advance: Callable[[int], None]
 ) -> dict[str, float]:
     device = next(task.module.parameters()).device
     return task.validate(load_model(checkpoint).to(device).eval(), advance)

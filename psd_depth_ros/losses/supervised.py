@@ -1,7 +1,8 @@
 """Losses against exact depth, such as that of rendered worlds.
 
 All in canonical log-depth u = ln Z', float32. A `target` is NaN where depth is unknown and +Inf in
-the sky and beyond the farthest depth. Losses are means over the whole batch.
+the sky and beyond the farthest depth. Losses but `bin_uniformity`
+are means over the whole batch.
 """
 
 from __future__ import annotations
@@ -66,6 +67,6 @@ def bin_cross_entropy(logits: Tensor, centres: Tensor, target: Tensor, far_bins:
 
 
 def bin_uniformity(widths: Tensor) -> Tensor:
-    """KL divergence of the bin widths (B, Q), sum 1, from uniform: keeps bins from collapsing."""
+    """KL divergence of bin widths (B, Q), sum 1, from uniform ones, (B,): bins do not collapse."""
     widths = widths.float()
-    return (widths * (widths * widths.shape[1]).log()).sum(dim=1).mean()
+    return (widths * (widths * widths.shape[1]).log()).sum(dim=1)

@@ -18,7 +18,6 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.checkpoint import load_checkpoint
-from psd_depth_ros.config import flatten
 from psd_depth_ros.errors import CheckpointError, TrainingError
 from psd_depth_ros.runtime import is_out_of_memory
 from psd_depth_ros.training.distributed import Distributed
@@ -31,7 +30,7 @@ from psd_depth_ros.training.logging import (
     StepReport,
     TensorBoardLog,
 )
-from psd_depth_ros.training.recipe import Recipe
+from psd_depth_ros.training.recipe import flatten_recipe, Recipe
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.state import parse_state, read_state, RunState, Snapshot, write_state
 from psd_depth_ros.training.task import Task
@@ -41,7 +40,8 @@ COLLECT_EVERY = {'cpu': 1, 'cuda': 10}  # steps; fetching a loss waits for a GPU
 NOT_IN_IDENTITY = ('save_every', 'preview_every')  # settings that a resumed run may change
 # Settings that memory grows with, the most effective first.
 MEMORY_SETTINGS = (
-    'batch', 'pixel_budget', 'patch.width_share', 'patch.height_share', 'patch_mix.share'
+    'batch', 'pixel_budget', 'objective.patch.width', 'objective.patch.height',
+    'objective.mix.fraction',
 )  # fmt: skip
 
 
@@ -73,9 +73,7 @@ def explained_memory(recipe: Recipe, device: torch.device) -> Iterator[None]:
 
 
 def _memory_settings(recipe: Recipe) -> str:
-    values: dict[str, Any] = flatten(recipe)
-    if not values.get('patch.enabled', True):
-        values = {name: value for name, value in values.items() if not name.startswith('patch.')}
+    values: dict[str, Any] = flatten_recipe(recipe)
     return ', '.join(f'{name} (is {values[name]:g})' for name in MEMORY_SETTINGS if name in values)
 
 
@@ -333,7 +331,7 @@ class _Run:
 
 def _identity(task: Task) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was stopped, as JSON."""
-    recipe = {k: v for k, v in flatten(task.recipe).items() if k not in NOT_IN_IDENTITY}
+    recipe = {k: v for k, v in flatten_recipe(task.recipe).items() if k not in NOT_IN_IDENTITY}
     return {'recipe': recipe, 'data': task.data_description(), 'start': task.start_id}
 
 

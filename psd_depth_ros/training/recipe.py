@@ -1,23 +1,49 @@
-"""The settings of training runs; recipes are YAML files of these."""
+"""Recipes of training runs: YAML files of settings and of the list of terms that are learned.
+
+The objective is a list; each entry names a term and changes some of its settings:
+
+    objective:
+    - {term: photometric}
+    - {term: smoothness, weight: 0.001}
+
+`NAME=VALUE` changes of a command reach a term as `objective.NAME.SETTING=VALUE`. They add a term
+that the list lacks; `objective.NAME=0.1` sets its weight and `objective.NAME=off` takes it out,
+with the terms that build on it.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, TypeVar
 
-from psd_depth_ros.config import build, section, setting
+from psd_depth_ros.config import build, dump, flatten, parse_changes, section, setting
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.files import find_installed
+from psd_depth_ros.objectives.base import Term, TermSettings
+from psd_depth_ros.objectives.registry import find_term
 from psd_depth_ros.parsing import ParseError, read_yaml, shorten, user_path
 
-# Where the rates of a schedule end, as a share of where they were.
-LOW = {'step': 0.1, 'cosine': 0.01, 'constant': 1.0}
+R = TypeVar('R', bound='Recipe')
+
+OBJECTIVE = 'objective'
+LEARNED, RECORDED, TRACKED = 'learned', 'recorded', 'tracked'
+# Where the learning rates of a schedule end, as a factor of where they were.
+FINAL_FACTOR = {'step': 0.1, 'cosine': 0.01, 'constant': 1.0}
 _SCHEDULE = (
-    'How the rates fall: a tenth from `drop_at` on, a cosine to a hundredth, or not at all, for '
-    'an average over a long time'
+    'How the learning rates fall: to a tenth after three quarters of the run, along a cosine to a '
+    'hundredth, or not at all, for an average over a long time'
 )
+
+
+@dataclass(frozen=True)
+class TermChoice:
+    """A term of an objective by name, with its settings."""
+
+    name: str
+    settings: TermSettings
 
 
 @dataclass(frozen=True)
@@ -33,26 +59,16 @@ class WorldsSettings:
     validation_frames: int = setting(
         240, 'Frames held out, of worlds from seed 1 000 000 on', minimum=1, maximum=100_000
     )
-    clear_share: float = setting(
-        0.7, 'Share of worlds in clear weather; the rest is fog, rain, night or blur',
+    clear_fraction: float = setting(
+        0.7, 'Fraction of worlds in clear weather; the rest is fog, rain, night or blur',
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
     oversize: float = setting(
-        1.25, 'Side of the rendered picture over that of the input, leaves room for crops',
+        1.25, 'Side of the rendered image over that of the input, leaves room for crops',
         minimum=1.0, maximum=4.0,
     )  # fmt: skip
 
-
-@dataclass(frozen=True)
-class LossSettings:
-    """Weights of the loss terms."""
-
-    log_depth: float = setting(1.0, 'Weight of |u - u*|', minimum=0.0, maximum=100.0)
-    edges: float = setting(1.0, 'Weight of the multi-scale gradient error', minimum=0.0,
-                           maximum=100.0)  # fmt: skip
-    bins: float = setting(0.2, 'Weight of the bin cross-entropy', minimum=0.0, maximum=100.0)
-    uniformity: float = setting(1e-3, 'Weight of the bin widths\' KL divergence', minimum=0.0,
-                                maximum=10.0)  # fmt: skip
+    removed_settings: ClassVar[dict[str, str]] = {'clear_share': 'it is clear_fraction'}
 
 
 @dataclass(frozen=True)
@@ -68,35 +84,45 @@ class Recipe:
         1e9, 'The schedule ends here even if steps are left', 'min', minimum=0.01
     )
     batch: int = setting(8, 'Images in a step, over all processes', minimum=1, maximum=4096)
-    rate: float = setting(2e-4, 'Learning rate of what is no encoder', minimum=1e-8,
-                          maximum=1.0)  # fmt: skip
+    rate: float = setting(2e-4, 'Learning rate of decoder and head', minimum=1e-8, maximum=1.0)
     encoder_rate: float = setting(2e-4, 'Learning rate of the encoder', minimum=0.0, maximum=1.0)
     frozen_maps: int = setting(
         0, 'Of the five maps of an encoder that starts from weights, so many stay as they are, '
         'from the finest on: a step takes a sixth less with two', minimum=0, maximum=5,
     )  # fmt: skip
-    schedule: str = setting('step', _SCHEDULE, choices=tuple(LOW))
-    drop_at: float = setting(0.75, 'Share of the run after which `step` falls to a tenth',
-                             minimum=0.0, maximum=1.0)  # fmt: skip
-    warmup: float = setting(0.01, 'Share of the run in which the rates rise', minimum=0.0,
-                            maximum=0.5)  # fmt: skip
-    weight_decay: float = setting(0.01, 'AdamW weight decay', minimum=0.0, maximum=1.0)
+    schedule: str = setting('step', _SCHEDULE, choices=tuple(FINAL_FACTOR))
+    warmup: float = setting(
+        0.01, 'Progress of the run up to which the learning rates rise', minimum=0.0, maximum=0.5
+    )
     clip: float = setting(1.0, 'Largest gradient norm', minimum=1e-3, maximum=1e6)
-    average: float = setting(0.998, 'Decay of the averaged weights that are kept', minimum=0.0,
-                             maximum=1.0)  # fmt: skip
+    average: float = setting(
+        0.998, 'Decay of the averaged weights that are kept', minimum=0.0, maximum=1.0
+    )
     average_power: float = setting(
         8.0, 'As long as the average is young, step k counts in it as k to this power; with 0 and '
         'decay 1 it is the mean of all steps, which forgets nothing', minimum=0.0, maximum=100.0,
     )  # fmt: skip
-    precision: str = setting('bf16', 'Arithmetic of the networks; geometry and losses are float32',
-                             choices=('bf16', 'fp32'))  # fmt: skip
-    pixel_budget: int = setting(53248, 'Pixels of a training input', 'px', minimum=1024,
-                                maximum=4_000_000)  # fmt: skip
-    canonical_focal_px: float = setting(240.0, 'f_c of canonical depth', 'px', minimum=1.0,
-                                        maximum=10000.0)  # fmt: skip
+    precision: str = setting(
+        'bf16', 'Arithmetic of the networks; geometry and losses are float32',
+        choices=('bf16', 'fp32'),
+    )  # fmt: skip
+    pixel_budget: int = setting(
+        53248, 'Pixels of a training input', 'px', minimum=1024, maximum=4_000_000
+    )
     validate_every: int = setting(500, 'Steps between validations', minimum=1)
     save_every: int = setting(200, 'Steps between savings of all that resuming needs', minimum=1)
-    preview_every: int = setting(500, 'Steps between preview pictures; 0 for none', minimum=0)
+    preview_every: int = setting(500, 'Steps between preview images; 0 for none', minimum=0)
+    objective: tuple[TermChoice, ...] = field(default=())
+
+    removed_settings: ClassVar[dict[str, str]] = {
+        'drop_at': 'the schedule `step` drops after three quarters of the run',
+        'weight_decay': 'it is 0.01',
+        'canonical_focal_px': 'it is that of the network the run starts from, else 240 px',
+    }
+
+    def make_terms(self) -> list[Term]:
+        """The terms of the objective. Raises SettingsError for one that is not known any more."""
+        return [find_term(one.name)(one.settings) for one in self.objective]
 
 
 @dataclass(frozen=True)
@@ -105,135 +131,58 @@ class WorldsRecipe(Recipe):
 
     kind: str = setting('worlds', 'What is learned from', choices=('worlds',))
     batch: int = setting(12, 'Images in a step, over all processes', minimum=1, maximum=4096)
-    rate: float = setting(4e-4, 'Learning rate of what is no encoder', minimum=1e-8,
-                          maximum=1.0)  # fmt: skip
-    schedule: str = setting('cosine', _SCHEDULE, choices=tuple(LOW))
-    warmup: float = setting(0.02, 'Share of the run in which the rates rise', minimum=0.0,
-                            maximum=0.5)  # fmt: skip
-    max_depth_m: float = setting(120.0, 'Depth beyond this counts as far, like sky', 'm',
-                                 minimum=1.0, maximum=1000.0)  # fmt: skip
-    smallest_window: float = setting(0.6, 'Smallest crop, as a share of the side', minimum=0.1,
-                                     maximum=1.0)  # fmt: skip
-    worlds: WorldsSettings = section(WorldsSettings)
-    losses: LossSettings = section(LossSettings)
-
-
-@dataclass(frozen=True)
-class FarSettings:
-    """What helps the depth of far things in the full image itself; nothing of it by default."""
-
-    start: float = setting(
-        0.0, 'Share of the run after which it begins; where motions are learned, too, the image '
-        'must have a shape by then', minimum=0.0, maximum=1.0,
-    )  # fmt: skip
-    fine_weight: float = setting(
-        0.0, 'Weight of the depth of the full image, judged in a far part of every image by '
-        'pixels as fine as those of the patches', minimum=0.0, maximum=10.0,
-    )  # fmt: skip
-    unmasked_px: float = setting(
-        0.0, 'The mask of what does not move leaves out what depth says to move by less: far '
-        'things that are taken for too near would be kept there',
-        'px', minimum=0.0, maximum=1000.0,
-    )  # fmt: skip
-
-    def unmasked_at(self, share: float) -> float:
-        """`unmasked_px` from `start` on, 0 before it."""
-        return self.unmasked_px if share >= self.start else 0.0
-
-
-@dataclass(frozen=True)
-class PatchSettings:
-    """The patch branch of PSD: far regions, enlarged and cropped."""
-
-    enabled: bool = setting(True, 'Switch of the whole patch branch')
-    weight: float = setting(1.0, 'Weight of the patch against the full image', minimum=0.0,
-                            maximum=10.0)  # fmt: skip
-    minimum_zoom: float = setting(1.5, 'Smallest enlargement', minimum=1.0, maximum=8.0)
-    maximum_zoom: float = setting(2.5, 'Largest enlargement', minimum=1.0, maximum=8.0)
-    width_share: float = setting(0.6, 'Width of the patch over that of the network\'s input',
-                                 minimum=0.1, maximum=1.0)  # fmt: skip
-    height_share: float = setting(0.75, 'Height of the patch over that of the network\'s input',
-                                  minimum=0.1, maximum=1.0)  # fmt: skip
-    share: float = setting(
-        1.0, 'Share of the images that get a patch: all of a step or none, for a network is slow '
-        'at few', minimum=0.0, maximum=1.0,
-    )  # fmt: skip
-    start: float = setting(0.1, 'Share of the run after which patches begin', minimum=0.0,
-                           maximum=1.0)  # fmt: skip
-    choice: str = setting(
-        'far', 'Where patches are cut: far and textured, at random, or about the principal point',
-        choices=('far', 'random', 'centre'),
-    )  # fmt: skip
-    largest_offset: float = setting(
-        0.2, 'Largest difference of the median log-depth of a patch from the full image\'s; what '
-        'is beyond is taken off before the patch is judged', minimum=0.0, maximum=10.0,
-    )  # fmt: skip
-    level: float = setting(0.1, 'Weight of the difference beyond', minimum=0.0, maximum=10.0)
-    convention: str = setting(
-        'canonical', 'Depth of a patch: canonical (Z = s Z\'), or metric as the control of the '
-        'ablation', choices=('canonical', 'metric'),
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class DistillationSettings:
-    """Self-distillation: the depth of the patch is a pseudo-label of the full image."""
-
-    enabled: bool = setting(True, 'Switch of the self-distillation')
-    weight: float = setting(0.1, 'Weight', minimum=0.0, maximum=10.0)
-    start: float = setting(0.2, 'Share of the run at which the ramp begins', minimum=0.0,
-                           maximum=1.0)  # fmt: skip
-    full: float = setting(0.4, 'Share of the run at which the weight is reached', minimum=0.0,
-                          maximum=1.0)  # fmt: skip
-    masked: bool = setting(
-        True, 'Only where the patch explains the images better, or nothing does'
+    rate: float = setting(4e-4, 'Learning rate of decoder and head', minimum=1e-8, maximum=1.0)
+    schedule: str = setting('cosine', _SCHEDULE, choices=tuple(FINAL_FACTOR))
+    warmup: float = setting(
+        0.02, 'Progress of the run up to which the learning rates rise', minimum=0.0, maximum=0.5
     )
-    teacher: bool = setting(False, 'Take the patch depth of the averaged network')
+    max_depth_m: float = setting(
+        120.0, 'Depth beyond this is learned as sky', 'm', minimum=1.0, maximum=1000.0
+    )
+    smallest_window: float = setting(
+        0.6, 'Smallest crop, as a fraction of the side', minimum=0.1, maximum=1.0
+    )
+    worlds: WorldsSettings = section(WorldsSettings)
+
+    removed_settings: ClassVar[dict[str, str]] = {
+        **Recipe.removed_settings,
+        **{
+            f'losses.{old}': f'it is the weight of the term {new} in the list `objective`'
+            for old, new in (
+                ('log_depth', 'log_depth'),
+                ('edges', 'gradients'),
+                ('bins', 'bins'),
+                ('uniformity', 'bin_uniformity'),
+            )
+        },
+    }
 
 
-@dataclass(frozen=True)
-class PatchMixSettings:
-    """PatchMix: parts of another image pasted into what the network sees, then unmixed."""
-
-    enabled: bool = setting(True, 'Switch of PatchMix')
-    weight: float = setting(0.5, 'Weight of the photometric term', minimum=0.0, maximum=10.0)
-    consistency: float = setting(0.07, 'Weight of the agreement with the clean prediction',
-                                 minimum=0.0, maximum=10.0)  # fmt: skip
-    share: float = setting(0.25, 'Share of the images of a step that are mixed', minimum=0.0,
-                           maximum=1.0)  # fmt: skip
-    start: float = setting(0.1, 'Share of the run after which mixing begins', minimum=0.0,
-                           maximum=1.0)  # fmt: skip
-
-
-@dataclass(frozen=True)
-class ObjectiveSettings:
-    """Weights of the self-supervised terms; 0 switches a term off."""
-
-    smoothness: float = setting(1e-3, 'Edge-aware smoothness', minimum=0.0, maximum=10.0)
-    geometry: float = setting(0.0, 'Consistency of depth between frames', minimum=0.0,
-                              maximum=10.0)  # fmt: skip
-    auto_mask: bool = setting(True, 'No gradient where the unwarped source fits better')
-    minimum_reprojection: bool = setting(True, 'The better of both sources, else their mean')
-    brightness: bool = setting(False, 'Fit a gain and an offset between the frames of a pair')
-    uniformity: float = setting(1e-3, 'KL divergence of bin widths from uniform', minimum=0.0,
-                                maximum=10.0)  # fmt: skip
-    bin_usage: float = setting(1e-4, 'Negative entropy of the mean use of bins', minimum=0.0,
-                               maximum=10.0)  # fmt: skip
-    velocity: float = setting(0.0, 'Distances of the pose network against odometry', minimum=0.0,
-                              maximum=10.0)  # fmt: skip
-    camera_height: float = setting(0.0, 'Height of the camera above the ground it sees',
-                                   minimum=0.0, maximum=10.0)  # fmt: skip
-    lidar: float = setting(0.0, 'Depth against lidar points', minimum=0.0, maximum=10.0)
-    pose_prior: float = setting(0.1, 'Size of the correction to known poses', minimum=0.0,
-                                maximum=10.0)  # fmt: skip
-    anchor: float = setting(
-        0.0, 'Agreement with the network the run started from, against forgetting', minimum=0.0,
-        maximum=10.0,
-    )  # fmt: skip
-    anchor_scale: float = setting(
-        0.0, 'Agreement of the mean log-depth with the network the run started from', minimum=0.0,
-        maximum=10.0,
-    )  # fmt: skip
+def _removed_terms() -> dict[str, str]:
+    """What became of the settings of the objective from before it was a list of terms."""
+    plain = {
+        'far.fine_weight': 'distant.weight',
+        'far.start': 'distant.start and photometric.exempt_start',
+        'far.unmasked_px': 'photometric.exempt_from_auto_mask_px',
+        'patch.choice': 'patch.selection',
+        'patch.width_share': 'patch.width',
+        'patch.height_share': 'patch.height',
+        'patch.share': 'patch.fraction',
+        'patch.level': 'patch_level.weight',
+        'patch_mix.weight': 'mix.weight',
+        'patch_mix.consistency': 'mix_consistency.weight',
+        'patch_mix.share': 'mix.fraction',
+        'patch_mix.start': 'mix.start and mix_consistency.start',
+    }
+    same = ('weight', 'minimum_zoom', 'maximum_zoom', 'start', 'largest_offset', 'convention')
+    plain |= {f'patch.{name}': f'patch.{name}' for name in same}
+    plain |= {f'distillation.{n}': f'distillation.{n}' for n in ('weight', 'start', 'full')}
+    plain |= {f'distillation.{n}': f'distillation.{n}' for n in ('masked', 'teacher')}
+    found = {old: f'it is {OBJECTIVE}.{new.replace(" and ", " and objective.")}'
+             for old, new in plain.items()}  # fmt: skip
+    for old in ('patch', 'distillation', 'patch_mix'):
+        found[f'{old}.enabled'] = 'take the term out of the list `objective`, or put it in'
+    return found
 
 
 @dataclass(frozen=True)
@@ -246,41 +195,32 @@ class VideoRecipe(Recipe):
     )  # fmt: skip
     freeze_norm: bool = setting(True, 'Keep the batch norm of the encoder as it starts')
     pose_rate: float = setting(2e-4, 'Learning rate of the pose network', minimum=0.0, maximum=1.0)
-    pose_warmup: float = setting(
-        0.0, 'Share of the run in which only the pose network learns', minimum=0.0, maximum=0.9
-    )
     smallest_window: float = setting(
-        1.0, 'Smallest window of the pictures that fills the whole input, as a share of the side: '
-        'few recordings are seen at many sizes', minimum=0.4, maximum=1.0,
+        1.0, 'Smallest window of the frames that fills the whole input, as a fraction of the '
+        'side: few recordings are seen at many sizes', minimum=0.4, maximum=1.0,
     )  # fmt: skip
-    pose_width: float = setting(0.5, 'Side of the pose network\'s input over that of the depth '
-                                'network\'s', minimum=0.25, maximum=1.0)  # fmt: skip
-    refine_from: float = setting(
-        1.0, 'Share of the run from which the images of a pair are aligned by a few Gauss-Newton '
-        'steps, beginning with what the pose network says; depth must have a shape by then. '
-        '1: never', minimum=0.0, maximum=1.0,
-    )  # fmt: skip
-    refine_until: float = setting(
-        1.0, 'Share of the run after which that ends, and the pose network, having learned from '
-        'it, goes on by itself: motions that fit every image hide errors of far depth',
-        minimum=0.0, maximum=1.0,
-    )  # fmt: skip
-    use_known_poses: bool = setting(
-        True, 'Start from the poses of the recording, where it has those of the camera'
-    )
-    estimate_poses: bool = setting(
-        False, 'Where there are none, start from the motion of tracked corners, as long as the '
-        'depth of the network at the start of the run says',
+    poses: str = setting(
+        RECORDED, 'Motion between frames: learned by the pose network alone; or corrected by it '
+        'from the poses of the recording where it has those of the camera, and (tracked) where '
+        'there are none from tracked corners, as long as the depth of the network at the start '
+        'of the run says', choices=(LEARNED, RECORDED, TRACKED),
     )  # fmt: skip
     data: DataSettings = section(DataSettings)
-    objective: ObjectiveSettings = section(ObjectiveSettings)
-    far: FarSettings = section(FarSettings)
-    patch: PatchSettings = section(PatchSettings)
-    distillation: DistillationSettings = section(DistillationSettings)
-    patch_mix: PatchMixSettings = section(PatchMixSettings)
+
+    removed_settings: ClassVar[dict[str, str]] = {
+        **Recipe.removed_settings,
+        **_removed_terms(),
+        'pose_warmup': 'depth and pose networks learn together from the start',
+        'pose_width': "the pose network's input has half the side of the depth network's",
+        'refine_from': 'it is objective.pose_alignment.start',
+        'refine_until': 'it is objective.pose_alignment.end',
+        'use_known_poses': f'it is poses: {RECORDED}, or poses: {LEARNED} for false',
+        'estimate_poses': f'it is poses: {TRACKED}',
+    }
 
 
 KINDS: dict[str, type[Recipe]] = {'worlds': WorldsRecipe, 'video': VideoRecipe}
+RENAMED = {'monodepth2': 'baseline'}
 
 
 def find_recipe(name: str) -> Path:
@@ -288,10 +228,12 @@ def find_recipe(name: str) -> Path:
     path = user_path(name)
     if path.suffix in ('.yaml', '.yml'):
         return path
+    if name in RENAMED:
+        raise SettingsError(f'recipe {name!r} is called {RENAMED[name]!r} now')
     found = find_installed(f'config/recipes/{name}.yaml')
     if found is None:
         raise SettingsError(
-            f'no recipe {shorten(name)!r} comes with the package; give a name such as starter, or '
+            f'no recipe {shorten(name)!r} comes with the package; give a name such as psd, or '
             'a .yaml file'
         )
     return found
@@ -310,4 +252,117 @@ def read_recipe(path: Path) -> Recipe:
         raise SettingsError(
             f'{path}: kind is {shorten(repr(kind))}, expected one of {", ".join(KINDS)}'
         )
-    return build(KINDS[kind], values, str(path))
+    return build_recipe(KINDS[kind], values, str(path))
+
+
+def build_recipe(cls: type[R], values: Mapping[str, Any], source: str = '') -> R:
+    """Make a recipe from nested values, `objective` being a list of terms.
+
+    Raises SettingsError, naming `source`, for anything unknown, of a wrong type or out of range,
+    and where terms do not go together.
+    """
+    static = {key: value for key, value in values.items() if key != OBJECTIVE}
+    recipe = build(cls, static, source)
+    listed = values.get(OBJECTIVE)
+    if not isinstance(listed, list) or not listed:
+        raise SettingsError(
+            f'{_where(source)}{OBJECTIVE} is {shorten(repr(listed))}, expected a list of terms '
+            'such as "- {term: photometric, weight: 1.0}"; config/recipes has examples'
+        )
+    recipe = replace(recipe, objective=tuple(_read_term(entry, source) for entry in listed))
+    _check_objective(recipe, source)
+    return recipe
+
+
+def change_recipe(recipe: R, changes: Sequence[str] | Mapping[str, Any], source: str) -> R:
+    """Copy a recipe with changes made: NAME=VALUE texts, or values by dotted name.
+
+    Checked like in `build_recipe`.
+    """
+    static: dict[str, Any] = {}
+    terms = {one.name: _as_dict(one) for one in recipe.objective}
+    values = changes if isinstance(changes, Mapping) else parse_changes(changes, source)
+    for key, value in values.items():
+        if key.split('.')[0] == OBJECTIVE:
+            _change_term(terms, key, value, source)
+        else:
+            static[key] = value
+    changed = {**flatten(recipe), **static, OBJECTIVE: list(terms.values())}
+    return build_recipe(type(recipe), changed, source)
+
+
+def dump_recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as nested plain values, fit for YAML or JSON; `build_recipe` reads them."""
+    return {**dump(recipe), OBJECTIVE: [_as_dict(one) for one in recipe.objective]}
+
+
+def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
+    """A recipe as a flat mapping of dotted names."""
+    flat = flatten(recipe)
+    for one in recipe.objective:
+        flat |= flatten(one.settings, f'{OBJECTIVE}.{one.name}.')
+    return flat
+
+
+def _read_term(entry: Any, source: str) -> TermChoice:
+    if not isinstance(entry, Mapping) or not isinstance(entry.get('term'), str):
+        raise SettingsError(
+            f'{_where(source)}{OBJECTIVE} has {shorten(repr(entry))}, expected a term such as '
+            '{term: photometric, weight: 1.0}'
+        )
+    name = entry['term']
+    values = {key: value for key, value in entry.items() if key != 'term'}
+    try:
+        settings = build(find_term(name).Settings, values, f'{OBJECTIVE}.{name}')
+    except SettingsError as error:
+        raise SettingsError(f'{_where(source)}{_of_term(str(error), name)}') from error
+    return TermChoice(name, settings)
+
+
+def _of_term(text: str, name: str) -> str:
+    """A message that names the term."""
+    return text if name in text else f'{OBJECTIVE}.{name}: {text}'
+
+
+def _check_objective(recipe: Recipe, source: str) -> None:
+    names = [one.name for one in recipe.objective]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise SettingsError(f'{_where(source)}{OBJECTIVE} has {", ".join(twice)} more than once')
+    terms = {term.name: term for term in recipe.make_terms()}
+    try:
+        for term in terms.values():
+            term.bind(terms)
+    except SettingsError as error:
+        raise SettingsError(f'{_where(source)}{error}') from error
+
+
+def _change_term(terms: dict[str, Any], key: str, value: Any, source: str) -> None:
+    _, _, rest = key.partition('.')
+    name, _, setting_name = rest.partition('.')
+    if not name:
+        raise SettingsError(
+            f'{source} {key}: expected {OBJECTIVE}.TERM.SETTING=VALUE, {OBJECTIVE}.TERM=WEIGHT or '
+            f'{OBJECTIVE}.TERM=off'
+        )
+    if setting_name:
+        terms.setdefault(name, {'term': name})[setting_name] = value
+    elif value is False:  # `off` in YAML
+        _remove(terms, name)
+    else:
+        terms.setdefault(name, {'term': name})['weight'] = value
+
+
+def _remove(terms: dict[str, Any], name: str) -> None:
+    """Take a term out, and those that build on it."""
+    terms.pop(name, None)
+    for other in [one for one in terms if name in find_term(one).requires]:
+        _remove(terms, other)
+
+
+def _as_dict(term: TermChoice) -> dict[str, Any]:
+    return {'term': term.name, **dump(term.settings)}
+
+
+def _where(source: str) -> str:
+    return f'{source}: ' if source else ''

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 import psd_depth_ros
 from psd_depth_ros import files
 from psd_depth_ros.checkpoint import CheckpointInfo, save_checkpoint
-from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
 from psd_depth_ros.files import FolderLock, is_temporary, remove_temporaries, set_aside
 from psd_depth_ros.parsing import is_file, ParseError, read_json_object, shorten
+from psd_depth_ros.training.recipe import dump_recipe
 from psd_depth_ros.training.task import Task
 
 PREPARING = {'run': 'its data is being prepared'}
@@ -165,7 +165,7 @@ class RunFolder:
         """
         here = {'psd_depth_ros': psd_depth_ros.__version__, 'commit': _commit(), **place}
         whole = {
-            'recipe': dump(task.recipe),
+            'recipe': dump_recipe(task.recipe),
             'data': task.data_description(),
             'start': task.start_id,
         }

@@ -17,9 +17,12 @@ from psd_depth_ros.checkpoint import pack, read_metadata, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.files import remove_temporaries
 from psd_depth_ros.parsing import ARRAY_BYTES, parse_json, ParseError, read_bytes, shorten
-from psd_depth_ros.training.recipe import LOW, Recipe
+from psd_depth_ros.training.recipe import FINAL_FACTOR, Recipe
 from psd_depth_ros.training.run_folder import make_folder, STATE_PATTERN, write_file
 from psd_depth_ros.training.task import Task
+
+DROP_AT = 0.75  # progress at which the learning rates of the schedule `step` fall
+WEIGHT_DECAY = 0.01  # of AdamW
 
 
 @dataclass(frozen=True)
@@ -118,14 +121,14 @@ class RunState:
 def rate_factor(recipe: Recipe, progress: float) -> float:
     """Factor of the learning rates at `progress` (0 .. 1) of the run.
 
-    Linear warm-up; then `step` falls to a tenth at `drop_at`, `cosine` falls to a hundredth, and
+    Linear warm-up; then `step` falls to a tenth at `DROP_AT`, `cosine` falls to a hundredth, and
     `constant` stays.
     """
     if progress < recipe.warmup:
         return progress / recipe.warmup + 1e-3
-    low = LOW[recipe.schedule]
+    low = FINAL_FACTOR[recipe.schedule]
     if recipe.schedule == 'step':
-        return 1.0 if progress < recipe.drop_at else low
+        return 1.0 if progress < DROP_AT else low
     phase = (progress - recipe.warmup) / (1.0 - recipe.warmup)
     return low + (1.0 - low) * 0.5 * (1.0 + math.cos(math.pi * phase))
 
@@ -159,7 +162,7 @@ def _make_optimiser(task: Task) -> torch.optim.AdamW:
         for group in task.groups()
     ]
     recipe = task.recipe
-    return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=recipe.weight_decay, fused=True)
+    return torch.optim.AdamW(groups, lr=recipe.rate, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def _part(snapshot: Snapshot, part: str) -> dict[str, Tensor]:

@@ -1,13 +1,13 @@
 """Rendered worlds on disk: made once by several processes, then read as fast as memory.
 
 Every shape of input (a wide street camera, a 4:3 indoor one, ...) has its own shards; a shard is
-one world kind's frames in one safetensors file. Which windows of them a batch shows is left to
-`batches`.
+one world kind's frames in one safetensors file. A batch shows windows of them, with other colours
+and canonical targets.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 import json
@@ -19,9 +19,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from psd_depth_ros.augment.colour import degrade, jitter
+from psd_depth_ros.augment.crops import centred_window, draw_window
 from psd_depth_ros.checkpoint import pack, unpack
 from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.geometry import Camera
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
+from psd_depth_ros.preprocess import choose_input_size
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.recipe import WorldsRecipe
 from psd_depth_ros.training.run_folder import make_folder, write_file
@@ -73,10 +77,10 @@ def plan_shards(recipe: WorldsRecipe, folder: Path, *, validation: bool) -> list
         for start in range(0, count, WORLDS_PER_SHARD):
             seeds = tuple(range(seed + start, seed + min(count, start + WORLDS_PER_SHARD)))
             name = f'{"val" if validation else "train"}_{shape[1]}x{shape[0]}_{seeds[0]}'
-            draws = [_draw(s, rooms, worlds.clear_share) for s in seeds]
+            draws = [_draw(s, rooms, worlds.clear_fraction) for s in seeds]
             kinds, conditions = zip(*draws, strict=True)
             size = f'{len(seeds)}x{worlds.frames_per_world}'
-            path = folder / f'{name}_{size}_clear{worlds.clear_share:g}.safetensors'
+            path = folder / f'{name}_{size}_clear{worlds.clear_fraction:g}.safetensors'
             shards.append(Shard(path, shape, seeds, kinds, conditions, worlds.frames_per_world))
         seed += count
     if not validation and seed > VALIDATION_SEED:
@@ -161,3 +165,127 @@ def _render(shard: Shard) -> None:
     }
     metadata = {'seeds': json.dumps(shard.seeds), 'kinds': json.dumps(shard.kinds)}
     write_file(shard.path, pack(tensors, metadata))
+
+
+@dataclass(frozen=True)
+class WorldsBatch:
+    """What one step learns from."""
+
+    image: Tensor  # (B, 3, H, W) RGB in [0, 1]
+    intrinsics: Tensor  # (B, 4) fx fy cx cy in pixels of `image`
+    target: Tensor  # (B, 1, H, W) u* = ln Z', NaN unknown, +Inf far
+    depth_m: Tensor  # (B, 1, H, W) metres
+
+    @property
+    def image_augmented(self) -> Tensor:
+        """(B, 1, 3, H, W): the image as the only frame, what networks see."""
+        return self.image[:, None]
+
+    def to(self, device: torch.device) -> WorldsBatch:
+        """The same batch on another device, images in the layout that convolutions like."""
+        return WorldsBatch(
+            self.image.to(device, memory_format=torch.channels_last),
+            self.intrinsics.to(device),
+            self.target.to(device),
+            self.depth_m.to(device),
+        )
+
+
+def draw_batch(
+    recipe: WorldsRecipe,
+    focal_px: float,
+    shards: list[Frames],
+    step: int,
+    rank: int = 0,
+    processes: int = 1,
+) -> WorldsBatch:
+    """The `rank`-th of `processes` equal parts of a step's batch, all of one shape of image.
+
+    `focal_px` is the canonical focal length of the network that learns.
+
+    Everything drawn is seeded by the recipe, the step and the place in the batch.
+    """
+    groups = _by_shape(shards)
+    shares = np.array([sum(len(shard.rgb) for shard in group) for group in groups], dtype=float)
+    chosen = np.random.default_rng((recipe.seed, 1, step)).choice(
+        len(groups), p=shares / shares.sum()
+    )
+    part = recipe.batch // processes
+    places = range(rank * part, (rank + 1) * part)
+    rngs = [np.random.default_rng((recipe.seed, 2, step, place)) for place in places]
+    items = [_draw_item(recipe, focal_px, groups[chosen], rng) for rng in rngs]
+    return _collate(items)
+
+
+def validation_batches(
+    recipe: WorldsRecipe, focal_px: float, shards: list[Frames]
+) -> Iterator[WorldsBatch]:
+    """Give every frame once: the largest centred window, nothing changed."""
+    for shard in shards:
+        size = tuple(shard.rgb.shape[1:3])
+        output = choose_input_size(size[1], size[0], recipe.pixel_budget)
+        for start in range(0, len(shard.rgb), recipe.batch):
+            items = [
+                _item(recipe, focal_px, shard, i, output, None)
+                for i in range(start, min(len(shard.rgb), start + recipe.batch))
+            ]
+            yield _collate(items)
+
+
+def _by_shape(shards: list[Frames]) -> list[list[Frames]]:
+    groups: dict[tuple[int, ...], list[Frames]] = {}
+    for shard in shards:
+        groups.setdefault(tuple(shard.rgb.shape[1:3]), []).append(shard)
+    return list(groups.values())
+
+
+def _draw_item(
+    recipe: WorldsRecipe, focal_px: float, shards: list[Frames], rng: np.random.Generator
+) -> WorldsBatch:
+    height, width = shards[0].rgb.shape[1:3]
+    output = choose_input_size(width, height, recipe.pixel_budget)
+    counts = np.array([len(shard.rgb) for shard in shards], dtype=float)
+    shard = shards[rng.choice(len(shards), p=counts / counts.sum())]
+    return _item(recipe, focal_px, shard, int(rng.integers(len(shard.rgb))), output, rng)
+
+
+def _item(
+    recipe: WorldsRecipe,
+    focal_px: float,
+    shard: Frames,
+    index: int,
+    output: tuple[int, int],
+    rng: np.random.Generator | None,
+) -> WorldsBatch:
+    rgb = shard.rgb[index].numpy()
+    depth = shard.depth[index].float().numpy()
+    height, width = depth.shape
+    fx, fy, cx, cy = (float(v) for v in shard.intrinsics[index])
+    if rng is None:
+        window = centred_window((height, width), output)
+    else:
+        window = draw_window(rng, (height, width), output, recipe.smallest_window)
+    rgb, depth = window.image(rgb), window.depth(depth)
+    camera = window.camera(Camera(width, height, fx, fy, cx, cy))
+    if rng is not None:
+        rgb = degrade(rng, jitter(rng, rgb))
+    image = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float() / 255.0
+    depth_m = torch.from_numpy(depth)[None]
+    intrinsics = torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy])
+    target = canonical_target(recipe, focal_px, depth_m, camera.fx)
+    return WorldsBatch(image, intrinsics, target, depth_m)
+
+
+def canonical_target(recipe: WorldsRecipe, focal_px: float, depth_m: Tensor, fx: float) -> Tensor:
+    """u* = ln(Z f_c / fx): +Inf beyond the farthest depth, NaN where Z is unknown."""
+    target = (depth_m * (focal_px / fx)).log()
+    return torch.where(depth_m > recipe.max_depth_m, torch.inf, target)
+
+
+def _collate(items: list[WorldsBatch]) -> WorldsBatch:
+    return WorldsBatch(
+        torch.stack([item.image for item in items]),
+        torch.stack([item.intrinsics for item in items]),
+        torch.stack([item.target for item in items]),
+        torch.stack([item.depth_m for item in items]),
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
 import hashlib
 from pathlib import Path
 from typing import Any
@@ -11,18 +12,32 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
+import torch.nn.functional as F
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.encoders import freeze_norm
-from psd_depth_ros.training.batches import Batch, draw_batch, validation_batches
-from psd_depth_ros.training.objective import SupervisedObjective
-from psd_depth_ros.training.recipe import WorldsRecipe
-from psd_depth_ros.training.start import depth_groups, Start, start_network
-from psd_depth_ros.training.task import ParameterGroup, Task
-from psd_depth_ros.training.validation import Calibration, predict, validate
-from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards, Shard
+from psd_depth_ros.networks.encoders import EncoderWeights, freeze_norm
+from psd_depth_ros.objectives.base import Objective
+from psd_depth_ros.training.recipe import dump_recipe, WorldsRecipe
+from psd_depth_ros.training.task import (
+    canonical_focal_px,
+    depth_groups,
+    ParameterGroup,
+    Start,
+    start_network,
+    Task,
+)
+from psd_depth_ros.training.worlds import (
+    draw_batch,
+    Frames,
+    load_shard,
+    plan_shards,
+    render_shards,
+    Shard,
+    validation_batches,
+    WorldsBatch,
+)
 from psd_depth_ros.visualisation import colour_depth
 
 
@@ -52,8 +67,12 @@ class WorldsTask(Task):
         self._keeps_norm = start is not None
         torch.manual_seed(recipe.seed)
         self._depth = start_network(recipe, start) if model is None else model
+        self._focal_px = canonical_focal_px(start)
+        self._start = start
         self.start_id = start.id if isinstance(start, Checkpoint) else ''
-        self.module: nn.Module = SupervisedObjective(self._depth, recipe.losses)
+        self.module: nn.Module = Objective(
+            recipe.make_terms(), self._depth, canonical_focal_px=self._focal_px
+        )
 
     @classmethod
     def from_recipe(
@@ -95,18 +114,18 @@ class WorldsTask(Task):
         self.module.train()
         freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
 
-    def batch(self, step: int, rank: int, processes: int) -> Batch:
+    def batch(self, step: int, rank: int, processes: int) -> WorldsBatch:
         """Augmented windows of one shape of picture, seeded by recipe, step and place."""
-        return draw_batch(self.recipe, self._training, step, rank, processes)
+        return draw_batch(self.recipe, self._focal_px, self._training, step, rank, processes)
 
-    def losses(self, module: nn.Module, batch: Batch, progress: float) -> dict[str, Tensor]:
+    def losses(self, module: nn.Module, batch: WorldsBatch, progress: float) -> dict[str, Tensor]:
         """The terms of `objective`."""
-        terms: dict[str, Tensor] = module(batch)
+        terms: dict[str, Tensor] = module(batch, progress)
         return terms
 
     def validate(self, depth: DepthModel) -> dict[str, float]:
         """Errors on held-out worlds; metric AbsRel says which network is kept."""
-        scores, self._calibration = validate(depth, self.recipe, self._held_out)
+        scores, self._calibration = validate(depth, self.recipe, self._focal_px, self._held_out)
         return {'score': scores.abs_rel_metric, **scores.as_dict()}
 
     def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
@@ -117,14 +136,14 @@ class WorldsTask(Task):
             name = f'held_out_{width}x{height}'
             if name not in pictures:
                 one = Frames(frames.rgb[:1], frames.depth[:1], frames.intrinsics[:1])
-                pictures[name] = _picture(depth, self.recipe, one)
+                pictures[name] = _picture(depth, self.recipe, self._focal_px, one)
         return pictures
 
     def describe(
         self, depth: DepthModel, step: int, scores: Mapping[str, float]
     ) -> CheckpointInfo:
         """With the confidence calibrated in the validation that gave `scores`."""
-        recipe = self.recipe
+        recipe, start = self.recipe, self._start
         height = round((recipe.pixel_budget / 3.25) ** 0.5 / 32) * 32
         width = recipe.pixel_budget // height // 32 * 32
         return CheckpointInfo(
@@ -133,16 +152,17 @@ class WorldsTask(Task):
             encoder_options=depth.encoder_options,
             input=InputInfo(height, width, *depth.normalisation),
             output=OutputInfo(
-                canonical_focal_px=recipe.canonical_focal_px,
+                canonical_focal_px=self._focal_px,
                 metric=True,
                 max_depth_m=recipe.max_depth_m,
                 sigma_gain=self._calibration.gain,
                 sigma_floor=self._calibration.floor,
             ),
-            training={'recipe': dump(recipe), 'steps': step, 'validation': dict(scores)},
+            training={'recipe': dump_recipe(recipe), 'steps': step, 'validation': dict(scores)},
             data=(
+                *(start.info.data if isinstance(start, Checkpoint) else ()),
+                *([start.provenance()] if isinstance(start, EncoderWeights) else ()),
                 {'name': 'psd_depth_ros synthetic worlds', 'licence': 'Apache-2.0'},
-                {'name': 'ImageNet weights of MobileNetV2 (start)', 'licence': 'Apache-2.0'},
             ),
         )
 
@@ -154,13 +174,105 @@ def _describe(shards: list[Shard]) -> dict[str, Any]:
     return {'shards': len(names), 'frames': frames, 'fingerprint': digest}
 
 
-def _picture(depth: DepthModel, recipe: WorldsRecipe, frames: Frames) -> NDArray[np.uint8]:
-    batch = next(iter(validation_batches(recipe, [frames])))
+def _picture(
+    depth: DepthModel, recipe: WorldsRecipe, focal_px: float, frames: Frames
+) -> NDArray[np.uint8]:
+    batch = next(iter(validation_batches(recipe, focal_px, [frames])))
     log_depth, _, far = predict(depth, batch)
-    ratio = float(batch.intrinsics[0, 0]) / recipe.canonical_focal_px
+    ratio = float(batch.intrinsics[0, 0]) / focal_px
     metres = torch.where(far > 0.5, torch.inf, log_depth.exp() * ratio)[0, 0].numpy()
     image = (255.0 * batch.image[0]).byte().permute(1, 2, 0).numpy()
     rows = [image]
     for values in (metres, batch.depth_m[0, 0].numpy()):
         rows.append(colour_depth(values.astype(np.float32), 1.0, recipe.max_depth_m))
     return np.concatenate(rows)
+
+
+CLOSE = 0.223  # ln 1.25: "close" is within 25 %, the delta_1 of the depth literature
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Means over held-out frames; depth capped at 80 m as in the KITTI protocol."""
+
+    abs_rel: float  # median-scaled per image
+    abs_rel_metric: float  # unscaled
+    delta1_metric: float
+    far_recall: float  # share of sky and beyond that is recognised
+    far_false: float  # share of finite depth taken for far
+
+    def as_dict(self) -> dict[str, float]:
+        """Rounded, for the checkpoint's description."""
+        return {name: round(value, 5) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """alpha and beta of sigma^2 = alpha^2 sigma_u^2 + beta^2."""
+
+    gain: float = 1.0
+    floor: float = 0.05
+
+
+def validate(
+    model: DepthModel, recipe: WorldsRecipe, focal_px: float, frames: list[Frames]
+) -> tuple[Scores, Calibration]:
+    """Score a network on every held-out frame, and calibrate its confidence there."""
+    rows, errors, sigmas = [], [], []
+    for batch in validation_batches(recipe, focal_px, frames):
+        log_depth, sigma, far = predict(model, batch)
+        ratio = batch.intrinsics[:, 0].view(-1, 1, 1, 1) / focal_px
+        predicted = log_depth.exp() * ratio
+        for i in range(len(predicted)):
+            rows.append(_score(predicted[i], far[i], batch.depth_m[i], recipe.max_depth_m))
+        known = torch.isfinite(batch.target)
+        errors.append((log_depth - batch.target)[known].abs()[::7])
+        sigmas.append(sigma[known][::7])
+    means = torch.stack(rows).nanmean(dim=0).tolist()
+    return Scores(*means), fit_confidence(torch.cat(errors), torch.cat(sigmas))
+
+
+def _score(predicted: Tensor, far: Tensor, truth: Tensor, max_depth_m: float) -> Tensor:
+    valid = truth < 80.0
+    p, t = predicted[valid], truth[valid]
+    scaled = p * (t.median() / p.median())
+    sky = truth > max_depth_m
+    return torch.stack(
+        [
+            ((scaled - t).abs() / t).mean(),
+            ((p - t).abs() / t).mean(),
+            (torch.maximum(p / t, t / p) < 1.25).float().mean(),
+            (far[sky] > 0.5).float().mean(),
+            (far[valid] > 0.5).float().mean(),
+        ]
+    )
+
+
+def fit_confidence(errors: Tensor, sigma: Tensor) -> Calibration:
+    """Choose alpha and beta so that c = P(|ln error| < 0.223) is the share that is right.
+
+    The best Brier score over a grid; `errors` are |ln Z - ln Z*| of pixels, `sigma` their sigma_u.
+    """
+    right = (errors < CLOSE).float()
+    best, result = float('inf'), Calibration()
+    for gain in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0):
+        for floor in (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2):
+            spread = (gain**2 * sigma.square() + floor**2).sqrt()
+            confidence = torch.erf(CLOSE / (spread * 2**0.5))
+            brier = float((confidence - right).square().mean())
+            if brier < best:
+                best, result = brier, Calibration(gain, floor)
+    return result
+
+
+@torch.inference_mode()
+def predict(model: DepthModel, batch: WorldsBatch) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-depth, sigma and far probability (B, 1, H, W) of a batch, on the CPU."""
+    device = next(model.parameters()).device
+    image = model.normalise(batch.image).to(device, memory_format=torch.channels_last)
+    with torch.autocast(device.type, torch.bfloat16):
+        output = model(image, batch.intrinsics.to(device))
+    size = batch.target.shape[-2:]
+    maps = F.interpolate(torch.cat(output, 1), size, mode='bilinear', align_corners=False)
+    log_depth, sigma, far = maps.cpu().split(1, dim=1)
+    return log_depth, sigma, far

@@ -21,7 +21,7 @@ OPEN = AcceptanceSettings(-1000.0, maximum_drift=100.0, maximum_stretch=100.0)
 SHUT = AcceptanceSettings(minimum_gain=1.0)
 SMALL = (
     'pixel_budget=6144', 'batch=2', 'validate_every=2', 'save_every=1', 'preview_every=0',
-    'patch.enabled=false', 'patch_mix.enabled=false', 'pose_warmup=0', 'data.clips.held_out=0.3',
+    'objective.patch=off', 'objective.mix=off', 'data.clips.held_out=0.3',
     'data.clips.minimum_parallax=0.1',
 )  # fmt: skip
 
@@ -150,7 +150,10 @@ def test_what_else_is_in_a_folder_is_not_touched(settings, tmp_path):
         ({'camera': 'a.yaml', 'horizontal_fov_deg': 60.0}, 'give one of them'),
         ({'recipe': 'starter'}, "is of kind 'worlds', expected video"),
         ({'recipe': 'fintune'}, "no recipe 'fintune'"),
-        ({'changes': ('objective.geometri=1',)}, "did you mean 'objective.geometry'"),
+        (
+            {'changes': ('objective.geometri=1',)},
+            "term 'geometri'; did you mean 'geometry'",
+        ),
         ({'changes': ('batch=0',)}, 'batch is 0, expected 1 ..'),
     ],
 )

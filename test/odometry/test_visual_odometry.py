@@ -13,8 +13,8 @@ from psd_depth_ros.data.triplets.prepare import Preparation
 from psd_depth_ros.geometry.pose import relative, rotation_vector
 from psd_depth_ros.odometry.visual_odometry import find_motion, lift
 from psd_depth_ros.synth import World, WorldSettings
-from psd_depth_ros.training.clip_task import ClipTask
-from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
+from psd_depth_ros.training.video_task import VideoTask
 
 
 @pytest.fixture(scope='module')
@@ -66,9 +66,11 @@ def test_the_length_follows_the_scale_of_depth(street) -> None:
 def test_a_network_that_knows_nothing_yet_has_motions_to_learn_from(street) -> None:
     sequence, _, motion = street
     data = Preparation((sequence,), {}, ())
-    assert ClipTask(VideoRecipe(batch=1), data).batch(1, 0, 1).pose_prior.isnan().all()
-    recipe = VideoRecipe(batch=1, estimate_poses=True)
-    for found in ClipTask(recipe, data).batch(1, 0, 1).pose_prior[0].double().numpy():
+    shipped = read_recipe(find_recipe('psd'))
+    recorded = change_recipe(shipped, {'batch': 1, 'poses': 'recorded'}, 'test')
+    assert VideoTask(recorded, data).batch(1, 0, 1).pose_prior.isnan().all()
+    recipe = change_recipe(recorded, {'poses': 'tracked', 'smallest_window': 1.0}, 'test')
+    for found in VideoTask(recipe, data).batch(1, 0, 1).pose_prior[0].double().numpy():
         direction = found[:3, 3] / np.linalg.norm(found[:3, 3])
         wanted = motion[:3, 3] / np.linalg.norm(motion[:3, 3])
         assert abs(direction[2] - wanted[2]) < 0.005  # whether mirrored or not

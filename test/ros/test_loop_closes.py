@@ -24,7 +24,7 @@ QUICK = {
     'device': 'cpu',
     'changes': [
         'pixel_budget=6144', 'batch=2', 'validate_every=2', 'preview_every=0',
-        'pose_warmup=0', 'patch.enabled=false', 'patch_mix.enabled=false',
+        'objective.patch=off', 'objective.mix=off',
         'data.clips.held_out=0.3', 'data.clips.minimum_parallax=0.1',
     ],
     'acceptance.minimum_gain': -1000.0,

@@ -6,29 +6,29 @@ from pathlib import Path
 
 import pytest
 
-from psd_depth_ros.config import build
 from psd_depth_ros.errors import EvaluationError, SettingsError
-from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from tools import ablate
 from tools.ablate import compare, DISTANT, Experiment, Result, Spread, summarise, Variant
 
 SHIPPED = Path(__file__).parents[2] / 'experiments' / 'psd.yaml'
 WORLD = 'size=96x64&focal_px=60&camera_height_m=1.5&speed_mps=10'
-RECIPE = build(
-    VideoRecipe,
+RECIPE = change_recipe(
+    read_recipe(find_recipe('ablation')),
     {
         'name': 'toy',
         'steps': 2,
         'batch': 2,
         'pixel_budget': 6144,
-        'use_known_poses': False,
+        'poses': 'learned',
         'warmup': 0.0,
         'data.paths': [f'synth:street:3-4?frames=8&{WORLD}'],
         'data.clips.held_out': 0.5,
-        'patch.start': 0.0,
-        'distillation.start': 0.0,
-        'distillation.full': 0.0,
+        'objective.patch.start': 0.0,
+        'objective.distillation.start': 0.0,
+        'objective.distillation.full': 0.0,
     },
+    'test',
 )
 TOY = replace(
     ablate.read_experiment(SHIPPED, ['A0', 'A3']),

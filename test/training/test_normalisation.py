@@ -8,14 +8,18 @@ import torch
 from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, load_checkpoint, save_checkpoint
 from psd_depth_ros.config import dump
 from psd_depth_ros.networks import DepthModel, preset
-from psd_depth_ros.training.recipe import WorldsRecipe
-from psd_depth_ros.training.start import start_network
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
+from psd_depth_ros.training.task import start_network
 from psd_depth_ros.training.worlds import Frames
 from psd_depth_ros.training.worlds_task import WorldsTask
 
 TORCHVISION = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 ODD = ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
-RECIPE = WorldsRecipe(name='tiny', batch=2, pixel_budget=6144, smallest_window=0.9)
+RECIPE = change_recipe(
+    read_recipe(find_recipe('starter')),
+    {'name': 'tiny', 'batch': 2, 'pixel_budget': 6144, 'smallest_window': 0.9},
+    'test',
+)
 
 
 def frames():

@@ -11,34 +11,36 @@ import pytest
 import torch
 
 from psd_depth_ros.checkpoint import load_checkpoint
-from psd_depth_ros.config import change
-from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.networks.depth_model import load_model
-from psd_depth_ros.training.clip_task import ClipTask
-from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
+from psd_depth_ros.training.video_task import VideoTask
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 
 CLIP = 'synth:street:2000005?frames=8&size=384x128&focal_px=220'
 SMALL = (
     'batch=4', 'pixel_budget=12288', 'data.clips.held_out=0.3',
-    'data.clips.mask_fixed_regions=false', 'patch.start=0.0', 'patch.share=1.0',
-    'distillation.start=0.0', 'distillation.full=0.0', 'patch_mix.start=0.0',
-    'patch_mix.share=0.9', 'refine_from=0.0', 'far.fine_weight=0.5', 'far.start=0.0',
+    'data.clips.mask_fixed_regions=false', 'objective.patch.start=0.0',
+    'objective.patch.fraction=1.0', 'objective.distillation.start=0.0',
+    'objective.distillation.full=0.0', 'objective.mix.start=0.0', 'objective.mix.fraction=0.9',
+    'objective.pose_alignment=1.0', 'objective.distant=0.5', 'objective.anchor=off',
+    'objective.anchor_scale=off',
 )  # fmt: skip
-TERMS = {'photometric', 'patch_photometric', 'distillation', 'mix_photometric', 'pose', 'far'}
+TERMS = {'photometric', 'patch', 'distillation', 'mix', 'pose_alignment', 'distant'}
 
 
-def make_task(folder: Path, *changes: str) -> ClipTask:
-    base = VideoRecipe(data=DataSettings(paths=(CLIP,)))
-    recipe = change(base, (*SMALL, *changes), 'test')
-    return ClipTask.from_recipe(recipe, folder, None, lambda done, total: None)
+def make_task(folder: Path, *changes: str) -> VideoTask:
+    base = read_recipe(find_recipe('psd'))
+    recipe = change_recipe(base, (f'data.paths=["{CLIP}"]', *SMALL, *changes), 'test')
+    return VideoTask.from_recipe(recipe, folder, None, lambda done, total: None)
 
 
 def test_losses_are_those_of_a_cpu(tmp_path: Path) -> None:
     found = []
     for device in ('cpu', 'cuda'):
-        task = make_task(tmp_path, 'patch.choice=random')  # not by a depth that rounding changes
+        task = make_task(
+            tmp_path, 'objective.patch.selection=random'
+        )  # not by a depth that rounding changes
         task.module.to(device)
         task.prepare(1.0)
         torch.manual_seed(0)
@@ -48,12 +50,12 @@ def test_losses_are_those_of_a_cpu(tmp_path: Path) -> None:
     assert found[1] == pytest.approx(found[0], rel=0.03, abs=1e-4)
 
 
-@pytest.mark.parametrize(('choice', 'most'), [('random', 0), ('far', 1)])
+@pytest.mark.parametrize(('choice', 'most'), [('random', 0), ('distant', 1)])
 def test_a_step_hardly_waits_for_the_gpu(  # type: ignore[no-untyped-def]
     tmp_path: Path, gpu_waits, choice: str, most: int
 ) -> None:
     """Only to choose patches by the depth of the full image, once."""
-    task = make_task(tmp_path, f'patch.choice={choice}')
+    task = make_task(tmp_path, f'objective.patch.selection={choice}')
     task.module.to('cuda')
     task.prepare(1.0)
     parameters = list(task.module.parameters())

@@ -8,13 +8,16 @@ import pytest
 
 from psd_depth_ros.cli import train
 from psd_depth_ros.cli.main import main
-from psd_depth_ros.training.recipe import VideoRecipe
+from psd_depth_ros.training.recipe import flatten_recipe, VideoRecipe
 
 
 @pytest.fixture
 def recipe(tmp_path):
     path = tmp_path / 'toy.yaml'
-    path.write_text('kind: video\nsteps: 9\nbatch: 4\nvalidate_every: 4\nprecision: fp32\n')
+    path.write_text(
+        'kind: video\nsteps: 9\nbatch: 4\nvalidate_every: 4\nprecision: fp32\n'
+        'objective: [{term: photometric}, {term: patch}]\n'
+    )
     return str(path)
 
 
@@ -58,10 +61,11 @@ def test_ctrl_c_saves_the_state_and_resume_goes_on(tmp_path, recipe, made, numbe
 def test_settings_and_recordings_of_the_command_go_before_the_recipe(tmp_path, recipe, made):
     command = ['train', recipe, '--output', str(tmp_path / 'run'), '--device', 'cpu', '--quiet']
     asked = ['--data', 'a.mcap', 'b', '--rectify-alpha', '0', '--set', 'steps=2']
-    assert main([*command, *asked, '--set', 'patch.share=0.5']) == 0
+    assert main([*command, *asked, '--set', 'objective.patch.fraction=0.5']) == 0
     used = made[0].recipe
     assert isinstance(used, VideoRecipe)
-    assert (used.steps, used.patch.share, used.data.paths) == (2, 0.5, ('a.mcap', 'b'))
+    assert (used.steps, used.data.paths) == (2, ('a.mcap', 'b'))
+    assert flatten_recipe(used)['objective.patch.fraction'] == 0.5
     assert used.data.rectify_alpha == 0.0
 
 

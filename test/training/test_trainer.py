@@ -12,7 +12,7 @@ from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import DeviceError, SettingsError, TrainingError
 from psd_depth_ros.training.logging import RunClock
 from psd_depth_ros.training.loop import run_training
-from psd_depth_ros.training.recipe import VideoRecipe, WorldsRecipe
+from psd_depth_ros.training.recipe import find_recipe, read_recipe, WorldsRecipe
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.state import average_decay, rate_factor, update_average
 
@@ -185,15 +185,13 @@ def test_full_memory_says_which_setting_to_lower(toy, tmp_path, error, place):
         train(task, tmp_path)
 
 
-@pytest.mark.parametrize(
-    ('recipe', 'named'), [(VideoRecipe(), True), (WorldsRecipe(), False)], ids=['video', 'worlds']
-)
+@pytest.mark.parametrize(('recipe', 'named'), [('psd', True), ('starter', False)])
 def test_full_memory_names_the_patches_where_there_are_any(toy, tmp_path, recipe, named):
-    task = toy.ToyTask(replace(recipe, batch=4, precision='fp32'))
+    task = toy.ToyTask(replace(read_recipe(find_recipe(recipe)), batch=4, precision='fp32'))
     task.losses = lambda *_: (_ for _ in ()).throw(MemoryError())
     with pytest.raises(TrainingError) as caught:
         train(task, tmp_path)
-    assert ('patch.width_share (is 0.6)' in str(caught.value)) == named
+    assert ('objective.patch.width (is 0.6)' in str(caught.value)) == named
 
 
 def test_other_mistakes_are_not_taken_for_full_memory(toy, tmp_path):
@@ -251,7 +249,7 @@ def test_the_rate_rises_then_falls():
     assert factors[0] < 0.01
     assert factors[55] == pytest.approx(0.5 * (1.0 + 0.01))
     assert factors[-1] == pytest.approx(0.01)
-    stepped = replace(recipe, schedule='step', drop_at=0.75)
+    stepped = replace(recipe, schedule='step')
     assert [rate_factor(stepped, progress) for progress in (0.05, 0.5, 0.75, 1.0)] == [
         pytest.approx(0.501), 1.0, 0.1, 0.1,
     ]  # fmt: skip

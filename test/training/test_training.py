@@ -9,26 +9,33 @@ from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, save_check
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
-from psd_depth_ros.training.batches import canonical_target, draw_batch, validation_batches
+from psd_depth_ros.objectives.supervised import nearest_of_four
 from psd_depth_ros.training.loop import run_training
-from psd_depth_ros.training.objective import nearest_of_four
-from psd_depth_ros.training.recipe import (
-    find_recipe,
-    LossSettings,
-    read_recipe,
-    WorldsRecipe,
-    WorldsSettings,
-)
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.start import start_network
-from psd_depth_ros.training.worlds import Frames, load_shard, plan_shards, render_shards
+from psd_depth_ros.training.task import CANONICAL_FOCAL_PX, start_network
+from psd_depth_ros.training.worlds import (
+    canonical_target,
+    draw_batch,
+    Frames,
+    load_shard,
+    plan_shards,
+    render_shards,
+    validation_batches,
+)
 from psd_depth_ros.training.worlds_task import WorldsTask
 
-RECIPE = WorldsRecipe(
-    name='tiny', steps=40, batch=4, pixel_budget=6144, rate=3e-3, encoder_rate=1e-3,
-    validate_every=100, average=0.5, smallest_window=0.9, losses=LossSettings(edges=0.1),
-    worlds=WorldsSettings(frames=6, frames_per_world=1, validation_frames=3),
+RECIPE = change_recipe(
+    read_recipe(find_recipe('starter')),
+    {
+        'name': 'tiny', 'steps': 40, 'batch': 4, 'pixel_budget': 6144, 'rate': 3e-3,
+        'encoder_rate': 1e-3, 'validate_every': 100, 'average': 0.5, 'smallest_window': 0.9,
+        'worlds.frames': 6, 'worlds.frames_per_world': 1, 'worlds.validation_frames': 3,
+        'objective.gradients': 0.1,
+    },
+    'test',
 )  # fmt: skip
+FOCAL_PX = CANONICAL_FOCAL_PX
 TINY = Architecture(decoder_channels=(32, 16, 16, 16), bins=16, token_width=32, blocks=1)
 
 
@@ -47,10 +54,12 @@ def stripes(count=4):
 
 def test_the_canonical_target_is_the_same_for_two_lenses_that_see_the_same():
     depth = torch.tensor([[[10.0, 500.0]]])
-    target = canonical_target(RECIPE, depth, fx=480.0)
+    target = canonical_target(RECIPE, FOCAL_PX, depth, fx=480.0)
     assert target[0, 0, 0].exp().item() == pytest.approx(5.0)
     assert math.isinf(target[0, 0, 1])
-    assert torch.equal(canonical_target(RECIPE, depth / 2, fx=240.0)[..., :1], target[..., :1])
+    assert torch.equal(
+        canonical_target(RECIPE, FOCAL_PX, depth / 2, fx=240.0)[..., :1], target[..., :1]
+    )
 
 
 def test_thin_things_stay_whole_when_targets_shrink():
@@ -61,9 +70,9 @@ def test_thin_things_stay_whole_when_targets_shrink():
 
 
 def test_a_zoomed_window_keeps_canonical_depth_consistent_with_its_focal_length():
-    batch = draw_batch(replace(RECIPE, smallest_window=0.5), [stripes()], step=1)
+    batch = draw_batch(replace(RECIPE, smallest_window=0.5), FOCAL_PX, [stripes()], step=1)
     finite = torch.isfinite(batch.target)
-    ratio = (batch.intrinsics[:, 0] / RECIPE.canonical_focal_px).view(-1, 1, 1, 1)
+    ratio = (batch.intrinsics[:, 0] / FOCAL_PX).view(-1, 1, 1, 1)
     metres = (batch.target.exp() * ratio)[finite]
     assert set(metres.round(decimals=2).tolist()) <= {2.0, 20.0}
     assert len(set(batch.intrinsics[:, 0].tolist())) > 1
@@ -71,15 +80,15 @@ def test_a_zoomed_window_keeps_canonical_depth_consistent_with_its_focal_length(
 
 def test_batches_repeat_with_the_seed_and_are_divided_among_processes():
     shards = [stripes()]
-    whole = draw_batch(RECIPE, shards, step=3)
-    parts = [draw_batch(RECIPE, shards, 3, rank, processes=2) for rank in (0, 1)]
+    whole = draw_batch(RECIPE, FOCAL_PX, shards, step=3)
+    parts = [draw_batch(RECIPE, FOCAL_PX, shards, 3, rank, processes=2) for rank in (0, 1)]
     assert torch.equal(whole.image, torch.cat([part.image for part in parts]))
     assert torch.equal(whole.target, torch.cat([part.target for part in parts]))
-    assert not torch.equal(whole.image, draw_batch(RECIPE, shards, step=4).image)
+    assert not torch.equal(whole.image, draw_batch(RECIPE, FOCAL_PX, shards, step=4).image)
 
 
 def test_validation_gives_every_frame_once():
-    batches = list(validation_batches(RECIPE, [stripes(3), stripes(2)]))
+    batches = list(validation_batches(RECIPE, FOCAL_PX, [stripes(3), stripes(2)]))
     assert sum(len(batch.image) for batch in batches) == 5
     assert torch.equal(batches[0].image[0], batches[1].image[0])
 
@@ -148,7 +157,7 @@ def test_training_never_reaches_the_seeds_of_validation(tmp_path):
 
 
 def test_recipes_that_share_a_folder_do_not_share_unlike_frames(tmp_path):
-    foggy = replace(RECIPE, worlds=replace(RECIPE.worlds, clear_share=0.1))
+    foggy = replace(RECIPE, worlds=replace(RECIPE.worlds, clear_fraction=0.1))
     one, two = (
         {shard.path for shard in plan_shards(recipe, tmp_path, validation=False)}
         for recipe in (RECIPE, foggy)
@@ -167,7 +176,10 @@ def test_the_recipe_that_made_the_weights_is_read():
     [
         ('stepz: 3', "r.yaml: unknown setting 'stepz'; did you mean 'steps'"),
         ('steps: 0', 'steps is 0'),
-        ('kind: worlds\nworlds: {clear_share: 2.0}', 'worlds.clear_share is 2.0, expected 0 .. 1'),
+        (
+            'kind: worlds\nworlds: {clear_fraction: 2.0}',
+            'worlds.clear_fraction is 2.0, expected 0 .. 1',
+        ),
         ('', 'recipe is empty'),
         ('[', 'recipe is not YAML'),
     ],

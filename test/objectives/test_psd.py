@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,10 +16,12 @@ from psd_depth_ros.geometry.pose import relative
 from psd_depth_ros.geometry.warp import pixel_grid, sample
 from psd_depth_ros.networks import DepthModel, DepthOutput, Normalisation, preset
 from psd_depth_ros.networks.pose_net import PoseNet
+from psd_depth_ros.objectives import psd
+from psd_depth_ros.objectives.base import Context, Objective
+from psd_depth_ros.objectives.photometric import find_parallax
 from psd_depth_ros.synth import World, WorldSettings
-from psd_depth_ros.training.recipe import VideoRecipe
-from psd_depth_ros.training.self_supervision import SelfSupervision
-from psd_depth_ros.training.views import find_parallax, Pictures
+from psd_depth_ros.teachers import EMA, Teachers
+from psd_depth_ros.training.recipe import build_recipe, change_recipe, VideoRecipe
 
 HEIGHT, WIDTH = 96, 320
 SKY_M = 500.0
@@ -87,47 +88,80 @@ def still_pose() -> PoseNet:
     return pose
 
 
-def recipe(**sections: dict[str, Any]) -> VideoRecipe:
+TERMS = [
+    {'term': 'photometric', 'weight': 0.5},
+    {'term': 'smoothness', 'weight': 5e-4},
+    {'term': 'pose_prior', 'weight': 0.1},
+    {'term': 'patch', 'weight': 0.5},
+    {'term': 'patch_smoothness', 'weight': 5e-4},
+    {'term': 'patch_level', 'weight': 0.05},
+    {'term': 'distillation', 'weight': 0.1, 'masked': False},
+]
+MIX = [
+    {'term': 'mix', 'weight': 0.5, 'fraction': 1.0},
+    {'term': 'mix_consistency', 'weight': 0.07},
+]
+NO_PATCH = ('objective.patch=off', 'objective.photometric=1.0')
+
+
+def recipe(*changes: str, extra: list[dict[str, Any]] = []) -> VideoRecipe:  # noqa: B006
     """Everything from the first step on, but no PatchMix."""
-    base = VideoRecipe(head='disparity')
-    changes = {
-        'patch': {'start': 0.0, 'share': 1.0},
-        'distillation': {'start': 0.0, 'full': 0.0, 'masked': False},
-        'patch_mix': {'enabled': False},
-        **sections,
-    }
-    for name, values in changes.items():
-        base = replace(base, **{name: replace(getattr(base, name), **values)})
-    return base
+    base = build_recipe(VideoRecipe, {'head': 'disparity', 'objective': [*TERMS, *extra]})
+    return change_recipe(base, changes, 'test')
 
 
 Street = tuple[TripletBatch, Tensor, Tensor]
+
+
+def make_objective(
+    settings: VideoRecipe, network: Any, pose: PoseNet, **teachers: Any
+) -> Objective:
+    kept = Teachers()
+    for name, teacher in teachers.items():
+        kept.add(name, teacher)
+    return Objective(
+        settings.make_terms(), network, canonical_focal_px=240.0, pose=pose, teachers=kept
+    )
+
+
+class Seen:
+    """What the terms of a step have looked at."""
+
+    def __init__(self, objective: Objective, context: Context) -> None:
+        terms = objective.terms
+        self.full = context.prediction()
+        self.reprojection = terms['photometric'].reprojection(context)
+        if 'patch' in terms and terms['patch'].is_seen(context):
+            self.patches = terms['patch'].view(context).patches
+            self.patch = terms['patch'].leveled(context)[0]
+            self.taught = terms['distillation'].result(context).mask
 
 
 def run(street: Street, settings: VideoRecipe, gain: float = 0.0) -> tuple[dict[str, Tensor], Any]:
     batch, depth, intrinsics = street
     oracle = Oracle(depth, intrinsics)
     nn.init.constant_(oracle.gain, gain)
-    objective = SelfSupervision(settings, oracle, still_pose(), None)  # type: ignore[arg-type]
-    pictures = Pictures()
-    return objective(batch, 1.0, pictures), pictures
+    objective = make_objective(settings, oracle, still_pose())
+    context = Context(objective, batch, 1.0)
+    return objective.evaluate(context), Seen(objective, context)
 
 
 def test_the_true_depth_explains_image_and_patch(street: Street) -> None:
     right, seen = run(street, recipe())
-    assert seen.sight.auto_mask.float().mean() > 0.5  # better than unwarped
+    assert seen.reprojection.auto_mask.float().mean() > 0.5  # better than unwarped
     for gain in (-0.3, 0.3):
         wrong, _ = run(street, recipe(), gain)
         assert right['photometric'] < 0.9 * wrong['photometric']
-        assert right['patch_photometric'] < 0.98 * wrong['patch_photometric']  # far: little moves
+        assert right['patch'] < 0.98 * wrong['patch']  # far: little moves
 
 
 def test_a_patch_is_canonical_not_metric(street: Street) -> None:
     """Z = s Z': taken for metric, the depth of a patch would be too near by its zoom."""
     right, _ = run(street, recipe())
-    metric = {'start': 0.0, 'share': 1.0, 'convention': 'metric', 'largest_offset': 10.0}
-    wrong, seen = run(street, recipe(patch=metric))
-    assert right['patch_photometric'] < 0.8 * wrong['patch_photometric']
+    wrong, seen = run(
+        street, recipe('objective.patch.convention=metric', 'objective.patch.largest_offset=10')
+    )
+    assert right['patch'] < 0.8 * wrong['patch']
     full = sample(seen.full.log_depth, seen.patches.pixels())
     offset = (full - seen.patch.log_depth).median()
     assert offset.item() == pytest.approx(float(seen.patches.zoom.log()), abs=0.05)
@@ -136,11 +170,10 @@ def test_a_patch_is_canonical_not_metric(street: Street) -> None:
 def test_a_patch_off_by_its_zoom_is_judged_by_its_shape(street: Street) -> None:
     """Off by ln s, of which `largest_offset` is left; the rest is a term of its own."""
     right, _ = run(street, recipe())
-    metric = {'start': 0.0, 'share': 1.0, 'convention': 'metric', 'largest_offset': 0.0}
-    wrong, seen = run(street, recipe(patch=metric))
-    assert wrong['patch_photometric'].item() == pytest.approx(
-        right['patch_photometric'].item(), rel=0.02
+    wrong, seen = run(
+        street, recipe('objective.patch.convention=metric', 'objective.patch.largest_offset=0')
     )
+    assert wrong['patch'].item() == pytest.approx(right['patch'].item(), rel=0.02)
     level = 0.1 * 0.5 * float(seen.patches.zoom.log())  # weight, half of the step is the patch's
     assert wrong['patch_level'].item() == pytest.approx(level, rel=0.05)
     assert right['patch_level'].item() == 0.0
@@ -156,23 +189,23 @@ def test_patch_and_image_agree_on_the_truth(street: Street) -> None:
 
 def test_the_full_image_is_judged_by_the_fine_pixels_of_its_patch(street: Street) -> None:
     """Patch and image know the same depth here, so both explain the patch alike."""
-    far = {'fine_weight': 0.5}
-    right, _ = run(street, recipe(far=far))  # half of the step is the patch's
-    ratio = (right['far'] / right['patch_photometric']).item()
+    distant = 'objective.distant=0.5'
+    right, _ = run(street, recipe(distant))  # half of the step is the patch's
+    ratio = (right['distant'] / right['patch']).item()
     assert ratio == pytest.approx(1.0, rel=0.02)
-    alone, _ = run(street, recipe(far=far, patch={'start': 1.0, 'share': 0.0}))
-    assert alone['far'] == right['far']
-    wrong, _ = run(street, recipe(far=far), gain=0.3)
-    assert right['far'] < 0.98 * wrong['far']
+    alone, _ = run(street, recipe(distant, 'objective.patch.weight=0'))
+    assert alone['distant'] == right['distant']
+    wrong, _ = run(street, recipe(distant), gain=0.3)
+    assert right['distant'] < 0.98 * wrong['distant']
 
 
 def test_a_step_with_patches_stands_for_those_without(street: Street) -> None:
     """One image in four has a patch, so that its terms count four times; without, they are 0."""
     always, _ = run(street, recipe())
-    seldom, _ = run(street, recipe(patch={'start': 0.0, 'share': 0.25}))
+    seldom, _ = run(street, recipe('objective.patch.fraction=0.25'))
     none, _ = run((street[0].replace(fine_augmented=None), *street[1:]), recipe())
     assert always.keys() == seldom.keys() == none.keys()
-    for name in ('patch_photometric', 'patch_smoothness', 'distillation'):
+    for name in ('patch', 'patch_smoothness', 'distillation'):
         torch.testing.assert_close(seldom[name], 4.0 * always[name])
         assert always[name] > 0.0
         assert none[name] == 0.0
@@ -193,34 +226,87 @@ def test_parallax_is_the_larger_shift_of_both_sources() -> None:
 def test_far_things_taken_for_near_are_freed_of_the_mask(street: Street) -> None:
     """A fifth of the true distance: unwarped fits better, but where little moves it counts."""
     _, plain = run(street, recipe(), gain=-1.6)
-    _, freed = run(street, recipe(far={'unmasked_px': 1000.0}), gain=-1.6)
-    assert plain.sight.auto_mask.float().mean() < 0.7
-    inside = plain.sight.error < 10.0
-    assert freed.sight.auto_mask[inside].all()
+    _, freed = run(
+        street, recipe('objective.photometric.exempt_from_auto_mask_px=1000'), gain=-1.6
+    )
+    assert plain.reprojection.auto_mask.float().mean() < 0.7
+    inside = plain.reprojection.error < 10.0
+    assert freed.reprojection.auto_mask[inside].all()
 
 
 def test_what_photometry_cannot_be_wrong_about_has_no_switch_left_on(street: Street) -> None:
-    off = {'enabled': False}
-    terms, _ = run(street, recipe(patch=off))
+    terms, _ = run(street, recipe(*NO_PATCH))
     assert set(terms) == {'smoothness', 'pose_prior', 'photometric'}
 
 
 def test_distillation_teaches_the_full_image_alone(street: Street) -> None:
-    """With the patch's weight at 0 the only gradient left from the patch is none."""
-    batch = street[0]
+    """No gradient of it reaches the patch."""
     torch.manual_seed(0)
     network = DepthModel(preset('lite'))
-    settings = replace(recipe(), head='bins')
-    objective = SelfSupervision(settings, network, still_pose(), None)
-    seen = Pictures()
-    terms = objective(batch, 1.0, seen)
-    assert seen.patch is not None
+    objective = make_objective(recipe(), network, still_pose())
+    context = Context(objective, street[0], 1.0)
+    terms, seen = objective.evaluate(context), Seen(objective, context)
     seen.patch.log_depth.retain_grad()
-    assert seen.full is not None
     seen.full.log_depth.retain_grad()
     (100.0 * terms['distillation']).backward()
     assert seen.patch.log_depth.grad is None
     assert seen.full.log_depth.grad is not None
+
+
+def test_a_teacher_is_judged_by_its_own_errors(street: Street) -> None:
+    """What the average says of the patch teaches by what that explains, not the student's."""
+    batch, depth, intrinsics = street
+    taught = {}
+    for teacher_is_right in (True, False):
+        student = Oracle(depth, intrinsics)
+        teacher = (Oracle if teacher_is_right else PatchesOff)(depth, intrinsics)
+        settings = recipe(
+            'objective.distillation.teacher=true', 'objective.distillation.masked=true',
+            'objective.patch.largest_offset=10',
+        )  # fmt: skip
+        nn.init.constant_(student.gain, 0.1)
+        objective = make_objective(settings, student, still_pose(), **{EMA: teacher})
+        context = Context(objective, batch, 1.0)
+        patch = objective.terms['patch']
+        own, its = (patch.reprojection(context, who) for who in ('student', EMA))
+        inputs = objective.terms['distillation']._inputs(
+            context, patch, EMA, patch.leveled(context, EMA)[0]
+        )
+        torch.testing.assert_close(inputs.patch_error, F.avg_pool2d(its.error, 2))
+        assert not torch.equal(own.error, its.error)
+        taught[teacher_is_right] = objective.terms['distillation'].result(context).mask.sum()
+    assert taught[True] > 2 * taught[False]
+
+
+class PatchesOff(Oracle):
+    """Right about the image, and a fifth too far in whatever is enlarged."""
+
+    def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
+        found = super().forward(image, intrinsics)
+        is_patch = intrinsics[0, 0] > 1.2 * self.intrinsics[0, 0] / 2
+        ramp = torch.linspace(-0.3, 0.3, found.log_depth.shape[-1])
+        return found._replace(log_depth=found.log_depth + is_patch * ramp)
+
+
+def test_terms_may_stand_in_any_order(street: Street) -> None:
+    batch = with_two(street)
+    torch.manual_seed(0)
+    network = DepthModel(preset('lite'))
+    settings = recipe('objective.geometry=0.1', 'objective.distant=0.5', extra=MIX)
+    found = []
+    for step in (1, -1):
+        objective = Objective(
+            settings.make_terms()[::step], network, canonical_focal_px=240.0, pose=still_pose()
+        ).eval()
+        terms = objective(batch, 1.0)
+        torch.stack(list(terms.values())).sum().backward()
+        gradient = torch.stack([p.grad.norm() for p in network.parameters() if p.grad is not None])
+        network.zero_grad()
+        found.append((terms, gradient))
+    assert list(found[0][0]) == list(found[1][0])[::-1]
+    for name, value in found[0][0].items():
+        assert value == found[1][0][name], name
+    torch.testing.assert_close(found[0][1], found[1][1], rtol=1e-4, atol=1e-6)
 
 
 def with_two(street: Street) -> TripletBatch:
@@ -262,15 +348,13 @@ def test_pasted_parts_are_judged_by_their_own_geometry(
     street: Street, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The true depth of a mixed image, pasted parts s times nearer, explains it."""
-    import psd_depth_ros.training.mix_branch as room
-
     batch = with_two(street)
     _, depth, _ = street
     small = depth[..., ::2, ::2]  # nearest of two: the truth at the input's size, all but
     truth = torch.cat([small, small.flip(-1)]).log()
     mixes: list[Any] = []
-    draw = room.draw_mix
-    monkeypatch.setattr(room, 'draw_mix', lambda *given: mixes.append(draw(*given)) or mixes[-1])
+    draw = psd.draw_mix
+    monkeypatch.setattr(psd, 'draw_mix', lambda *given: mixes.append(draw(*given)) or mixes[-1])
 
     def canonical(image: Tensor, intrinsics: Tensor, pasted_nearer: bool = True) -> Tensor:
         mix = mixes[-1]
@@ -280,25 +364,23 @@ def test_pasted_parts_are_judged_by_their_own_geometry(
         ratio = (240.0 / intrinsics[:, :1, None, None]).log()
         return F.avg_pool2d(metric + ratio, 2)
 
-    settings = recipe(patch={'enabled': False}, patch_mix={'start': 0.0, 'share': 1.0})
+    settings = recipe(*NO_PATCH, extra=MIX)
     results = {}
     for nearer in (True, False):
         mixes.clear()
         network = TwoOracles(lambda i, k, near=nearer: canonical(i, k, near))  # type: ignore[misc]
-        objective = SelfSupervision(settings, network, still_pose(), None)  # type: ignore[arg-type]
+        objective = make_objective(settings, network, still_pose())
         results[nearer] = objective(batch, 1.0)
     assert results[True]['mix_consistency'] < 0.3 * results[False]['mix_consistency']
-    assert results[True]['mix_photometric'] < results[False]['mix_photometric']
+    assert results[True]['mix'] < results[False]['mix']
     # about the error of the clean images, seams and all
-    assert results[True]['mix_photometric'] < 1.3 * 0.5 * results[True]['photometric']
+    assert results[True]['mix'] < 1.3 * 0.5 * results[True]['photometric']
 
 
 def test_a_batch_is_the_mean_of_its_parts(street: Street) -> None:
     batch = with_two(street)
     torch.manual_seed(0)
-    objective = SelfSupervision(
-        replace(recipe(), head='bins'), DepthModel(preset('lite')), PoseNet(), None
-    )
+    objective = make_objective(recipe(), DepthModel(preset('lite')), PoseNet())
     objective.eval()  # batch norm would mix the samples
     whole = objective(batch, 1.0)
 
@@ -313,19 +395,20 @@ def test_a_batch_is_the_mean_of_its_parts(street: Street) -> None:
 
 
 @pytest.mark.parametrize(
-    ('share', 'aligned'), [(0.1, False), (0.2, True), (0.5, True), (0.6, False), (1.0, False)]
+    ('progress', 'aligned'), [(0.1, False), (0.2, True), (0.5, True), (0.6, False), (1.0, False)]
 )
-def test_motions_are_aligned_for_a_part_of_the_run(
-    street: Street, share: float, aligned: bool
+def test_poses_are_aligned_for_a_part_of_the_run(
+    street: Street, progress: float, aligned: bool
 ) -> None:
-    settings = replace(recipe(), refine_from=0.2, refine_until=0.5)
-    oracle = Oracle(street[1], street[2])
-    objective = SelfSupervision(settings, oracle, still_pose(), None)  # type: ignore[arg-type]
-    assert ('pose' in objective(street[0], share)) == aligned
+    settings = recipe('objective.pose_alignment.start=0.2', 'objective.pose_alignment.end=0.5')
+    objective = make_objective(settings, Oracle(street[1], street[2]), still_pose())
+    context = Context(objective, street[0], progress)
+    assert ('pose_alignment' in objective.evaluate(context)) == aligned
+    assert context.has_refined_poses == aligned
 
 
 def test_odometry_ties_the_scale(street: Street) -> None:
-    settings = recipe(patch={'enabled': False}, objective={'velocity': 1.0, 'pose_prior': 1.0})
+    settings = recipe(*NO_PATCH, 'objective.velocity=1.0', 'objective.pose_prior=1.0')
     terms, _ = run(street, settings)
     assert terms['velocity'].item() == pytest.approx(0.0, abs=1e-4)
     assert terms['pose_prior'].item() == pytest.approx(0.0, abs=1e-6)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from copy import deepcopy
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,23 +14,32 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
+from psd_depth_ros.data.fields import check_fields, count_known
 from psd_depth_ros.data.triplets.batch import TripletBatch, TripletBatches
 from psd_depth_ros.data.triplets.motions import estimate_motions
 from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.encoders import freeze_norm
+from psd_depth_ros.networks.encoders import EncoderWeights, freeze_norm
 from psd_depth_ros.networks.pose_net import PoseNet
-from psd_depth_ros.training.clip_preview import draw_preview
-from psd_depth_ros.training.recipe import VideoRecipe
-from psd_depth_ros.training.self_supervision import SelfSupervision
-from psd_depth_ros.training.start import depth_groups, Start, start_network
-from psd_depth_ros.training.task import ParameterGroup, Task
-from psd_depth_ros.training.views import Pictures, Prediction
+from psd_depth_ros.objectives.base import Context, Image, Objective, Prediction
+from psd_depth_ros.objectives.photometric import align_poses, Photometric, PhotometricSettings
+from psd_depth_ros.teachers import EMA, INITIAL, Teachers
+from psd_depth_ros.training.recipe import dump_recipe, LEARNED, TRACKED, VideoRecipe
+from psd_depth_ros.training.task import (
+    canonical_focal_px,
+    depth_groups,
+    ParameterGroup,
+    Start,
+    start_network,
+    Task,
+)
+from psd_depth_ros.visualisation import draw_tiles
 
 FINE_FACTOR = 2
-MOST_HELD_OUT = 96  # triplets a validation looks at
+MAX_HELD_OUT = 96  # triplets a validation looks at
 PREVIEWS = 2
+MIN_METRIC_FRACTION = 0.01  # of the triplets must know what ties the scale, for metric depth
 
 
 @dataclass(frozen=True)
@@ -45,13 +53,20 @@ class _Measured:
     lidar: list[float]
 
 
-class ClipTask(Task):
+class VideoTask(Task):
     """A depth and a pose network that learn from triplets of recordings.
 
-    `start` is a checkpoint to go on from, folded MobileNetV2 weights of ImageNet for the encoder,
-    or None for a random start. `report` gets how many of all frames motions were estimated for,
-    where the recipe asks for it. Raises CheckpointError where the checkpoint does not fit the
-    recipe.
+    Args:
+        recipe: What is learned, and how.
+        data: The decoded recordings.
+        start: A checkpoint to go on from, ImageNet weights for the encoder, or None for a random
+            start.
+        report: Gets how many of all frames motions were estimated for, where the recipe asks for
+            it.
+
+    Raises:
+        CheckpointError: the checkpoint does not fit the recipe.
+        SettingsError: no recording has what a term needs, or the run lacks one of its teachers.
     """
 
     recipe: VideoRecipe
@@ -67,54 +82,83 @@ class ClipTask(Task):
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
         self._depth = start_network(recipe, start, recipe.head)
-        self._start = deepcopy(self._depth).eval() if isinstance(start, Checkpoint) else None
-        self._data = data = self._with_poses(data, report)
-        self._info = start.info if isinstance(start, Checkpoint) else None
+        self._focal_px = canonical_focal_px(start)
+        teachers = Teachers()
+        if isinstance(start, Checkpoint):
+            teachers.add_copy(INITIAL, self._depth)
+        self._start = start
         self.start_id = start.id if isinstance(start, Checkpoint) else ''
         self._keeps_norm = recipe.freeze_norm and start is not None
-        self._objective = SelfSupervision(recipe, self._depth, PoseNet(), self._start)
+        self._objective = Objective(
+            recipe.make_terms(),
+            self._depth,
+            canonical_focal_px=self._focal_px,
+            pose=PoseNet(),
+            teachers=teachers,
+        )
         self.module: nn.Module = self._objective
+        terms = self._objective.terms
+        photometric = terms.get(Photometric.name) or Photometric(PhotometricSettings())
+        assert isinstance(photometric, Photometric)
+        self._photometric = photometric
+        self._data = data = self._with_poses(data, report)
+        check_fields(self._objective.needs, data.sequences)
+        self._tied = self._count_tied()
         self._depth_groups = depth_groups(recipe, self._depth)
+        fields = self._objective.fields
         self._batches = TripletBatches(
             data.sequences,
             batch=recipe.batch,
             seed=recipe.seed,
-            fields=_fields(recipe),
-            fractions={'fine_augmented': recipe.patch.share},
+            fields=self._with_prior(fields),
+            fractions=self._objective.field_fractions,
             smallest_window=recipe.smallest_window,
         )
         self._held_out = TripletBatches(
             data.sequences,
             batch=recipe.batch,
             seed=recipe.seed,
-            fields=_fields(recipe),
+            fields=self._with_prior(fields | {'lidar'}),
             augment=False,
         )
 
+    def _with_prior(self, fields: frozenset[str]) -> frozenset[str]:
+        """The fields of the terms, and the poses that the recipe starts from."""
+        if self.recipe.poses == LEARNED:
+            return fields - {'pose_prior'}
+        return fields | {'pose_prior'}
+
     def _with_poses(self, data: Preparation, report: Callable[[int, int], None]) -> Preparation:
-        """The recordings with only those poses that the recipe wants, and estimated ones."""
-        recipe = self.recipe
+        """The recordings, with estimated motions where the recipe wants them."""
+        if self.recipe.poses != TRACKED:
+            return data
         sequences = []
         for sequence in data.sequences:
-            usable = recipe.use_known_poses and sequence.poses is not None
-            if not recipe.use_known_poses:
-                sequence = replace(sequence, poses_are_of_camera=False)
-            if recipe.estimate_poses and not (usable and sequence.poses_are_of_camera):
+            if sequence.poses is None or not sequence.poses_are_of_camera:
                 found = estimate_motions(
                     sequence,
                     self._depth,
-                    recipe.canonical_focal_px,
-                    knows_nothing=self._start is None,
+                    self._focal_px,
+                    knows_nothing=INITIAL not in self._objective.teachers,
                     report=report,
                 )
                 sequence = replace(sequence, pair_poses=found)
             sequences.append(sequence)
         return replace(data, sequences=tuple(sequences))
 
+    def _count_tied(self) -> dict[str, dict[str, int]]:
+        """How many training triplets know what ties the scale of depth to metres, by field."""
+        found = {}
+        for term in self._objective.terms.values():
+            if term.metric_field and term.settings.weight > 0:
+                known, total = count_known(term.metric_field, self._data.sequences)
+                found[term.metric_field] = {'known': known, 'triplets': total}
+        return found
+
     @classmethod
     def from_recipe(
         cls, recipe: VideoRecipe, folder: Path, start: Start, report: Callable[[int, int], None]
-    ) -> ClipTask:
+    ) -> VideoTask:
         """Decode the recordings of the recipe into `folder`/frames and learn from them.
 
         `report` gets how much is done of all, for one recording after the other.
@@ -136,11 +180,11 @@ class ClipTask(Task):
     @property
     def teacher(self) -> DepthModel | None:
         """The averaged network, once the loop has given it."""
-        return self._objective.teacher
+        return self._objective.teachers.get(EMA)
 
     @teacher.setter
     def teacher(self, network: DepthModel) -> None:
-        self._objective.set_teacher(network)
+        self._objective.teachers.add(EMA, network)
 
     def data_description(self) -> dict[str, Any]:
         """Which recordings, which frames of them, and what was left out."""
@@ -148,20 +192,13 @@ class ClipTask(Task):
 
     def groups(self) -> list[ParameterGroup]:
         """The encoder, the rest of the depth network, the pose network."""
-        return [
-            *self._depth_groups,
-            ParameterGroup(
-                'pose', tuple(self._objective.pose.parameters()), self.recipe.pose_rate
-            ),
-        ]
+        assert self._objective.pose is not None
+        pose = tuple(self._objective.pose.parameters())
+        return [*self._depth_groups, ParameterGroup('pose', pose, self.recipe.pose_rate)]
 
     def prepare(self, progress: float) -> None:
-        """Train mode; while the pose network warms up, the depth network stays as it is."""
+        """Train mode; batch norm of the encoder stays as it started where the recipe says so."""
         self.module.train()
-        learns = progress >= self.recipe.pose_warmup
-        for group in self._depth_groups:
-            for parameter in group.parameters:
-                parameter.requires_grad_(learns)
         freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
 
     def batch(self, step: int, rank: int, processes: int) -> TripletBatch:
@@ -169,14 +206,14 @@ class ClipTask(Task):
         return self._batches.batch(step, rank, processes)
 
     def losses(self, module: nn.Module, batch: TripletBatch, progress: float) -> dict[str, Tensor]:
-        """The terms of `self_supervision`."""
+        """The weighted terms of the objective."""
         terms: dict[str, Tensor] = module(batch, progress)
         return terms
 
     @property
     def held_out_count(self) -> int:
         """Triplets that a validation looks at."""
-        return self._held_out.held_out_count(MOST_HELD_OUT)
+        return self._held_out.held_out_count(MAX_HELD_OUT)
 
     def validate(
         self, depth: DepthModel, advance: Callable[[int], None] = lambda triplets: None
@@ -204,66 +241,83 @@ class ClipTask(Task):
         return scores
 
     def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
-        """What the network makes of some held-out frames, with the patch and the masks."""
-        pictures: dict[str, NDArray[np.uint8]] = {}
-        for index, batch in enumerate(self._held_out_batches(PREVIEWS)):
-            seen = Pictures()
-            with torch.no_grad(), torch.autocast(batch.image.device.type, torch.bfloat16):
-                self._objective.look(depth, batch, seen)
-            pictures[f'held_out_{index}'] = draw_preview(batch, seen)
-        return pictures
+        """What the terms show of some held-out frames, tiled."""
+        return {
+            f'held_out_{index}': draw_tiles(
+                _in_pairs(self._objective.visualise(batch, depth)), *batch.image.shape[-2:]
+            )
+            for index, batch in enumerate(self._held_out_batches(PREVIEWS))
+        }
 
     def describe(
         self, depth: DepthModel, step: int, scores: Mapping[str, float]
     ) -> CheckpointInfo:
-        """A checkpoint like the one it started from, as metric as that was."""
-        recipe = self.recipe
-        old = self._info
-        tied = recipe.objective.velocity + recipe.objective.camera_height + recipe.objective.lidar
-        kept = recipe.objective.anchor + recipe.objective.anchor_scale > 0
-        was_metric = old is not None and old.output.metric
-        output = old.output if old is not None else OutputInfo(recipe.canonical_focal_px)
-        output = replace(output, metric=tied > 0 or (was_metric and kept))
-        trained = {'recipe': dump(recipe), 'steps': step, 'validation': dict(scores)}
+        """What the checkpoint says of itself: metric where data tied its scale, or kept it."""
+        recipe, start = self.recipe, self._start
+        old = start.info if isinstance(start, Checkpoint) else None
+        output = old.output if old is not None else OutputInfo(self._focal_px)
+        trained = {
+            'recipe': dump_recipe(recipe),
+            'steps': step,
+            'validation': dict(scores),
+            'scale': self._tied,
+        }
         if old is not None:
             trained['start'] = {'name': old.name, 'id': self.start_id}
-        names = [{'name': s.name, 'licence': 'of the recording'} for s in self._data.sequences]
         return CheckpointInfo(
             name=recipe.name,
             architecture=dump(depth.architecture),
             encoder_options=depth.encoder_options,
             input=self._input(depth),
-            output=output,
+            output=replace(output, metric=self._is_metric(old)),
             training=trained,
-            data=(*(old.data if old is not None else ()), *names),
+            data=(
+                *(old.data if old is not None else ()),
+                *([start.provenance()] if isinstance(start, EncoderWeights) else ()),
+                *({'name': s.name, 'licence': 'of the recording'} for s in self._data.sequences),
+            ),
         )
+
+    def _is_metric(self, old: CheckpointInfo | None) -> bool:
+        tied = any(
+            one['known'] >= MIN_METRIC_FRACTION * max(1, one['triplets']) and one['known'] > 0
+            for one in self._tied.values()
+        )
+        kept = any(
+            term.keeps_scale and term.settings.weight > 0
+            for term in self._objective.terms.values()
+        )
+        return tied or (kept and old is not None and old.output.metric)
 
     def _input(self, depth: DepthModel) -> InputInfo:
         first = self._data.sequences[0]
         height, width = (side // first.fine_factor for side in first.camera.size)
         return InputInfo(height, width, *depth.normalisation)
 
-    def _held_out_batches(self, most: int = MOST_HELD_OUT) -> Iterator[TripletBatch]:
+    def _held_out_batches(self, most: int = MAX_HELD_OUT) -> Iterator[TripletBatch]:
         device = next(self.module.parameters()).device
         for batch in self._held_out.held_out_batches(most):
             yield batch.to(device)
 
     def _measure(self, depth: DepthModel, batch: TripletBatch, found: _Measured) -> None:
-        """Add one batch to what was found."""
-        objective = self._objective
+        """Add one batch to what was found.
+
+        Motions are aligned whatever the recipe says: depth is judged here, not the pose network.
+        """
         with torch.autocast(batch.image.device.type, torch.bfloat16):
-            shown = depth.normalise(batch.image_augmented)
-            new = objective.predict(depth, shown[:, 0], batch.intrinsics)
-            own = objective.predict(self._depth, shown[:, 0], batch.intrinsics)
-            motions = objective.motions(batch, shown)
+            context = Context(self._objective, batch, 1.0, depth)
+            target = context.input('target')
+            new = context.predict(depth, target)
+            own = context.predict(self._depth, target)
+            poses = context.network_poses().clone()
             old = None
-            if self._start is not None:
-                old = objective.predict(self._start, shown[:, 0], batch.intrinsics)
+            if INITIAL in self._objective.teachers:
+                old = context.prediction(INITIAL)
         ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()
-        motions = motions.clone()
-        motions[..., :3, 3] *= ratio[:, None]
-        sight = objective.compare_full(batch, new, motions)
-        found.photometric.extend(sight.loss.tolist())
+        poses[..., :3, 3] *= ratio[:, None]
+        context.preset(student={'target': new})
+        context.preset(poses=align_poses(context, poses))
+        found.photometric.extend(self._photometric.reprojection(context).loss.tolist())
         if old is not None:
             difference = (new.log_depth - old.log_depth).flatten(1)
             offset = difference.median(dim=1).values
@@ -271,12 +325,6 @@ class ClipTask(Task):
             found.stretch.extend((_spread(new) / _spread(old)).log().tolist())
             found.change.extend((difference - offset[:, None]).abs().mean(dim=1).tolist())
         found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
-
-
-def _fields(recipe: VideoRecipe) -> frozenset[str]:
-    """What the objective reads of a batch."""
-    fine = {'fine', 'fine_augmented'} if recipe.patch.enabled else set()
-    return frozenset({'pose_prior', 'distance_m', 'camera_height_m', 'lidar', *fine})
 
 
 def describe_data(data: Preparation) -> dict[str, Any]:
@@ -300,6 +348,14 @@ def describe_data(data: Preparation) -> dict[str, Any]:
         'unreadable': unreadable,
         'notes': list(data.notes),
     }
+
+
+def _in_pairs(images: Mapping[str, Image]) -> list[list[Image]]:
+    """Rows of two images, the last one filled up with black."""
+    shown = list(images.values())
+    if len(shown) % 2:
+        shown.append(np.zeros((1, 1, 3), np.uint8))
+    return [shown[index : index + 2] for index in range(0, len(shown), 2)]
 
 
 def _spread(prediction: Prediction) -> Tensor:

@@ -1,0 +1,114 @@
+"""What a checkpoint says of itself follows from the data and the weights that made it."""
+
+from dataclasses import replace
+
+import pytest
+
+from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, OutputInfo, save_checkpoint
+from psd_depth_ros.config import dump
+from psd_depth_ros.data.triplets.prepare import prepare_sequences
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.networks import DepthModel, Normalisation, preset
+from psd_depth_ros.networks.encoders import EncoderWeights
+from psd_depth_ros.training import video_task
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
+from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
+
+WORLDS = 'synth:street:2000005-2000006?frames=8&size=192x64&focal_px=110'
+LICENCE = 'BSD-3-Clause'
+
+
+def recipe_of(name, *changes):
+    base = (f'data.paths=["{WORLDS}"]', 'batch=2', 'pixel_budget=6144',
+            'data.clips.mask_fixed_regions=false')  # fmt: skip
+    return change_recipe(read_recipe(find_recipe(name)), (*base, *changes), 'test')
+
+
+@pytest.fixture(scope='module')
+def data(tmp_path_factory):
+    """Two drives, whose poses are known."""
+    recipe = recipe_of('baseline')
+    cache = tmp_path_factory.mktemp('frames')
+    return prepare_sequences(
+        recipe.data, pixel_budget=recipe.pixel_budget, cache=cache, fine_factor=FINE_FACTOR
+    )
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    """Make the checkpoint of a run to go on from."""
+
+    def make(metric):
+        model = DepthModel(preset('lite'))
+        info = CheckpointInfo(
+            'old',
+            dump(model.architecture),
+            output=OutputInfo(metric=metric, canonical_focal_px=300.0),
+            data=({'name': 'old data', 'licence': 'CC0'},),
+        )
+        path = tmp_path / f'{metric}.safetensors'
+        save_checkpoint(path, info, model.state_dict())
+        return load_checkpoint(path)
+
+    return make
+
+
+def info_of(recipe, data, start=None):
+    task = VideoTask(recipe, data, start)
+    return task.describe(task.depth, 1, {})
+
+
+def without_poses(data, *numbers):
+    sequences = [
+        replace(one, poses=None) if index in numbers else one
+        for index, one in enumerate(data.sequences)
+    ]
+    return replace(data, sequences=tuple(sequences))
+
+
+def test_depth_is_metric_where_data_ties_its_scale(data, monkeypatch):
+    recipe = recipe_of('baseline', 'objective.velocity=0.1')
+    info = info_of(recipe, data)
+    assert info.output.metric
+    found = info.training['scale']['distance_m']
+    assert found['known'] == found['triplets'] > 0
+    half = without_poses(data, 0)
+    found = info_of(recipe, half).training['scale']['distance_m']
+    assert 0 < found['known'] < found['triplets']
+    monkeypatch.setattr(video_task, 'MIN_METRIC_FRACTION', 0.9)
+    assert not info_of(recipe, half).output.metric
+
+
+def test_a_weight_alone_makes_nothing_metric(data):
+    """The drives know their odometry, but no term reads it; or it is asked for and not there."""
+    assert not info_of(recipe_of('baseline'), data).output.metric
+    assert not info_of(recipe_of('baseline', 'objective.velocity=0.0'), data).output.metric
+    with pytest.raises(SettingsError, match='no recording has distance_m'):
+        VideoTask(recipe_of('baseline', 'objective.velocity=0.1'), without_poses(data, 0, 1))
+
+
+def test_a_scale_that_was_metric_stays_so_where_it_is_held(data, checkpoint):
+    held = recipe_of('finetune', 'poses=recorded')
+    free = recipe_of('finetune', 'objective.anchor=off', 'objective.anchor_scale=off',
+                     'poses=recorded')  # fmt: skip
+    assert info_of(held, data, checkpoint(True)).output.metric
+    assert not info_of(free, data, checkpoint(True)).output.metric
+    assert not info_of(held, data, checkpoint(False)).output.metric
+    assert info_of(held, data, checkpoint(True)).output.canonical_focal_px == 300.0
+
+
+def test_provenance_names_what_was_loaded(data, checkpoint):
+    recipe = recipe_of('psd', 'poses=recorded')
+    tensors = dict(DepthModel(preset('lite')).encoder.state_dict())
+    weights = EncoderWeights(tensors, 'toy encoder weights', LICENCE, 'abc', Normalisation())
+    drives = [one.name for one in data.sequences]
+
+    def names(start):
+        return [one['name'] for one in info_of(recipe, data, start).data]
+
+    assert names(None) == drives
+    assert names(weights) == ['toy encoder weights', *drives]
+    assert {'name': 'toy encoder weights', 'licence': LICENCE, 'id': 'abc'} in (
+        info_of(recipe, data, weights).data
+    )
+    assert names(checkpoint(True)) == ['old data', *drives]
