@@ -64,7 +64,7 @@ def draw(choice: str, log_depth: torch.Tensor, image: torch.Tensor, seeds: list[
     return draw_patches(log_depth, image, intrinsics, (16, 32), (1.5, 2.5), choice, seeds)
 
 
-@pytest.mark.parametrize('choice', ['far', 'random', 'centre'])
+@pytest.mark.parametrize('choice', ['distant', 'random', 'centre'])
 def test_patches_stay_inside_and_repeat(choice: str) -> None:
     image, log_depth = torch.rand(24, 3, 32, 64), torch.rand(24, 1, 16, 32)
     seeds = list(range(24))
@@ -87,7 +87,7 @@ def test_far_patches_are_cut_where_it_is_far_and_textured() -> None:
     assert score[..., :9].sum() == 0
     assert score[..., 12:].sum() > 0
     centres = [
-        draw('far', log_depth, image, [seed]).pixels()[0, :, :, 0].mean().item()
+        draw('distant', log_depth, image, [seed]).pixels()[0, :, :, 0].mean().item()
         for seed in range(40)
     ]
     assert sum(centres) / 40 > 38  # the middle of the image is 31.5
