@@ -19,6 +19,8 @@ from typing import Any
 
 from psd_depth_ros.cli.main import make_parser
 from psd_depth_ros.config import SettingSpec, specs
+from psd_depth_ros.objectives.base import TermSettings
+from psd_depth_ros.objectives.registry import find_term, term_names
 from psd_depth_ros.ros.depth_node.diagnostics import CAMERA_KEYS, ENGINE_KEYS
 from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
@@ -80,15 +82,32 @@ def parameters_yaml(cls: type[Any], header: str = DEPTH_HEADER) -> str:
     return header + '\n'.join(lines) + '\n'
 
 
-def parameters_table(cls: type[Any]) -> str:
+def parameters_table(cls: type[Any], leave_out: frozenset[str] = frozenset()) -> str:
     """Write the parameters as a Markdown table."""
     rows = ['| parameter | default | range | meaning |', '|---|---|---|---|']
     for spec in specs(cls):
+        if spec.name in leave_out:
+            continue
         accepted = ', '.join(part for part in (spec.range_text, spec.unit) if part)
         fixed = ' *(read-only)*' if spec.read_only else ''
         cells = (f'`{spec.name}`', f'`{yaml_value(spec.default)}`', accepted, spec.description)
         rows.append('| ' + ' | '.join(cell.replace('|', r'\|') for cell in cells) + fixed + ' |')
     return '\n'.join(rows) + '\n'
+
+
+def terms_table() -> str:
+    """Write every term with what it is, where it is, and the settings of its own."""
+    common = frozenset(spec.name for spec in specs(TermSettings))
+    rows = ['| term | module | what it is | builds on |', '|---|---|---|---|']
+    tables = []
+    for name in term_names():
+        term = find_term(name)
+        meaning = str(term.__doc__).splitlines()[0].replace('|', r'\|')
+        module = term.__module__.rpartition('.')[2]
+        rows.append(f'| `{name}` | {module} | {meaning} | {", ".join(sorted(term.requires))} |')
+        if {spec.name for spec in specs(term.Settings)} - common:
+            tables.append(f'\n### {name}\n\n{parameters_table(term.Settings, common)}')
+    return '\n'.join(rows) + '\n' + ''.join(tables)
 
 
 def keys_table(keys: Mapping[str, str]) -> str:
@@ -163,13 +182,22 @@ def tables() -> dict[str, dict[str, str]]:
             'status of replay_node': keys_table(STATUS_KEYS),
         },
         'commands.md': {'commands': commands_text()},
-        'recipes.md': {'settings of a recipe': parameters_table(VideoRecipe)},
+        'recipes.md': {
+            'settings of a recipe': parameters_table(VideoRecipe),
+            'settings of every term': parameters_table(TermSettings),
+            'terms': terms_table(),
+        },
     }
 
 
 def recipe_settings() -> set[str]:
     """Dotted names of every setting of a recipe."""
-    return {spec.name for cls in KINDS.values() for spec in specs(cls)}
+    of_terms = {
+        f'objective.{name}.{spec.name}'
+        for name in term_names()
+        for spec in specs(find_term(name).Settings)
+    }
+    return of_terms | {spec.name for cls in KINDS.values() for spec in specs(cls)}
 
 
 def documents() -> Iterable[tuple[Path, str]]:
