@@ -102,6 +102,8 @@ def terms_table() -> str:
     tables = []
     for name in term_names():
         term = find_term(name)
+        if not term.__module__.startswith('psd_depth_ros.'):  # of another package
+            continue
         meaning = str(term.__doc__).splitlines()[0].replace('|', r'\|')
         module = term.__module__.rpartition('.')[2]
         rows.append(f'| `{name}` | {module} | {meaning} | {", ".join(sorted(term.requires))} |')
