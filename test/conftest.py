@@ -47,6 +47,20 @@ def ros_domains() -> Iterator[int]:
 
 
 @pytest.fixture(scope='session')
+def real_recording() -> Callable[[str], Path]:
+    """The path of a recording below the folder PSD_DEPTH_TEST_DATA; skips where there is none."""
+    folder = os.environ.get('PSD_DEPTH_TEST_DATA', '')
+
+    def find(name: str) -> Path:
+        path = Path(folder) / name
+        if not folder or not path.exists():
+            pytest.skip(f'needs the recording {name}; say where with PSD_DEPTH_TEST_DATA')
+        return path
+
+    return find
+
+
+@pytest.fixture(scope='session')
 def network_watch() -> ModuleType:
     """The program network_watch.py, whose `run` watches a command; see there."""
     path = Path(__file__).with_name('network_watch.py')

@@ -2,7 +2,6 @@
 
 from dataclasses import asdict
 import os
-from pathlib import Path
 import re
 import signal
 import subprocess
@@ -20,8 +19,6 @@ from psd_depth_ros.data.bags import BagReader, BagWriter
 from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.networks.depth_model import DepthModel, preset
-
-BAG = Path(__file__).parents[3] / 'shared' / 'data' / 'bags' / 'kitti_avenue_40'
 
 
 @pytest.fixture(scope='module')
@@ -184,13 +181,13 @@ def test_run_does_not_write_over_its_input(drive, checkpoint, capsys):
     assert drive.read_bytes() == before
 
 
-@pytest.mark.skipif(not BAG.exists(), reason='needs the recording kitti_avenue_40')
-def test_run_on_a_real_recording(checkpoint, tmp_path):
+def test_run_on_a_real_recording(real_recording, checkpoint, tmp_path):
+    recording = real_recording('bags/kitti_avenue_40')
     outputs = [tmp_path / 'first.mcap', tmp_path / 'second.mcap']
     for output in outputs:
-        assert run(BAG, output, checkpoint, '--set', 'points.decimation=4') == 0
+        assert run(recording, output, checkpoint, '--set', 'points.decimation=4') == 0
     assert outputs[0].read_bytes() == outputs[1].read_bytes()
-    with BagReader(BAG) as bag:
+    with BagReader(recording) as bag:
         recorded = [item.message.header for item in bag.messages([bag.pick_image_topic()])]
     with BagReader(outputs[0]) as bag:
         for topic in ('/depth/image_rect', '/depth/camera_info', '/points'):

@@ -2,7 +2,6 @@
 
 from dataclasses import replace
 from itertools import pairwise
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -27,7 +26,6 @@ from psd_depth_ros.messages import (
 CAMERA = Camera(16, 12, 20, 20, 7.5, 5.5)
 YAML = 'fx: 20\nfy: 20\ncx: 7.5\ncy: 5.5\nwidth: 16\nheight: 12\n'
 STEP_NS = 100_000_000
-SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 
 
 def make_rgb(index):
@@ -567,10 +565,8 @@ RECORDINGS = [
 
 
 @pytest.mark.parametrize(('name', 'count', 'size', 'focal', 'has_pose'), RECORDINGS)
-def test_real_recordings(name, count, size, focal, has_pose):
-    if not (SHARED / name).exists():
-        pytest.skip(f'needs the recording {name}')
-    with open_frames(SHARED / name) as source:
+def test_real_recordings(real_recording, name, count, size, focal, has_pose):
+    with open_frames(real_recording(name)) as source:
         assert source.count == count
         frames = [frame for _, frame in zip(range(5), source.frames(), strict=False)]
     assert all(frame.rgb.shape[:2] == size and frame.camera.fx == focal for frame in frames)
@@ -578,10 +574,8 @@ def test_real_recordings(name, count, size, focal, has_pose):
     assert all(a.stamp_ns < b.stamp_ns for a, b in pairwise(frames))
 
 
-def test_a_real_video():
-    path = SHARED / 'highway_dashcam' / 'solidWhiteRight.mp4'
-    if not path.exists():
-        pytest.skip('needs the recording highway_dashcam')
+def test_a_real_video(real_recording):
+    path = real_recording('highway_dashcam/solidWhiteRight.mp4')
     with open_frames(path, horizontal_fov_deg=60) as source:
         assert source.count == 221
         frame = next(source.frames())

@@ -1,15 +1,11 @@
 """The limits of clips on real recordings: what a person would keep is kept."""
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from psd_depth_ros.config import build
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
-
-SHARED = Path(__file__).parents[3] / 'shared' / 'data'
 
 
 @pytest.mark.parametrize(
@@ -20,10 +16,8 @@ SHARED = Path(__file__).parents[3] / 'shared' / 'data'
         ('rgbd_kitchen', 300, 270, 0.7),
     ],
 )
-def test_nearly_all_frames_survive(tmp_path, name, frames, least, near):
-    if not (SHARED / name).is_dir():
-        pytest.skip(f'needs the recording {SHARED / name}')
-    settings = build(DataSettings, {'paths': [str(SHARED / name)]})
+def test_nearly_all_frames_survive(real_recording, tmp_path, name, frames, least, near):
+    settings = build(DataSettings, {'paths': [str(real_recording(name))]})
     prepared = prepare_sequences(
         settings, pixel_budget=53248, fine_factor=1, keep_pixels=False, cache=tmp_path
     )
