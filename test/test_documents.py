@@ -11,7 +11,7 @@ import yaml
 import psd_depth_ros
 from psd_depth_ros.config import build, specs
 from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
-from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
+from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings
 
 pytest.importorskip('rclpy', reason='nodes tell their parameters and diagnostics')
 from psd_depth_ros.ros.recorder import RecorderSettings

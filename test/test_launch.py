@@ -204,7 +204,7 @@ def test_finetune_tells_the_node_what_was_given_and_nothing_else(load):
         'deploy_to': '/depth_node',
         'auto_start': True,
     }
-    settings = pytest.importorskip('psd_depth_ros.ros.finetune_settings')
+    settings = pytest.importorskip('psd_depth_ros.ros.finetune_node')
     known = {spec.name for spec in specs(settings.FinetuneNodeSettings)}
     assert {*overrides, *space['OVERRIDES']} <= known
     (node,) = space['start'](values(space, auto_start='false'))

@@ -3,7 +3,7 @@
     python -m tools.generate_docs
 
 rewrites those that differ; a test fails until somebody does. What a parameter means is said in its
-settings class, what a diagnostic means in `diagnostics` and `finetune_progress`, what a command
+settings class, what a diagnostic means in `diagnostics` and `finetune_node`, what a command
 takes in its parser, and nowhere else. In a page a table lies between `<!-- NAME -->` and
 `<!-- /NAME -->`; the text around it is written by hand.
 """
@@ -23,8 +23,7 @@ from psd_depth_ros.objectives.base import TermSettings
 from psd_depth_ros.objectives.registry import find_term, term_names
 from psd_depth_ros.ros.depth_node.diagnostics import CAMERA_KEYS, ENGINE_KEYS
 from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
-from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
-from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
+from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings, PROGRESS_KEYS
 from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
@@ -52,7 +51,7 @@ FINETUNE_HEADER = """\
 #
 # [read-only] is fixed once the node runs; the others may be changed by `ros2 param set` between
 # two runs, deploy_to and deploy_timeout_s at any time.
-# Made from psd_depth_ros/ros/finetune_settings.py by `python -m tools.generate_docs`.
+# Made from psd_depth_ros/ros/finetune_node.py by `python -m tools.generate_docs`.
 /**:
   ros__parameters:
 """

@@ -17,8 +17,7 @@ from std_srvs.srv import Trigger
 import yaml
 
 from psd_depth_ros.config import build
-from psd_depth_ros.ros.finetune_progress import PROGRESS_KEYS
-from psd_depth_ros.ros.finetune_settings import FinetuneNodeSettings
+from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings, PROGRESS_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Any]

@@ -1,7 +1,7 @@
-"""The process that trains, seen from the node: started, listened to, stopped, never left behind.
+"""The training process as its parent sees it: started, read, stopped, never left running.
 
-What the two say to each other is described in `training.finetune_process`. A process whose node
-dies without a word sees the end of its stdin and stops by itself.
+The JSON lines between the two are described in `finetune.process`. A process whose parent is
+killed sees the end of its stdin and stops by itself.
 """
 
 from __future__ import annotations
@@ -27,9 +27,12 @@ Event = Mapping[str, Any]
 class TrainingProcess:
     """One run of the process.
 
-    `on_event` is called from another thread with every event of the process, and last with
-    `{'event': 'ended', 'code': ..., 'tail': ...}`: its exit code (negative: the signal that ended
-    it) and the end of what it printed.
+    Args:
+        order: What to do: settings, limits and whether to resume.
+        on_event: Called from another thread with every event of the process, and last with
+            `{'event': 'ended', 'code': ..., 'tail': ...}`: its exit code (negative: the signal
+            that ended it) and the end of what it printed.
+        command: The process to start.
     """
 
     def __init__(
@@ -67,7 +70,7 @@ class TrainingProcess:
         self._process.send_signal(signal.SIGTERM)
 
     def close(self, patience_s: float) -> None:
-        """Ask it to stop and wait; it is killed after `patience_s`, which loses a few steps."""
+        """Ask it to stop and wait; after `patience_s` it is killed, which loses a few steps."""
         self.ask_to_stop()
         try:
             self._process.wait(patience_s)
@@ -77,26 +80,26 @@ class TrainingProcess:
 
     def _listen(self) -> None:
         assert self._process.stdout is not None
-        words = threading.Thread(target=self._keep_words, name='training_words', daemon=True)
-        words.start()
+        stderr = threading.Thread(target=self._read_stderr, name='training_stderr', daemon=True)
+        stderr.start()
         for line in self._process.stdout:
             event = _parse(line)
             if event is not None:
                 self._on_event(event)
         code = self._process.wait()
-        words.join(5.0)
+        stderr.join(5.0)
         with suppress(BrokenPipeError):
             self._process.stdin.close()  # type: ignore[union-attr]
         self._on_event({'event': 'ended', 'code': code, 'tail': '\n'.join(self._tail)})
 
-    def _keep_words(self) -> None:
+    def _read_stderr(self) -> None:
         assert self._process.stderr is not None
         for line in self._process.stderr:
             self._tail.append(line.rstrip())
 
 
 def _parse(line: str) -> Event | None:
-    """Read a line; what is no event is left out."""
+    """Return the event of a line, None where it is none."""
     try:
         event = parse_json(line)
     except ParseError:

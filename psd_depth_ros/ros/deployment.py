@@ -1,7 +1,8 @@
-"""Gives accepted weights to a running depth node, and waits until it runs them.
+"""Deployment of accepted weights: a running depth node takes them, and is seen to run them.
 
-The node loads them beside the ones at work and swaps between two frames (see `reloader`). That it
-did is read from its diagnostics; that it would not, from its answers.
+The node loads them beside the running network and swaps between two images (see
+`depth_node.node.CheckpointReloader`). Success is read from its diagnostics, a refusal from the
+answers of its services.
 """
 
 from __future__ import annotations
@@ -26,12 +27,12 @@ ASK_AGAIN_S = 5.0  # an answer is lost where the node has not yet discovered our
 
 
 class DeployError(PsdDepthError):
-    """A depth node was not there, refused the weights or did not tell that it runs them."""
+    """A depth node was not found, refused the weights or did not report that it runs them."""
 
 
 @dataclass
 class _Wait:
-    """A condition that somebody waits for."""
+    """A condition that a coroutine waits for."""
 
     holds: Callable[[], Any]
     end_s: float
@@ -39,31 +40,43 @@ class _Wait:
 
 
 class Deployer:
-    """Asks depth nodes to take other weights; belongs to one node."""
+    """Deploys weights to depth nodes; belongs to one node."""
 
     def __init__(self, node: Node) -> None:
         self._node = node
         self._waits: list[_Wait] = []
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        self._timer = node.create_timer(POLL_S, self._look, clock=steady)
+        self._timer = node.create_timer(POLL_S, self._check, clock=steady)
         self._timer.cancel()
 
     async def deploy(self, target: str, path: str, checkpoint_id: str, timeout_s: float) -> str:
-        """Let the node `target` run the file `path`; returns what it says, in words.
+        """Let a depth node run a checkpoint.
 
-        Raises DeployError with the reason where it does not.
+        Args:
+            target: Full name of the depth node.
+            path: Checkpoint file.
+            checkpoint_id: Content id of the checkpoint.
+            timeout_s: How long it may take.
+
+        Returns:
+            The answer, in words.
+
+        Raises:
+            DeployError: The reason, where the node does not run it.
         """
         end_s = time.monotonic() + timeout_s
-        running = _Running(target, path, checkpoint_id)
+        running = _RunningCheckpoint(target, path, checkpoint_id)
         listening = self._node.create_subscription(
-            DiagnosticArray, '/diagnostics', running.hear, 10
+            DiagnosticArray, '/diagnostics', running.on_diagnostics, 10
         )
         try:
             return await self._deploy(target, path, running, end_s)
         finally:
             self._node.destroy_subscription(listening)
 
-    async def _deploy(self, target: str, path: str, running: _Running, end_s: float) -> str:
+    async def _deploy(
+        self, target: str, path: str, running: _RunningCheckpoint, end_s: float
+    ) -> str:
         if await self._parameter(target, end_s) == path:
             return await self._reload(target, end_s)  # setting it to the same would do nothing
         value = Parameter('checkpoint', value=path).to_parameter_msg()
@@ -103,7 +116,7 @@ class Deployer:
     async def _ask(
         self, kind: type[Any], name: str, request: Any, end_s: float, again: bool = True
     ) -> Any:
-        """Call a service, again where an answer was lost and asking twice does no harm."""
+        """Call a service; with `again`, repeat the call where the answer was lost."""
         client = self._node.create_client(kind, name)
         try:
             if not await self._until(client.service_is_ready, end_s):
@@ -121,13 +134,13 @@ class Deployer:
             self._node.destroy_client(client)
 
     async def _until(self, holds: Callable[[], Any], end_s: float) -> bool:
-        """Wait for a condition; returns whether it came to hold before the time was over."""
+        """Wait for a condition; returns whether it held before the time was over."""
         wait = _Wait(holds, end_s, Future())
         self._waits.append(wait)
         self._timer.reset()
         return bool(await wait.future)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         waits, self._waits = self._waits, []
         for wait in waits:
             if wait.holds() or time.monotonic() >= wait.end_s:
@@ -138,8 +151,8 @@ class Deployer:
             self._timer.cancel()
 
 
-class _Running:
-    """Hears from diagnostics whether the engine of a depth node runs a checkpoint."""
+class _RunningCheckpoint:
+    """Reads from diagnostics whether the engine of a depth node runs a checkpoint."""
 
     def __init__(self, target: str, path: str, checkpoint_id: str) -> None:
         self.id = checkpoint_id
@@ -148,8 +161,8 @@ class _Running:
         self._name = f'{target.rpartition("/")[2]}: engine'
         self._path = path
 
-    def hear(self, message: Any) -> None:
-        """Look at the engine."""
+    def on_diagnostics(self, message: Any) -> None:
+        """Take the status of the engine."""
         for status in message.status:
             if status.name == self._name:
                 values = {pair.key: pair.value for pair in status.values}
