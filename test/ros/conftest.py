@@ -322,8 +322,8 @@ def _environment(domain: int) -> dict[str, str]:
 
 
 @pytest.fixture
-def depth_node(start: Callable[..., NodeProcess]) -> Callable[..., NodeProcess]:
-    """Start the depth node with the fake engine."""
+def depth_node_process(start: Callable[..., NodeProcess]) -> Callable[..., NodeProcess]:
+    """Start the depth node with the fake engine in a process of its own: for signals and exits."""
 
     def run(*arguments: str, **parameters: Any) -> NodeProcess:
         return start(FAKE_NODE, *arguments, **{'diagnostics_period_s': 0.2, **parameters})
@@ -331,38 +331,52 @@ def depth_node(start: Callable[..., NodeProcess]) -> Callable[..., NodeProcess]:
     return run
 
 
-class InProcess:
-    """The depth node in this process, spun by a thread called executor."""
+class InProcessNode:
+    """The depth node with the fake engine in this process, spun by a thread called executor.
 
-    def __init__(self, domain: int, arguments: list[str]) -> None:
+    It talks to the bench over DDS like any other node, and starts two seconds sooner.
+    """
+
+    def __init__(self, domain: int, arguments: list[str], capture: pytest.CaptureFixture) -> None:
+        self._capture = capture
+        self._output = ''
         rclpy.init(args=['--ros-args', *arguments], domain_id=domain)
-        self.node = DepthNode(FakeFactory())
+        self._node = DepthNode(FakeFactory())
         self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self.node)
+        self._executor.add_node(self._node)
         self._thread = threading.Thread(target=self._executor.spin, name='executor', daemon=True)
         self._thread.start()
 
-    def on_clock_jump(self, seconds: float = -1.0) -> None:
+    @property
+    def output(self) -> str:
+        """What it logged since its start."""
+        self._output += ''.join(self._capture.readouterr())
+        return self._output
+
+    def jump(self, seconds: float) -> None:
         """Let the node see a jump of its clock."""
         jump = SimpleNamespace(delta=Duration(nanoseconds=round(seconds * 1e9)))
-        self._executor.create_task(self.node._on_time_jump, jump)
+        self._executor.create_task(self._node._on_time_jump, jump)
 
     def close(self) -> None:
         self._executor.shutdown()
         self._thread.join()
-        self.node.close()
-        self.node.destroy_node()
+        self._node.close()
+        self._node.destroy_node()
         rclpy.shutdown()
+        sys.stdout.write(self.output)
 
 
 @pytest.fixture
-def in_process(bench: Bench) -> Iterator[Callable[..., InProcess]]:
-    """Start the depth node in this process: `in_process(parameter=value, ...)`."""
-    made: list[InProcess] = []
+def depth_node(
+    bench: Bench, capfd: pytest.CaptureFixture
+) -> Iterator[Callable[..., InProcessNode]]:
+    """Start the depth node: `depth_node(*ROS arguments, parameter=value, ...)`."""
+    made: list[InProcessNode] = []
 
-    def run(**parameters: Any) -> InProcess:
-        made.append(InProcess(bench.domain, _flags(parameters)))
-        bench.wait_for_state('active')
+    def run(*arguments: str, **parameters: Any) -> InProcessNode:
+        flags = _flags({'diagnostics_period_s': 0.2, **parameters})
+        made.append(InProcessNode(bench.domain, [*flags, *arguments], capfd))
         return made[-1]
 
     yield run

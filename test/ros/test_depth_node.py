@@ -135,12 +135,12 @@ def test_flooded_it_works_on_the_newest_frame_and_counts_the_rest(running: Any) 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_signals_in_mid_inference_end_it_cleanly(
-    bench: Any, depth_node: Start, tmp_path: Any, number: int
+    bench: Any, depth_node_process: Start, tmp_path: Any, number: int
 ) -> None:
     slow = tmp_path / 'slow'
     slow.write_text('wall ms=700')
     bench.listen(Image, '/depth/image_rect')
-    node = depth_node(checkpoint=str(slow))
+    node = depth_node_process(checkpoint=str(slow))
     camera = bench.camera()
     camera.wait_for_reader()
     camera.send_until(lambda: 'batch of 1' in node.output, 'an inference at work')

@@ -268,11 +268,11 @@ def test_images_of_a_new_size_wait_for_the_network_and_others_go_on(
 
 
 def test_while_it_compiles_the_node_can_be_stopped(
-    bench: Any, depth_node: Start, tmp_path: Any
+    bench: Any, depth_node_process: Start, tmp_path: Any
 ) -> None:
     checkpoint = tmp_path / 'slow_to_compile'
     checkpoint.write_text('wall compile_ms=2000')
-    node = depth_node(checkpoint=str(checkpoint), image_width=320, image_height=240)
+    node = depth_node_process(checkpoint=str(checkpoint), image_width=320, image_height=240)
     camera = bench.camera()
     camera.wait_for_reader()
     # Nobody listens yet, and still it gets ready for the images that come.

@@ -80,8 +80,8 @@ def test_bad_values_at_start_are_refused(bench: Any, given: dict[str, Any], text
     node.destroy_node()
 
 
-def test_a_bad_value_at_start_ends_the_node_with_the_reason(depth_node: Start) -> None:
-    node = depth_node(depth__encoding='float')
+def test_a_bad_value_at_start_ends_the_node_with_the_reason(depth_node_process: Start) -> None:
+    node = depth_node_process(depth__encoding='float')
     assert node.wait() == 1, node.output
     assert '32FC1' in node.output
     assert 'Traceback' not in node.output

@@ -207,11 +207,11 @@ class WatchedTracker(ScaleTracker):
 
 
 def test_trackers_are_touched_by_the_worker_alone_and_a_jump_resets_one_camera(
-    in_process: Callable[..., Any], bench: Any, monkeypatch: pytest.MonkeyPatch
+    depth_node: Start, bench: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     WatchedTracker.threads.clear()
     monkeypatch.setattr(scale, 'ScaleTracker', WatchedTracker)
-    node = in_process(
+    node = depth_node(
         cameras=['front', 'rear'],
         batch_wait_s=0.0,
         diagnostics_period_s=0.1,
@@ -252,7 +252,7 @@ def test_trackers_are_touched_by_the_worker_alone_and_a_jump_resets_one_camera(
     assert scale_of('rear') == pytest.approx(2.0, rel=0.05)
     # What the executor does: parameters, a jump of the clock, diagnostics with a warning.
     assert bench.set_parameter('scale.timeout_s', 0.2) == (True, '')
-    node.on_clock_jump()
+    node.jump(-1.0)
     bench.spin_until(
         lambda: send_all(cloud=False) or 'measures nothing' in bench.value(': rear', 'problem'),
         'a warning',

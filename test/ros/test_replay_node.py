@@ -51,6 +51,7 @@ def bag(tmp_path: Path) -> Path:
 
 def test_what_a_bag_lost_is_said_at_the_end(bench: Any, start: Start, bag: Path) -> None:
     images = bench.listen(Image, '/front/image')
+    bench.listen(CameraInfo, '/front/camera_info')
     bag.write_bytes(bag.read_bytes()[:-9000])
     node = start(NODE, recording=str(bag), wait_for_subscribers_s=20.0, rate=5.0)
     bench.spin_until(lambda: not node.is_running, 'the end of the recording')
