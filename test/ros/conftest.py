@@ -31,6 +31,7 @@ from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.ros.depth_node.node import DepthNode
 
 FAKE_NODE = Path(__file__).with_name('fake_depth_node.py')
@@ -382,6 +383,25 @@ def depth_node(
     yield run
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def refusal(bench: Bench) -> Callable[..., str]:
+    """Make a node in this process that cannot start: `refusal(Node class, parameter=value, ...)`.
+
+    Returns the reason; that a process logs it and ends with code 1 is the same for every node.
+    """
+
+    def run(make: Callable[[], Any], **parameters: Any) -> str:
+        rclpy.init(args=['--ros-args', *_flags(parameters)], domain_id=bench.domain)
+        try:
+            with pytest.raises(PsdDepthError) as refused:
+                make()
+        finally:
+            rclpy.shutdown()
+        return str(refused.value)
+
+    return run
 
 
 @dataclass

@@ -5,6 +5,7 @@ import time
 from typing import Any
 
 from psd_depth_ros.data.bags import BagReader
+from psd_depth_ros.ros.recorder import Recorder
 
 
 def test_records_what_arrives_untouched_and_closes_on_sigint(
@@ -53,13 +54,7 @@ def test_ends_by_itself_once_nothing_comes_any_more(
     assert 'a recorder was killed: what it had written is in' in recorder.output
 
 
-def test_without_output_it_says_what_it_needs(start: Callable[..., Any]) -> None:
-    recorder = start('psd_depth_ros.ros.recorder', topics=['/image'])
-    assert recorder.wait() == 1
-    assert "output=''" in recorder.output
-
-
-def test_a_mistyped_parameter_is_refused_with_the_nearest_name(start: Callable[..., Any]) -> None:
-    recorder = start('psd_depth_ros.ros.recorder', topic=['/image'], output='out.mcap')
-    assert recorder.wait() == 1
-    assert "no parameter 'topic'; did you mean 'topics'?" in recorder.output
+def test_what_it_needs_is_said(refusal: Callable[..., str]) -> None:
+    assert "output=''" in refusal(Recorder, topics=['/image'])
+    unknown = refusal(Recorder, topic=['/image'], output='out.mcap')
+    assert "no parameter 'topic'; did you mean 'topics'?" in unknown

@@ -16,7 +16,7 @@ from sensor_msgs.msg import CameraInfo, Image
 from psd_depth_ros.data.bags import BagReader, BagWriter
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, image_fields, odometry_fields
-from psd_depth_ros.ros.replay_node import STATUS_KEYS
+from psd_depth_ros.ros.replay_node import ReplayNode, STATUS_KEYS
 
 Start = Callable[..., Any]
 NODE = 'psd_depth_ros.ros.replay_node'
@@ -165,23 +165,26 @@ def test_from_a_later_point_on_what_was_latched_before_is_heard_by_late_listener
     assert not bench.node.get_publishers_info_by_topic('/clock')
 
 
+def test_without_a_recording_the_process_ends_with_the_reason(start: Start) -> None:
+    node = start(NODE)
+    assert node.wait() == 1
+    assert 'the parameter recording is empty' in node.output
+    assert 'Traceback' not in node.output
+
+
 @pytest.mark.parametrize(
     ('parameters', 'text'),
     [
-        ({}, 'the parameter recording is empty'),
         ({'recording': 'missing.mcap'}, 'missing.mcap is not there'),
         ({'recording': 'BAG', 'topics': ['/front/imag']}, 'did you mean /front/image'),
         ({'recording': 'BAG', 'image_topic': '/odom'}, 'is nav_msgs/msg/Odometry, expected'),
     ],
 )
 def test_what_cannot_be_played_is_said(
-    start: Start, bag: Path, parameters: dict[str, Any], text: str
+    refusal: Callable[..., str], bag: Path, parameters: dict[str, Any], text: str
 ) -> None:
     given = {key: str(bag) if value == 'BAG' else value for key, value in parameters.items()}
-    node = start(NODE, **given)
-    assert node.wait() == 1
-    assert text in node.output
-    assert 'Traceback' not in node.output
+    assert text in refusal(ReplayNode, **given)
 
 
 def test_replay_depth_and_recording_lose_no_frame(
