@@ -26,7 +26,7 @@ from psd_depth_ros.geometry.warp import (
     sample,
     transform,
 )
-from psd_depth_ros.losses.distillation import warp_sensitivity
+from psd_depth_ros.losses.depth import warp_sensitivity
 from psd_depth_ros.losses.photometric import (
     depth_difference,
     fit_brightness,

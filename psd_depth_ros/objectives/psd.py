@@ -43,17 +43,8 @@ from psd_depth_ros.geometry.warp import (
     sample,
     transform,
 )
-from psd_depth_ros.losses.distillation import (
-    Distillation as DistillationResult,
-)
-from psd_depth_ros.losses.distillation import (
-    distillation_loss,
-    DistillationInputs,
-    scale_invariant,
-    warp_sensitivity,
-)
+from psd_depth_ros.losses.depth import huber, scale_invariant, warp_sensitivity
 from psd_depth_ros.losses.photometric import Reprojection, smoothness
-from psd_depth_ros.losses.supervised import bin_uniformity
 from psd_depth_ros.objectives.base import (
     Context,
     EARLIER,
@@ -75,6 +66,11 @@ from psd_depth_ros.objectives.photometric import (
 from psd_depth_ros.teachers import EMA
 from psd_depth_ros.visualisation import draw_box, draw_heat
 
+MAX_DIFFERENCE = 0.7  # of log-depth, between teacher and student
+MIN_ERROR_GAIN = 0.002  # photometric, for the teacher to count as better
+MIN_PARALLAX_PX = 0.25  # below it, photometry says nothing
+MAX_TEACHER_SIGMA = 0.15  # of the teacher where photometry says nothing
+SENSITIVITY_SCALE_PX = 2.0
 MARGIN = 4  # cells of stride 2 at the border of a patch that teach nothing
 PATCH_COLOUR = (255, 220, 0)
 MIX_SEED, DONOR_SEED = 2, 3  # added to a sample's seed for draws that are independent
@@ -362,7 +358,7 @@ class DistillationSettings(TermSettings):
 
 
 class Distillation(Term):
-    """The depth of the patch is a pseudo-label of the full image (losses.distillation)."""
+    """The depth of the patch is a pseudo-label of the full image."""
 
     name = 'distillation'
     Settings = DistillationSettings
@@ -381,10 +377,10 @@ class Distillation(Term):
             return context.zeros()
         return self.result(context).loss / patch.settings.fraction
 
-    def result(self, context: Context) -> DistillationResult:
+    def result(self, context: Context) -> Taught:
         """The loss and the pixels that are taught, on the stride-2 grid of the patch."""
 
-        def compute() -> DistillationResult:
+        def compute() -> Taught:
             patch: Patch = self.others[Patch.name]
             view = patch.view(context)
             teacher = EMA if self.settings.teacher else STUDENT
@@ -439,6 +435,83 @@ class Distillation(Term):
         )
 
 
+class DistillationInputs(NamedTuple):
+    """Per-pixel inputs of the distillation mask on the patch's grid; (B, 1, h, w), no gradient."""
+
+    full_error: Tensor  # photometric error of the full image's depth
+    patch_error: Tensor  # photometric error of the patch's own depth
+    auto_mask: Tensor  # bool: the pixel has a photometric gradient
+    sensitivity: Tensor  # s_u of the full image, pixels per unit of log-depth
+    sigma: Tensor  # standard deviation of the patch's log-depth
+    inside: Tensor  # bool: not in the margin of the patch
+
+
+class Taught(NamedTuple):
+    """Result of `distillation_loss`."""
+
+    loss: Tensor  # (B,)
+    offset: Tensor  # (B,) median of u_full - u_patch, removed before the comparison
+    mask: Tensor  # (B, 1, h, w) bool: pixels that are taught
+
+
+def distillation_loss(
+    full: Tensor, patch: Tensor, inputs: DistillationInputs, zoom: Tensor, *, masked: bool = True
+) -> Taught:
+    """Huber loss that draws the full image's log-depth to that of the patch, without its level.
+
+    A pixel is taught where the teacher is reliable (`is_trusted`) and either (i) its photometric
+    error is clearly smaller than the full image's, or (ii) photometry says nothing and the teacher
+    is certain; and (iii) nowhere where both differ by more than `MAX_DIFFERENCE`. Pixels are
+    weighted by exp(-s_u / 2 px): the less photometry tells, the more the patch does.
+
+    Only the shape is taught: the median difference is removed, however large. Scale is free in
+    self-supervision, and a patch that is still off by its zoom would draw the full image, and
+    itself with it, farther and farther away.
+
+    Args:
+        full: (B, 1, h, w) log-depth of the full image on the patch's grid (the student).
+        patch: (B, 1, h, w) log-depth of the patch (the teacher; detached here).
+        inputs: What the mask and the weights are computed from.
+        zoom: (B,) enlargement of each patch.
+        masked: False drops (i) and (ii), a control for ablations.
+    """
+    teacher = patch.detach()
+    with torch.no_grad():
+        parallax_px = zoom[:, None, None, None] * inputs.sensitivity
+        uninformative = ~inputs.auto_mask | (parallax_px < MIN_PARALLAX_PX)
+        offset = _median(full.detach() - teacher, inputs.inside)
+        better = inputs.patch_error < inputs.full_error - MIN_ERROR_GAIN
+        difference = full.detach() - teacher - offset[:, None, None, None]
+        mask = inputs.inside & (difference.abs() < MAX_DIFFERENCE)
+        if masked:
+            certain = inputs.sigma < MAX_TEACHER_SIGMA
+            teaches = (better & inputs.auto_mask) | (uninformative & certain)
+            mask = mask & is_trusted(inputs) & teaches
+        weight = mask * (-inputs.sensitivity / SENSITIVITY_SCALE_PX).exp()
+    error = huber(full - teacher - offset[:, None, None, None])
+    total = (error * weight).flatten(1).sum(dim=1)
+    return Taught(total / weight.flatten(1).sum(dim=1).clamp(min=1e-3), offset, mask)
+
+
+def is_trusted(inputs: DistillationInputs) -> Tensor:
+    """Whether a patch explains its auto-masked pixels better than the full image, (B, 1, 1, 1).
+
+    One that does not has nothing to teach yet. A patch that is flat, because the network cannot
+    interpret enlarged images yet, would flatten the full image and thereby itself: a constant
+    depth agrees with itself.
+    """
+    seen = inputs.auto_mask & inputs.inside
+    gain = inputs.full_error - inputs.patch_error
+    total = torch.where(seen, gain, 0.0).sum(dim=(2, 3), keepdim=True)
+    return seen.any(dim=3, keepdim=True).any(dim=2, keepdim=True) & (total > 0.0)
+
+
+def _median(values: Tensor, mask: Tensor) -> Tensor:
+    """Median of `values` over `mask` for each sample (B,); 0 where it is empty."""
+    known = torch.where(mask, values, torch.nan).flatten(1)
+    return known.nanmedian(dim=1).values.nan_to_num(0.0)
+
+
 # 3. Bins.
 
 
@@ -451,6 +524,12 @@ class BinUniformity(Term):
         """0 for a network without bins."""
         bins = context.prediction().bins
         return context.zeros() if bins is None else bin_uniformity(bins.widths)
+
+
+def bin_uniformity(widths: Tensor) -> Tensor:
+    """KL divergence of bin widths (B, Q), sum 1, from uniform ones, (B,): bins do not collapse."""
+    widths = widths.float()
+    return (widths * (widths * widths.shape[1]).log()).sum(dim=1)
 
 
 class BinUsage(Term):

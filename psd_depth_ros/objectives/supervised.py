@@ -15,11 +15,6 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.losses.supervised import (
-    bin_cross_entropy,
-    gradient_matching_error,
-    log_depth_error,
-)
 from psd_depth_ros.networks.bin_head import FAR_BINS
 from psd_depth_ros.objectives.base import Context, Term
 
@@ -80,3 +75,57 @@ def _canonical(context: Context) -> Tensor:
     """Canonical log-depth (B, 1, H, W)."""
     prediction = context.prediction()
     return prediction.log_depth - prediction.log_ratio
+
+
+def log_depth_error(log_depth: Tensor, target: Tensor) -> Tensor:
+    """Mean |u - u*| over pixels with a finite target; both (B, 1, H, W)."""
+    valid = torch.isfinite(target)
+    difference = torch.where(valid, log_depth - target, 0.0).abs()
+    return difference.sum() / valid.sum().clamp(min=1)
+
+
+def gradient_matching_error(log_depth: Tensor, target: Tensor, scales: int = 3) -> Tensor:
+    """Multi-scale gradient matching (MegaDepth, Li and Snavely 2018, eq. 5).
+
+    Mean |grad(u - u*)| over pairs of neighbours with finite targets, at steps of 1, 2, 4 ...
+    pixels; both (B, 1, H, W).
+    """
+    valid = torch.isfinite(target)
+    difference = torch.where(valid, log_depth - target, 0.0)
+    total = difference.new_zeros(())
+    for step in (2**scale for scale in range(scales)):
+        d, v = difference[..., ::step, ::step], valid[..., ::step, ::step]
+        across, down = v[..., 1:] & v[..., :-1], v[..., 1:, :] & v[..., :-1, :]
+        x = ((d[..., 1:] - d[..., :-1]).abs() * across).sum()
+        y = ((d[..., 1:, :] - d[..., :-1, :]).abs() * down).sum()
+        total = total + (x + y) / (across.sum() + down.sum()).clamp(min=1)
+    return total / scales
+
+
+def bin_cross_entropy(logits: Tensor, centres: Tensor, target: Tensor, far_bins: int) -> Tensor:
+    """Cross-entropy of bin probabilities against the two bins around the target.
+
+    The target probability of the two neighbouring bins is such that their expectation is the
+    target depth. A target of +Inf asks for the last bins, in any proportion.
+
+    Args:
+        logits: (B, Q, h, w) scores of the bins.
+        centres: (B, Q) their log-depths, ascending; no gradient.
+        target: (B, 1, h, w) log-depth.
+        far_bins: Number of last bins that stand for the sky.
+    """
+    log_probability = F.log_softmax(logits.float(), dim=1)
+    centres = centres.detach().float()
+    known = torch.isfinite(target)
+    u = torch.where(known, target, centres[:, :1, None, None]).flatten(1)  # (B, n)
+    upper = torch.searchsorted(centres, u).clamp(1, centres.shape[1] - 1)
+    low, high = centres.gather(1, upper - 1), centres.gather(1, upper)
+    upper_weight = ((u - low) / (high - low)).clamp(0.0, 1.0)
+    flat = log_probability.flatten(2)  # (B, Q, n)
+    lower_log = flat.gather(1, (upper - 1)[:, None])[:, 0]
+    upper_log = flat.gather(1, upper[:, None])[:, 0]
+    near = -((1.0 - upper_weight) * lower_log + upper_weight * upper_log)
+    far = -flat[:, -far_bins:].logsumexp(dim=1)
+    is_known, is_far = known.flatten(1), torch.isposinf(target).flatten(1)
+    total = torch.where(is_known, near, 0.0).sum() + torch.where(is_far, far, 0.0).sum()
+    return total / (is_known.sum() + is_far.sum()).clamp(min=1)

@@ -13,7 +13,9 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.geometry import warp
-from psd_depth_ros.losses import distillation, photometric, scale, supervised
+from psd_depth_ros.losses import depth as depth_losses
+from psd_depth_ros.losses import photometric
+from psd_depth_ros.objectives import metric, psd, supervised
 
 H, W = 5, 6
 EVERYWHERE = torch.ones(2, 1, H, W, dtype=torch.bool)
@@ -59,12 +61,12 @@ def distil(full: Tensor) -> Tensor:
     full = torch.cat([full, torch.zeros_like(full), torch.zeros_like(full)], dim=2)
     shape = full.shape
     whole = torch.ones(shape, dtype=torch.bool)
-    inputs = distillation.DistillationInputs(
+    inputs = psd.DistillationInputs(
         full_error=torch.full(shape, 0.2), patch_error=torch.full(shape, 0.1), auto_mask=whole,
         sensitivity=torch.ones(shape), sigma=torch.full(shape, 0.05), inside=whole,
     )  # fmt: skip
     teacher = torch.zeros_like(full)
-    return distillation.distillation_loss(full, teacher, inputs, torch.ones(2)).loss
+    return psd.distillation_loss(full, teacher, inputs, torch.ones(2)).loss
 
 
 def ground(points_y: Tensor) -> Tensor:
@@ -72,7 +74,7 @@ def ground(points_y: Tensor) -> Tensor:
     x = torch.linspace(-1, 1, W, dtype=torch.float64).expand(1, 1, 10, W)
     z = torch.linspace(9, 3, 10, dtype=torch.float64)[:, None].expand(1, 1, 10, W)
     points = torch.cat([x, points_y, z], dim=1)
-    return scale.camera_height_error(points, torch.tensor([1.2], dtype=torch.float64))
+    return metric.camera_height_error(points, torch.tensor([1.2], dtype=torch.float64))
 
 
 torch.manual_seed(0)
@@ -107,23 +109,23 @@ FUNCTIONS: dict[str, tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]]]
     'smoothness': (photometric.smoothness, lambda: (depth(), image())),
     'masked_mean': (lambda one: photometric.masked_mean(one, EVERYWHERE), lambda: (depth(),)),
     'local_mean': (photometric.local_mean, lambda: (image(),)),
-    'huber': (distillation.huber, lambda: (uniform(-0.2, 0.2, 9),)),
+    'huber': (depth_losses.huber, lambda: (uniform(-0.2, 0.2, 9),)),
     'scale_invariant': (
-        lambda one: distillation.scale_invariant(one, EVERYWHERE),
+        lambda one: depth_losses.scale_invariant(one, EVERYWHERE),
         lambda: (depth(),),
     ),
     'warp_sensitivity': (
-        distillation.warp_sensitivity,
+        depth_losses.warp_sensitivity,
         lambda: (uniform(1, 5, 2, 3, H, W), uniform(0.1, 0.5, 2, 3), uniform(5, 9, 2, 2)),
     ),
     'distillation_loss': (distil, lambda: (uniform(-0.04, 0.04, 2, 1, 3, 3),)),
     'velocity_error': (
-        scale.velocity_error,
+        metric.velocity_error,
         lambda: (uniform(0.5, 1.0, 2, 2, 3), uniform(2.0, 3.0, 2, 2)),
     ),
     'camera_height_error': (ground, lambda: (1.5 + uniform(-0.01, 0.01, 1, 1, 10, W),)),
     'lidar_error': (
-        lambda one: scale.lidar_error(one, LIDAR),
+        lambda one: metric.lidar_error(one, LIDAR),
         lambda: (uniform(0, 2, 2, 1, H, W),),
     ),
     'log_depth_error': (
@@ -141,7 +143,7 @@ IN_FLOAT32: dict[str, tuple[Callable[..., Any], Callable[[], tuple[Tensor, ...]]
         lambda: (uniform(-1, 1, 2, 5, H, W),),
     ),
     'bin_uniformity': (
-        lambda raw: supervised.bin_uniformity(raw.softmax(dim=1)),
+        lambda raw: psd.bin_uniformity(raw.softmax(dim=1)),
         lambda: (uniform(-1, 1, 2, 5),),
     ),
 }
@@ -175,11 +177,11 @@ def test_the_fit_of_brightness_passes_the_gradient_with_its_gain() -> None:
 
 def test_no_function_is_left_out() -> None:
     """Every public function of the modules is checked above, or named here as one without."""
-    without = {'pixel_grid', 'inside_image', 'unwarped_error', 'is_trusted'}
+    without = {'pixel_grid', 'inside_image', 'unwarped_error', 'is_trusted', 'nearest_of_four'}
     elsewhere = {'ssim_statistics', 'backproject_pixels', 'fit_brightness'}  # in the above
     public = {
         name
-        for module in (warp, distillation, photometric, scale, supervised)
+        for module in (warp, depth_losses, photometric, metric, psd, supervised)
         for name, function in inspect.getmembers(module, inspect.isfunction)
         if function.__module__ == module.__name__ and not name.startswith('_')
     }

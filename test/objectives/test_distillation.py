@@ -8,13 +8,8 @@ import pytest
 import torch
 
 from psd_depth_ros.geometry.warp import backproject, project, transform
-from psd_depth_ros.losses.distillation import (
-    distillation_loss,
-    DistillationInputs,
-    huber,
-    scale_invariant,
-    warp_sensitivity,
-)
+from psd_depth_ros.losses.depth import huber, scale_invariant, warp_sensitivity
+from psd_depth_ros.objectives.psd import distillation_loss, DistillationInputs
 
 SHAPE = (1, 1, 6, 8)
 ONE = torch.ones(1)

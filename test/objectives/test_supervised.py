@@ -3,9 +3,9 @@ import math
 import pytest
 import torch
 
-from psd_depth_ros.losses.supervised import (
+from psd_depth_ros.objectives.psd import bin_uniformity
+from psd_depth_ros.objectives.supervised import (
     bin_cross_entropy,
-    bin_uniformity,
     gradient_matching_error,
     log_depth_error,
 )

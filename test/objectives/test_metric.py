@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psd_depth_ros.geometry.warp import backproject
-from psd_depth_ros.losses.scale import camera_height_error, lidar_error, velocity_error
+from psd_depth_ros.objectives.metric import camera_height_error, lidar_error, velocity_error
 
 NAN = float('nan')
 
