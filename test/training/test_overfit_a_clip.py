@@ -1,4 +1,4 @@
-"""All of PSD at once on one short rendered clip, which it must learn by heart."""
+"""All of PSD on one short rendered sequence: photometric error and exact depth error must fall."""
 
 from __future__ import annotations
 
@@ -7,19 +7,26 @@ from pathlib import Path
 import pytest
 import torch
 
+from psd_depth_ros.checkpoint import save_checkpoint
+from psd_depth_ros.evaluation.metrics import average, measure
+from psd_depth_ros.inference import DepthEngine
+from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.video_task import VideoTask
 
-CLIP = 'synth:street:2000005?frames=8&size=384x128&focal_px=220'
+SEED, FRAMES = 2000005, 8
+STREET = WorldSettings(kind='street', width=384, height=128, focal_px=220.0)
+CLIP = f'synth:street:{SEED}?frames={FRAMES}&size=384x128&focal_px=220'
 
 STARTING = ('photometric', 'smoothness', 'patch', 'patch_smoothness', 'patch_level', 'mix',
             'mix_consistency')  # fmt: skip
 
 
 @pytest.mark.timeout(180)
-def test_a_clip_is_learned_by_heart(tmp_path: Path) -> None:
+def test_a_sequence_is_learned_by_heart(tmp_path: Path) -> None:
     recipe = change_recipe(
         read_recipe(find_recipe('psd')),
         (
@@ -44,7 +51,9 @@ def test_a_clip_is_learned_by_heart(tmp_path: Path) -> None:
         'test',
     )
     task = VideoTask.from_recipe(recipe, tmp_path / 'data', None, lambda done, total: None)
-    before = seen_error(task)
+    untrained = tmp_path / 'untrained.safetensors'
+    save_checkpoint(untrained, task.describe(task.depth, 0, {}), task.depth.state_dict())
+    before, depth_before = seen_error(task), depth_errors(untrained)
     losses: list[dict[str, float]] = []
     outcome = run_training(
         task, RunFolder(tmp_path / 'run'), device='cpu',
@@ -54,6 +63,9 @@ def test_a_clip_is_learned_by_heart(tmp_path: Path) -> None:
     assert {'photometric', 'patch', 'distillation', 'mix'} <= set(losses[-1])
     assert seen_error(task) < 0.8 * before
     assert list((tmp_path / 'run' / 'previews').glob('*.jpg'))
+    scaled, metric = depth_errors(outcome.path)  # from 0.83 and 0.54 to 0.36 and 0.33
+    assert scaled < 0.5 * depth_before[0]
+    assert metric < 0.7 * depth_before[1]
 
 
 @torch.no_grad()
@@ -63,3 +75,20 @@ def seen_error(task: VideoTask) -> float:
     batches = [task.batch(step, 0, 1) for step in range(1, 4)]
     errors = [float(task.losses(task.module, batch, 0.0)['photometric']) for batch in batches]
     return sum(errors) / len(errors)
+
+
+def depth_errors(checkpoint: Path) -> tuple[float, float]:
+    """AbsRel against the exact depth of every frame: after scaling by the median, and metric."""
+    world = World(SEED, STREET)
+    scenes = [world.render(frame) for frame in range(FRAMES)]
+    engine = DepthEngine.from_checkpoint(checkpoint, 'cpu', 'torch')
+    frames = engine.infer_batch(
+        [(scene.rgb.numpy(), world.camera) for scene in scenes],
+        settings=DepthSettings(min_depth_m=0.001, max_depth_m=10000.0, min_confidence=0.0),
+    )
+    pairs = [(f.depth_m, scene.depth_m.numpy()) for f, scene in zip(frames, scenes, strict=True)]
+    scaled, metric = (
+        average([measure(*pair, median_scaled=is_scaled) for pair in pairs]).abs_rel
+        for is_scaled in (True, False)
+    )
+    return scaled, metric
