@@ -19,7 +19,8 @@ import shutil
 import time
 import weakref
 
-from psd_depth_ros.parsing import is_file
+from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.parsing import is_file, shorten
 
 
 def find_installed(relative: str) -> Path | None:
@@ -163,6 +164,63 @@ class FolderLock:
     def release(self) -> None:
         """Release the lock; a second call does nothing."""
         self._close()
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Write a file atomically; see `write_atomically`. Raises TrainingError."""
+    with explained_disk(path, len(content)):
+        write_atomically(path, content)
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder and its parents. Raises TrainingError."""
+    with explained_disk(path / 'x', 0, path.name):
+        path.mkdir(parents=True, exist_ok=True)
+
+
+def lock_folder(path: Path) -> FolderLock:
+    """Lock a folder for a run; SettingsError where another process holds the lock."""
+    with explained_disk(path / 'x', 0, path.name):
+        lock = FolderLock(path)
+    if not lock.is_held:
+        raise SettingsError(
+            f'{path}: another process is at work in this folder; wait until it has ended, or name '
+            'another folder'
+        )
+    return lock
+
+
+@contextmanager
+def explained_disk(path: Path, size: int, name: str = '') -> Iterator[None]:
+    """Turn an OSError of writing `size` bytes into a TrainingError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise TrainingError(
+            f'{shorten(path.parent)}: {shorten(name or path.name)} cannot be written '
+            f'({error.strerror or error}): {_next_step(error, path.parent, size)}'
+        ) from error
+
+
+def _next_step(error: OSError, folder: Path, size: int) -> str:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return 'this process may not write there: give it the right to, or name another folder'
+    if error.errno in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.EINVAL, errno.ELOOP):
+        return 'name another folder'
+    return (
+        f'{size} bytes are needed, {_free(folder)} are free; what was written before is whole: '
+        'free space, then start or resume the run'
+    )
+
+
+def _free(folder: Path) -> str:
+    """Free bytes of the nearest existing folder."""
+    for place in (folder, *folder.parents):
+        try:
+            return str(shutil.disk_usage(place).free)
+        except (OSError, ValueError):
+            continue
+    return 'an unknown number'
 
 
 def _create(path: Path, make: Callable[[Path], int]) -> tuple[Path, int]:

@@ -33,6 +33,7 @@ from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.errors import EvaluationError, ParseError, PsdDepthError, SettingsError
 from psd_depth_ros.evaluation.evaluate import evaluate
 from psd_depth_ros.evaluation.protocols import find_protocol
+from psd_depth_ros.files import write_file
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.networks.encoders import read_encoder_weights
 from psd_depth_ros.parsing import read_json_object, read_yaml
@@ -44,7 +45,7 @@ from psd_depth_ros.training.recipe import (
     read_recipe,
     VideoRecipe,
 )
-from psd_depth_ros.training.run_folder import RunFolder, write_file
+from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
 
 PROTOCOL = 'outdoor'

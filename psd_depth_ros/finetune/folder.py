@@ -10,16 +10,17 @@ import shutil
 from typing import Any
 
 from psd_depth_ros.errors import ParseError, SettingsError
-from psd_depth_ros.files import FolderLock, is_temporary, remove_temporaries
-from psd_depth_ros.finetune.report import ACCEPTED, FinetuneReport, KEPT
-from psd_depth_ros.parsing import read_json_object
-from psd_depth_ros.training.run_folder import (
+from psd_depth_ros.files import (
     explained_disk,
-    has_state,
+    FolderLock,
+    is_temporary,
     lock_folder,
     make_folder,
+    remove_temporaries,
     write_file,
 )
+from psd_depth_ros.finetune.report import ACCEPTED, FinetuneReport, KEPT
+from psd_depth_ros.parsing import read_json_object
 
 NEW, UNFINISHED, FINISHED, FOREIGN = 'new', 'unfinished', 'finished', 'foreign'
 
@@ -88,10 +89,10 @@ class FinetuneFolder:
         """The run folder of the training."""
         return self.path / 'training'
 
-    def begin(self, start: Path, settings: Mapping[str, Any]) -> None:
+    def begin(self, start: Path, settings: Mapping[str, Any], *, trained: bool) -> None:
         """Write settings.json, and the start weights as the best so far.
 
-        Settings of an earlier run that never trained are replaced.
+        Settings of an earlier run are replaced, unless it has `trained`.
         """
         make_folder(self.path)
         if self._lock is None:
@@ -102,7 +103,7 @@ class FinetuneFolder:
                     f'{self.path}: the output folder is not empty; {next_step(UNFINISHED)}'
                 )
         remove_temporaries(self.path)
-        if self._is_new or not has_state(self.training / 'state'):
+        if not trained:
             self._write('settings.json', json.dumps(settings, indent=2) + '\n')
         if not self.best.is_file():
             self.promote(start)

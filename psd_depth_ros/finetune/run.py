@@ -19,7 +19,7 @@ from psd_depth_ros import __version__
 from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkpoint
 from psd_depth_ros.config import dump, parse_changes, specs, validate
 from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
-from psd_depth_ros.files import set_aside
+from psd_depth_ros.files import explained_disk, set_aside
 from psd_depth_ros.finetune.acceptance import check_acceptance, HeldOutScores
 from psd_depth_ros.finetune.folder import FinetuneFolder
 from psd_depth_ros.finetune.report import (
@@ -40,11 +40,7 @@ from psd_depth_ros.parsing import user_path
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import Outcome, run_training
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe, VideoRecipe
-from psd_depth_ros.training.run_folder import (
-    explained_disk,
-    has_state,
-    RunFolder,
-)
+from psd_depth_ros.training.run_folder import has_state, RunFolder
 from psd_depth_ros.training.task import has_shape, Task
 from psd_depth_ros.training.video_task import VideoTask
 
@@ -143,7 +139,8 @@ def _finetune(
     start, notes = _load_start(settings, folder)
     run = _Run(settings, _match_start(recipe, settings, start), start, device, folder, notes)
     try:
-        folder.begin(Path(start.path), dump(settings))
+        trained = has_state(run.training.states)
+        folder.begin(Path(start.path), dump(settings), trained=trained)
         task = _prepare(run, report, stop)
     except _StoppedError:
         return run.end(STOPPED, 'asked to, while the recordings were decoded')

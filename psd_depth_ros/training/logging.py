@@ -19,10 +19,9 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from psd_depth_ros.files import set_aside
+from psd_depth_ros.files import explained_disk, set_aside, write_file
 from psd_depth_ros.training.distributed import Distributed
 from psd_depth_ros.training.recipe import Recipe
-from psd_depth_ros.training.run_folder import explained_disk, write_file
 from psd_depth_ros.training.state import RunState
 
 SPEED_WINDOW = 50  # steps over which speed and data wait are averaged

@@ -15,10 +15,10 @@ from torch import nn, Tensor
 
 from psd_depth_ros.checkpoint import pack, read_metadata, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.files import remove_temporaries
+from psd_depth_ros.files import make_folder, remove_temporaries, write_file
 from psd_depth_ros.parsing import ARRAY_BYTES, parse_json, ParseError, read_bytes, shorten
 from psd_depth_ros.training.recipe import FINAL_FACTOR, Recipe
-from psd_depth_ros.training.run_folder import make_folder, STATE_PATTERN, write_file
+from psd_depth_ros.training.run_folder import STATE_PATTERN
 from psd_depth_ros.training.task import Task
 
 DROP_AT = 0.75  # progress at which the learning rates of the schedule `step` fall

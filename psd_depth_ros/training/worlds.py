@@ -23,12 +23,12 @@ from psd_depth_ros.augment.colour import degrade, jitter
 from psd_depth_ros.augment.crops import centred_window, draw_window
 from psd_depth_ros.checkpoint import pack, unpack
 from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.files import make_folder, write_file
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
 from psd_depth_ros.preprocess import choose_input_size
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.recipe import WorldsRecipe
-from psd_depth_ros.training.run_folder import make_folder, write_file
 
 VALIDATION_SEED = 1_000_000
 WORLDS_PER_SHARD = 24

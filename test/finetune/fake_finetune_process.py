@@ -35,7 +35,7 @@ def finetune(settings, *, resume, report, stop):
     folder = FinetuneFolder(Path(settings.output), resume=resume)
     start = folder.path.with_name('start.txt')
     start.write_text('wall id=old')
-    folder.begin(start, dump(settings))
+    folder.begin(start, dump(settings), trained=False)
     counted = folder.path / 'counted'
     step = int(counted.read_text()) if counted.exists() else 0
     sys.stdout.write('this goes to stderr\n')

@@ -8,9 +8,10 @@ import torch
 import psd_depth_ros
 from psd_depth_ros.checkpoint import load_checkpoint, pack, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError, TrainingError
+from psd_depth_ros.files import write_file
 from psd_depth_ros.training.logging import TensorBoardLog
 from psd_depth_ros.training.loop import run_training
-from psd_depth_ros.training.run_folder import RunFolder, write_file
+from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.state import (
     KEY,
     parse_state,
