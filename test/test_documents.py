@@ -35,6 +35,7 @@ PAGES = [
 ]
 # The log and the changelog tell of names of their time.
 PRESENT = [page for page in PAGES if page.name not in ('LOG.md', 'CHANGELOG.md')]
+ENTRY_POINTS = ('psd_depth_ros.encoders', 'psd_depth_ros.terms')
 NODE_SETTINGS = (DepthNodeSettings, FinetuneNodeSettings, ReplaySettings, RecorderSettings)
 # Options of programs that are not ours, and files that a user has.
 FOREIGN_OPTIONS = {
@@ -140,7 +141,7 @@ def test_links_lead_somewhere(page):
 def test_files_named_in_the_pages_are_there(page):
     pattern = r'(?:psd_depth_ros|test|docs|config|launch|tools|benchmarks|experiments|weights)/'
     for name in inline_code(read(page)):
-        if re.fullmatch(pattern + r'[\w./-]*', name) and 'RUN' not in name:
+        if re.fullmatch(pattern + r'[\w./-]*', name) and '/my_' not in name:
             assert (ROOT / name).exists(), f'{page.name} names {name}, which is not there'
 
 
@@ -223,11 +224,15 @@ def test_arguments_of_launch_files_exist():
 # Messages.
 
 
-def source_messages() -> list[str]:
+def source_messages(docstrings: bool = True) -> list[str]:
     """Every text of the package, with … where values are put in."""
     found = []
     for path in (ROOT / 'psd_depth_ros').rglob('*.py'):
-        for node in ast.walk(ast.parse(read(path))):
+        tree = ast.parse(read(path))
+        statements = [node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)]
+        for node in ast.walk(tree):
+            if not docstrings and node in statements:
+                continue
             if isinstance(node, ast.JoinedStr):
                 parts = [
                     one.value if isinstance(one, ast.Constant) else '…' for one in node.values
@@ -250,6 +255,15 @@ def test_messages_of_the_troubleshooting_page_are_those_of_the_source():
         assert re.search(pattern, everything), f'no message of the source says {message!r}'
 
 
+def test_settings_that_messages_name_exist():
+    known = setting_names()
+    sections = 'data|scale|points|objective|acceptance|limits|worlds'
+    pattern = rf'(?<![\w./`-])(?:{sections})\.[a-z]\w*(?:\.[a-z]\w*)*(?![\w/(])'
+    for text in source_messages(docstrings=False):
+        for name in re.findall(pattern, text):
+            assert is_setting(name, known), f'{text!r} names {name}, which is no setting'
+
+
 # Python.
 
 
@@ -265,7 +279,7 @@ def test_names_of_the_api_page_can_be_imported():
 def test_names_of_the_package_in_the_text_can_be_imported():
     for page in PRESENT:
         for name in inline_code(read(page)):
-            if re.fullmatch(r'psd_depth_ros(\.\w+)+', name) and name != 'psd_depth_ros.encoders':
+            if re.fullmatch(r'psd_depth_ros(\.\w+)+', name) and name not in ENTRY_POINTS:
                 module, _, attribute = name.rpartition('.')
                 try:
                     importlib.import_module(name)

@@ -19,6 +19,7 @@ from typing import Any
 
 from psd_depth_ros.cli.main import make_parser
 from psd_depth_ros.config import SettingSpec, specs
+from psd_depth_ros.data.fields import PROVIDERS
 from psd_depth_ros.objectives.base import TermSettings
 from psd_depth_ros.objectives.registry import find_term, term_names
 from psd_depth_ros.ros.depth_node.diagnostics import CAMERA_KEYS, ENGINE_KEYS
@@ -27,7 +28,7 @@ from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings, PROGRESS_KEYS
 from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
-from psd_depth_ros.training.recipe import KINDS, VideoRecipe
+from psd_depth_ros.training.recipe import KINDS, VideoRecipe, WorldsRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 99
@@ -97,7 +98,7 @@ def parameters_table(cls: type[Any], leave_out: frozenset[str] = frozenset()) ->
 def terms_table() -> str:
     """Write every term with what it is, where it is, and the settings of its own."""
     common = frozenset(spec.name for spec in specs(TermSettings))
-    rows = ['| term | module | what it is | builds on |', '|---|---|---|---|']
+    rows = ['| term | module | what it is | builds on | needs |', '|---|---|---|---|---|']
     tables = []
     for name in term_names():
         term = find_term(name)
@@ -105,7 +106,10 @@ def terms_table() -> str:
             continue
         meaning = str(term.__doc__).splitlines()[0].replace('|', r'\|')
         module = term.__module__.rpartition('.')[2]
-        rows.append(f'| `{name}` | {module} | {meaning} | {", ".join(sorted(term.requires))} |')
+        known = sorted(one for one in term.needs if one in PROVIDERS and PROVIDERS[one].remedy)
+        needs = [*known, *(f'{one} network' for one in sorted(term.teachers))]
+        cells = (f'`{name}`', module, meaning, ', '.join(sorted(term.requires)), ', '.join(needs))
+        rows.append(f'| {" | ".join(cells)} |')
         if {spec.name for spec in specs(term.Settings)} - common:
             tables.append(f'\n### {name}\n\n{parameters_table(term.Settings, common)}')
     return '\n'.join(rows) + '\n' + ''.join(tables)
@@ -185,10 +189,21 @@ def tables() -> dict[str, dict[str, str]]:
         'commands.md': {'commands': commands_text()},
         'recipes.md': {
             'settings of a recipe': parameters_table(VideoRecipe),
+            'settings for rendered worlds': parameters_table(WorldsRecipe, common_settings()),
             'settings of every term': parameters_table(TermSettings),
             'terms': terms_table(),
         },
     }
+
+
+def common_settings() -> frozenset[str]:
+    """Settings of a recipe for rendered worlds that are those of a recipe for recordings."""
+    of_video = {spec.name: (spec.default, spec.range_text) for spec in specs(VideoRecipe)}
+    return frozenset(
+        spec.name
+        for spec in specs(WorldsRecipe)
+        if of_video.get(spec.name) == (spec.default, spec.range_text)
+    )
 
 
 def recipe_settings() -> set[str]:

@@ -204,7 +204,7 @@ class PosePrior(Provider):
     name = 'pose_prior'
     remedy = (
         'record an odometry topic and the transform from its body to the camera, or set '
-        'estimate_poses'
+        'poses: tracked'
     )
 
     def is_in(self, sequence: Sequence) -> bool:
@@ -224,7 +224,7 @@ class Distance(Provider):
     """(2,) float32: metres from the target to each source; NaN if unknown."""
 
     name = 'distance_m'
-    remedy = 'record an odometry topic (data.odom)'
+    remedy = 'record odometry'
 
     def is_in(self, sequence: Sequence) -> bool:
         """Whether there are poses."""
@@ -239,7 +239,7 @@ class CameraHeight(Provider):
     """() float32: metres of the camera above the ground; NaN if unknown."""
 
     name = 'camera_height_m'
-    remedy = 'say the height of the camera above the ground, or record the transform to the ground'
+    remedy = 'give data.camera_height_m, or record the transform of the camera to the ground'
 
     def is_in(self, sequence: Sequence) -> bool:
         """Whether the height is known."""
@@ -258,7 +258,10 @@ class Lidar(Provider):
     """
 
     name = 'lidar'
-    remedy = 'record a point cloud topic (data.lidar) and the transform from the lidar'
+    remedy = (
+        'name the point cloud topic (data.lidar_topic), and record the transform from the lidar '
+        'or give data.lidar_pose'
+    )
 
     def is_in(self, sequence: Sequence) -> bool:
         """Whether any frame has points."""
@@ -305,7 +308,7 @@ def providers_of(fields: Iterable[str]) -> tuple[Provider, ...]:
     if unknown := sorted(wanted - PROVIDERS.keys()):
         raise SettingsError(
             f'no provider makes the batch field {unknown[0]}; expected one of '
-            f'{", ".join(sorted(PROVIDERS))}: see data.fields'
+            f'{", ".join(sorted(PROVIDERS))}: see psd_depth_ros/data/fields.py'
         )
     return tuple(provider for name, provider in PROVIDERS.items() if name in wanted)
 

@@ -244,10 +244,10 @@ def test_fields_that_no_recording_has_are_refused_with_the_way_out(monkeypatch):
     check_fields({'lidar'}, [plain, make_sequence(lidar=points)])
     check_fields({'frame_number'}, [make_sequence(name='numbered')])
     for field, sequence, remedy in (
-        ('lidar', plain, 'record a point cloud topic'),
-        ('distance_m', make_sequence(poses=poses), 'record an odometry topic'),
-        ('pose_prior', make_sequence(poses=poses), 'set estimate_poses'),
-        ('camera_height_m', plain, 'the height of the camera'),
+        ('lidar', plain, 'data.lidar_topic'),
+        ('distance_m', make_sequence(poses=poses), 'record odometry'),
+        ('pose_prior', make_sequence(poses=poses), 'set poses: tracked'),
+        ('camera_height_m', plain, 'data.camera_height_m'),
         ('frame_number', plain, 'number the frames'),
     ):
         with pytest.raises(SettingsError, match=f'no recording has {field}.*{remedy}'):
