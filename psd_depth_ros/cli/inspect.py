@@ -14,7 +14,7 @@ from psd_depth_ros.errors import CalibrationError, PsdDepthError
 if TYPE_CHECKING:
     from psd_depth_ros.data.frames import FrameSource, TimedFrame
     from psd_depth_ros.data.settings import DataSettings
-    from psd_depth_ros.data.triplets.fitness import Fitness
+    from psd_depth_ros.data.triplets.prepare import Fitness
     from psd_depth_ros.geometry import Camera
 
 # To open pictures that are only looked at.
@@ -100,8 +100,7 @@ def _print_fitness(options: argparse.Namespace) -> bool:
 
 def _judge(options: argparse.Namespace) -> Fitness:
     """Measure all frames, without keeping their pixels."""
-    from psd_depth_ros.data.triplets.fitness import judge
-    from psd_depth_ros.data.triplets.prepare import prepare_sequences
+    from psd_depth_ros.data.triplets.prepare import judge, prepare_sequences
 
     with (
         tempfile.TemporaryDirectory() as folder,

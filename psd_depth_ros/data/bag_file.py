@@ -1,7 +1,7 @@
 """One file of a recording: its channels and its messages in the order of their recording.
 
-SQLite (`.db3`) and ROS 1 (`.bag`) are here, MCAP is in `mcap_reader`. Which files a recording is
-made of is decided in `bag_storage`, what their bytes mean in `recorded_types`.
+SQLite (`.db3`) and ROS 1 (`.bag`) are here, MCAP is in `mcap`. Which files a recording is
+made of is decided in `bag_storage`, what their bytes mean in `message_types`.
 """
 
 from __future__ import annotations

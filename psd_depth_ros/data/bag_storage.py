@@ -19,7 +19,7 @@ from typing import Any
 
 from psd_depth_ros.data.bag_file import BagFile, Ros1File, SqliteFile
 from psd_depth_ros.data.compression import decompress_file
-from psd_depth_ros.data.mcap_reader import McapReader
+from psd_depth_ros.data.mcap import McapReader
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.files import natural_key
 from psd_depth_ros.parsing import ParseError, read_yaml

@@ -17,9 +17,16 @@ from psd_depth_ros.data import message_types as naming
 from psd_depth_ros.data.bag_file import Channel, merge_by_time
 from psd_depth_ros.data.bag_storage import BagStorage
 from psd_depth_ros.data.compression import decompress, ZSTD_MAGIC
-from psd_depth_ros.data.mcap_file import Data, McapFile
-from psd_depth_ros.data.message_types import list_topics, MessageTypes, nearest, TopicInfo
-from psd_depth_ros.data.recorded_types import is_ros, modern_name, RecordedTypes
+from psd_depth_ros.data.mcap import Data, McapWriter
+from psd_depth_ros.data.message_types import (
+    is_ros,
+    list_topics,
+    MessageTypes,
+    modern_name,
+    nearest,
+    RecordedTypes,
+    TopicInfo,
+)
 from psd_depth_ros.errors import BagError, MessageError
 from psd_depth_ros.files import atomic_path
 from psd_depth_ros.messages import header_fields
@@ -270,7 +277,7 @@ class BagWriter:
         self._schemas: dict[str, int] = {}
         self._channels: dict[str, tuple[int, str]] = {}
         self._stream: BinaryIO | None = None
-        self._file: McapFile | None = None
+        self._file: McapWriter | None = None
 
     def __enter__(self) -> BagWriter:
         """Open the temporary file that becomes the bag."""
@@ -278,7 +285,7 @@ class BagWriter:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._unfinished = atomic_path(self.path)
             self._stream = self._unfinished.__enter__().open('wb')
-            self._file = McapFile(self._stream, compression=self._compression)
+            self._file = McapWriter(self._stream, compression=self._compression)
         except OSError as error:
             raise self._unwritable(error) from error
         return self
@@ -341,7 +348,7 @@ class BagWriter:
                 stream.close()
             self._leave(BagError('the bag is given up'))
 
-    def _channel(self, file: McapFile, topic: str, msgtype: str) -> int:
+    def _channel(self, file: McapWriter, topic: str, msgtype: str) -> int:
         number, known = self._channels.get(topic, (0, msgtype))
         if known != msgtype:
             raise BagError(f'topic {topic} holds {known}; {msgtype} cannot be written to it')

@@ -11,7 +11,7 @@ from psd_depth_ros.messages.sixteen_bit import DESCRIPTION, FULL, parse_sixteen_
 
 
 @dataclass(frozen=True)
-class ClipSettings:
+class TripletSettings:
     """Which frames of a recording make triplets."""
 
     removed_settings: ClassVar[dict[str, str]] = {
@@ -92,7 +92,7 @@ class DataSettings:
     lidar_pose: tuple[float, ...] = setting(
         (), "x y z qx qy qz qw of the lidar in the camera's optical frame; empty: from TF", 'm'
     )
-    clips: ClipSettings = section(ClipSettings)
+    clips: TripletSettings = section(TripletSettings)
 
     def __post_init__(self) -> None:
         """Refuse a range that is none, and to rectify what is rectified."""

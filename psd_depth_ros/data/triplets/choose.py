@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.data.settings import ClipSettings
+from psd_depth_ros.data.settings import TripletSettings
 from psd_depth_ros.data.triplets.measure import Shift
 
 LEAST_SHARPNESS = 0.1  # at the size of the network: 0 is flat, 0.2 to 0.5 usual
@@ -54,7 +54,7 @@ class FrameMeasures:
 
 
 @dataclass(frozen=True)
-class Clips:
+class Triplets:
     """Triplets (M, 3): target, earlier source, later source; `rejected` counts other frames.
 
     The triplets, those held out and the rejected add up to the frames of the recording.
@@ -65,7 +65,7 @@ class Clips:
     rejected: dict[str, int]
 
 
-def choose_clips(measures: FrameMeasures, settings: ClipSettings) -> Clips:
+def choose_triplets(measures: FrameMeasures, settings: TripletSettings) -> Triplets:
     """Give every frame that can be a target the nearest sources that moved enough.
 
     The last `held_out` of the recorded time is kept apart: no triplet reaches across.
@@ -82,12 +82,12 @@ def choose_clips(measures: FrameMeasures, settings: ClipSettings) -> Clips:
         else:
             found[target >= border].append([target, *sources])
     counts = {name: rejected[name] for name in REASONS if rejected[name]}
-    return Clips(_rows(found[False]), _rows(found[True]), counts)
+    return Triplets(_rows(found[False]), _rows(found[True]), counts)
 
 
-def list_clips(
+def list_triplets(
     indices: NDArray[np.int64], train: frozenset[int], held_out: frozenset[int]
-) -> Clips:
+) -> Triplets:
     """Triplets of the targets that a benchmark lists, with the frames right before and after.
 
     `indices` are the numbers of the recording's frames.
@@ -103,7 +103,7 @@ def list_clips(
             rejected['end'] += 1
         else:
             found[number in held_out].append([place, *(one for one in sources if one is not None)])
-    return Clips(_rows(found[False]), _rows(found[True]), dict(rejected))
+    return Triplets(_rows(found[False]), _rows(found[True]), dict(rejected))
 
 
 def _rows(triplets: list[list[int]]) -> NDArray[np.int32]:
@@ -113,7 +113,7 @@ def _rows(triplets: list[list[int]]) -> NDArray[np.int32]:
 class _Chooser:
     """Looks for the sources of one target after another."""
 
-    def __init__(self, measures: FrameMeasures, settings: ClipSettings) -> None:
+    def __init__(self, measures: FrameMeasures, settings: TripletSettings) -> None:
         self._measures = measures
         self._settings = settings
         steps = np.diff(measures.stamps_ns)

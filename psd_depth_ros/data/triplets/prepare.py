@@ -1,12 +1,13 @@
-"""From the paths of a recipe to sequences: decode, choose clips, count what was left out.
+"""From the paths of a recipe to sequences: decode, choose triplets, count what was left out.
 
 A recording that cannot be read is named and skipped, or refused where the settings are strict.
+`judge` says in words whether recordings are fit to learn from, and why not.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 import hashlib
 from pathlib import Path
@@ -29,13 +30,13 @@ from psd_depth_ros.data.triplets.cache import (
     make_key,
 )
 from psd_depth_ros.data.triplets.choose import (
-    choose_clips,
-    Clips,
+    choose_triplets,
     FrameMeasures,
-    list_clips,
+    list_triplets,
     REASONS,
+    Triplets,
 )
-from psd_depth_ros.data.triplets.regions import find_fixed
+from psd_depth_ros.data.triplets.measure import find_fixed
 from psd_depth_ros.errors import BagError, PsdDepthError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose
@@ -57,7 +58,7 @@ class Preparation:
     """What is there to learn from.
 
     `rejected` counts for every recording the frames that are no target, by reason (see
-    `clips.REASONS`; other words are frames that could not be decoded). `notes` are for people;
+    `choose.REASONS`; other words are frames that could not be decoded). `notes` are for people;
     `parts` are the measures behind every sequence.
     """
 
@@ -132,10 +133,10 @@ def prepare_sequences(
         parts += kept.parts
         counts = Counter(kept.skipped)
         for number, part in enumerate(kept.parts):
-            clips = _choose(recording, part, settings)
-            counts.update(clips.rejected)
+            chosen = _choose(recording, part, settings)
+            counts.update(chosen.rejected)
             own = name if len(kept.parts) == 1 else f'{name}/{number}'
-            sequences.append(keeper.sequence(own, kept, part, clips))
+            sequences.append(keeper.sequence(own, kept, part, chosen))
         rejected[name] = dict(counts)
     if not sequences:
         raise BagError(_nothing(settings, unreadable))
@@ -192,7 +193,7 @@ class _Keeper:
         )
 
     def sequence(
-        self, name: str, kept: CachedRecording, part: CachedFrames, clips: Clips
+        self, name: str, kept: CachedRecording, part: CachedFrames, chosen: Triplets
     ) -> Sequence:
         """Put frames and triplets together."""
         settings = self._settings
@@ -206,15 +207,15 @@ class _Keeper:
             camera=part.camera,
             stamps_ns=part.stamps_ns,
             valid=valid,
-            triplets=clips.triplets,
-            held_out=clips.held_out,
+            triplets=chosen.triplets,
+            held_out=chosen.held_out,
             poses=part.poses,
             poses_are_of_camera=part.poses_are_of_camera,
             lidar=part.lidar,
             camera_height_m=settings.camera_height_m or kept.camera_height_m,
             fine_factor=self._layout.fine_factor,
             depth=part.depth,
-            fingerprint=_fingerprint(part, clips),
+            fingerprint=_fingerprint(part, chosen),
         )
 
 
@@ -233,23 +234,23 @@ def _lidar_pose(settings: DataSettings) -> NDArray[np.float64] | None:
         raise SettingsError(f'data.lidar_pose: {error}') from error
 
 
-def _choose(recording: Recording, part: CachedFrames, settings: DataSettings) -> Clips:
+def _choose(recording: Recording, part: CachedFrames, settings: DataSettings) -> Triplets:
     """Choose triplets as the recording's role asks for."""
     if recording.listed is not None:
-        return list_clips(part.indices, *recording.listed)
+        return list_triplets(part.indices, *recording.listed)
     limits = settings.clips
     if recording.role != 'both':
         limits = replace(limits, held_out=0.0)
     positions = np.full((len(part.stamps_ns), 3), np.nan)
     if part.poses is not None:
         positions = part.poses[:, :3, 3]
-    clips = choose_clips(
+    chosen = choose_triplets(
         FrameMeasures(part.stamps_ns, part.sharpness, part.saturation, positions, part.shift),
         limits,
     )
     if recording.role == 'held_out':
-        return Clips(clips.held_out, clips.triplets, clips.rejected)
-    return clips
+        return Triplets(chosen.held_out, chosen.triplets, chosen.rejected)
+    return chosen
 
 
 def _fixed(part: CachedFrames) -> NDArray[np.bool_]:
@@ -260,11 +261,11 @@ def _fixed(part: CachedFrames) -> NDArray[np.bool_]:
     return cv2.resize(found.astype(np.float32), part.camera.size[::-1]) > 0.01
 
 
-def _fingerprint(part: CachedFrames, clips: Clips) -> str:
+def _fingerprint(part: CachedFrames, chosen: Triplets) -> str:
     """A short text that differs where frames or triplets do; the same wherever the files lie."""
     digest = hashlib.sha256(repr(part.camera).encode())
     some = np.linspace(0, len(part.grey) - 1, min(len(part.grey), 32)).astype(int)
-    for array in (part.stamps_ns, part.grey[some], clips.triplets, clips.held_out):
+    for array in (part.stamps_ns, part.grey[some], chosen.triplets, chosen.held_out):
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()[:16]
 
@@ -281,3 +282,113 @@ def _nothing(settings: DataSettings, unreadable: list[Unreadable]) -> str:
         return unreadable[0].reason
     reasons = ''.join(f'\n  {one.path}: {one.reason}' for one in unreadable)
     return f'none of the {len(unreadable)} recordings can be read:{reasons}'
+
+
+# Fewer triplets than this are learned by heart within seconds.
+FEWEST_TRIPLETS = 20
+
+
+@dataclass(frozen=True)
+class Fitness:
+    """What recordings are like as (label, text), and the reasons against learning from them."""
+
+    lines: tuple[tuple[str, str], ...]
+    against: tuple[str, ...]
+
+    @property
+    def is_fit(self) -> bool:
+        """Whether nothing speaks against it."""
+        return not self.against
+
+
+def judge(preparation: Preparation) -> Fitness:
+    """Judge what was prepared."""
+    lines: list[tuple[str, str]] = []
+    for sequence, part in zip(preparation.sequences, preparation.parts, strict=True):
+        if len(preparation.sequences) > 1:
+            lines.append(('sequence', sequence.name))
+        lines += _describe(sequence, part)
+    total = preparation.triplets + preparation.held_out
+    frames = total + sum(sum(counts.values()) for counts in preparation.rejected.values())
+    lines.append((
+        'triplets',
+        f'{preparation.triplets} to train on, {preparation.held_out} held out, of {frames} frames',
+    ))  # fmt: skip
+    for name, counts in preparation.rejected.items():
+        label = 'left out' if len(preparation.rejected) == 1 else f'left out of {name}'
+        words = ', '.join(f'{REASONS.get(reason, reason)} {n}' for reason, n in counts.items())
+        lines.append((label, words or 'nothing'))
+    lines += [('note', note) for note in preparation.notes]
+    lines += [('unreadable', f'{one.path}: {one.reason}') for one in preparation.unreadable]
+    return Fitness(tuple(lines), tuple(_objections(preparation)))
+
+
+def _describe(sequence: Sequence, part: CachedFrames) -> Iterator[tuple[str, str]]:
+    steps_s = np.diff(sequence.stamps_ns) / 1e9
+    if len(steps_s):
+        usual = float(np.median(steps_s))
+        gaps = int(np.count_nonzero((steps_s > 3 * usual) | (steps_s <= 0)))
+        span_s = (int(sequence.stamps_ns[-1]) - int(sequence.stamps_ns[0])) / 1e9
+        rate = f'{1 / usual:.1f} Hz, ' if usual > 0 else ''
+        yield 'time', f'{len(sequence.rgb)} frames, {rate}{span_s:.1f} s, {gaps} gaps'
+        flow, parallax, _ = part.neighbours.T
+        yield (
+            'motion',
+            (f'{_range(flow)} % of the width from frame to frame, parallax {_range(parallax)} %'),
+        )
+    yield 'sharpness', f'{_range(part.sharpness)} (0 is flat, 0.2 to 0.5 usual)'
+    yield 'exposure', f'{_range(100 * part.saturation)} % of the pixels black or white'
+    fixed = 1.0 - float(sequence.valid.mean())
+    if fixed:
+        yield 'masked', f'{100 * fixed:.1f} % of the picture: border, bonnet or what else is fixed'
+    yield 'scale', _scale_words(sequence)
+
+
+def _range(values: NDArray[np.float32]) -> str:
+    """Median, and in brackets what 8 of 10 lie between."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return 'unknown'
+    low, middle, high = np.percentile(known, [10, 50, 90])
+    return f'{middle:.2f} ({low:.2f} to {high:.2f})'
+
+
+def _scale_words(sequence: Sequence) -> str:
+    known = []
+    if sequence.poses is not None:
+        whose = 'the camera' if sequence.poses_are_of_camera else 'the body'
+        known.append(f'poses of {whose}')
+    if sequence.camera_height_m:
+        known.append(f'camera height {sequence.camera_height_m:.2f} m')
+    if sequence.lidar is not None:
+        known.append('lidar')
+    return ', '.join(known) or 'nothing tells it: the network keeps the scale it starts with'
+
+
+def _objections(preparation: Preparation) -> Iterator[str]:
+    if preparation.triplets >= FEWEST_TRIPLETS:
+        return
+    text = f'{preparation.triplets} triplets to train on, expected at least {FEWEST_TRIPLETS}'
+    counts: dict[str, int] = {}
+    for one in preparation.rejected.values():
+        for reason, count in one.items():
+            counts[reason] = counts.get(reason, 0) + count
+    worst = max(counts, key=lambda reason: counts[reason], default='')
+    if worst in _ADVICE and counts[worst] > preparation.triplets:
+        text += f'; {_ADVICE[worst]}'
+    yield text
+
+
+_ADVICE = {
+    'blurred': 'nearly all frames are blurred: shorten the exposure or clean the lens',
+    'saturated': 'nearly all frames are black or white: check the exposure',
+    'stationary': 'the camera hardly moves: record while the robot drives',
+    'turning': 'the camera turns on the spot: record while the robot drives',
+    'fast': 'the picture moves too far between frames: record at a higher rate',
+    'cut': 'neighbouring frames have too little in common: record at a higher rate',
+    'gap': 'frames are missing or too far apart: record at 5 Hz or more, and check for drops',
+    'end': 'the recording is very short: record minutes',
+    'split': 'the recording is very short: record minutes',
+    'image': 'most images cannot be decoded',
+    'camera_info': 'CameraInfo does not fit the images: give --camera camera.yaml',
+}

@@ -6,13 +6,18 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.config import build
-from psd_depth_ros.data.settings import ClipSettings, DataSettings
-from psd_depth_ros.data.triplets.choose import choose_clips, FrameMeasures, list_clips, REASONS
+from psd_depth_ros.data.settings import DataSettings, TripletSettings
+from psd_depth_ros.data.triplets.choose import (
+    choose_triplets,
+    FrameMeasures,
+    list_triplets,
+    REASONS,
+)
 from psd_depth_ros.data.triplets.measure import Shift
 from psd_depth_ros.errors import SettingsError
 
 RATE_NS = 100_000_000
-WHOLE = ClipSettings(held_out=0.0)
+WHOLE = TripletSettings(held_out=0.0)
 
 
 def make_measures(places, **changes):
@@ -30,40 +35,40 @@ def make_measures(places, **changes):
 
 
 def choose(measures, settings=WHOLE):
-    clips = choose_clips(measures, settings)
-    total = len(clips.triplets) + len(clips.held_out) + sum(clips.rejected.values())
+    chosen = choose_triplets(measures, settings)
+    total = len(chosen.triplets) + len(chosen.held_out) + sum(chosen.rejected.values())
     assert total == len(measures.stamps_ns)
-    assert set(clips.rejected) <= set(REASONS)
-    return clips
+    assert set(chosen.rejected) <= set(REASONS)
+    return chosen
 
 
-def rows(clips):
-    return clips.triplets.tolist()
+def rows(chosen):
+    return chosen.triplets.tolist()
 
 
 def test_neighbours_are_taken_where_they_moved_enough():
-    clips = choose(make_measures([0, 1, 2, 3]))
-    assert rows(clips) == [[1, 0, 2], [2, 1, 3]]
-    assert clips.rejected == {'end': 2}
+    chosen = choose(make_measures([0, 1, 2, 3]))
+    assert rows(chosen) == [[1, 0, 2], [2, 1, 3]]
+    assert chosen.rejected == {'end': 2}
 
 
 def test_slow_motion_takes_the_nearest_source_that_moved_enough():
-    clips = choose(make_measures(np.arange(7) * 0.1))
+    chosen = choose(make_measures(np.arange(7) * 0.1))
     # 0.3 % are three frames of 0.1 %: only the middle has three on either side.
-    assert rows(clips) == [[3, 0, 6]]
+    assert rows(chosen) == [[3, 0, 6]]
 
 
 def test_a_pause_is_stationary_and_the_frames_around_it_are_not():
-    clips = choose(make_measures([0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4]))
-    assert rows(clips)[0] == [1, 0, 2]
-    assert rows(clips)[-1] == [13, 12, 14]
-    assert clips.rejected == {'stationary': 11, 'end': 2}
+    chosen = choose(make_measures([0, 1, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 2, 3, 4]))
+    assert rows(chosen)[0] == [1, 0, 2]
+    assert rows(chosen)[-1] == [13, 12, 14]
+    assert chosen.rejected == {'stationary': 11, 'end': 2}
 
 
 def test_a_robot_that_stands_still():
-    clips = choose(make_measures(np.zeros(30)))
-    assert not len(clips.triplets)
-    assert clips.rejected == {'stationary': 28, 'end': 2}
+    chosen = choose(make_measures(np.zeros(30)))
+    assert not len(chosen.triplets)
+    assert chosen.rejected == {'stationary': 28, 'end': 2}
 
 
 def test_turning_is_told_by_parallax_and_by_known_positions():
@@ -79,34 +84,34 @@ def test_blurred_and_saturated_frames_are_passed_over():
     sharpness[2] = 0.01
     saturation = np.zeros(6, np.float32)
     saturation[4] = 0.9
-    clips = choose(make_measures(range(6), sharpness=sharpness, saturation=saturation))
-    assert rows(clips) == [[1, 0, 3], [3, 1, 5]]
-    assert clips.rejected == {'blurred': 1, 'saturated': 1, 'end': 2}
+    chosen = choose(make_measures(range(6), sharpness=sharpness, saturation=saturation))
+    assert rows(chosen) == [[1, 0, 3], [3, 1, 5]]
+    assert chosen.rejected == {'blurred': 1, 'saturated': 1, 'end': 2}
 
 
 def test_all_frames_blurred():
-    clips = choose(make_measures(range(9), sharpness=np.zeros(9, np.float32)))
-    assert clips.rejected == {'blurred': 9}
+    chosen = choose(make_measures(range(9), sharpness=np.zeros(9, np.float32)))
+    assert chosen.rejected == {'blurred': 9}
 
 
 def test_no_triplet_reaches_over_a_cut_or_lost_frames():
     def shift(i, j):
         return Shift(1.0, 1.0, 0.1 if i < 3 <= j else 0.9)
 
-    clips = choose(make_measures(range(6), shift=shift))
-    assert rows(clips) == [[1, 0, 2], [4, 3, 5]]
-    assert clips.rejected == {'cut': 2, 'end': 2}
+    chosen = choose(make_measures(range(6), shift=shift))
+    assert rows(chosen) == [[1, 0, 2], [4, 3, 5]]
+    assert chosen.rejected == {'cut': 2, 'end': 2}
     stamps = np.arange(6) * RATE_NS
     stamps[3:] += 5 * RATE_NS
-    clips = choose(make_measures(range(6), stamps_ns=stamps))
-    assert rows(clips) == [[1, 0, 2], [4, 3, 5]]
-    assert clips.rejected == {'gap': 2, 'end': 2}
+    chosen = choose(make_measures(range(6), stamps_ns=stamps))
+    assert rows(chosen) == [[1, 0, 2], [4, 3, 5]]
+    assert chosen.rejected == {'gap': 2, 'end': 2}
 
 
 def test_a_bag_that_jumps_back_in_time():
     stamps = np.array([0, 1, 2, 0, 1, 2]) * RATE_NS
-    clips = choose(make_measures(range(6), stamps_ns=stamps))
-    assert rows(clips) == [[1, 0, 2], [4, 3, 5]]
+    chosen = choose(make_measures(range(6), stamps_ns=stamps))
+    assert rows(chosen) == [[1, 0, 2], [4, 3, 5]]
 
 
 def test_motion_too_fast_and_frames_too_far_apart():
@@ -118,31 +123,31 @@ def test_motion_too_fast_and_frames_too_far_apart():
 def test_the_end_in_time_is_held_out_and_nothing_reaches_across():
     # Twenty frames in the first second, then eleven in the next ten: time counts, not frames.
     stamps = np.concatenate([np.arange(20) * 50_000_000, 10**9 + np.arange(11) * 100_000_000])
-    clips = choose(make_measures(range(31), stamps_ns=stamps), ClipSettings(held_out=0.25))
+    chosen = choose(make_measures(range(31), stamps_ns=stamps), TripletSettings(held_out=0.25))
     border_ns = 0.75 * 2_000_000_000
-    assert stamps[clips.triplets].max() <= border_ns
-    assert stamps[clips.held_out].min() > border_ns
-    assert Counter(clips.rejected) == {'end': 2, 'split': 2}
-    assert len(clips.held_out) == 3
+    assert stamps[chosen.triplets].max() <= border_ns
+    assert stamps[chosen.held_out].min() > border_ns
+    assert Counter(chosen.rejected) == {'end': 2, 'split': 2}
+    assert len(chosen.held_out) == 3
 
 
 def test_too_short_a_tail_is_not_held_out():
-    clips = choose(make_measures(range(6)), ClipSettings(held_out=0.15))
-    assert len(clips.triplets) == 4
+    chosen = choose(make_measures(range(6)), TripletSettings(held_out=0.15))
+    assert len(chosen.triplets) == 4
 
 
 @pytest.mark.parametrize('count', [1, 2])
 def test_recordings_too_short_for_a_triplet(count):
-    clips = choose(make_measures(range(count)))
-    assert clips.rejected == {'end': count}
+    chosen = choose(make_measures(range(count)))
+    assert chosen.rejected == {'end': count}
 
 
 def test_listed_targets_take_the_frames_beside_them():
     indices = np.array([10, 11, 12, 13, 15])
-    clips = list_clips(indices, frozenset({11, 13}), frozenset({12}))
-    assert rows(clips) == [[1, 0, 2]]
-    assert clips.held_out.tolist() == [[2, 1, 3]]
-    assert clips.rejected == {'unlisted': 2, 'end': 1}
+    chosen = list_triplets(indices, frozenset({11, 13}), frozenset({12}))
+    assert rows(chosen) == [[1, 0, 2]]
+    assert chosen.held_out.tolist() == [[2, 1, 3]]
+    assert chosen.rejected == {'unlisted': 2, 'end': 1}
 
 
 @pytest.mark.parametrize('name', ['sharpness', 'saturated', 'minimum_translation_m'])

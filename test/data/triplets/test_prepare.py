@@ -9,12 +9,10 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.config import build
-from psd_depth_ros.data.reading_rate import measure_reading
 from psd_depth_ros.data.settings import DataSettings
-from psd_depth_ros.data.triplets import cache as clip_cache
+from psd_depth_ros.data.triplets import cache as caching
 from psd_depth_ros.data.triplets.cache import ArrayFile
-from psd_depth_ros.data.triplets.fitness import judge
-from psd_depth_ros.data.triplets.prepare import prepare_sequences
+from psd_depth_ros.data.triplets.prepare import judge, prepare_sequences
 from psd_depth_ros.errors import BagError, SettingsError
 from psd_depth_ros.geometry.pose import invert, make_pose
 from psd_depth_ros.messages import image_fields, odometry_fields, pack_cloud, transform_fields
@@ -172,7 +170,7 @@ def test_a_disk_too_small_is_told_before(prepare, bag, tmp_path, monkeypatch):
     class Full:
         free = 1_000_000
 
-    monkeypatch.setattr(clip_cache.shutil, 'disk_usage', lambda path: Full)
+    monkeypatch.setattr(caching.shutil, 'disk_usage', lambda path: Full)
     with pytest.raises(BagError, match=r'24 frames of .* need \d+\.\d MB decoded.* has room for'):
         prepare(bag)
     assert not list((tmp_path / 'cache').iterdir())
@@ -199,12 +197,6 @@ def test_what_a_killed_process_left_behind_is_swept_up(prepare, bag, tmp_path):
     shutil.rmtree(kept)
     prepare(bag)
     assert list(kept.parent.iterdir()) == [kept]
-
-
-def test_reading_is_timed(bag):
-    rate = measure_reading(bag, 96 * 64, most=5)
-    assert (rate.frames, rate.width, rate.height) == (5, 96, 64)
-    assert rate.frames_per_second > 0
 
 
 @pytest.mark.parametrize(

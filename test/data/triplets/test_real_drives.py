@@ -1,4 +1,4 @@
-"""The limits of clips on real recordings: what a person would keep is kept."""
+"""The limits of triplets on real recordings: what a person would keep is kept."""
 
 import numpy as np
 import pytest
