@@ -65,7 +65,7 @@ EXTRAS['all'] = sorted(
 
 
 # Nodes that a person starts, on PATH under their own names: bin/ beside what `ros2 run` finds in
-# lib/psd_depth_ros. The recorder is too general a name for PATH.
+# lib/psd_depth_ros. recorder and wait_until_active are too general names for PATH.
 NODES = {
     'depth_node': 'depth_node.node',
     'finetune_node': 'finetune_node',

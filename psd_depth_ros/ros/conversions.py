@@ -37,7 +37,7 @@ _TYPE_NAME = re.compile(r'([a-z][a-z0-9_]*)/msg/([A-Z][A-Za-z0-9]*)')
 
 
 def byte_array(data: npt.NDArray[Any]) -> array.array[int]:
-    """Copy an array's bytes once into the form that rclpy takes without looking at each."""
+    """Copy an array's bytes into the form that rclpy takes without checking each of them."""
     buffer = array.array('B')
     buffer.frombytes(np.ascontiguousarray(data).data.cast('B'))
     return buffer
@@ -102,7 +102,7 @@ def find_message_class(msgtype: str) -> type[Any] | None:
 def decode_with_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
     """sensor_msgs/Image of an encoding that only cv_bridge may know -> (H, W, 3) uint8 RGB.
 
-    Raises MessageError where cv_bridge is not there or does not know it either.
+    Raises MessageError where cv_bridge is not installed or does not know it either.
     """
     known = ', '.join(ENCODINGS)
     refused = f'image encoding {message.encoding!r} cannot be read; accepted are {known}'
@@ -124,8 +124,8 @@ def decode_with_cv_bridge(message: Any) -> npt.NDArray[np.uint8]:
 def read_points(message: Any) -> npt.NDArray[np.float32]:
     """sensor_msgs/PointCloud2 -> its finite points, (N, 3) float32 metres.
 
-    By `messages.decode_points`, and what that refuses by sensor_msgs_py. Raises MessageError with
-    what was wrong for the first where the other fails too or is not there.
+    Read by `messages.decode_points`, and what that refuses by sensor_msgs_py. Raises MessageError,
+    with the reason of the first, where the second fails too or is not installed.
     """
     try:
         return decode_points(message)
@@ -149,16 +149,16 @@ def read_points(message: Any) -> npt.NDArray[np.float32]:
 
 
 def rotation_matrix(quaternion: npt.ArrayLike) -> Array:
-    """3x3 rotation of a unit quaternion (x, y, z, w), by the library that is there.
+    """3x3 rotation of a unit quaternion (x, y, z, w), by the library that is installed.
 
-    Raises ValueError where its length is not 1, which the libraries make some rotation of.
+    Raises ValueError where its length is not 1, of which the libraries make some rotation.
     """
     return quaternion_library()[1](unit_quaternion(quaternion))
 
 
 @functools.cache
 def quaternion_library() -> tuple[str, Callable[[Array], Array]]:
-    """Name of the library that turns quaternions, and how: the first that is installed."""
+    """Name and function of the first installed library that turns quaternions into matrices."""
     try:
         transformations = _load('tf_transformations')
     except ImportError:
@@ -186,7 +186,7 @@ def _load(name: str) -> Any:
 
 @functools.cache
 def _find(name: str) -> tuple[Any, str]:
-    """A module, or None and why it cannot be had; looked for once, not with every image."""
+    """A module, or None and why it cannot be imported; tried once, not with every image."""
     package = name.partition('.')[0]
     try:
         return importlib.import_module(name), ''
@@ -195,5 +195,5 @@ def _find(name: str) -> tuple[Any, str]:
         return None, f'{package} ' + (
             'is not installed' if missing == package else f'lacks {missing}'
         )
-    except Exception as error:  # noqa: BLE001 - built for another NumPy it raises what it likes
+    except Exception as error:  # noqa: BLE001 - built for another NumPy it raises anything
         return None, f'{package} cannot be imported: {error}'

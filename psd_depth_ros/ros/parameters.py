@@ -1,7 +1,7 @@
 """ROS parameters made from a settings dataclass, and settings made from ROS parameters.
 
-Defaults, ranges, units and descriptions come from `config.specs`; nothing is written twice. A
-change is checked as a whole, then takes effect or is refused with the reason.
+Defaults, ranges, units and descriptions come from `config.specs`. A change is checked as a whole,
+then takes effect or is refused with the reason.
 """
 
 from __future__ import annotations
@@ -45,11 +45,16 @@ _INT64 = 2**63 - 1
 
 
 class NodeParameters(Generic[Settings]):
-    """Declares every setting as a parameter and keeps `settings` true to them.
+    """Declares every setting as a parameter, and keeps `settings` up to date.
 
-    `judge(old, new, changed names)` returns why a change cannot be made now, or ''. `apply` is
-    called with the same arguments once the change is made. Raises SettingsError where a value
-    given at start breaks its type or range, or names no parameter.
+    Args:
+        node: The node that gets the parameters.
+        cls: Settings class.
+        judge: (old, new, names of changed settings) -> why the change cannot be made now, or ''.
+        apply: Called with the same arguments once the change is made.
+
+    Raises:
+        SettingsError: A value given at start breaks its type or range, or names no parameter.
     """
 
     def __init__(self, node: Node, cls: type[Settings], judge: Judge, apply: Apply) -> None:
@@ -62,14 +67,14 @@ class NodeParameters(Generic[Settings]):
             _declare(node, spec)
         _refuse_unknown(node, list(self._specs), removed(cls))
         self.settings: Settings = build(cls, self._values(), 'parameters')
-        node.add_pre_set_parameters_callback(self._widen)
+        node.add_pre_set_parameters_callback(self._convert_integers)
         node.add_on_set_parameters_callback(self._check)
         node.add_post_set_parameters_callback(self._take)
 
     def _values(self) -> dict[str, Any]:
-        return {name: _listed(self._node.get_parameter(name).value) for name in self._specs}
+        return {name: _as_list(self._node.get_parameter(name).value) for name in self._specs}
 
-    def _widen(self, parameters: list[Parameter]) -> list[Parameter]:
+    def _convert_integers(self, parameters: list[Parameter]) -> list[Parameter]:
         """Let `ros2 param set ... 5` set a floating-point parameter."""
         return [
             Parameter(one.name, Parameter.Type.DOUBLE, float(one.value))
@@ -82,7 +87,7 @@ class NodeParameters(Generic[Settings]):
         return name in self._specs and self._specs[name].type is float
 
     def _merged(self, parameters: list[Parameter]) -> tuple[Settings, frozenset[str]]:
-        ours = {one.name: _listed(one.value) for one in parameters if one.name in self._specs}
+        ours = {one.name: _as_list(one.value) for one in parameters if one.name in self._specs}
         old = flatten(self.settings)
         new = build(self._cls, {**old, **ours})
         flat = flatten(new)
@@ -131,7 +136,7 @@ def _declare(node: Node, spec: SettingSpec) -> None:
         if spec.default == ():
             _declare_empty_list(node, spec)
         else:
-            node.declare_parameter(spec.name, _plain(spec.default), describe(spec))
+            node.declare_parameter(spec.name, _without_tuples(spec.default), describe(spec))
     except InvalidParameterTypeException as error:
         hint = ' (write 5.0, not 5)' if spec.type is float else ''
         raise SettingsError(
@@ -154,12 +159,12 @@ def _declare_empty_list(node: Node, spec: SettingSpec) -> None:
     node.set_descriptor(spec.name, descriptor)
 
 
-def _plain(value: Any) -> Any:
+def _without_tuples(value: Any) -> Any:
     return list(value) if isinstance(value, tuple) else value
 
 
-def _listed(value: Any) -> Any:
-    """Make a list of the array.array that rclpy gives for numbers from the wire."""
+def _as_list(value: Any) -> Any:
+    """Make a list of the array.array that rclpy gives for arrays of numbers."""
     return list(value) if isinstance(value, array.array) else value
 
 

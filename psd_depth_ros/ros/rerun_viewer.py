@@ -4,8 +4,7 @@
 
 Needs `rerun-sdk` (the extra `rerun`). Its viewer runs as a child process bound to loopback; the
 in-process servers of rerun would listen on every interface, so they are not used. Its usage
-statistics are switched off, with settings of its own that last as long as the node: those of the
-user are neither read nor written.
+statistics are switched off in temporary settings; those of the user are neither read nor written.
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.qos import InputSubscription
 
 LOOPBACK = '127.0.0.1'
-HOUSEKEEPING_S = 0.5
+REFRESH_S = 0.5
 STOP_S = 5.0
 CAMERA = 'camera'
 
@@ -59,12 +58,14 @@ class RerunViewerSettings:
         9876, 'port the page gets its data from', '', minimum=1, maximum=65535, read_only=True
     )
     memory: str = setting(
-        '1GB', 'what the viewer keeps of the past, for pages opened later', read_only=True
+        '1GB',
+        'memory of the viewer for past messages, shown to pages opened later',
+        read_only=True,
     )
 
 
 class RerunViewer(Node):
-    """Shows what it hears; what comes is logged under the stamp of its header."""
+    """Shows the messages that arrive, each under the stamp of its header."""
 
     def __init__(self) -> None:
         super().__init__('rerun_viewer')
@@ -89,7 +90,7 @@ class RerunViewer(Node):
             self._listen('depth/confidence', Image, self._show_confidence),
             self._listen('points', PointCloud2, self._show_points),
         ]
-        self.create_timer(HOUSEKEEPING_S, self._keep_house)
+        self.create_timer(REFRESH_S, self._refresh)
         self.get_logger().info(
             f'open http://{LOOPBACK}:{settings.web_port}'
             f'/?url=rerun%2Bhttp://{LOOPBACK}:{settings.data_port}/proxy'
@@ -145,7 +146,7 @@ class RerunViewer(Node):
         colours = unpack_rgb(fields['rgb']) if 'rgb' in fields else None
         self._rerun.log('points', self._rerun.Points3D(points, colors=colours, radii=-1.5))
 
-    def _keep_house(self) -> None:
+    def _refresh(self) -> None:
         for one in self._inputs:
             one.refresh()
         if self._viewer.poll() is not None:

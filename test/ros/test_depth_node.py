@@ -2,10 +2,14 @@ from collections.abc import Callable
 import signal
 from typing import Any
 
+from geometry_msgs.msg import PointStamped
 import numpy as np
 import pytest
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
+
+from psd_depth_ros.ros.depth_node import outputs
+from psd_depth_ros.ros.depth_node.outputs import Output
 
 Start = Callable[..., Any]
 
@@ -131,6 +135,26 @@ def test_flooded_it_works_on_the_newest_frame_and_counts_the_rest(running: Any) 
     assert int(bench.value(': camera', 'dropped.newer_frame')) >= 15
     assert bench.set_parameter('checkpoint', '') == (True, '')
     bench.spin_until(lambda: bench.value(': engine', 'checkpoint') == 'wall wall', 'the old one')
+
+
+def test_a_new_output_topic_is_one_entry_of_the_table(
+    bench: Any, depth_node: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def nearest(header: Any, frame: Any, settings: Any) -> PointStamped:
+        message = PointStamped(header=header)
+        message.point.z = float(min(frame.depth_m.min(), settings.depth.max_depth_m))
+        return message
+
+    entry = Output('nearest', '{depth}/nearest', PointStamped, nearest, needs_calibration=True)
+    monkeypatch.setattr(outputs, 'OUTPUTS', (*outputs.OUTPUTS, entry))
+    depth_node()
+    points = bench.listen(PointStamped, '/depth/nearest')
+    camera = bench.camera()
+    camera.wait_for_reader()
+    camera.send_until(lambda: points, 'the nearest point')
+    assert points[0].point.z == 5.0
+    assert points[0].header.frame_id == 'camera_optical'
+    bench.spin_until(lambda: bench.value(': camera', 'subscribed') == 'nearest', 'its name')
 
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])

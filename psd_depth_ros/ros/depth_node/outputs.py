@@ -115,12 +115,9 @@ class OutputPublishers:
         node: The node they belong to.
         prefix: Namespace of the camera, '' or ending with '/'.
         relative: Depth is known up to a factor only: other topic names.
-        outputs: The table of outputs.
     """
 
-    def __init__(
-        self, node: Node, prefix: str, relative: bool, outputs: tuple[Output, ...] = OUTPUTS
-    ) -> None:
+    def __init__(self, node: Node, prefix: str, relative: bool) -> None:
         self._node = node
         self.is_relative = relative
         depth = 'depth_relative' if relative else 'depth'
@@ -128,7 +125,7 @@ class OutputPublishers:
         self._publishers: list[tuple[Output, Publisher]] = []
         self._incompatible: list[tuple[IncompatibleQosLogger, QoSProfile]] = []
         self._last_cloud_ns: int | None = None
-        for output in outputs:
+        for output in OUTPUTS:
             self._create(output, prefix + output.topic.format(depth=depth, points=points))
 
     @property
