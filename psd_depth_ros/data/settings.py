@@ -29,17 +29,20 @@ class TripletSettings:
         minimum=0.1, maximum=100.0,
     )  # fmt: skip
     minimum_parallax: float = setting(
-        0.1, 'Median flow that no turn of the camera explains, at least, in % of the width', '%',
-        minimum=0.0, maximum=50.0,
+        0.1, 'Median flow that no rotation of the camera explains, at least, in % of the width',
+        '%', minimum=0.0, maximum=50.0,
     )  # fmt: skip
     maximum_gap_s: float = setting(
         0.5, 'Longest time between target and source', 's', minimum=0.001, maximum=60.0
     )
     held_out: float = setting(
-        0.15, 'Share of the time at the end that is kept for validation', minimum=0.0, maximum=0.9
+        0.15,
+        'Fraction of the time, at the end, that is held out for validation',
+        minimum=0.0,
+        maximum=0.9,
     )
     mask_fixed_regions: bool = setting(
-        True, 'Find the bonnet and other regions that never move, and leave them out'
+        True, 'Find regions that never move, such as the bonnet, and mask them'
     )
 
 
@@ -55,13 +58,11 @@ class DataSettings:
     camera_info_topic: str = setting(
         '', 'Topic of the CameraInfo in a bag; empty: beside the image'
     )
-    camera: str = setting('', 'A camera.yaml that goes before what the recordings say')
-    rectified: bool = setting(
-        False, 'The pictures are rectified already: use P of the calibration'
-    )
+    camera: str = setting('', 'Calibration file that replaces those of the recordings')
+    rectified: bool = setting(False, 'The images are rectified already: use P of the calibration')
     rectify_alpha: float = setting(
-        -1.0, 'View that pictures are rectified to: below 0 P of the calibration; 0 only pixels '
-        'that are seen, 1 all pixels of the picture, or in between', minimum=-1.0, maximum=1.0,
+        -1.0, 'Rectified view: below 0 that of P of the calibration; 0 only pixels that are seen, '
+        '1 all pixels of the image, or in between', minimum=-1.0, maximum=1.0,
     )  # fmt: skip
     horizontal_fov_deg: float = setting(
         0.0, 'Field of view of recordings without calibration; 0: unknown', 'deg', minimum=0.0,
@@ -87,7 +88,7 @@ class DataSettings:
         maximum=100.0,
     )
     lidar_topic: str = setting(
-        '', 'Topic of a lidar in a bag, anything such as velodyne for KITTI; empty: none'
+        '', 'Topic of a lidar in a bag; for KITTI any text, such as velodyne; empty: none'
     )
     lidar_pose: tuple[float, ...] = setting(
         (), "x y z qx qy qz qw of the lidar in the camera's optical frame; empty: from TF", 'm'
