@@ -145,6 +145,16 @@ def test_files_named_in_the_pages_are_there(page):
             assert (ROOT / name).exists(), f'{page.name} names {name}, which is not there'
 
 
+def test_functions_named_beside_their_files_are_in_them():
+    count = 0
+    for page in PRESENT:
+        for path, name in re.findall(r'`(psd_depth_ros/[\w/]+\.py)` \(`([\w.]+)`', read(page)):
+            for part in name.split('.'):
+                assert re.search(rf'(?:def|class) {part}\b', read(ROOT / path)), f'{path}: {name}'
+                count += 1
+    assert count >= 6
+
+
 def test_the_site_has_every_page():
     listed = re.findall(r'[:-] ([\w/]+\.md)$', read(ROOT / 'mkdocs.yml'), re.M)
     hooks = read(ROOT / 'tools' / 'docs_hooks.py')

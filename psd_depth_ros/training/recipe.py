@@ -64,7 +64,7 @@ class WorldsSettings:
         minimum=0.0, maximum=1.0,
     )  # fmt: skip
     oversize: float = setting(
-        1.25, 'Side of the rendered image over that of the input, leaves room for crops',
+        1.25, 'Side of the rendered image over that of the input: room for crops',
         minimum=1.0, maximum=4.0,
     )  # fmt: skip
 
@@ -78,7 +78,7 @@ class Recipe:
     kind: str = setting('video', 'What is learned from', choices=('video', 'worlds'))
     name: str = setting('run', 'Name of the run and of its checkpoint')
     preset: str = setting('lite', 'Network preset', choices=('lite', 'base'))
-    seed: int = setting(1, 'Seed of everything drawn while training', minimum=0)
+    seed: int = setting(1, 'Seed of all random numbers of the training', minimum=0)
     steps: int = setting(6000, 'Optimiser steps', minimum=1, maximum=10_000_000)
     max_minutes: float = setting(
         1e9, 'The schedule ends here even if steps are left', 'min', minimum=0.01
@@ -87,8 +87,8 @@ class Recipe:
     rate: float = setting(2e-4, 'Learning rate of decoder and head', minimum=1e-8, maximum=1.0)
     encoder_rate: float = setting(2e-4, 'Learning rate of the encoder', minimum=0.0, maximum=1.0)
     frozen_maps: int = setting(
-        0, 'Of the five maps of an encoder that starts from weights, so many stay as they are, '
-        'from the finest on: a step takes a sixth less with two', minimum=0, maximum=5,
+        0, 'How many of the five maps of a pretrained encoder, from the finest on, have frozen '
+        'layers; two save a sixth of a step', minimum=0, maximum=5,
     )  # fmt: skip
     schedule: str = setting('step', _SCHEDULE, choices=tuple(FINAL_FACTOR))
     warmup: float = setting(
@@ -99,8 +99,8 @@ class Recipe:
         0.998, 'Decay of the averaged weights that are kept', minimum=0.0, maximum=1.0
     )
     average_power: float = setting(
-        8.0, 'As long as the average is young, step k counts in it as k to this power; with 0 and '
-        'decay 1 it is the mean of all steps, which forgets nothing', minimum=0.0, maximum=100.0,
+        8.0, 'Early in the run, step k is weighted by k to this power in the average; 0 with '
+        'decay 1 gives the mean of all steps', minimum=0.0, maximum=100.0,
     )  # fmt: skip
     precision: str = setting(
         'bf16', 'Arithmetic of the networks; geometry and losses are float32',
@@ -110,7 +110,7 @@ class Recipe:
         53248, 'Pixels of a training input', 'px', minimum=1024, maximum=4_000_000
     )
     validate_every: int = setting(500, 'Steps between validations', minimum=1)
-    save_every: int = setting(200, 'Steps between savings of all that resuming needs', minimum=1)
+    save_every: int = setting(200, 'Steps between two saved states to resume from', minimum=1)
     preview_every: int = setting(500, 'Steps between preview images; 0 for none', minimum=0)
     objective: tuple[TermChoice, ...] = field(default=())
 
@@ -190,20 +190,20 @@ class VideoRecipe(Recipe):
     """A self-supervised run on recordings."""
 
     head: str = setting(
-        'bins', 'Depth head of a network made anew: adaptive bins, or one disparity map as in '
-        'monodepth2', choices=('bins', 'disparity'),
+        'bins', 'Depth head of a new network: adaptive bins, or a disparity map as in monodepth2',
+        choices=('bins', 'disparity'),
     )  # fmt: skip
-    freeze_norm: bool = setting(True, 'Keep the batch norm of the encoder as it starts')
+    freeze_norm: bool = setting(True, 'Freeze the batch norm of the encoder')
     pose_rate: float = setting(2e-4, 'Learning rate of the pose network', minimum=0.0, maximum=1.0)
     smallest_window: float = setting(
-        1.0, 'Smallest window of the frames that fills the whole input, as a fraction of the '
-        'side: few recordings are seen at many sizes', minimum=0.4, maximum=1.0,
+        1.0, 'Smallest random window of the frames, as a fraction of the side, that is enlarged '
+        'to the input: few recordings are seen at many sizes', minimum=0.4, maximum=1.0,
     )  # fmt: skip
     poses: str = setting(
-        RECORDED, 'Motion between frames: learned by the pose network alone; or corrected by it '
-        'from the poses of the recording where it has those of the camera, and (tracked) where '
-        'there are none from tracked corners, as long as the depth of the network at the start '
-        'of the run says', choices=(LEARNED, RECORDED, TRACKED),
+        RECORDED, 'Motion between frames: learned by the pose network alone; recorded poses where '
+        'there are some, corrected by the pose network; tracked: also motions of tracked '
+        'corners where there are no poses, scaled by the depth of the network at the start',
+        choices=(LEARNED, RECORDED, TRACKED),
     )  # fmt: skip
     data: DataSettings = section(DataSettings)
 
