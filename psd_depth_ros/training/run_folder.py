@@ -1,6 +1,6 @@
 """The folder of a run: settings, logs, previews, weights and the state that a resume needs.
 
-run.json repeats the run; log.csv and tensorboard/ are its curves; previews/ holds pictures;
+run.json repeats the run; log.csv and tensorboard/ are its curves; previews/ holds images;
 best.safetensors is the result; state/ is what a resume starts from.
 """
 
@@ -12,7 +12,6 @@ from pathlib import Path
 import subprocess
 from typing import Any
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -32,6 +31,7 @@ from psd_depth_ros.files import (
 from psd_depth_ros.parsing import is_file, ParseError, read_json_object
 from psd_depth_ros.training.recipe import dump_recipe
 from psd_depth_ros.training.task import Task
+from psd_depth_ros.visualisation import encode_picture
 
 PREPARING = {'run': 'its data is being prepared'}
 STATE_PATTERN = 'step_*.safetensors'
@@ -146,14 +146,14 @@ class RunFolder:
                 'resume the run'
             ) from error
 
-    def write_previews(self, step: int, pictures: Mapping[str, NDArray[np.uint8]]) -> None:
+    def write_previews(self, step: int, images: Mapping[str, NDArray[np.uint8]]) -> None:
         """Write images (H, W, 3) RGB as previews/STEP_NAME.jpg."""
         folder = self.path / 'previews'
         with explained_disk(folder, 0):
             folder.mkdir(exist_ok=True)
-        for name, picture in pictures.items():
-            _, content = cv2.imencode('.jpg', cv2.cvtColor(picture, cv2.COLOR_RGB2BGR))
-            write_file(folder / f'{step:06d}_{name}.jpg', content.tobytes())
+        for name, image in images.items():
+            content, _ = encode_picture(image, lossless=False)
+            write_file(folder / f'{step:06d}_{name}.jpg', content)
 
 
 def _as_json(values: Mapping[str, Any]) -> bytes:

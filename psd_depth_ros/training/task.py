@@ -30,7 +30,7 @@ B = TypeVar('B', bound='Batch')
 
 
 class Batch(Protocol):
-    """What one step learns from."""
+    """The data of one step."""
 
     def to(self: B, device: torch.device) -> B:
         """The same batch on another device."""
@@ -47,7 +47,7 @@ class ParameterGroup:
 
 
 class Task(ABC):
-    """One thing to train.
+    """Something to train: modules, batches, losses and validation.
 
     `module` holds every trained parameter and is what gets wrapped when several processes train
     together; until then all of `groups` require gradients. A task with an attribute `teacher` gets
@@ -59,9 +59,9 @@ class Task(ABC):
     start_id: str = ''  # of the checkpoint it starts from, if any
 
     def data_description(self) -> dict[str, Any]:
-        """What is learned from, as JSON: names, time ranges, fingerprints.
+        """The training data as JSON: names, time ranges, fingerprints.
 
-        A run that is resumed must find the same again.
+        It must be the same when a run is resumed.
         """
         return {}
 
@@ -82,8 +82,8 @@ class Task(ABC):
     def batch(self, step: int, rank: int, processes: int) -> Batch:
         """The `rank`-th of `processes` equal parts of the batch of a step (from 1).
 
-        The same step always gives the same samples in the same order, whatever was asked before
-        and by how many processes it is divided. Called from a loader thread.
+        A step always has the same samples in the same order, whatever the earlier calls and the
+        number of processes. Called from a loader thread.
         """
 
     @abstractmethod
@@ -91,39 +91,39 @@ class Task(ABC):
         """The weighted terms of a step, 0-dim float32 each; their sum is the loss.
 
         Every term is a mean over samples, so that the mean over equal parts of a batch is that of
-        the whole batch; the names are the same in every process. `module` is `self.module`,
-        perhaps wrapped, and is called once. Autocast is on where the recipe's precision says so.
-        What is drawn from torch's global generator depends on the seed, the step and the process.
+        the whole batch; every process has the same names. `module` is `self.module`, wrapped where
+        there are several processes, and is called once, with autocast where the recipe asks for
+        it. torch's global generator is seeded by the recipe, the step and the process.
         """
 
     @abstractmethod
     def validate(self, depth: DepthModel) -> dict[str, float]:
-        """Scores on what is held out; the lowest finite `score` says which network is kept."""
+        """Scores on held-out data; the network with the lowest finite `score` is kept."""
 
     @abstractmethod
     def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
-        """Pictures (H, W, 3) by name that show how far the network is."""
+        """Preview images (H, W, 3) RGB by name."""
 
     @abstractmethod
     def describe(
         self, depth: DepthModel, step: int, scores: Mapping[str, float]
     ) -> CheckpointInfo:
-        """What the kept checkpoint says of itself; asked right after `validate` gave `scores`."""
+        """Metadata of the kept checkpoint; called right after `validate` returned `scores`."""
 
 
 _SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
 
 
 def has_shape(found: Architecture, wanted: Architecture) -> bool:
-    """Whether a network is of a preset; what else it is, is as its checkpoint has it."""
+    """Whether a network has the encoder, head and decoder of another architecture."""
     return all(getattr(found, name) == getattr(wanted, name) for name in _SHAPE)
 
 
 def start_network(recipe: Recipe, start: Start, head: str = 'bins') -> DepthModel:
-    """The network of `start`: a checkpoint, ImageNet weights for the encoder, or random ones.
+    """The network of a checkpoint, or one with encoder weights, or with random weights.
 
-    Parameters of its frozen maps require no gradient. Raises CheckpointError where a checkpoint
-    does not fit the recipe.
+    Parameters of frozen maps require no gradient. Raises CheckpointError where a checkpoint does
+    not fit the recipe.
     """
     wanted = preset(recipe.preset, head)
     if isinstance(start, Checkpoint):
@@ -149,14 +149,14 @@ def _read_checkpoint(start: Checkpoint, recipe: Recipe, wanted: Architecture) ->
 
 
 def canonical_focal_px(start: Start) -> float:
-    """f_c of the network that a run begins with."""
+    """Canonical focal length of the start, in pixels."""
     if isinstance(start, Checkpoint):
         return start.info.output.canonical_focal_px
     return CANONICAL_FOCAL_PX
 
 
 def depth_groups(recipe: Recipe, depth: DepthModel) -> list[ParameterGroup]:
-    """One rate for the encoder, as far as it learns, and one for the rest."""
+    """Parameter groups: the encoder, without frozen maps, and the rest of the network."""
     known = {id(parameter) for parameter in depth.encoder.parameters()}
     encoder = tuple(p for p in depth.encoder.parameters() if p.requires_grad)
     rest = tuple(p for p in depth.parameters() if id(p) not in known)

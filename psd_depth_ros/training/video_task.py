@@ -18,6 +18,7 @@ from psd_depth_ros.data.fields import check_fields, count_known
 from psd_depth_ros.data.triplets.batch import TripletBatch, TripletBatches
 from psd_depth_ros.data.triplets.motions import estimate_motions
 from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
+from psd_depth_ros.evaluation.metrics import measure
 from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import EncoderWeights, freeze_norm
@@ -37,19 +38,20 @@ from psd_depth_ros.training.task import (
 from psd_depth_ros.visualisation import draw_tiles
 
 FINE_FACTOR = 2
-MAX_HELD_OUT = 96  # triplets a validation looks at
+MAX_HELD_OUT = 96  # triplets of a validation
+MAX_LIDAR_M = 1e4  # no lidar point is too far
 PREVIEWS = 2
-MIN_METRIC_FRACTION = 0.01  # of the triplets must know what ties the scale, for metric depth
+MIN_METRIC_FRACTION = 0.01  # of the triplets with a quantity that ties the scale to metres
 
 
 @dataclass(frozen=True)
-class _Measured:
-    """What a validation adds up over samples."""
+class _Measurements:
+    """Values of a validation, one per sample."""
 
     photometric: list[float]
     offset: list[float]  # median ln(Z / Z_start) of each image
     stretch: list[float]  # ln of the ratio of both standard deviations of log-depth
-    change: list[float]  # mean |ln Z - ln Z_start| of each image, its median taken off
+    change: list[float]  # mean |ln Z - ln Z_start| of each image after removing its median
     lidar: list[float]
 
 
@@ -57,16 +59,15 @@ class VideoTask(Task):
     """A depth and a pose network that learn from triplets of recordings.
 
     Args:
-        recipe: What is learned, and how.
+        recipe: Terms and settings.
         data: The decoded recordings.
-        start: A checkpoint to go on from, ImageNet weights for the encoder, or None for a random
-            start.
-        report: Gets how many of all frames motions were estimated for, where the recipe asks for
-            it.
+        start: A checkpoint, encoder weights, or None for random weights.
+        report: Called with the number of frames whose motion was estimated, and of all frames,
+            where the recipe has `poses: tracked`.
 
     Raises:
         CheckpointError: the checkpoint does not fit the recipe.
-        SettingsError: no recording has what a term needs, or the run lacks one of its teachers.
+        SettingsError: no recording has a batch field of a term, or the run lacks a teacher.
     """
 
     recipe: VideoRecipe
@@ -123,13 +124,13 @@ class VideoTask(Task):
         )
 
     def _with_prior(self, fields: frozenset[str]) -> frozenset[str]:
-        """The fields of the terms, and the poses that the recipe starts from."""
+        """The fields of the terms, and the pose prior unless poses are learned alone."""
         if self.recipe.poses == LEARNED:
             return fields - {'pose_prior'}
         return fields | {'pose_prior'}
 
     def _with_poses(self, data: Preparation, report: Callable[[int, int], None]) -> Preparation:
-        """The recordings, with estimated motions where the recipe wants them."""
+        """The recordings, with estimated motions where the recipe has `poses: tracked`."""
         if self.recipe.poses != TRACKED:
             return data
         sequences = []
@@ -147,7 +148,7 @@ class VideoTask(Task):
         return replace(data, sequences=tuple(sequences))
 
     def _count_tied(self) -> dict[str, dict[str, int]]:
-        """How many training triplets know what ties the scale of depth to metres, by field."""
+        """Number of training triplets with a quantity that ties the scale, by batch field."""
         found = {}
         for term in self._objective.terms.values():
             if term.metric_field and term.settings.weight > 0:
@@ -159,9 +160,9 @@ class VideoTask(Task):
     def from_recipe(
         cls, recipe: VideoRecipe, folder: Path, start: Start, report: Callable[[int, int], None]
     ) -> VideoTask:
-        """Decode the recordings of the recipe into `folder`/frames and learn from them.
+        """Decode the recordings of the recipe into `folder`/frames and make the task.
 
-        `report` gets how much is done of all, for one recording after the other.
+        `report` is called with the frames done and the total of each recording.
         """
         data = prepare_sequences(
             recipe.data,
@@ -179,7 +180,7 @@ class VideoTask(Task):
 
     @property
     def teacher(self) -> DepthModel | None:
-        """The averaged network, once the loop has given it."""
+        """The averaged network, set by the loop."""
         return self._objective.teachers.get(EMA)
 
     @teacher.setter
@@ -187,7 +188,7 @@ class VideoTask(Task):
         self._objective.teachers.add(EMA, network)
 
     def data_description(self) -> dict[str, Any]:
-        """Which recordings, which frames of them, and what was left out."""
+        """Recordings, their frames and triplets, and what was rejected."""
         return describe_data(self._data)
 
     def groups(self) -> list[ParameterGroup]:
@@ -197,12 +198,12 @@ class VideoTask(Task):
         return [*self._depth_groups, ParameterGroup('pose', pose, self.recipe.pose_rate)]
 
     def prepare(self, progress: float) -> None:
-        """Train mode; batch norm of the encoder stays as it started where the recipe says so."""
+        """Set train mode; the encoder's batch norm is frozen where the recipe says so."""
         self.module.train()
         freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
 
     def batch(self, step: int, rank: int, processes: int) -> TripletBatch:
-        """Triplets by motion, mirrored and recoloured; seeded by recipe, step and place."""
+        """Augmented triplets, seeded by the recipe, the step and the place in the batch."""
         return self._batches.batch(step, rank, processes)
 
     def losses(self, module: nn.Module, batch: TripletBatch, progress: float) -> dict[str, Tensor]:
@@ -212,20 +213,26 @@ class VideoTask(Task):
 
     @property
     def held_out_count(self) -> int:
-        """Triplets that a validation looks at."""
+        """Number of triplets of a validation."""
         return self._held_out.held_out_count(MAX_HELD_OUT)
 
     def validate(
         self, depth: DepthModel, advance: Callable[[int], None] = lambda triplets: None
     ) -> dict[str, float]:
-        """Photometric error of the held-out triplets, and how far depth went from its start.
+        """Photometric error of the held-out triplets, and the change of depth since the start.
 
-        `advance` gets the number of triplets of every batch that was looked at.
+        Translations of the pose network are rescaled to the depth network that is measured, so
+        that an old network is not measured with the scale of a new one.
 
-        Distances of the pose network are brought to the scale of the depth that is judged, so
-        that an old network is not judged by the scale of a new one.
+        Args:
+            depth: The network to measure.
+            advance: Called with the number of triplets of each batch.
+
+        Returns:
+            score, photometric; with a start checkpoint scale_drift, stretch and change (see
+            `finetune.acceptance`); with lidar lidar_abs_rel, which is then the score.
         """
-        found = _Measured([], [], [], [], [])
+        found = _Measurements([], [], [], [], [])
         with torch.no_grad():
             for batch in self._held_out_batches():
                 self._measure(depth, batch, found)
@@ -241,7 +248,7 @@ class VideoTask(Task):
         return scores
 
     def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
-        """What the terms show of some held-out frames, tiled."""
+        """Images of the terms (`visualise`) for some held-out frames, tiled."""
         return {
             f'held_out_{index}': draw_tiles(
                 _in_pairs(self._objective.visualise(batch, depth)), *batch.image.shape[-2:]
@@ -252,7 +259,7 @@ class VideoTask(Task):
     def describe(
         self, depth: DepthModel, step: int, scores: Mapping[str, float]
     ) -> CheckpointInfo:
-        """What the checkpoint says of itself: metric where data tied its scale, or kept it."""
+        """Metadata of the checkpoint; metric where data tied the scale, or a term kept it."""
         recipe, start = self.recipe, self._start
         old = start.info if isinstance(start, Checkpoint) else None
         output = old.output if old is not None else OutputInfo(self._focal_px)
@@ -299,10 +306,11 @@ class VideoTask(Task):
         for batch in self._held_out.held_out_batches(most):
             yield batch.to(device)
 
-    def _measure(self, depth: DepthModel, batch: TripletBatch, found: _Measured) -> None:
-        """Add one batch to what was found.
+    def _measure(self, depth: DepthModel, batch: TripletBatch, found: _Measurements) -> None:
+        """Add the values of one batch.
 
-        Motions are aligned whatever the recipe says: depth is judged here, not the pose network.
+        Poses are aligned photometrically whatever the recipe says: depth is measured here, not the
+        pose network.
         """
         with torch.autocast(batch.image.device.type, torch.bfloat16):
             context = Context(self._objective, batch, 1.0, depth)
@@ -328,7 +336,7 @@ class VideoTask(Task):
 
 
 def describe_data(data: Preparation) -> dict[str, Any]:
-    """The recordings as JSON: name, fingerprint, time range, frames, triplets, rejects."""
+    """Recordings as JSON: name, fingerprint, time range, frames, triplets, rejected frames."""
     recordings = [
         {
             'name': sequence.name,
@@ -351,7 +359,7 @@ def describe_data(data: Preparation) -> dict[str, Any]:
 
 
 def _in_pairs(images: Mapping[str, Image]) -> list[list[Image]]:
-    """Rows of two images, the last one filled up with black."""
+    """Rows of two images, the last one padded with black."""
     shown = list(images.values())
     if len(shown) % 2:
         shown.append(np.zeros((1, 1, 3), np.uint8))
@@ -370,5 +378,9 @@ def _lidar_abs_rel(log_depth: Tensor, lidar: Tensor) -> list[float]:
         known = points[torch.isfinite(points).all(dim=1)]
         if len(known):
             found = sample(depth[None], known[None, None, :, :2])[0, 0, 0]
-            values.append(float(((found - known[:, 2]).abs() / known[:, 2]).mean()))
+            measured = measure(
+                found.cpu().numpy(), known[:, 2].cpu().numpy(), median_scaled=False,
+                maximum_m=MAX_LIDAR_M,
+            )  # fmt: skip
+            values += [measured.abs_rel] if measured is not None else []
     return values

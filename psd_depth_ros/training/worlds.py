@@ -1,8 +1,8 @@
-"""Rendered worlds on disk: made once by several processes, then read as fast as memory.
+"""Rendered worlds on disk, and augmented batches of their frames.
 
-Every shape of input (a wide street camera, a 4:3 indoor one, ...) has its own shards; a shard is
-one world kind's frames in one safetensors file. A batch shows windows of them, with other colours
-and canonical targets.
+Every aspect ratio of images has shards of its own: frames of several worlds in one safetensors
+file, rendered once by several processes. A batch has windows of them, with changed colours and
+canonical targets.
 """
 
 from __future__ import annotations
@@ -34,17 +34,17 @@ VALIDATION_SEED = 1_000_000
 WORLDS_PER_SHARD = 24
 FRAME_STEP = 9  # frames of one world are taken this far apart, so that they differ
 
-# Aspect ratio (width / height), share of the frames, share of rooms among them.
+# Aspect ratio (width / height), fraction of the frames, fraction of rooms among them.
 SHAPES = ((3.25, 0.4, 0.1), (2.0, 0.25, 0.35), (1.333, 0.35, 0.6))
 CONDITIONS = ('fog', 'rain', 'night', 'blur')
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Frames of some worlds: what to render, or where it lies."""
+    """Worlds to render into one file."""
 
     path: Path
-    shape: tuple[int, int]  # height, width of the pictures
+    shape: tuple[int, int]  # height, width of the images
     seeds: tuple[int, ...]
     kinds: tuple[str, ...]
     conditions: tuple[str, ...]
@@ -61,19 +61,18 @@ class Frames:
 
 
 def plan_shards(recipe: WorldsRecipe, folder: Path, *, validation: bool) -> list[Shard]:
-    """List the shards of a recipe; the same recipe always gives the same list.
+    """The shards of a recipe, always the same for the same recipe.
 
-    A shard's file is named by all that decides what is in it, so that a folder shared by several
-    recipes never hands out frames of another. Raises SettingsError where training would reach the
-    seeds kept for validation.
+    The name of a file contains everything that its content depends on, so that several recipes
+    can share a folder. Raises SettingsError where training would reach the seeds of validation.
     """
     worlds = recipe.worlds
     frames = worlds.validation_frames if validation else worlds.frames
     seed = VALIDATION_SEED if validation else worlds.first_seed
     shards: list[Shard] = []
-    for aspect, share, rooms in SHAPES:
-        shape = picture_size(recipe, aspect)
-        count = max(1, round(frames * share / worlds.frames_per_world))
+    for aspect, fraction, rooms in SHAPES:
+        shape = image_size(recipe, aspect)
+        count = max(1, round(frames * fraction / worlds.frames_per_world))
         for start in range(0, count, WORLDS_PER_SHARD):
             seeds = tuple(range(seed + start, seed + min(count, start + WORLDS_PER_SHARD)))
             name = f'{"val" if validation else "train"}_{shape[1]}x{shape[0]}_{seeds[0]}'
@@ -92,14 +91,14 @@ def plan_shards(recipe: WorldsRecipe, folder: Path, *, validation: bool) -> list
     return shards
 
 
-def picture_size(recipe: WorldsRecipe, aspect: float) -> tuple[int, int]:
-    """Height and width of the rendered pictures of an aspect ratio."""
+def image_size(recipe: WorldsRecipe, aspect: float) -> tuple[int, int]:
+    """Height and width of the rendered images of an aspect ratio."""
     height = (recipe.pixel_budget / aspect) ** 0.5 * recipe.worlds.oversize
     return round(height / 8) * 8, round(height * aspect / 8) * 8
 
 
 def render_shards(shards: list[Shard], processes: int, report: Callable[[int, int], None]) -> None:
-    """Render the shards that are not on disk yet; `report(done, of)` after each."""
+    """Render the shards that are not on disk; `report(done, total)` after each."""
     missing = [shard for shard in shards if not shard.path.exists()]
     report(len(shards) - len(missing), len(shards))
     if not missing:
@@ -115,7 +114,7 @@ def render_shards(shards: list[Shard], processes: int, report: Callable[[int, in
 
 
 def load_shard(shard: Shard) -> Frames:
-    """Read one shard. Raises TrainingError where it is damaged."""
+    """Read a shard. Raises TrainingError where it is damaged."""
     count = len(shard.seeds) * shard.frames_per_world
     try:
         tensors, _ = unpack(read_bytes(shard.path, ARRAY_BYTES))
@@ -169,20 +168,20 @@ def _render(shard: Shard) -> None:
 
 @dataclass(frozen=True)
 class WorldsBatch:
-    """What one step learns from."""
+    """The data of one step."""
 
     image: Tensor  # (B, 3, H, W) RGB in [0, 1]
     intrinsics: Tensor  # (B, 4) fx fy cx cy in pixels of `image`
-    target: Tensor  # (B, 1, H, W) u* = ln Z', NaN unknown, +Inf far
+    target: Tensor  # (B, 1, H, W) u* = ln Z', NaN unknown, +Inf sky
     depth_m: Tensor  # (B, 1, H, W) metres
 
     @property
     def image_augmented(self) -> Tensor:
-        """(B, 1, 3, H, W): the image as the only frame, what networks see."""
+        """(B, 1, 3, H, W): the image as the only frame, the input of networks."""
         return self.image[:, None]
 
     def to(self, device: torch.device) -> WorldsBatch:
-        """The same batch on another device, images in the layout that convolutions like."""
+        """The same batch on another device, images channels-last."""
         return WorldsBatch(
             self.image.to(device, memory_format=torch.channels_last),
             self.intrinsics.to(device),
@@ -199,16 +198,15 @@ def draw_batch(
     rank: int = 0,
     processes: int = 1,
 ) -> WorldsBatch:
-    """The `rank`-th of `processes` equal parts of a step's batch, all of one shape of image.
+    """The `rank`-th of `processes` equal parts of a step's batch, all of one aspect ratio.
 
-    `focal_px` is the canonical focal length of the network that learns.
-
-    Everything drawn is seeded by the recipe, the step and the place in the batch.
+    Everything random is seeded by the recipe, the step and the place in the batch. `focal_px` is
+    the canonical focal length of the network.
     """
     groups = _by_shape(shards)
-    shares = np.array([sum(len(shard.rgb) for shard in group) for group in groups], dtype=float)
+    counts = np.array([sum(len(shard.rgb) for shard in group) for group in groups], dtype=float)
     chosen = np.random.default_rng((recipe.seed, 1, step)).choice(
-        len(groups), p=shares / shares.sum()
+        len(groups), p=counts / counts.sum()
     )
     part = recipe.batch // processes
     places = range(rank * part, (rank + 1) * part)

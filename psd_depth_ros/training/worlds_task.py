@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 import hashlib
+import math
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch.nn.functional as F
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
+from psd_depth_ros.evaluation.metrics import MAXIMUM_DEPTH_M, measure
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import EncoderWeights, freeze_norm
 from psd_depth_ros.objectives.base import Objective
@@ -40,12 +42,20 @@ from psd_depth_ros.training.worlds import (
 )
 from psd_depth_ros.visualisation import colour_depth
 
+MAX_PREDICTED_M = 1e4  # predictions are not clamped, unlike in the evaluation protocols
+
 
 class WorldsTask(Task):
-    """A depth network that learns from frames whose depth is known.
+    """A depth network that learns from rendered frames with exact depth.
 
-    `start` is a checkpoint to go on from, folded MobileNetV2 weights of ImageNet for the encoder,
-    or None for a random start; with a start, batch norm stays fixed.
+    Args:
+        recipe: Terms and settings.
+        training: Frames to learn from.
+        held_out: Frames of validations.
+        start: A checkpoint, encoder weights, or None for random weights; with a start, batch norm
+            is frozen.
+        model: The network, in place of that of the recipe.
+        description: Of the data, for run.json.
     """
 
     recipe: WorldsRecipe
@@ -84,7 +94,7 @@ class WorldsTask(Task):
         *,
         processes: int = 2,
     ) -> WorldsTask:
-        """Render what is not yet in `folder`, and learn from it; `report(done, of)` meanwhile."""
+        """Render what is missing in `folder` and make the task; `report(done, total)`."""
         held_out = plan_shards(recipe, folder, validation=True)
         training = plan_shards(recipe, folder, validation=False)
         render_shards([*held_out, *training], processes, report)
@@ -97,52 +107,52 @@ class WorldsTask(Task):
         )
 
     def data_description(self) -> dict[str, Any]:
-        """Which worlds were rendered."""
+        """The rendered worlds."""
         return self._description
 
     @property
     def depth(self) -> DepthModel:
-        """The network."""
+        """The depth network."""
         return self._depth
 
     def groups(self) -> list[ParameterGroup]:
-        """One rate for the encoder and one for the rest."""
+        """The encoder and the rest of the network."""
         return depth_groups(self.recipe, self._depth)
 
     def prepare(self, progress: float) -> None:
-        """Train mode; batch norm keeps what it started with, where it started with anything."""
+        """Set train mode; batch norm is frozen where the network started from weights."""
         self.module.train()
         freeze_norm(self._depth.encoder, everywhere=self._keeps_norm)
 
     def batch(self, step: int, rank: int, processes: int) -> WorldsBatch:
-        """Augmented windows of one shape of picture, seeded by recipe, step and place."""
+        """Augmented windows of one aspect ratio, seeded by recipe, step and place in the batch."""
         return draw_batch(self.recipe, self._focal_px, self._training, step, rank, processes)
 
     def losses(self, module: nn.Module, batch: WorldsBatch, progress: float) -> dict[str, Tensor]:
-        """The terms of `objective`."""
+        """The weighted terms of the objective."""
         terms: dict[str, Tensor] = module(batch, progress)
         return terms
 
     def validate(self, depth: DepthModel) -> dict[str, float]:
-        """Errors on held-out worlds; metric AbsRel says which network is kept."""
+        """Errors on held-out worlds; the score is metric AbsRel."""
         scores, self._calibration = validate(depth, self.recipe, self._focal_px, self._held_out)
         return {'score': scores.abs_rel_metric, **scores.as_dict()}
 
     def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
-        """The first held-out frame of each shape: image, depth and truth, one above the other."""
-        pictures: dict[str, NDArray[np.uint8]] = {}
+        """Image, depth and truth of the first held-out frame of each aspect ratio."""
+        images: dict[str, NDArray[np.uint8]] = {}
         for frames in self._held_out:
             height, width = frames.rgb.shape[1:3]
             name = f'held_out_{width}x{height}'
-            if name not in pictures:
+            if name not in images:
                 one = Frames(frames.rgb[:1], frames.depth[:1], frames.intrinsics[:1])
-                pictures[name] = _picture(depth, self.recipe, self._focal_px, one)
-        return pictures
+                images[name] = _preview(depth, self.recipe, self._focal_px, one)
+        return images
 
     def describe(
         self, depth: DepthModel, step: int, scores: Mapping[str, float]
     ) -> CheckpointInfo:
-        """With the confidence calibrated in the validation that gave `scores`."""
+        """Metadata of the checkpoint, with the confidence calibrated in the last validation."""
         recipe, start = self.recipe, self._start
         height = round((recipe.pixel_budget / 3.25) ** 0.5 / 32) * 32
         width = recipe.pixel_budget // height // 32 * 32
@@ -174,13 +184,13 @@ def _describe(shards: list[Shard]) -> dict[str, Any]:
     return {'shards': len(names), 'frames': frames, 'fingerprint': digest}
 
 
-def _picture(
+def _preview(
     depth: DepthModel, recipe: WorldsRecipe, focal_px: float, frames: Frames
 ) -> NDArray[np.uint8]:
     batch = next(iter(validation_batches(recipe, focal_px, [frames])))
-    log_depth, _, far = predict(depth, batch)
+    log_depth, _, sky = predict(depth, batch)
     ratio = float(batch.intrinsics[0, 0]) / focal_px
-    metres = torch.where(far > 0.5, torch.inf, log_depth.exp() * ratio)[0, 0].numpy()
+    metres = torch.where(sky > 0.5, torch.inf, log_depth.exp() * ratio)[0, 0].numpy()
     image = (255.0 * batch.image[0]).byte().permute(1, 2, 0).numpy()
     rows = [image]
     for values in (metres, batch.depth_m[0, 0].numpy()):
@@ -188,21 +198,21 @@ def _picture(
     return np.concatenate(rows)
 
 
-CLOSE = 0.223  # ln 1.25: "close" is within 25 %, the delta_1 of the depth literature
+CLOSE = 0.223  # ln 1.25: confidence is the probability of an error below 25 %
 
 
 @dataclass(frozen=True)
 class Scores:
-    """Means over held-out frames; depth capped at 80 m as in the KITTI protocol."""
+    """Means over held-out frames, over pixels with a true depth below 80 m."""
 
     abs_rel: float  # median-scaled per image
     abs_rel_metric: float  # unscaled
     delta1_metric: float
-    far_recall: float  # share of sky and beyond that is recognised
-    far_false: float  # share of finite depth taken for far
+    sky_recall: float  # fraction of sky and depth beyond the maximum that is recognised
+    sky_false: float  # fraction of finite depth taken for sky
 
     def as_dict(self) -> dict[str, float]:
-        """Rounded, for the checkpoint's description."""
+        """Rounded, for the metadata of the checkpoint."""
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
 
@@ -217,41 +227,48 @@ class Calibration:
 def validate(
     model: DepthModel, recipe: WorldsRecipe, focal_px: float, frames: list[Frames]
 ) -> tuple[Scores, Calibration]:
-    """Score a network on every held-out frame, and calibrate its confidence there."""
+    """Score a network on every held-out frame, and calibrate its confidence."""
     rows, errors, sigmas = [], [], []
     for batch in validation_batches(recipe, focal_px, frames):
-        log_depth, sigma, far = predict(model, batch)
+        log_depth, sigma, sky = predict(model, batch)
         ratio = batch.intrinsics[:, 0].view(-1, 1, 1, 1) / focal_px
         predicted = log_depth.exp() * ratio
         for i in range(len(predicted)):
-            rows.append(_score(predicted[i], far[i], batch.depth_m[i], recipe.max_depth_m))
+            rows.append(_score(predicted[i], sky[i], batch.depth_m[i], recipe.max_depth_m))
         known = torch.isfinite(batch.target)
         errors.append((log_depth - batch.target)[known].abs()[::7])
         sigmas.append(sigma[known][::7])
-    means = torch.stack(rows).nanmean(dim=0).tolist()
+    means = torch.tensor(rows).nanmean(dim=0).tolist()
     return Scores(*means), fit_confidence(torch.cat(errors), torch.cat(sigmas))
 
 
-def _score(predicted: Tensor, far: Tensor, truth: Tensor, max_depth_m: float) -> Tensor:
-    valid = truth < 80.0
-    p, t = predicted[valid], truth[valid]
-    scaled = p * (t.median() / p.median())
-    sky = truth > max_depth_m
-    return torch.stack(
-        [
-            ((scaled - t).abs() / t).mean(),
-            ((p - t).abs() / t).mean(),
-            (torch.maximum(p / t, t / p) < 1.25).float().mean(),
-            (far[sky] > 0.5).float().mean(),
-            (far[valid] > 0.5).float().mean(),
-        ]
-    )
+def _score(predicted: Tensor, sky: Tensor, truth: Tensor, max_depth_m: float) -> list[float]:
+    """The scores of one image (1, H, W), NaN where no pixel has them."""
+    scaled, metric = (
+        measure(
+            predicted.numpy(), truth.numpy(), median_scaled=is_scaled, maximum_m=MAX_PREDICTED_M,
+            truth_maximum_m=MAXIMUM_DEPTH_M,
+        )
+        for is_scaled in (True, False)
+    )  # fmt: skip
+    is_sky = sky > 0.5
+    return [
+        scaled.abs_rel if scaled else math.nan,
+        metric.abs_rel if metric else math.nan,
+        metric.a1 if metric else math.nan,
+        float(is_sky[truth > max_depth_m].float().mean()),
+        float(is_sky[truth < MAXIMUM_DEPTH_M].float().mean()),
+    ]
 
 
 def fit_confidence(errors: Tensor, sigma: Tensor) -> Calibration:
-    """Choose alpha and beta so that c = P(|ln error| < 0.223) is the share that is right.
+    """Fit alpha and beta so that the confidence P(|ln Z - ln Z*| < ln 1.25) is calibrated.
 
-    The best Brier score over a grid; `errors` are |ln Z - ln Z*| of pixels, `sigma` their sigma_u.
+    Minimises the Brier score over a grid.
+
+    Args:
+        errors: |ln Z - ln Z*| of pixels (N,).
+        sigma: their predicted standard deviation of log-depth (N,).
     """
     right = (errors < CLOSE).float()
     best, result = float('inf'), Calibration()
@@ -267,12 +284,12 @@ def fit_confidence(errors: Tensor, sigma: Tensor) -> Calibration:
 
 @torch.inference_mode()
 def predict(model: DepthModel, batch: WorldsBatch) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-depth, sigma and far probability (B, 1, H, W) of a batch, on the CPU."""
+    """Log-depth, its standard deviation and sky probability (B, 1, H, W), on the CPU."""
     device = next(model.parameters()).device
     image = model.normalise(batch.image).to(device, memory_format=torch.channels_last)
     with torch.autocast(device.type, torch.bfloat16):
         output = model(image, batch.intrinsics.to(device))
     size = batch.target.shape[-2:]
     maps = F.interpolate(torch.cat(output, 1), size, mode='bilinear', align_corners=False)
-    log_depth, sigma, far = maps.cpu().split(1, dim=1)
-    return log_depth, sigma, far
+    log_depth, sigma, sky = maps.cpu().split(1, dim=1)
+    return log_depth, sigma, sky
