@@ -14,10 +14,9 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from psd_depth_ros.data import message_types as naming
-from psd_depth_ros.data.bag_file import Channel, merge_by_time
+from psd_depth_ros.data.bag_file import Channel, Data, McapWriter, merge_by_time
 from psd_depth_ros.data.bag_storage import BagStorage
 from psd_depth_ros.data.compression import decompress, ZSTD_MAGIC
-from psd_depth_ros.data.mcap import Data, McapWriter
 from psd_depth_ros.data.message_types import (
     is_ros,
     list_topics,

@@ -1,27 +1,367 @@
 """What is measured around a camera at the time of an image: pose, points, and where things sit.
 
-One class for bags and for live topics, so that both give a frame the same. It takes messages as
-they come, and says of an image what belongs to it, whether more may come, and what is wrong where
-there is nothing.
+One set of classes for bags and for live topics, so that both give a frame the same:
+
+- `Track`: items with stamps that come in a stream. Clocks jump and messages overtake each other:
+  what is a little older than the newest is put in its place; what is much older begins a new time,
+  and the past is forgotten.
+- `TransformBuffer`: the tree of frames of a robot as its transforms tell it. Its rules are those
+  of tf2 (`BufferCore`): a fixed transform holds at any time, a moving one between two of its
+  stamps, where it is interpolated, and nothing is extrapolated; a frame that is fixed once stays
+  so.
+- `Surroundings`: takes messages as they come, and says of an image what belongs to it, whether
+  more may come, and what is wrong where there is nothing.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left, bisect_right
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 import threading
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 
-from psd_depth_ros.data.tracks import CloudTrack, has_jumped, PoseTrack, Track
-from psd_depth_ros.data.transforms import FrameNames, GROUND_FRAMES, locate, TransformBuffer
-from psd_depth_ros.errors import MessageError
+from psd_depth_ros.errors import MessageError, TransformError
 from psd_depth_ros.geometry import Extrinsics
-from psd_depth_ros.geometry.pose import from_quaternion, Rotation
-from psd_depth_ros.messages import decode_points, odometry_pose, stamp_ns
+from psd_depth_ros.geometry.pose import (
+    exponential,
+    from_quaternion,
+    interpolate,
+    invert,
+    logarithm,
+    Rotation,
+)
+from psd_depth_ros.messages import decode_points, odometry_pose, stamp_ns, transform_pose
+
+Item = TypeVar('Item')
+
+KEPT_NS = 10_000_000_000  # as tf2 does
+DISORDER_NS = 500_000_000
+_MAX_POSE_GAP_NS = 500_000_000
+_MAX_CLOUD_GAP_NS = 100_000_000
+_MAX_ITEMS = 10_000
+_MAX_CLOUDS = 8
+
+
+def has_jumped(before_ns: int, now_ns: int) -> bool:
+    """Whether a stamp is so far before an earlier one that time must have been set back."""
+    return now_ns < before_ns - DISORDER_NS
+
+
+class Track(Generic[Item]):
+    """The items of the last 10 s of stamps, `kept` at most. Not thread-safe."""
+
+    def __init__(self, kept: int = _MAX_ITEMS) -> None:
+        self._kept = kept
+        self._stamps: list[int] = []
+        self._items: list[Item] = []
+
+    def __bool__(self) -> bool:
+        """Whether there is anything."""
+        return bool(self._stamps)
+
+    @property
+    def newest_ns(self) -> int | None:
+        """The last stamp, None where nothing has come."""
+        return self._stamps[-1] if self._stamps else None
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self._stamps.clear()
+        self._items.clear()
+
+    def add(self, stamp_ns: int, item: Item) -> None:
+        """Take an item; of two with one stamp the first stays, as in tf2."""
+        if self._stamps and has_jumped(self._stamps[-1], stamp_ns):
+            self.clear()
+        place = bisect_left(self._stamps, stamp_ns)
+        if place < len(self._stamps) and self._stamps[place] == stamp_ns:
+            return
+        self._stamps.insert(place, stamp_ns)
+        self._items.insert(place, item)
+        old = bisect_left(self._stamps, self._stamps[-1] - KEPT_NS)
+        old = max(old, len(self._stamps) - self._kept)
+        if old > 0:
+            del self._stamps[:old], self._items[:old]
+
+    def around(self, stamp_ns: int) -> tuple[tuple[int, Item] | None, tuple[int, Item] | None]:
+        """The last item up to a stamp and the first from it on, the same where one fits."""
+        after = bisect_left(self._stamps, stamp_ns)
+        before = bisect_right(self._stamps, stamp_ns) - 1
+        return self._at(before), self._at(after)
+
+    def _at(self, place: int) -> tuple[int, Item] | None:
+        if not 0 <= place < len(self._stamps):
+            return None
+        return self._stamps[place], self._items[place]
+
+
+class PoseTrack(Track[npt.NDArray[np.float64]]):
+    """The newest odometry poses, interpolated in between."""
+
+    def at(self, stamp_ns: int) -> npt.NDArray[np.float64] | None:
+        """Give the pose at a time, None where there is a gap of over 0.5 s, or nothing yet."""
+        before, after = self.around(stamp_ns)
+        if before is None or after is None:
+            return None
+        (start_ns, start), (end_ns, end) = before, after
+        if end_ns == start_ns:
+            return end
+        if end_ns - start_ns > _MAX_POSE_GAP_NS:
+            return None
+        share = (stamp_ns - start_ns) / (end_ns - start_ns)
+        return start @ exponential(share * logarithm(invert(start) @ end))
+
+
+class CloudTrack(Track[Any]):
+    """The newest messages of points."""
+
+    def __init__(self) -> None:
+        super().__init__(_MAX_CLOUDS)
+
+    def at(self, stamp_ns: int) -> Any | None:
+        """Give the message nearest in time, None where none is within 0.1 s."""
+        found = [one for one in self.around(stamp_ns) if one is not None]
+        if not found:
+            return None
+        nearest_ns, message = min(found, key=lambda one: abs(one[0] - stamp_ns))
+        return message if abs(nearest_ns - stamp_ns) <= _MAX_CLOUD_GAP_NS else None
+
+
+Array = npt.NDArray[np.float64]
+
+TF_TYPE = 'tf2_msgs/msg/TFMessage'
+# REP 120: on the ground below the robot. Many robots have but a base_link, often on the ground.
+GROUND_FRAMES = ('base_footprint', 'base_link')
+_MAX_DEPTH = 100
+_SAME = 1e-6
+_LOWEST_M = 0.05
+
+
+@dataclass(frozen=True)
+class _Link:
+    """T_parent_child as it came; it is decoded when it is asked for."""
+
+    parent: str
+    transform: Any
+    rotation: Rotation = from_quaternion
+
+    @property
+    def pose(self) -> Array:
+        return transform_pose(self.transform, self.rotation)
+
+
+class TransformBuffer:
+    """Transforms of the last 10 s, and all fixed ones. Safe between threads.
+
+    `rotation` turns their quaternions.
+    """
+
+    def __init__(self, rotation: Rotation = from_quaternion) -> None:
+        self._rotation = rotation
+        self._lock = threading.Lock()
+        self._fixed: dict[str, _Link] = {}
+        self._moving: dict[str, Track[_Link]] = {}
+
+    @property
+    def frames(self) -> list[str]:
+        """Names of all frames."""
+        with self._lock:
+            tracks = [track.around(track.newest_ns or 0)[0] for track in self._moving.values()]
+            links = [*self._fixed.values(), *(one[1] for one in tracks if one is not None)]
+            return sorted({*self._fixed, *self._moving, *(link.parent for link in links)})
+
+    def add(self, message: Any, *, fixed: bool = False, time_ns: int | None = None) -> None:
+        """Take a TFMessage of /tf, or with `fixed` of /tf_static.
+
+        `time_ns` is in place of the stamps where it is given.
+        """
+        with self._lock:
+            for one in message.transforms:
+                child = one.child_frame_id.lstrip('/')
+                link = _Link(one.header.frame_id.lstrip('/'), one.transform, self._rotation)
+                if fixed:
+                    self._fixed[child] = link
+                    self._moving.pop(child, None)
+                elif child not in self._fixed:
+                    track = self._moving.setdefault(child, Track())
+                    track.add(stamp_ns(one.header) if time_ns is None else time_ns, link)
+
+    def forget(self) -> None:
+        """Forget all moving transforms, after a jump of the clock."""
+        with self._lock:
+            self._moving.clear()
+
+    def lookup(self, target: str, source: str, time_ns: int) -> Array:
+        """T_target_source at a time: takes points of frame `source` into frame `target`.
+
+        Raises TransformError where the frames are not connected at that time, and MessageError
+        where a transform on the way is not one.
+        """
+        target, source = target.lstrip('/'), source.lstrip('/')
+        if target == source:
+            return np.eye(4)
+        with self._lock:
+            from_target, end_of_target = self._climb(target, time_ns)
+            from_source, end_of_source = self._climb(source, time_ns)
+        common = next((frame for frame in from_source if frame in from_target), None)
+        if common is None:
+            self._refuse(target, source, time_ns, end_of_target, end_of_source)
+        assert common is not None, 'refused above'
+        return invert(from_target[common]) @ from_source[common]
+
+    def _climb(self, frame: str, time_ns: int) -> tuple[dict[str, Array], str]:
+        """T_ancestor_frame by ancestor, the frame itself first, and where the way up ends."""
+        found = {frame: np.eye(4)}
+        pose = found[frame]
+        for _ in range(_MAX_DEPTH):
+            link = self._fixed.get(frame)
+            if link is not None:
+                parent, step = link.parent, link.pose
+            else:
+                between = self._between(frame, time_ns)
+                if between is None:
+                    break
+                parent, step = between
+            if parent in found:  # a loop, which no tree has
+                break
+            pose = step @ pose
+            frame = parent
+            found[frame] = pose
+        return found, frame
+
+    def _between(self, frame: str, time_ns: int) -> tuple[str, Array] | None:
+        """Parent of a moving frame at a time, and its pose in it; None where it is not known."""
+        if frame not in self._moving:
+            return None
+        before, after = self._moving[frame].around(time_ns)
+        if before is None or after is None:
+            return None
+        (start_ns, start), (end_ns, end) = before, after
+        if start_ns == end_ns or start.parent != end.parent:
+            return start.parent, start.pose
+        share = (time_ns - start_ns) / (end_ns - start_ns)
+        return start.parent, interpolate(start.pose, end.pose, share)
+
+    def _refuse(self, target: str, source: str, time_ns: int, *ends: str) -> None:
+        """Raise TransformError with the reason."""
+        what = f'no transform from {source} to {target}'
+        with self._lock:
+            for end in ends:
+                newest_ns = self._moving[end].newest_ns if end in self._moving else None
+                if newest_ns is None:
+                    continue
+                seconds = (time_ns - newest_ns) * 1e-9
+                side = 'after the newest' if seconds > 0 else 'before the oldest'
+                raise TransformError(
+                    f'{what} at {time_ns * 1e-9:.3f} s: that is {side} transform of {end} '
+                    f'(its newest is of {newest_ns * 1e-9:.3f} s)',
+                    may_come=seconds > 0,
+                )
+        known = self.frames
+        for frame in (source, target):
+            if frame not in known:
+                there = f'the frames are {", ".join(known)}' if known else 'no transforms came'
+                raise TransformError(f'{what}: there is no frame {frame!r}; {there}')
+        raise TransformError(f'{what}: both are known, but in separate trees')
+
+
+@dataclass(frozen=True)
+class FrameNames:
+    """Names of the frames around a camera, '' for those that nobody asks for."""
+
+    camera: str
+    body: str = ''
+    lidar: str = ''
+    ground: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Located:
+    """What transforms say of a camera at a time.
+
+    `problem` says what was asked for and is not known, `may_come` whether it may be soon, and
+    `source` which frames the answer is from.
+    """
+
+    extrinsics: Extrinsics
+    problem: str = ''
+    may_come: bool = False
+    source: str = ''
+
+
+def locate(buffer: TransformBuffer, names: FrameNames, time_ns: int) -> Located:
+    """Look up all that `names` asks for."""
+    found: dict[str, Any] = {}
+    sources: list[str] = []
+    problems: list[Exception] = []
+    for name, target, source in _wanted(names):
+        try:
+            found[name] = buffer.lookup(target, source, time_ns)
+            sources.append(f'{source} in {target}')
+        except (TransformError, MessageError) as error:
+            problems.append(error)
+    for frame in names.ground:
+        try:
+            T_ground_camera = buffer.lookup(frame, names.camera, time_ns)
+        except (TransformError, MessageError) as error:
+            if not problems:
+                problems.append(error)
+            continue
+        height_m = float(T_ground_camera[2, 3])
+        if height_m < _LOWEST_M:
+            text = f'{names.camera} is {height_m:.3f} m above {frame}, which is not the ground'
+            problems.append(TransformError(text))
+            continue
+        found['camera_height_m'] = height_m
+        found['up'] = T_ground_camera[2, :3].copy()
+        sources.append(f'{names.camera} above {frame}')
+        problems.clear()
+        break
+    return Located(
+        Extrinsics(**found),
+        '; '.join(str(error) for error in problems),
+        any(getattr(error, 'may_come', False) for error in problems),
+        ', '.join(sources),
+    )
+
+
+def _wanted(names: FrameNames) -> Iterator[tuple[str, str, str]]:
+    if names.body:
+        yield 'T_body_camera', names.body, names.camera
+    if names.lidar:
+        yield 'T_camera_lidar', names.camera, names.lidar
+
+
+def fixed_transforms(messages: Iterable[Any]) -> TransformBuffer:
+    """A buffer of the transforms among messages that never change, wherever they were published.
+
+    A camera that pans has no one pose on the robot.
+    """
+    first: dict[str, tuple[str, Array, Any]] = {}
+    loose: set[str] = set()
+    for message in messages:
+        for one in message.transforms:
+            child, parent = one.child_frame_id.lstrip('/'), one.header.frame_id.lstrip('/')
+            try:
+                pose = transform_pose(one.transform)
+            except MessageError:
+                continue
+            known = first.setdefault(child, (parent, pose, one.transform))
+            if known[0] != parent or np.abs(known[1] - pose).max() > _SAME:
+                loose.add(child)
+    buffer = TransformBuffer()
+    buffer._fixed = {
+        child: _Link(parent, transform)
+        for child, (parent, _, transform) in first.items()
+        if child not in loose
+    }
+    return buffer
+
 
 PATIENCE_NS = 2_000_000_000
 _STILL_NS = 1_000_000_000

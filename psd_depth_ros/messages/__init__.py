@@ -26,17 +26,17 @@ from psd_depth_ros.messages.images import (
     DEPTH_ENCODINGS,
     depth_to_millimetres,
     ENCODINGS,
+    header_fields,
     image_fields,
     image_size,
     ImageDecoder,
     is_compressed,
-)
-from psd_depth_ros.messages.motion import (
-    header_fields,
-    odometry_fields,
-    odometry_pose,
     stamp_ns,
     time_fields,
+)
+from psd_depth_ros.messages.motion import (
+    odometry_fields,
+    odometry_pose,
     transform_fields,
     transform_pose,
 )

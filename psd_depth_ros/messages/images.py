@@ -400,3 +400,23 @@ def flat_bytes(data: Any) -> Bytes:
 
 def _is_swapped(message: Any) -> bool:
     return bool(message.is_bigendian) != (sys.byteorder == 'big')
+
+
+_SECOND_NS = 1_000_000_000
+
+
+def stamp_ns(header: Any) -> int:
+    """Integer nanoseconds of a std_msgs/Header."""
+    stamp = header.stamp
+    return int(stamp.sec) * _SECOND_NS + int(stamp.nanosec)
+
+
+def time_fields(time_ns: int) -> dict[str, int]:
+    """Fields of a builtin_interfaces/Time."""
+    seconds, nanoseconds = divmod(int(time_ns), _SECOND_NS)
+    return {'sec': seconds, 'nanosec': nanoseconds}
+
+
+def header_fields(time_ns: int, frame_id: str) -> dict[str, Any]:
+    """Fields of a std_msgs/Header."""
+    return {'stamp': time_fields(time_ns), 'frame_id': frame_id}

@@ -1,4 +1,4 @@
-"""Headers, Odometry and transforms -> stamps and 4x4 poses, and back.
+"""Odometry and transforms -> stamps and 4x4 poses, and back.
 
 The algebra of poses is in `geometry.pose`; what a pose is used for is left to the callers.
 """
@@ -12,27 +12,9 @@ import numpy.typing as npt
 
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose, Rotation, to_quaternion
+from psd_depth_ros.messages.images import header_fields
 
 Array = npt.NDArray[np.float64]
-
-_SECOND_NS = 1_000_000_000
-
-
-def stamp_ns(header: Any) -> int:
-    """Integer nanoseconds of a std_msgs/Header."""
-    stamp = header.stamp
-    return int(stamp.sec) * _SECOND_NS + int(stamp.nanosec)
-
-
-def time_fields(time_ns: int) -> dict[str, int]:
-    """Fields of a builtin_interfaces/Time."""
-    seconds, nanoseconds = divmod(int(time_ns), _SECOND_NS)
-    return {'sec': seconds, 'nanosec': nanoseconds}
-
-
-def header_fields(time_ns: int, frame_id: str) -> dict[str, Any]:
-    """Fields of a std_msgs/Header."""
-    return {'stamp': time_fields(time_ns), 'frame_id': frame_id}
 
 
 def odometry_pose(message: Any, rotation: Rotation = from_quaternion) -> Array:

@@ -17,8 +17,7 @@ from psd_depth_ros.config import section
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.data.frames import FrameSource, TimedFrame
 from psd_depth_ros.data.message_types import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
-from psd_depth_ros.data.surroundings import Seen
-from psd_depth_ros.data.tracks import has_jumped
+from psd_depth_ros.data.surroundings import has_jumped, Seen
 from psd_depth_ros.errors import CalibrationError, SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame, Scale

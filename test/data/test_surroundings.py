@@ -7,9 +7,14 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.message_types import MessageTypes
-from psd_depth_ros.data.surroundings import Asked, Readers, Surroundings
-from psd_depth_ros.data.tracks import PoseTrack, Track
-from psd_depth_ros.data.transforms import TransformBuffer
+from psd_depth_ros.data.surroundings import (
+    Asked,
+    PoseTrack,
+    Readers,
+    Surroundings,
+    Track,
+    TransformBuffer,
+)
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.messages import (

@@ -42,8 +42,7 @@ from psd_depth_ros.data.message_types import (
     pick_cloud_topic,
     pick_odometry_topic,
 )
-from psd_depth_ros.data.surroundings import Asked, PATIENCE_NS, Surroundings
-from psd_depth_ros.data.tracks import has_jumped
+from psd_depth_ros.data.surroundings import Asked, has_jumped, PATIENCE_NS, Surroundings
 from psd_depth_ros.errors import (
     BagError,
     CalibrationError,
@@ -349,7 +348,8 @@ def _make_frame(
     """Decode an image, where its size is that of its camera, and add what belongs to its stamp."""
     width, height = image_size(held.message)
     camera = cameras.at(held.stamp_ns, width, height)
-    check_sizes(camera, width, height)
+    if (width, height) != (camera.width, camera.height):
+        check_sizes(camera, width, height)
     rgb = decoder.decode(held.message)
     seen = around.at(held.stamp_ns, held.frame_id, held.recorded_ns)
     return TimedFrame(

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.frames import FrameSource, TimedFrame
-from psd_depth_ros.data.triplets.measure import (
+from psd_depth_ros.data.triplets.choose import (
     find_corners,
     GREY_WIDTH,
     measure_saturation,

@@ -31,12 +31,12 @@ from psd_depth_ros.data.triplets.cache import (
 )
 from psd_depth_ros.data.triplets.choose import (
     choose_triplets,
+    find_fixed,
     FrameMeasures,
     list_triplets,
     REASONS,
     Triplets,
 )
-from psd_depth_ros.data.triplets.measure import find_fixed
 from psd_depth_ros.errors import BagError, PsdDepthError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose

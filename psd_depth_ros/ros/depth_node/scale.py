@@ -23,8 +23,13 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
 from psd_depth_ros.data.message_types import CLOUD_TYPE, ODOMETRY_TYPE
-from psd_depth_ros.data.surroundings import PATIENCE_NS, Readers, Surroundings
-from psd_depth_ros.data.transforms import TF_TYPE, TransformBuffer
+from psd_depth_ros.data.surroundings import (
+    PATIENCE_NS,
+    Readers,
+    Surroundings,
+    TF_TYPE,
+    TransformBuffer,
+)
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.inference import apply_measured_scale, Scale
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
@@ -161,7 +166,7 @@ class ScaleInputs:
 class TransformInput:
     """Fills a transform buffer from /tf and /tf_static; idle where tf2_msgs is not installed.
 
-    The buffer is `data.transforms`, as for bags; its rules are those of tf2_ros, which needs
+    The buffer is `data.surroundings`, as for bags; its rules are those of tf2_ros, which needs
     compiled libraries that exist in a ROS distribution only.
     """
 

@@ -12,8 +12,8 @@ from psd_depth_ros.data.triplets.choose import (
     FrameMeasures,
     list_triplets,
     REASONS,
+    Shift,
 )
-from psd_depth_ros.data.triplets.measure import Shift
 from psd_depth_ros.errors import SettingsError
 
 RATE_NS = 100_000_000

@@ -4,7 +4,7 @@ import cv2
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.triplets.measure import (
+from psd_depth_ros.data.triplets.choose import (
     find_corners,
     measure_saturation,
     measure_sharpness,

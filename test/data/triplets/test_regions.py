@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.triplets.measure import find_fixed
+from psd_depth_ros.data.triplets.choose import find_fixed
 
 SIZE = (64, 208)
 CENTRE = (103.5, 28.0)
