@@ -74,5 +74,5 @@ def test_values_of_supervised_terms_stay():
     recipe = read_recipe(find_recipe('starter'))
     network = make_network(5, recipe.preset, 'bins')
     objective = Objective(recipe.make_terms(), network, canonical_focal_px=240.0).train()
-    found = {key: float(value) for key, value in objective(batch, 0.5).items()}
+    found = {key: float(value.detach()) for key, value in objective(batch, 0.5).items()}
     assert found == pytest.approx(GOLDEN['starter']['0.5'], rel=RELATIVE, abs=1e-7)
