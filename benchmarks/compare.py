@@ -5,16 +5,17 @@
 Each round measures both, in alternating order, each part in a process of its own that runs the
 benchmarks of its checkout with this Python. Costs (ms, s per image, MB) are compared round by
 round: `new/old` is the geometric mean of the ratios, above 1 is worse, with its 95 % interval
-(Student's t of the logarithms). Times of the network and of the pipeline are the least of all runs
-of a round, which other load on the machine disturbs least. `verdict` holds the interval against
---limit: `within` where all of it is, `WORSE` where none of it is, `unclear` in between: take more
-rounds, or wait until the machine does nothing else.
+(Student's t of the logarithms). Other load on the machine disturbs little: times of the network
+and of the pipeline are the least of all runs of a round, those of training are processor time of
+one thread, the median of the steps. Those of end to end are real time. `verdict` holds the
+interval against --limit: `within` where all of it is, `WORSE` where none of it is, `unclear` in
+between: take more rounds, or wait until the machine does nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 import json
 import math
 import os
@@ -41,18 +42,43 @@ if part == 'network':
     from network import measure_networks as measure
 elif part == 'pipeline':
     from pipeline import measure_pipeline as measure
-elif part == 'end_to_end':
+else:
     from end_to_end import measure_end_to_end
 
     def measure(quick):
         with tempfile.TemporaryDirectory() as folder:
             return measure_end_to_end(quick, Path(folder))
-else:
-    from training import measure_training as measure
 rows = measure(True)
 peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({'rows': rows, 'peak_mb': peak_mb}))
 """
+# Trains with one recipe, on one thread, and notes the processor time at the end of every step.
+TRAINING_PROBE = """
+import json, sys, tempfile, time
+from pathlib import Path
+
+import trainee
+from training import FRAMES, RECIPES, SIZES, WORLD, World, write_world
+
+spent, run_training = [], trainee.run_training
+
+def timed(*given, report, **options):
+    def note(progress):
+        spent.append(time.process_time())
+        report(progress)
+
+    return run_training(*given, report=note, **options)
+
+trainee.run_training = timed
+with tempfile.TemporaryDirectory() as folder:
+    bag = Path(folder) / 'street.mcap'
+    write_world(World(1, WORLD), bag, FRAMES)
+    pixels = str(SIZES['416x128'])
+    trainee.main(RECIPES[int(sys.argv[1])], pixels, sys.argv[2], str(bag), folder, 'cpu')
+spent = spent[trainee.WARM_UP - 1 : -1]
+print(json.dumps({'steps': [b - a for a, b in zip(spent, spent[1:])]}))
+"""
+TRAINING_STEPS = 10
 
 
 def main() -> int:
@@ -93,7 +119,7 @@ def main() -> int:
 
 def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
     """Names and costs of one part in one checkout: the smaller, the better."""
-    found = _run_probe(part, checkout)
+    found = {} if part == 'training' else json.loads(_run(PROBE, [part], checkout, {})[-1])
     if part == 'network':
         for row in found['rows']:
             if row['median_ms'] is not None:
@@ -114,23 +140,29 @@ def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
         return
     else:
         # the baseline comes first, whatever its recipe is called, then PSD
-        for name, row in zip(('baseline', 'psd'), found['rows'], strict=False):
-            yield f'training {name}, ms per image', 1e3 / row['images_per_s']
+        for index, name in enumerate(('baseline', 'psd')):
+            environment = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
+            lines = _run(TRAINING_PROBE, [str(index), str(TRAINING_STEPS)], checkout, environment)
+            row, steps = (json.loads(line) for line in lines[-2:])
+            cpu_ms = 1e3 * float(np.median(steps['steps'])) / row['batch']
+            yield f'training {name}, CPU ms per image', cpu_ms
             yield f'training {name}, peak memory, MB', row['peak_memory_mb']
         return
     yield f'{part}, peak memory, MB', found['peak_mb']
 
 
-def _run_probe(part: str, checkout: Path) -> dict[str, Any]:
+def _run(
+    program: str, arguments: Sequence[str], checkout: Path, extra: dict[str, str]
+) -> list[str]:
+    """Lines of output of a program that has the package and benchmarks of a checkout."""
     path = os.pathsep.join([str(checkout), str(checkout / 'benchmarks')])
     done = subprocess.run(
-        [sys.executable, '-c', PROBE, part], capture_output=True, text=True, check=False,
-        timeout=PATIENCE_S, cwd=checkout, env={**os.environ, 'PYTHONPATH': path},
+        [sys.executable, '-c', program, *arguments], capture_output=True, text=True, check=False,
+        timeout=PATIENCE_S, cwd=checkout, env={**os.environ, **extra, 'PYTHONPATH': path},
     )  # fmt: skip
     if done.returncode:
-        raise SystemExit(f'{part} of {checkout} ended with code {done.returncode}:\n{done.stderr}')
-    result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return result
+        raise SystemExit(f'{checkout} ended with code {done.returncode}:\n{done.stderr}')
+    return done.stdout.splitlines()
 
 
 def compare(
