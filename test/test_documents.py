@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+from itertools import pairwise
 from pathlib import Path
 import re
 
@@ -143,6 +144,22 @@ def test_files_named_in_the_pages_are_there(page):
     for name in inline_code(read(page)):
         if re.fullmatch(pattern + r'[\w./-]*', name) and '/my_' not in name:
             assert (ROOT / name).exists(), f'{page.name} names {name}, which is not there'
+
+
+def test_the_tree_of_the_readme_is_that_of_the_architecture_test():
+    tree = ast.parse(read(ROOT / 'test' / 'test_architecture.py'))
+    assigned = {
+        node.targets[0].id: node.value
+        for node in tree.body
+        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name)
+    }
+    floors = ast.literal_eval(assigned['FLOORS'])
+    level = {room: index for index, floor in enumerate(floors) for room in floor}
+    block = read(ROOT / 'README.md').split('\n```\ncli  ros ')[1].split('```')[0]
+    lines = [re.split(r' {3,}', line)[0].split() for line in f'cli  ros {block}'.splitlines()]
+    assert sorted(room for line in lines for room in line) == sorted(level)
+    levels = [[level[room] for room in line] for line in lines]
+    assert all(max(upper) < min(lower) for upper, lower in pairwise(levels))
 
 
 def test_functions_named_beside_their_files_are_in_them():
