@@ -1,6 +1,7 @@
 import csv
 import importlib.util
 import json
+import shutil
 
 import pytest
 import torch
@@ -160,10 +161,17 @@ def test_a_state_of_another_network_is_refused(toy, tmp_path):
             run_training(toy.ToyTask(), RunFolder(tmp_path), device='cpu', resume=True)
 
 
+@pytest.fixture(scope='module')
+def trained(toy, tmp_path_factory):
+    path = tmp_path_factory.mktemp('trained') / 'whole'
+    run_training(toy.ToyTask(), RunFolder(path), device='cpu')
+    return path
+
+
 @pytest.fixture
-def finished(toy, tmp_path):
-    run_training(toy.ToyTask(), RunFolder(tmp_path / 'whole'), device='cpu')
-    return tmp_path / 'whole'
+def finished(trained, tmp_path):
+    """A copy of a finished run, to be damaged."""
+    return shutil.copytree(trained, tmp_path / 'whole')
 
 
 def resume(toy, path):
