@@ -1,1 +1,1 @@
-"""Fine-tuning: a child process that trains, judges the result and reports."""
+"""Fine-tuning: training on recordings, acceptance of the result, a child process, a report."""

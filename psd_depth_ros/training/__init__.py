@@ -1,1 +1,1 @@
-"""Training: what is learned from, what is made small, and the loop that does it."""
+"""Training: recipes, tasks and the loop with its state, logs and run folder."""

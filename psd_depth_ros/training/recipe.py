@@ -48,7 +48,7 @@ class TermChoice:
 
 @dataclass(frozen=True)
 class WorldsSettings:
-    """Which rendered worlds are learned from."""
+    """Rendered worlds to learn from."""
 
     frames: int = setting(12000, 'Frames rendered for training', minimum=1, maximum=10_000_000)
     frames_per_world: int = setting(4, 'Frames taken of each world', minimum=1, maximum=1000)
@@ -73,7 +73,7 @@ class WorldsSettings:
 
 @dataclass(frozen=True)
 class Recipe:
-    """What every training run has, whatever it learns from."""
+    """Settings of every kind of training run."""
 
     kind: str = setting('video', 'What is learned from', choices=('video', 'worlds'))
     name: str = setting('run', 'Name of the run and of its checkpoint')
@@ -121,7 +121,7 @@ class Recipe:
     }
 
     def make_terms(self) -> list[Term]:
-        """The terms of the objective. Raises SettingsError for one that is not known any more."""
+        """The terms of the objective. Raises SettingsError for an unknown one."""
         return [find_term(one.name)(one.settings) for one in self.objective]
 
 
@@ -159,7 +159,7 @@ class WorldsRecipe(Recipe):
 
 
 def _removed_terms() -> dict[str, str]:
-    """What became of the settings of the objective from before it was a list of terms."""
+    """Explanations of the settings that the objective had before it was a list of terms."""
     plain = {
         'far.fine_weight': 'distant.weight',
         'far.start': 'distant.start and photometric.exempt_start',
@@ -275,7 +275,7 @@ def build_recipe(cls: type[R], values: Mapping[str, Any], source: str = '') -> R
 
 
 def change_recipe(recipe: R, changes: Sequence[str] | Mapping[str, Any], source: str) -> R:
-    """Copy a recipe with changes made: NAME=VALUE texts, or values by dotted name.
+    """A copy of a recipe with changes: NAME=VALUE texts, or values by dotted name.
 
     Checked like in `build_recipe`.
     """
@@ -292,7 +292,7 @@ def change_recipe(recipe: R, changes: Sequence[str] | Mapping[str, Any], source:
 
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
-    """A recipe as nested plain values, fit for YAML or JSON; `build_recipe` reads them."""
+    """A recipe as nested plain values, for YAML or JSON; `build_recipe` reads them."""
     return {**dump(recipe), OBJECTIVE: [_as_dict(one) for one in recipe.objective]}
 
 
@@ -354,7 +354,7 @@ def _change_term(terms: dict[str, Any], key: str, value: Any, source: str) -> No
 
 
 def _remove(terms: dict[str, Any], name: str) -> None:
-    """Take a term out, and those that build on it."""
+    """Remove a term, and those that require it."""
     terms.pop(name, None)
     for other in [one for one in terms if name in find_term(one).requires]:
         _remove(terms, other)
