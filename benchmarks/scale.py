@@ -28,9 +28,11 @@ from timing import print_table
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.frames import FrameSource, LensChoice, TimedFrame
+from psd_depth_ros.evaluation.metrics import measure
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference.engine import DepthEngine
 from psd_depth_ros.messages import decode_depth
+from psd_depth_ros.odometry.lengths import weighted_median
 from psd_depth_ros.replay.offline import run_bag, RunSettings
 from psd_depth_ros.synth import World, WorldSettings
 
@@ -177,17 +179,16 @@ def _lidar(world: World, truth: Map) -> Map:
 
 
 def _abs_rel(depth: Map, truth: Map) -> float:
-    known = np.isfinite(truth) & (truth < MAX_DEPTH_M)
-    z = truth[known]
-    return float(np.mean(np.abs(np.clip(depth[known], 0.3, MAX_DEPTH_M) - z) / z))
+    found = measure(depth, truth, median_scaled=False, minimum_m=0.3, maximum_m=MAX_DEPTH_M)
+    assert found is not None, 'rendered frames have depth'
+    return found.abs_rel
 
 
 def _best_factor(depth: Map, truth: Map) -> float:
     """The factor of least AbsRel: the median of truth / depth, each weighed by depth / truth."""
     known = np.isfinite(truth) & (truth < MAX_DEPTH_M)
-    ratios = np.sort(truth[known] / depth[known])
-    weights = np.cumsum(1.0 / ratios)
-    return float(ratios[np.searchsorted(weights, 0.5 * weights[-1])])
+    ratios = truth[known] / depth[known]
+    return weighted_median(ratios, 1.0 / ratios)
 
 
 def _interval(differences: Errors, block: int) -> tuple[float, float]:

@@ -3,8 +3,10 @@
 Definitions and order of steps are those of the KITTI Eigen protocol (Eigen et al. 2014): mask the
 truth to the range, scale by the ratio of medians where asked, clamp the prediction to the range,
 average per image. SILog is the root of the variance of ln p/gt, log10 the mean of |log10 p/gt|.
-Errors by distance are in `distance`, those of edges in `edges`, the worth of the confidence is in
-`confidence`. Reading data and choosing crops is left to the callers.
+Reading data and choosing crops is left to the callers.
+
+This is the only copy of each formula: errors of an image (`measure`), errors by distance
+(`measure_bands`), edges (`measure_edges`) and the worth of the confidence (`measure_confidence`).
 """
 
 from __future__ import annotations
@@ -20,112 +22,6 @@ from numpy.typing import NDArray
 
 Map = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-# Between these shares of depth a step to the neighbour counts as an occlusion.
-LOWEST_RATIO, HIGHEST_RATIO, RATIOS = 1.05, 1.25, 10
-FARTHEST_PX = 10.0
-_BLUR_PX = 1.0
-_WEAK_STEP, _STRONG_STEP = 0.05, 0.1  # of ln depth from pixel to pixel, after the blur
-_CANNY_UNIT = 8192.0  # steps of ln depth as the 16-bit integers that cv2.Canny takes
-
-
-@dataclass(frozen=True)
-class EdgeMetrics:
-    """`boundary_f1` in [0, 1], 1 is best. Distances in pixels, 0 is best, at most 10.
-
-    `accuracy_px` is from predicted edges to true ones, `completeness_px` from true ones to
-    predicted ones; NaN where there are none to start from.
-    """
-
-    boundary_f1: float
-    accuracy_px: float
-    completeness_px: float
-
-
-def measure_edges(
-    depth: NDArray, truth: NDArray, *, minimum_m: float, maximum_m: float
-) -> EdgeMetrics:
-    """Compare the edges of `depth` with those of `truth`, both (H, W) metres.
-
-    +Inf is the sky: like all that is beyond, it counts as `maximum_m`. Pixels without a truth
-    above 0, or without a prediction (NaN), and edges right beside them, do not count.
-    """
-    known = (truth > 0) & ~np.isnan(depth)
-    log_depth, log_truth = (
-        np.log(np.where(known, values, maximum_m).astype(np.float64).clip(minimum_m, maximum_m))
-        for values in (depth, truth)
-    )
-    accuracy, completeness = edge_distances(log_depth, log_truth, known)
-    return EdgeMetrics(boundary_f1(log_depth, log_truth, known), accuracy, completeness)
-
-
-def boundary_f1(log_depth: Map, log_truth: Map, known: Mask | None = None) -> float:
-    """The weighted F1 of occluding neighbours of two maps of ln depth (H, W).
-
-    A pixel occludes a neighbour where that is farther by more than a ratio t. For each t of ten
-    from 1.05 to 1.25, precision and recall are averaged over the four directions; the F1 are
-    averaged with weights proportional to t. `known` (H, W): both pixels of a pair must be.
-    """
-    everywhere = np.ones(log_truth.shape, bool) if known is None else known
-    steps = [
-        _directed_steps(values, everywhere, axis) for values in (log_depth, log_truth)
-        for axis in (0, 1)
-    ]  # fmt: skip
-    predicted, true = steps[:2], steps[2:]
-    ratios = np.linspace(LOWEST_RATIO, HIGHEST_RATIO, RATIOS)
-    scores = [_f1(predicted, true, math.log(ratio)) for ratio in ratios]
-    return float(np.average(scores, weights=ratios))
-
-
-def edge_distances(log_depth: Map, log_truth: Map, known: Mask) -> tuple[float, float]:
-    """Mean distances in pixels: predicted edges to true ones, true ones to predicted ones.
-
-    Edges farther than 10 px from any of the other map count as 10 px.
-    """
-    inside = cv2.erode(known.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
-    predicted, true = (_edges(values) & inside for values in (log_depth, log_truth))
-    return _mean_distance(predicted, true), _mean_distance(true, predicted)
-
-
-def _directed_steps(log_depth: Map, known: Mask, axis: int) -> Map:
-    """ln ratio of each pair of neighbours along an axis; 0 where one of them is not known."""
-    both = np.diff(known.astype(np.int8), axis=axis) == 0
-    both &= np.delete(known, -1, axis=axis)
-    return np.where(both, np.diff(log_depth, axis=axis), 0.0)
-
-
-def _f1(predicted: list[Map], true: list[Map], threshold: float) -> float:
-    precisions, recalls = [], []
-    for p, t in zip(predicted, true, strict=True):
-        for sign in (1.0, -1.0):
-            found, there = sign * p > threshold, sign * t > threshold
-            hits = int(np.count_nonzero(found & there))
-            precisions.append(hits / max(1, int(np.count_nonzero(found))))
-            recalls.append(hits / max(1, int(np.count_nonzero(there))))
-    precision, recall = float(np.mean(precisions)), float(np.mean(recalls))
-    both = precision + recall
-    return 2.0 * precision * recall / both if both > 0 else 0.0
-
-
-def _edges(log_depth: Map) -> Mask:
-    """Thin edges: Canny on the steps of ln depth, the same thresholds for every map."""
-    smooth = cv2.GaussianBlur(log_depth, (0, 0), _BLUR_PX)
-    steps = []
-    for axis in (1, 0):
-        half = np.gradient(smooth, axis=axis) * _CANNY_UNIT
-        steps.append(np.clip(np.rint(half), -32767, 32767).astype(np.int16))
-    weak, strong = _WEAK_STEP * _CANNY_UNIT, _STRONG_STEP * _CANNY_UNIT
-    return cv2.Canny(steps[0], steps[1], weak, strong, L2gradient=True) > 0
-
-
-def _mean_distance(start: Mask, goal: Mask) -> float:
-    if not start.any():
-        return math.nan
-    if not goal.any():
-        return FARTHEST_PX
-    away = cv2.distanceTransform((~goal).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
-    return float(np.mean(np.minimum(away[start].astype(np.float64), FARTHEST_PX)))
-
 
 MINIMUM_DEPTH_M = 1e-3
 MAXIMUM_DEPTH_M = 80.0
@@ -255,12 +151,22 @@ def average(metrics: Sequence[DepthMetrics]) -> DepthMetrics:
     )
 
 
+def relative_error(predicted: Values, true: Values) -> Values:
+    """|p - gt| / gt of every pixel (N,); its mean is AbsRel."""
+    return np.abs(predicted - true) / true
+
+
+def ratio_error(predicted: Values, true: Values) -> Values:
+    """max(p / gt, gt / p) of every pixel (N,), 1 where it is right."""
+    return np.maximum(predicted / true, true / predicted)
+
+
 def _errors(predicted: Values, true: Values) -> dict[str, float]:
     error = predicted - true
     log_error = np.log(predicted) - np.log(true)
-    ratio = np.maximum(predicted / true, true / predicted)
+    ratio = ratio_error(predicted, true)
     return {
-        'abs_rel': float(np.mean(np.abs(error) / true)),
+        'abs_rel': float(np.mean(relative_error(predicted, true))),
         'sq_rel': float(np.mean(error**2 / true)),
         'rmse': float(np.sqrt(np.mean(error**2))),
         'rmse_log': float(np.sqrt(np.mean(log_error**2))),
@@ -270,66 +176,6 @@ def _errors(predicted: Values, true: Values) -> dict[str, float]:
         'silog': float(np.std(log_error)),
         'log10': float(np.mean(np.abs(log_error)) / np.log(10.0)),
     }
-
-
-QUANTILES = 50
-
-Order = NDArray[np.intp]
-
-
-@dataclass(frozen=True)
-class Sparsification:
-    """Areas for one error. `ause`: above the oracle's curve, 0 is best. `aurg`: below random."""
-
-    ause: float
-    aurg: float
-
-
-def measure_confidence(matched: Matched, confidence: NDArray) -> dict[str, Sparsification]:
-    """Areas for `abs_rel`, `rmse` and `a1` (as 1 - a1) with a confidence (H, W) of any scale.
-
-    Among pixels of equal confidence the later ones go first.
-    """
-    trust = confidence[matched.mask].astype(np.float64)
-    error = np.abs(matched.predicted - matched.true)
-    ratio = np.maximum(matched.predicted / matched.true, matched.true / matched.predicted)
-    parts: dict[str, tuple[Values, Callable[[Values], Values]]] = {
-        'abs_rel': (error / matched.true, np.asarray),
-        'rmse': (error**2, np.sqrt),
-        'a1': ((ratio >= 1.25).astype(np.float64), np.asarray),
-    }
-    most_trusted_first = np.argsort(-trust, kind='stable')
-    return {
-        name: sparsify(errors, most_trusted_first, finish)
-        for name, (errors, finish) in parts.items()
-    }
-
-
-def sparsify(
-    errors: Values, most_trusted_first: Order, finish: Callable[[Values], Values] = np.asarray
-) -> Sparsification:
-    """Areas for errors (N,) and the order of trust in them; `finish` is applied to their means.
-
-    Of N pixels, N - floor(i N / 50) are left at quantile i = 0 .. 49, none at 50, where the error
-    is 0. Areas by the trapezoidal rule over [0, 1].
-    """
-    by_trust = finish(_means_left(errors[most_trusted_first]))
-    by_error = finish(_means_left(np.sort(errors)))
-    area, best = _area(by_trust), _area(by_error)
-    return Sparsification(ause=area - best, aurg=float(by_trust[0]) - area)
-
-
-def _means_left(errors: Values) -> Values:
-    """Means (50,) of what is left at each quantile, the last pixels leaving first."""
-    sums = np.cumsum(errors)
-    count = len(errors)
-    left = count - (np.arange(QUANTILES) * count) // QUANTILES
-    return sums[left - 1] / left
-
-
-def _area(curve: Values) -> float:
-    heights = np.append(curve, 0.0)
-    return float(np.sum(0.5 * (heights[:-1] + heights[1:])) / QUANTILES)
 
 
 Bands = tuple[tuple[float, float], ...]
@@ -367,11 +213,10 @@ def measure_bands(matched: Matched, bands: Bands) -> dict[str, BandMetrics]:
         if pixels == 0:
             continue
         predicted, true = matched.predicted[inside], matched.true[inside]
-        ratio = predicted / true
         found[band_name((low, high))] = BandMetrics(
-            abs_rel=float(np.mean(np.abs(predicted - true) / true)),
-            a1=float(np.mean(np.maximum(ratio, 1.0 / ratio) < 1.25)),
-            bias=float(np.median(np.log(ratio))),
+            abs_rel=float(np.mean(relative_error(predicted, true))),
+            a1=float(np.mean(ratio_error(predicted, true) < 1.25)),
+            bias=float(np.median(np.log(predicted / true))),
             share=pixels / len(inside),
             pixels=pixels,
         )
@@ -401,3 +246,168 @@ def average_bands(
             'frames': len(rows),
         }  # fmt: skip
     return averages
+
+
+# Between these ratios of depth a step to the neighbour counts as an occlusion.
+LOWEST_RATIO, HIGHEST_RATIO, RATIOS = 1.05, 1.25, 10
+FARTHEST_PX = 10.0
+_BLUR_PX = 1.0
+_WEAK_STEP, _STRONG_STEP = 0.05, 0.1  # of ln depth from pixel to pixel, after the blur
+_CANNY_UNIT = 8192.0  # steps of ln depth as the 16-bit integers that cv2.Canny takes
+
+
+@dataclass(frozen=True)
+class EdgeMetrics:
+    """`boundary_f1` in [0, 1], 1 is best. Distances in pixels, 0 is best, at most 10.
+
+    `accuracy_px` is from predicted edges to true ones, `completeness_px` from true ones to
+    predicted ones; NaN where there are none to start from.
+    """
+
+    boundary_f1: float
+    accuracy_px: float
+    completeness_px: float
+
+
+def measure_edges(
+    depth: NDArray, truth: NDArray, *, minimum_m: float, maximum_m: float
+) -> EdgeMetrics:
+    """Compare the edges of `depth` with those of `truth`, both (H, W) metres.
+
+    +Inf is the sky: like all that is beyond, it counts as `maximum_m`. Pixels without a truth
+    above 0, or without a prediction (NaN), and edges right beside them, do not count.
+    """
+    known = (truth > 0) & ~np.isnan(depth)
+    log_depth, log_truth = (
+        np.log(np.where(known, values, maximum_m).astype(np.float64).clip(minimum_m, maximum_m))
+        for values in (depth, truth)
+    )
+    accuracy, completeness = edge_distances(log_depth, log_truth, known)
+    return EdgeMetrics(boundary_f1(log_depth, log_truth, known), accuracy, completeness)
+
+
+def boundary_f1(log_depth: Map, log_truth: Map, known: Mask | None = None) -> float:
+    """The weighted F1 of occluding neighbours of two maps of ln depth (H, W).
+
+    A pixel occludes a neighbour where that is farther by more than a ratio t. For each t of ten
+    from 1.05 to 1.25, precision and recall are averaged over the four directions; the F1 are
+    averaged with weights proportional to t. `known` (H, W): both pixels of a pair must be.
+    """
+    everywhere = np.ones(log_truth.shape, bool) if known is None else known
+    steps = [
+        _directed_steps(values, everywhere, axis) for values in (log_depth, log_truth)
+        for axis in (0, 1)
+    ]  # fmt: skip
+    predicted, true = steps[:2], steps[2:]
+    ratios = np.linspace(LOWEST_RATIO, HIGHEST_RATIO, RATIOS)
+    scores = [_f1(predicted, true, math.log(ratio)) for ratio in ratios]
+    return float(np.average(scores, weights=ratios))
+
+
+def edge_distances(log_depth: Map, log_truth: Map, known: Mask) -> tuple[float, float]:
+    """Mean distances in pixels: predicted edges to true ones, true ones to predicted ones.
+
+    Edges farther than 10 px from any of the other map count as 10 px.
+    """
+    inside = cv2.erode(known.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
+    predicted, true = (_edges(values) & inside for values in (log_depth, log_truth))
+    return _mean_distance(predicted, true), _mean_distance(true, predicted)
+
+
+def _directed_steps(log_depth: Map, known: Mask, axis: int) -> Map:
+    """ln ratio of each pair of neighbours along an axis; 0 where one of them is not known."""
+    both = np.diff(known.astype(np.int8), axis=axis) == 0
+    both &= np.delete(known, -1, axis=axis)
+    return np.where(both, np.diff(log_depth, axis=axis), 0.0)
+
+
+def _f1(predicted: list[Map], true: list[Map], threshold: float) -> float:
+    precisions, recalls = [], []
+    for p, t in zip(predicted, true, strict=True):
+        for sign in (1.0, -1.0):
+            found, there = sign * p > threshold, sign * t > threshold
+            hits = int(np.count_nonzero(found & there))
+            precisions.append(hits / max(1, int(np.count_nonzero(found))))
+            recalls.append(hits / max(1, int(np.count_nonzero(there))))
+    precision, recall = float(np.mean(precisions)), float(np.mean(recalls))
+    both = precision + recall
+    return 2.0 * precision * recall / both if both > 0 else 0.0
+
+
+def _edges(log_depth: Map) -> Mask:
+    """Thin edges: Canny on the steps of ln depth, the same thresholds for every map."""
+    smooth = cv2.GaussianBlur(log_depth, (0, 0), _BLUR_PX)
+    steps = []
+    for axis in (1, 0):
+        half = np.gradient(smooth, axis=axis) * _CANNY_UNIT
+        steps.append(np.clip(np.rint(half), -32767, 32767).astype(np.int16))
+    weak, strong = _WEAK_STEP * _CANNY_UNIT, _STRONG_STEP * _CANNY_UNIT
+    return cv2.Canny(steps[0], steps[1], weak, strong, L2gradient=True) > 0
+
+
+def _mean_distance(start: Mask, goal: Mask) -> float:
+    if not start.any():
+        return math.nan
+    if not goal.any():
+        return FARTHEST_PX
+    away = cv2.distanceTransform((~goal).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
+    return float(np.mean(np.minimum(away[start].astype(np.float64), FARTHEST_PX)))
+
+
+QUANTILES = 50
+
+Order = NDArray[np.intp]
+
+
+@dataclass(frozen=True)
+class Sparsification:
+    """Areas for one error. `ause`: above the oracle's curve, 0 is best. `aurg`: below random."""
+
+    ause: float
+    aurg: float
+
+
+def measure_confidence(matched: Matched, confidence: NDArray) -> dict[str, Sparsification]:
+    """Areas for `abs_rel`, `rmse` and `a1` (as 1 - a1) with a confidence (H, W) of any scale.
+
+    Among pixels of equal confidence the later ones go first.
+    """
+    trust = confidence[matched.mask].astype(np.float64)
+    predicted, true = matched.predicted, matched.true
+    parts: dict[str, tuple[Values, Callable[[Values], Values]]] = {
+        'abs_rel': (relative_error(predicted, true), np.asarray),
+        'rmse': ((predicted - true) ** 2, np.sqrt),
+        'a1': ((ratio_error(predicted, true) >= 1.25).astype(np.float64), np.asarray),
+    }
+    most_trusted_first = np.argsort(-trust, kind='stable')
+    return {
+        name: sparsify(errors, most_trusted_first, finish)
+        for name, (errors, finish) in parts.items()
+    }
+
+
+def sparsify(
+    errors: Values, most_trusted_first: Order, finish: Callable[[Values], Values] = np.asarray
+) -> Sparsification:
+    """Areas for errors (N,) and the order of trust in them; `finish` is applied to their means.
+
+    Of N pixels, N - floor(i N / 50) are left at quantile i = 0 .. 49, none at 50, where the error
+    is 0. Areas by the trapezoidal rule over [0, 1].
+    """
+    by_trust = finish(_means_left(errors[most_trusted_first]))
+    by_error = finish(_means_left(np.sort(errors)))
+    area, best = _area(by_trust), _area(by_error)
+    return Sparsification(ause=area - best, aurg=float(by_trust[0]) - area)
+
+
+def _means_left(errors: Values) -> Values:
+    """Means (50,) of what is left at each quantile, the last pixels leaving first."""
+    sums = np.cumsum(errors)
+    count = len(errors)
+    left = count - (np.arange(QUANTILES) * count) // QUANTILES
+    return sums[left - 1] / left
+
+
+def _area(curve: Values) -> float:
+    heights = np.append(curve, 0.0)
+    return float(np.sum(0.5 * (heights[:-1] + heights[1:])) / QUANTILES)
