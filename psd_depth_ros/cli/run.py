@@ -18,7 +18,7 @@ from psd_depth_ros.cli.options import (
     progress_bar,
 )
 from psd_depth_ros.errors import BagError, SettingsError
-from psd_depth_ros.replay.outputs import choose_outputs, OUTPUTS
+from psd_depth_ros.replay import choose_outputs, OUTPUTS
 
 if TYPE_CHECKING:
     from psd_depth_ros.inference.engine import DepthFrame

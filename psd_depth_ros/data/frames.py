@@ -28,7 +28,7 @@ from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import invert, make_pose
 from psd_depth_ros.geometry.view import find_doubts
 from psd_depth_ros.messages import ImageDecoder
-from psd_depth_ros.messages.sixteen_bit import FULL
+from psd_depth_ros.messages.images import FULL
 
 DepthMap = NDArray[np.float32]
 T = TypeVar('T')
@@ -161,7 +161,7 @@ class SkippedFrame:
 class LensChoice:
     """What the caller says of the camera: all of it, its field of view, or nothing.
 
-    `sixteen_bit_range` is how its 16-bit images become 8 bits, see `messages.sixteen_bit`.
+    `sixteen_bit_range` is how its 16-bit images become 8 bits, see `messages.images`.
     """
 
     camera: Camera | None = None

@@ -34,7 +34,7 @@ from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import BagError, EvaluationError, SettingsError
 from psd_depth_ros.files import natural_key
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.messages.sixteen_bit import FULL
+from psd_depth_ros.messages.images import FULL
 from psd_depth_ros.parsing import user_path
 
 # The first that matches reads a path: special layouts before general ones.
@@ -82,7 +82,7 @@ def open_frames(
             given has its view already.
         stamps: of a bag, those of the headers (`header`), or for drivers that set none the times
             of recording (`recorded`).
-        sixteen_bit_range: see `messages.sixteen_bit`.
+        sixteen_bit_range: see `messages.images`.
 
     Raises:
         BagError: the recording cannot be read.

@@ -7,7 +7,7 @@ from typing import ClassVar
 
 from psd_depth_ros.config import section, setting
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.messages.sixteen_bit import DESCRIPTION, FULL, parse_sixteen_bit
+from psd_depth_ros.messages.images import DESCRIPTION, FULL, parse_sixteen_bit
 
 
 @dataclass(frozen=True)

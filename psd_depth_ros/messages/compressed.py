@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 import re
-from typing import Any
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
@@ -19,7 +19,6 @@ import numpy.typing as npt
 
 from psd_depth_ros.errors import MessageError
 from psd_depth_ros.geometry.camera import MAX_SIDE
-from psd_depth_ros.messages.sixteen_bit import SixteenBitTone
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -48,6 +47,22 @@ _PNG_END = b'IEND'
 _PNG_PALETTE = 3
 
 
+class Tone(Protocol):
+    """How 16-bit pixels become 8 bits: `images.SixteenBitTone`, or `FullRange`."""
+
+    def scale(self, values: Any, watch: Any = None) -> Bytes:
+        """uint16 of any shape to uint8 of that shape; `watch` are the pixels of the sensor."""
+
+
+class FullRange:
+    """0 .. 65535 to 0 .. 255."""
+
+    def scale(self, values: Any, watch: Any = None) -> Bytes:
+        """See `Tone.scale`."""
+        flat = values.reshape(values.shape[0], -1)
+        return cv2.convertScaleAbs(flat, alpha=255.0 / 65535.0).reshape(values.shape)
+
+
 @dataclass(frozen=True)
 class PictureHeader:
     """What a picture says of itself: `bits` of each value, the place of its `end` marker.
@@ -65,7 +80,7 @@ class PictureHeader:
     one_scan: bool = False
 
 
-def decode_compressed(message: Any, tone: SixteenBitTone | None = None) -> Bytes:
+def decode_compressed(message: Any, tone: Tone | None = None) -> Bytes:
     """sensor_msgs/CompressedImage of jpeg or png -> (H, W, 3) uint8 RGB, C-contiguous.
 
     Grey pictures become three equal channels; of one channel that `format` calls a Bayer mosaic
@@ -94,7 +109,7 @@ def _payload(message: Any) -> tuple[bytes, str]:
     return payload, f'compressed image ({message.format!r}, {len(payload)} bytes)'
 
 
-def decode_file(payload: bytes, name: str, tone: SixteenBitTone) -> Bytes:
+def decode_file(payload: bytes, name: str, tone: Tone) -> Bytes:
     """The bytes of an image file, in messages called `name` -> (H, W, 3) uint8 RGB.
 
     As `decode_compressed`, and without its checks also other formats that OpenCV reads. Raises
@@ -109,13 +124,13 @@ def decode_file(payload: bytes, name: str, tone: SixteenBitTone) -> Bytes:
     return cv2.cvtColor(_to_8_bits(image, tone), cv2.COLOR_BGR2RGB)
 
 
-def _to_8_bits(image: Any, tone: SixteenBitTone | None) -> Bytes:
+def _to_8_bits(image: Any, tone: Tone | None) -> Bytes:
     if image.dtype == np.uint16:
-        return (tone or SixteenBitTone()).scale(image)
+        return (tone or FullRange()).scale(image)
     return image  # type: ignore[no-any-return]
 
 
-def _decode(payload: bytes, name: str, bayer: str, tone: SixteenBitTone | None) -> Bytes:
+def _decode(payload: bytes, name: str, bayer: str, tone: Tone | None) -> Bytes:
     header = read_header(payload, name)
     flags = cv2.IMREAD_GRAYSCALE if header.channels == 1 else cv2.IMREAD_COLOR
     if header.bits == 16:
@@ -128,7 +143,7 @@ def _decode(payload: bytes, name: str, bayer: str, tone: SixteenBitTone | None) 
             f'{name} is damaged: its pixels end before its {header.width}x{header.height} are full'
         )
     if bayer and header.channels == 1:
-        return _debayer(image, bayer, name, tone or SixteenBitTone())
+        return _debayer(image, bayer, name, tone or FullRange())
     image = _to_8_bits(image, tone)
     code = cv2.COLOR_GRAY2RGB if image.ndim == 2 else cv2.COLOR_BGR2RGB
     return cv2.cvtColor(image, code)
@@ -166,7 +181,7 @@ def _bayer_pattern(text: str) -> str:
     return match[1] if match and 'compressed mono' not in text else ''
 
 
-def _debayer(image: Any, pattern: str, name: str, tone: SixteenBitTone) -> Bytes:
+def _debayer(image: Any, pattern: str, name: str, tone: Tone) -> Bytes:
     height, width = image.shape
     if height % 2 or width % 2:
         raise MessageError(

@@ -1,5 +1,23 @@
 """Recordings played again: as live topics with a clock, or through the engine into a bag.
 
-`schedule` and `recordings` say what is due when; publishing it is left to `ros.replay_node`.
-`offline` runs a recording through the engine without topics.
+`player` and `recordings` say what is due when, for `ros.replay_node`; `offline` runs a recording
+through the engine without topics. This module imports nothing large: the parser of the command
+line needs it.
 """
+
+from __future__ import annotations
+
+from psd_depth_ros.errors import SettingsError
+
+OUTPUTS = ('depth', 'camera_info', 'confidence', 'points')
+
+
+def choose_outputs(text: str) -> tuple[str, ...]:
+    """The outputs of a list such as `depth,points`, in their usual order. Raises SettingsError."""
+    names = {name.strip() for name in text.split(',') if name.strip()}
+    unknown = sorted(names - {*OUTPUTS})
+    if unknown or not names:
+        raise SettingsError(
+            f'topics are {", ".join(unknown) or "none"}, expected some of {",".join(OUTPUTS)}'
+        )
+    return tuple(name for name in OUTPUTS if name in names)

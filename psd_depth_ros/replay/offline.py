@@ -30,7 +30,7 @@ from psd_depth_ros.inference.scale_monitor import (
     ScaleMonitor,
 )
 from psd_depth_ros.messages import camera_info_fields, image_fields
-from psd_depth_ros.replay.outputs import OUTPUTS
+from psd_depth_ros.replay import OUTPUTS
 from psd_depth_ros.replay.player import ReadAhead
 
 

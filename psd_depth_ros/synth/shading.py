@@ -1,7 +1,7 @@
 """Colour of hit surfaces: texture sampling, light, shadow, haze and sky, in linear RGB.
 
 Works on flat pixel lists, deferred: only the nearest surface of each pixel is coloured. Finding
-that surface is left to ``raycast``, camera response and weather to ``conditions``.
+that surface is left to ``raycast``, camera response and weather to ``render``.
 """
 
 from __future__ import annotations

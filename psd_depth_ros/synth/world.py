@@ -17,10 +17,17 @@ import torch
 from psd_depth_ros.config import setting, validate
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.synth import conditions
 from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, join_rows, Rows
 from psd_depth_ros.synth.raycast import View
-from psd_depth_ros.synth.render import Ground, Occlusion, render, Shell, Stage
+from psd_depth_ros.synth.render import (
+    draw_response,
+    expose,
+    Ground,
+    Occlusion,
+    render,
+    Shell,
+    Stage,
+)
 from psd_depth_ros.synth.room import Room
 from psd_depth_ros.synth.shading import (
     Atlas,
@@ -127,7 +134,7 @@ class World:
         else:
             self._light = draw_street_light(rng, self.condition)
         rng = np.random.default_rng([self.seed, 5])
-        self._response = conditions.draw_response(rng, self.condition)
+        self._response = draw_response(rng, self.condition)
 
     def _draw_kind(self, rng: np.random.Generator) -> str:
         drawn = 'room' if rng.random() < 1 / 3 else 'street'
@@ -200,7 +207,7 @@ class World:
         stage = self._stage(torch.device(device))
         with torch.no_grad():
             picture = render(self._collect(time), view, stage, self._occlude(time, stage))
-            rgb = conditions.expose(picture, self._response, (self.seed, index))
+            rgb = expose(picture, self._response, (self.seed, index))
         step = 1e-3
         linear = (self.pose(time + step)[:3, 3] - self.pose(time - step)[:3, 3]) / (2 * step)
         rate = (self._yaw(time + step) - self._yaw(time - step)) / (2 * step)

@@ -9,7 +9,7 @@ import pytest
 
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.messages import ImageDecoder
-from psd_depth_ros.messages.sixteen_bit import parse_sixteen_bit
+from psd_depth_ros.messages.images import parse_sixteen_bit
 
 
 def mono16(values):

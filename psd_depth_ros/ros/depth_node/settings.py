@@ -14,7 +14,7 @@ from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings
-from psd_depth_ros.messages.sixteen_bit import DESCRIPTION, FULL, parse_sixteen_bit
+from psd_depth_ros.messages.images import DESCRIPTION, FULL, parse_sixteen_bit
 
 
 @dataclass(frozen=True)
