@@ -20,6 +20,7 @@ import os
 from pathlib import Path
 import platform
 import resource
+from typing import ClassVar
 
 from psd_depth_ros.config import setting
 
@@ -63,9 +64,13 @@ class LimitSettings:
         minimum=0.0,
         maximum=1e5,
     )
-    gpu_memory_share: float = setting(
+    gpu_memory_fraction: float = setting(
         0.7, 'fraction of the memory of a GPU that it may use', minimum=0.05, maximum=1.0
     )
+
+    removed_settings: ClassVar[dict[str, str]] = {
+        'gpu_memory_share': 'it is limits.gpu_memory_fraction'
+    }
 
 
 def apply_process_limits(limits: LimitSettings) -> int:
@@ -100,7 +105,7 @@ def apply_library_limits(limits: LimitSettings) -> None:
     cv2.setNumThreads(thread_count(limits))
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            torch.cuda.set_per_process_memory_fraction(limits.gpu_memory_share, index)
+            torch.cuda.set_per_process_memory_fraction(limits.gpu_memory_fraction, index)
 
 
 def thread_count(limits: LimitSettings) -> int:

@@ -11,6 +11,8 @@ import pytest
 import torch
 
 from psd_depth_ros import runtime
+from psd_depth_ros.config import build
+from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.runtime import available_cores, configure_runtime, configure_training
 
 
@@ -50,6 +52,11 @@ def test_threads_of_a_training_fit_the_quota_of_its_container(
     assert torch.get_num_threads() == min(3, cores)
     assert runtime.thread_count(runtime.LimitSettings()) == max(1, cores // 2)
     assert runtime.thread_count(runtime.LimitSettings(threads=3)) == 3
+
+
+def test_the_former_name_of_a_limit_is_explained() -> None:
+    with pytest.raises(SettingsError, match=r'it is limits\.gpu_memory_fraction'):
+        build(runtime.LimitSettings, {'gpu_memory_share': 0.5})
 
 
 LOADED = """
