@@ -8,7 +8,8 @@ import torch
 from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
+from psd_depth_ros.networks import Architecture, DepthModel, load_model, Normalisation, preset
+from psd_depth_ros.networks.encoders import EncoderWeights
 from psd_depth_ros.objectives.supervised import nearest_of_four
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
@@ -197,3 +198,15 @@ def test_recipes_that_are_not_there():
         find_recipe('nothing')
     with pytest.raises(SettingsError, match='cannot be read'):
         read_recipe(Path('nothing.yaml'))
+
+
+def test_provenance_names_what_the_encoder_started_with():
+    def names(start):
+        task = WorldsTask(RECIPE, [stripes(1)], [stripes(1)], start)
+        return [one['name'] for one in task.describe(task.depth, 1, {}).data]
+
+    worlds = 'psd_depth_ros synthetic worlds'
+    encoder = dict(DepthModel(preset('lite')).encoder.state_dict())
+    weights = EncoderWeights(encoder, 'toy encoder weights', 'MIT', 'abc', Normalisation())
+    assert names(None) == [worlds]
+    assert names(weights) == ['toy encoder weights', worlds]
