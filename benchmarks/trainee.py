@@ -32,7 +32,7 @@ WARM_UP = 8  # steps that are not counted: until then, memory still comes from t
 # is measured.
 CHANGES = {
     'batch': 8, 'validate_every': 100_000, 'preview_every': 0, 'save_every': 100_000,
-    'data.clips.held_out': 0.2,
+    'data.triplets.held_out': 0.2,
 }  # fmt: skip
 
 

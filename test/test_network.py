@@ -21,8 +21,8 @@ ROOT = Path(__file__).parent.parent
 TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, blocks=1)
 SMALL = (
     'pixel_budget=6144', 'batch=2', 'validate_every=1', 'preview_every=0', 'objective.patch=off',
-    'objective.mix=off', 'data.clips.held_out=0.3',
-    'data.clips.minimum_parallax=0.1',
+    'objective.mix=off', 'data.triplets.held_out=0.3',
+    'data.triplets.minimum_parallax=0.1',
 )  # fmt: skip
 COMMANDS = """
 import sys

@@ -76,7 +76,7 @@ def trace_training() -> list[str]:
             read_recipe(find_recipe('finetune')),
             {
                 'data.paths': [str(bag)], 'batch': 2, 'pixel_budget': 6144,
-                'data.clips.held_out': 0.3, 'data.clips.minimum_parallax': 0.1,
+                'data.triplets.held_out': 0.3, 'data.triplets.minimum_parallax': 0.1,
                 'objective.patch.fraction': 1.0,
             },
             'trace',

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from psd_depth_ros.config import section, setting
@@ -13,12 +13,6 @@ from psd_depth_ros.messages.images import DESCRIPTION, FULL, parse_sixteen_bit
 @dataclass(frozen=True)
 class TripletSettings:
     """Which frames of a recording make triplets."""
-
-    removed_settings: ClassVar[dict[str, str]] = {
-        'minimum_translation_m': 'sources less than 1 cm away are never used',
-        'sharpness': 'frames with a sharpness below 0.1 are never used',
-        'saturated': 'frames with more than 40 % of black or white pixels are never used',
-    }
 
     minimum_flow: float = setting(
         0.3, 'Median optical flow between target and source, at least, in % of the width', '%',
@@ -49,6 +43,16 @@ class TripletSettings:
 @dataclass(frozen=True)
 class DataSettings:
     """Which recordings are learned from."""
+
+    removed_settings: ClassVar[dict[str, str]] = {
+        **{
+            f'clips.{field.name}': f'it is triplets.{field.name}'
+            for field in fields(TripletSettings)
+        },
+        'clips.minimum_translation_m': 'sources less than 1 cm away are never used',
+        'clips.sharpness': 'frames with a sharpness below 0.1 are never used',
+        'clips.saturated': 'frames with more than 40 % of black or white pixels are never used',
+    }
 
     paths: tuple[str, ...] = setting(
         (), 'Bags, videos, folders, data sets, synth:street:0-7?frames=40; patterns such as '
@@ -93,7 +97,7 @@ class DataSettings:
     lidar_pose: tuple[float, ...] = setting(
         (), "x y z qx qy qz qw of the lidar in the camera's optical frame; empty: from TF", 'm'
     )
-    clips: TripletSettings = section(TripletSettings)
+    triplets: TripletSettings = section(TripletSettings)
 
     def __post_init__(self) -> None:
         """Refuse a range that is none, and to rectify what is rectified."""

@@ -59,7 +59,7 @@ class HeldOutScores:
             raise PsdDepthError(
                 'the held-out part of the recordings has no photometric error, so nothing can be '
                 f'accepted (measured: {", ".join(sorted(scores)) or "nothing"}); give longer '
-                'recordings, or hold out more (data.clips.held_out)'
+                'recordings, or hold out more (data.triplets.held_out)'
             )
         known = {name: scores[name] for name in cls.__dataclass_fields__ if name in scores}
         return cls(**known)

@@ -328,8 +328,8 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> VideoTask:
         names = ', '.join(f'{one["name"]} ({one["frames"]} frames)' for one in recordings)
         raise BagError(
             f'nothing is held out of {names}, so nobody could tell whether new weights are '
-            'better; give longer recordings, or a larger data.clips.held_out (is '
-            f'{run.recipe.data.clips.held_out:g})'
+            'better; give longer recordings, or a larger data.triplets.held_out (is '
+            f'{run.recipe.data.triplets.held_out:g})'
         )
     return task
 

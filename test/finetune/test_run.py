@@ -21,8 +21,8 @@ OPEN = AcceptanceSettings(-1000.0, maximum_drift=100.0, maximum_stretch=100.0)
 SHUT = AcceptanceSettings(minimum_gain=1.0)
 SMALL = (
     'pixel_budget=6144', 'batch=2', 'validate_every=2', 'save_every=1', 'preview_every=0',
-    'objective.patch=off', 'objective.mix=off', 'data.clips.held_out=0.3',
-    'data.clips.minimum_parallax=0.1',
+    'objective.patch=off', 'objective.mix=off', 'data.triplets.held_out=0.3',
+    'data.triplets.minimum_parallax=0.1',
 )  # fmt: skip
 
 
@@ -123,7 +123,7 @@ def test_a_run_that_was_stopped_goes_on(settings, tmp_path):
         ({'checkpoint': 'gone.safetensors'}, 'no such checkpoint file'),
         ({'changes': (*SMALL, 'preset=base')}, 'the recipe wants preset'),
         ({'device': 'cuda:77'}, 'cuda:77'),
-        ({'changes': (*SMALL, 'data.clips.held_out=0')}, 'nothing is held out'),
+        ({'changes': (*SMALL, 'data.triplets.held_out=0')}, 'nothing is held out'),
     ],
 )
 def test_a_run_that_cannot_begin_leaves_nothing(settings, tmp_path, changes, told):
@@ -166,13 +166,13 @@ def test_settings_are_looked_at_first(changes, told):
 def test_settings_go_before_the_recipe():
     given = FinetuneSettings(
         bags=('a.mcap', 'b.mcap'), output='run', image_topic='/front', horizontal_fov_deg=60.0,
-        minutes=2.5, strict=True, changes=('steps=7', 'data.clips.held_out=0.2'),
+        minutes=2.5, strict=True, changes=('steps=7', 'data.triplets.held_out=0.2'),
     )  # fmt: skip
     recipe = make_recipe(given)
     assert recipe.data.paths == ('a.mcap', 'b.mcap')
     assert (recipe.data.image_topic, recipe.data.horizontal_fov_deg) == ('/front', 60.0)
     assert (recipe.steps, recipe.max_minutes, recipe.data.strict) == (7, 2.5, True)
-    assert recipe.data.clips.held_out == 0.2
+    assert recipe.data.triplets.held_out == 0.2
     assert make_recipe(replace(given, steps=9)).steps == 9
     assert recipe.data.rectify_alpha == -1.0
     assert make_recipe(replace(given, rectify_alpha=0.0)).data.rectify_alpha == 0.0

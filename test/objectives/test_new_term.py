@@ -35,8 +35,8 @@ def make_task(tmp_path, *changes):
         read_recipe(find_recipe('baseline')),
         (
             f'data.paths=["{CLIP}"]', 'steps=4', 'batch=2', 'pixel_budget=6144',
-            'data.clips.held_out=0.3', 'data.clips.mask_fixed_regions=false', 'preview_every=4',
-            'validate_every=4', *changes,
+            'data.triplets.held_out=0.3', 'data.triplets.mask_fixed_regions=false',
+            'preview_every=4', 'validate_every=4', *changes,
         ),
         'test',
     )  # fmt: skip

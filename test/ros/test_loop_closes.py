@@ -25,7 +25,7 @@ QUICK = {
     'changes': [
         'pixel_budget=6144', 'batch=2', 'validate_every=2', 'preview_every=0',
         'objective.patch=off', 'objective.mix=off',
-        'data.clips.held_out=0.3', 'data.clips.minimum_parallax=0.1',
+        'data.triplets.held_out=0.3', 'data.triplets.minimum_parallax=0.1',
     ],
     'acceptance.minimum_gain': -1000.0,
     'acceptance.maximum_drift': 100.0,

@@ -23,7 +23,7 @@ RECIPE = change_recipe(
         'poses': 'learned',
         'warmup': 0.0,
         'data.paths': [f'synth:street:3-4?frames=8&{WORLD}'],
-        'data.clips.held_out': 0.5,
+        'data.triplets.held_out': 0.5,
         'objective.patch.start': 0.0,
         'objective.distillation.start': 0.0,
         'objective.distillation.full': 0.0,

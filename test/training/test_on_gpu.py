@@ -19,8 +19,8 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a G
 
 CLIP = 'synth:street:2000005?frames=8&size=384x128&focal_px=220'
 SMALL = (
-    'batch=4', 'pixel_budget=12288', 'data.clips.held_out=0.3',
-    'data.clips.mask_fixed_regions=false', 'objective.patch.start=0.0',
+    'batch=4', 'pixel_budget=12288', 'data.triplets.held_out=0.3',
+    'data.triplets.mask_fixed_regions=false', 'objective.patch.start=0.0',
     'objective.patch.fraction=1.0', 'objective.distillation.start=0.0',
     'objective.distillation.full=0.0', 'objective.mix.start=0.0', 'objective.mix.fraction=0.9',
     'objective.pose_alignment=1.0', 'objective.distant=0.5', 'objective.anchor=off',
@@ -106,7 +106,7 @@ torch.cuda.set_per_process_memory_fraction(0.002)
 from psd_depth_ros.cli.main import main
 import sys
 sys.exit(main(['train', 'psd', '--data', {CLIP!r}, '--output', {str(tmp_path / 'run')!r},
-    '--device', 'cuda', '--set', 'batch=64', '--set', 'data.clips.mask_fixed_regions=false']))
+    '--device', 'cuda', '--set', 'batch=64', '--set', 'data.triplets.mask_fixed_regions=false']))
 """
     done = subprocess.run(
         [sys.executable, '-c', program], capture_output=True, text=True, timeout=110, check=False

@@ -20,7 +20,7 @@ LICENCE = 'BSD-3-Clause'
 
 def recipe_of(name, *changes):
     base = (f'data.paths=["{WORLDS}"]', 'batch=2', 'pixel_budget=6144',
-            'data.clips.mask_fixed_regions=false')  # fmt: skip
+            'data.triplets.mask_fixed_regions=false')  # fmt: skip
     return change_recipe(read_recipe(find_recipe(name)), (*base, *changes), 'test')
 
 

@@ -127,7 +127,9 @@ class TripletBatches:
         self._scaled = [ScaledSequence(sequence) for sequence in sequences]
         self._groups = [group for group in _by_size(self._scaled, held_out=False) if len(group)]
         if not self._groups:
-            raise SettingsError('there are no triplets to train on; see data.clips of the recipe')
+            raise SettingsError(
+                'there are no triplets to train on; see data.triplets of the recipe'
+            )
         # How many batches of an epoch come from each group.
         self._counts = [max(1, round(len(group) / batch)) for group in self._groups]
         # An epoch's order is needed for every one of its steps.

@@ -84,7 +84,7 @@ class Preparation:
             raise BagError(
                 f'nothing can be learned from {", ".join(self.rejected)}: no frame has an earlier '
                 f'and a later one to compare with ({count_words(self.rejected)}). Record while '
-                'the camera moves through the scene, or change the limits under data.clips'
+                'the camera moves through the scene, or change the limits under data.triplets'
             )
 
 
@@ -198,7 +198,7 @@ class _Keeper:
         """Put frames and triplets together."""
         settings = self._settings
         valid = part.seen
-        if settings.clips.mask_fixed_regions:
+        if settings.triplets.mask_fixed_regions:
             valid = valid & ~_fixed(part)
         return Sequence(
             name=name,
@@ -238,7 +238,7 @@ def _choose(recording: Recording, part: CachedFrames, settings: DataSettings) ->
     """Choose triplets as the recording's role asks for."""
     if recording.listed is not None:
         return list_triplets(part.indices, *recording.listed)
-    limits = settings.clips
+    limits = settings.triplets
     if recording.role != 'both':
         limits = replace(limits, held_out=0.0)
     positions = np.full((len(part.stamps_ns), 3), np.nan)

@@ -49,7 +49,7 @@ def test_training_sees_the_pixels_that_serving_sees(tmp_path, size, lens):
             fields = image_fields(np.ascontiguousarray(image), 'rgb8')
             writer.write('/image', 'sensor_msgs/msg/Image', fields, stamp_ns, 'c')
     settings = DataSettings(paths=(str(tmp_path / 'drive.mcap'),))
-    settings = replace(settings, clips=replace(settings.clips, held_out=0.0))
+    settings = replace(settings, triplets=replace(settings.triplets, held_out=0.0))
     (sequence,) = prepare_sequences(
         settings, pixel_budget=BUDGET, cache=tmp_path / 'cache'
     ).sequences

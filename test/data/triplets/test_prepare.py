@@ -109,7 +109,7 @@ def test_a_bonnet_is_left_out(prepare, drives, tmp_path):
     (sequence,) = prepare(drives.write_bag(tmp_path / 'car.mcap', pictures)).sequences
     assert not sequence.valid[112:].any()
     assert sequence.valid[:96].mean() > 0.97
-    options = {'clips.mask_fixed_regions': False}
+    options = {'triplets.mask_fixed_regions': False}
     assert prepare(tmp_path / 'car.mcap', **options).sequences[0].valid.all()
 
 
