@@ -1,8 +1,8 @@
 """Checkpoints: weights and everything needed to use them, in one safetensors file.
 
-The description is JSON in the file's metadata, so a checkpoint says itself what it is: nothing in
-it is also a parameter elsewhere. Files are data: nothing is unpickled or executed. Building the
-network from the description is left to `networks`.
+The description is JSON in the metadata of the file: architecture, input size and normalisation,
+focal length, units, provenance. None of it is a parameter elsewhere. Nothing is unpickled or
+executed. `networks.load_model` builds the network.
 """
 
 from __future__ import annotations
@@ -38,13 +38,13 @@ FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'
 DEFAULT_NAME = 'lite.safetensors'
 STRIDE = 32  # both sides of a network's input are multiples of it
-MOST_PIXELS = 4_000_000  # of an input, as in recipes
+MAX_PIXELS = 4_000_000  # of an input, as in recipes
 _JSON_PARTS = ('architecture', 'encoder_options', 'training', 'data')
 
 
 @dataclass(frozen=True)
 class InputInfo:
-    """What the network wants to see."""
+    """Input that the network expects."""
 
     height: int = setting(128, 'Height of the nominal input', 'px', minimum=32, maximum=4096)
     width: int = setting(416, 'Width of the nominal input', 'px', minimum=32, maximum=4096)
@@ -57,13 +57,13 @@ class InputInfo:
 
     @property
     def pixel_budget(self) -> int:
-        """Pixels of the nominal input; other aspect ratios get about as many."""
+        """Pixels of the nominal input; inputs of other aspect ratios have about as many."""
         return self.height * self.width
 
 
 @dataclass(frozen=True)
 class OutputInfo:
-    """How the network's output becomes metres and confidence."""
+    """How output becomes metres and confidence."""
 
     canonical_focal_px: float = setting(
         240.0, 'f_c: Z = (fx / f_c) Z\', fx in network-input pixels', 'px', minimum=1.0,
@@ -76,16 +76,16 @@ class OutputInfo:
     min_depth_m: float = setting(0.1, 'Nearest depth it was trained on', 'm', minimum=0.0)
     max_depth_m: float = setting(100.0, 'Farthest depth it was trained on', 'm', minimum=0.1)
     sigma_gain: float = setting(
-        1.0, 'alpha of the confidence: share of the bin spread', minimum=0.0, maximum=100.0
+        1.0, 'alpha of the confidence: factor on the bin spread', minimum=0.0, maximum=100.0
     )
     sigma_floor: float = setting(
-        0.05, 'beta of the confidence: error that never goes away', minimum=0.0, maximum=10.0
+        0.05, 'beta of the confidence: constant part of the error', minimum=0.0, maximum=10.0
     )
 
 
 @dataclass(frozen=True)
 class _Described:
-    """The part of the description that is plain settings."""
+    """The part of the description that consists of settings."""
 
     name: str = setting('', 'Short name')
     format_version: int = setting(FORMAT_VERSION, 'Version of this layout')
@@ -95,11 +95,11 @@ class _Described:
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """The whole description of a checkpoint.
+    """Description of a checkpoint.
 
-    `architecture` and `encoder_options` are read by `networks.load_model`; `training` tells where
-    the weights come from (version, recipe, steps, seed, figures), `data` lists
-    `{'name': ..., 'licence': ...}` for everything learned from.
+    `architecture` and `encoder_options` are for `networks.load_model`; `training` is the
+    provenance of the weights (version, recipe, steps, seed, scores); `data` has an entry
+    `{'name': ..., 'licence': ...}` for every data set and every set of weights they come from.
     """
 
     name: str
@@ -113,7 +113,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded file: where from, its description, its tensors (float32) and a content id."""
+    """A loaded file: path, description, tensors (float32) and an id of its content."""
 
     path: str
     info: CheckpointInfo
@@ -128,10 +128,10 @@ def save_checkpoint(
     *,
     half: bool = False,
 ) -> str:
-    """Write a checkpoint in one atomic step and return its id.
+    """Write a checkpoint atomically and return its id.
 
-    With `half`, floating-point tensors are stored in 16 bits (they are float32 again once loaded).
-    Raises CheckpointError where the file cannot be written; an older one then stays as it was.
+    `half` stores floating-point tensors in 16 bits; loading gives float32. Raises CheckpointError
+    where the file cannot be written; an existing file is then unchanged.
     """
     path = Path(path)
     kept = {name: _stored(tensor, half) for name, tensor in tensors.items()}
@@ -148,11 +148,11 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
-    """Read a checkpoint; None means the one that comes with the package.
+    """Read a checkpoint; None is the one that comes with the package.
 
-    Raises CheckpointError for a file that is missing, truncated, changed since it was written (as
-    far as it has a checksum), not safetensors, of another version, with a description that is
-    incomplete or out of range, or with weights that are not finite.
+    Raises CheckpointError for a file that is missing, truncated, not safetensors, of another
+    format version or with a wrong checksum, for an incomplete description or one out of range, and
+    for weights that are not finite.
     """
     path = default_checkpoint() if path is None else user_path(path)
     if not is_file(path):
@@ -170,7 +170,7 @@ def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
 
 
 def default_checkpoint() -> Path:
-    """The checkpoint that comes with the package, in a source tree, pip or colcon install."""
+    """Path of the checkpoint that comes with the package (source tree, pip or colcon)."""
     path = find_installed(f'weights/{DEFAULT_NAME}')
     if path is not None:
         return path
@@ -252,7 +252,7 @@ def _check_parts(
     training: Mapping[str, Any],
     data: tuple[Any, ...],
 ) -> None:
-    """Raise SettingsError where a part that is no plain settings is not of its form."""
+    """Raise SettingsError where a JSON part of the description is malformed."""
     if not isinstance(architecture.get('encoder'), str):
         raise SettingsError('architecture names no encoder, so nobody knows which network it is')
     scores = training.get('validation', {})
@@ -270,13 +270,13 @@ def _check_parts(
 
 
 def _check_sizes(given: InputInfo, output: OutputInfo) -> None:
-    """Raise SettingsError where settings that are right by themselves do not go together."""
+    """Raise SettingsError where settings contradict each other."""
     if len(given.mean) != 3 or len(given.std) != 3:
         raise SettingsError('mean and std must be three numbers each')
-    if given.height % STRIDE or given.width % STRIDE or given.pixel_budget > MOST_PIXELS:
+    if given.height % STRIDE or given.width % STRIDE or given.pixel_budget > MAX_PIXELS:
         raise SettingsError(
             f'input is {given.width}x{given.height}, expected multiples of {STRIDE} with at most '
-            f'{MOST_PIXELS} pixels'
+            f'{MAX_PIXELS} pixels'
         )
     if output.min_depth_m >= output.max_depth_m:
         raise SettingsError(

@@ -1,18 +1,18 @@
-"""The errors a user can meet, one class per kind of thing that can be wrong.
+"""Errors that a user can cause and fix, one class per kind of input.
 
-Every message names the thing, what was found, what was expected and the next step. Command lines
-and nodes catch `PsdDepthError` at their edge; any other exception is a mistake of ours.
+Every message names the input, what was found, what was expected and the next step. Commands and
+nodes catch `PsdDepthError`; any other exception is a bug.
 """
 
 from __future__ import annotations
 
 
 class PsdDepthError(Exception):
-    """Parent of every error that the user can cause and mend."""
+    """Base of every error that the user can cause and fix."""
 
 
 class ParseError(PsdDepthError):
-    """A file or text is not of its format, or beyond its bounds; says where, names no file."""
+    """A file or text is malformed or exceeds its bounds; says where, without the file name."""
 
 
 class SettingsError(PsdDepthError):
@@ -26,7 +26,7 @@ class MessageError(PsdDepthError):
 class CalibrationError(PsdDepthError):
     """A CameraInfo, camera matrix or lens model cannot be used.
 
-    `uncalibrated` is true where the driver says so itself (`K[0] == 0`).
+    `uncalibrated`: the driver itself marks the camera as uncalibrated (`K[0] == 0`).
     """
 
     def __init__(self, message: str, *, uncalibrated: bool = False) -> None:
@@ -35,9 +35,9 @@ class CalibrationError(PsdDepthError):
 
 
 class TransformError(PsdDepthError):
-    """Two frames are not connected by the transforms there are, or not at that time.
+    """Two frames are not connected by the known transforms, or not at that time.
 
-    `may_come` is true where a later transform of a known link would connect them.
+    `may_come`: a later transform of a known link would connect them.
     """
 
     def __init__(self, message: str, *, may_come: bool = False) -> None:
@@ -54,12 +54,12 @@ class CheckpointError(PsdDepthError):
 
 
 class DeviceError(PsdDepthError):
-    """The device or inference backend asked for is not there."""
+    """The requested device or inference backend is not available."""
 
 
 class EvaluationError(PsdDepthError):
-    """There is no ground truth to measure against, or it does not fit its images."""
+    """Ground truth is missing or does not fit its images."""
 
 
 class TrainingError(PsdDepthError):
-    """A training run cannot go on: it diverges, memory or disk is full."""
+    """A training run cannot continue: it diverges, memory or disk is full."""

@@ -1,7 +1,8 @@
-"""Readers of YAML, JSON, CSV and NPZ, the only ones of the package: a file is data, and it ends.
+"""Bounded readers of YAML, JSON, CSV and NPZ; the only ones of the package.
 
-Each has bounds (bytes, depth, size of a number), executes and unpickles nothing, and fails in one
-way, with a ParseError that says where. It does not name the file: who asked knows what it is for.
+Each limits bytes, nesting and the size of numbers, executes and unpickles nothing, and raises
+nothing but ParseError, which says where in the file. Callers add the name of the file and what it
+is for.
 """
 
 from __future__ import annotations
@@ -47,23 +48,23 @@ _ZIP_ERRORS = (
 
 
 def user_path(text: str | os.PathLike[str]) -> Path:
-    """A path with `~` written out, where there is such a home."""
+    """Expand `~` in a path, where that home exists."""
     path = Path(text)
     try:
         return path.expanduser()
-    except RuntimeError:  # nobody is called so: it is a name like any other
+    except RuntimeError:  # no such user: a name like any other
         return path
 
 
 def shorten(value: object, most: int = 200) -> str:
-    """A path or value as text for a message, without the middle of one that fills a screen."""
+    """Text of a path or value for a message; the middle of a long one is left out."""
     text = str(value)
     half = most // 2 - 2
     return text if len(text) <= most else f'{text[:half]} ... {text[-half:]}'
 
 
 def is_file(path: Path) -> bool:
-    """Whether there is a file; False too where no file can be called so (5,000 characters)."""
+    """Whether a file exists; False for a path that is no valid name, such as 5,000 characters."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -71,7 +72,7 @@ def is_file(path: Path) -> bool:
 
 
 def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
-    """Everything in a file of at most `most` bytes. Raises ParseError."""
+    """Read a file of at most `most` bytes. Raises ParseError."""
     try:
         with open(path, 'rb') as stream:
             content = stream.read(most + 1)
@@ -83,7 +84,7 @@ def read_bytes(path: Path, most: int = TEXT_BYTES) -> bytes:
 
 
 def read_text(path: Path, most: int = TEXT_BYTES) -> str:
-    """The text of a file in UTF-8, with or without a byte order mark. Raises ParseError."""
+    """Read a UTF-8 text file, with or without byte order mark. Raises ParseError."""
     content = read_bytes(path, most)
     try:
         return content.decode('utf-8-sig')
@@ -95,12 +96,12 @@ def read_text(path: Path, most: int = TEXT_BYTES) -> str:
 
 
 def read_yaml(path: Path) -> Any:
-    """The one document of a YAML file; see `parse_yaml`. Raises ParseError."""
+    """Read a YAML file of one document; see `parse_yaml`. Raises ParseError."""
     return parse_yaml(read_text(path, YAML_BYTES))
 
 
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML document; see `yaml_text`. Raises ParseError."""
+    """Parse a YAML document; see `yaml_text`. Raises ParseError."""
     from psd_depth_ros import yaml_text  # settings are built without YAML, too
 
     if len(text) > YAML_BYTES:
@@ -109,15 +110,15 @@ def parse_yaml(text: str) -> Any:
 
 
 def read_json(path: Path) -> Any:
-    """The value of a JSON file; see `parse_json`. Raises ParseError."""
+    """Read a JSON file; see `parse_json`. Raises ParseError."""
     return parse_json(read_text(path))
 
 
 def parse_json(text: str | bytes) -> Any:
-    """The value of a JSON text.
+    """Parse a JSON text.
 
-    Raises ParseError for what is no JSON, a key that is given twice, and for what is nested too
-    deep or a whole number of more than 64 bits.
+    Raises ParseError for invalid JSON, a repeated key, nesting deeper than `DEPTH` and integers of
+    more than 64 bits.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_int=_integer)
@@ -128,7 +129,7 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def read_json_object(path: Path) -> dict[str, Any]:
-    """The value of a JSON file, which must be an object. Raises ParseError."""
+    """Read a JSON file that must contain an object. Raises ParseError."""
     value = read_json(path)
     if not isinstance(value, dict):
         raise ParseError(f'is JSON, but holds {_kind(value)} instead of an object')
@@ -136,7 +137,7 @@ def read_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_table(path: Path) -> list[dict[str, str]]:
-    """The rows of a CSV file by the names in its first line. Raises ParseError."""
+    """Read the rows of a CSV file as dictionaries by its header. Raises ParseError."""
     try:
         lines = list(csv.reader(io.StringIO(read_text(path), newline='')))
     except csv.Error as error:
@@ -157,10 +158,9 @@ def read_table(path: Path) -> list[dict[str, str]]:
 
 
 def read_arrays(path: Path, most: int = ARRAY_BYTES) -> dict[str, NDArray[Any]]:
-    """The arrays of an .npz file by name; nothing is unpickled. Raises ParseError.
+    """Read the arrays of an .npz file by name, without unpickling. Raises ParseError.
 
-    How large an array is says its header; it must be what the archive holds, and all together no
-    more than `most` bytes.
+    The sizes in the headers must agree with the archive, and be at most `most` bytes in all.
     """
     try:
         with zipfile.ZipFile(path) as archive:
@@ -177,7 +177,7 @@ def read_arrays(path: Path, most: int = ARRAY_BYTES) -> dict[str, NDArray[Any]]:
 
 
 def read_array(path: Path, most: int = ARRAY_BYTES) -> NDArray[Any]:
-    """The array of an .npy file; nothing is unpickled. Raises ParseError."""
+    """Read the array of an .npy file, without unpickling. Raises ParseError."""
     try:
         return _parse_array(read_bytes(path, most), path.name)
     except _ARRAY_ERRORS as error:
@@ -244,5 +244,5 @@ def _kind(value: Any) -> str:
 
 
 def _words(error: BaseException) -> str:
-    """What a library says, in one line."""
+    """Message of a library's exception in one line."""
     return shorten(' '.join(str(error).split())) or type(error).__name__

@@ -1,1 +1,1 @@
-"""Changes to training images that leave the truth known: crops and zooms, colour, blur, noise."""
+"""Augmentation of training images with known effect on depth: crops, zooms, colour, noise."""

@@ -1,6 +1,6 @@
-"""Colour, blur and noise: the differences between one camera and the next.
+"""Colour, blur and noise: the differences between cameras.
 
-Applied to what the network sees, never to what a photometric loss compares.
+Applied to the input of the network, never to the images that a photometric loss compares.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 @dataclass(frozen=True)
 class Colours:
-    """One change of colours, for all frames of a clip: `table` (256, 3) by value and channel."""
+    """One change of colours for all frames of a triplet: `table` (256, 3) by value and channel."""
 
     table: NDArray[np.uint8]
     saturation: float

@@ -1,7 +1,7 @@
-"""Random windows of an image, resized to the network's input, with the camera that follows.
+"""Random crops of an image, resized to the network's input, with the camera that follows.
 
-A window of another size than the input is a zoom: it changes the focal length in pixels, which is
-how the network learns to see through canonical depth instead of through one camera.
+A crop of another size than the input is a zoom: it changes the focal length in pixels, by which
+the network learns canonical depth instead of the depth of one camera.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ class Window:
         """The output depth (h, w): the nearest pixel, never a mean across an edge."""
         return self._take(depth_m, cv2.INTER_NEAREST_EXACT)
 
-    def share(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """The share of every output pixel (h, w) that a mask (H, W) covers."""
+    def coverage(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Fraction of every output pixel (h, w) that a mask (H, W) covers."""
         return self._take(mask.astype(np.float32), cv2.INTER_LINEAR)
 
     def pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -82,8 +82,8 @@ def centred_window(size: tuple[int, int], output: tuple[int, int]) -> Window:
     return Window((size[1] - w) // 2, (size[0] - h) // 2, w, h, output[1], output[0], False)
 
 
-def _extent(size: tuple[int, int], output: tuple[int, int], share: float) -> tuple[int, int]:
+def _extent(size: tuple[int, int], output: tuple[int, int], fraction: float) -> tuple[int, int]:
     """Width and height of a window of the output's aspect ratio."""
     height, width = size
-    scale = min(width / output[1], height / output[0]) * share
+    scale = min(width / output[1], height / output[0]) * fraction
     return min(width, round(output[1] * scale)), min(height, round(output[0] * scale))

@@ -1,7 +1,7 @@
-"""PatchMix: parts of another image pasted into what the network sees, at another place and size.
+"""PatchMix (PSD): rectangles of another image pasted into the input, shifted and enlarged.
 
-The network loses the cue of the vertical position in the image. Every pasted pixel remembers where
-it comes from, so that its depth is judged by the geometry of its own image ("unmixing").
+It removes the cue of the vertical image position. The origin of every pasted pixel is kept, so
+that its depth is compared by the geometry of its own image ("unmixing").
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ import torch.nn.functional as F
 
 from psd_depth_ros.geometry.warp import pixel_grid, sample
 
-MARGIN = 2  # pixels beside a seam that are judged by nobody
-LARGEST_ZOOM = 2.0
+MARGIN = 2  # pixels beside a seam that no loss uses
+MAX_ZOOM = 2.0
 
 
 @dataclass(frozen=True)
 class Mix:
-    """For every pixel of B mixed images: whose it is and where it was there."""
+    """Origin of every pixel of B mixed images."""
 
-    pasted: Tensor  # (B, 1, H, W) bool: of the donor
+    pasted: Tensor  # (B, 1, H, W) bool: comes from the donor
     judged: Tensor  # (B, 1, H, W) bool: not beside a seam
-    pixels: Tensor  # (B, H, W, 2) pixel of the donor that lies here (anywhere where not pasted)
-    zoom: Tensor  # (B,) enlargement of the donor's parts
+    pixels: Tensor  # (B, H, W, 2) pixel of the donor; arbitrary where not pasted
+    zoom: Tensor  # (B,) enlargement of the donor
 
     def to(self, device: torch.device) -> Mix:
-        """The same on another device."""
+        """Copy to another device."""
         return Mix(
             self.pasted.to(device, non_blocking=True),
             self.judged.to(device, non_blocking=True),
@@ -43,9 +43,9 @@ class Mix:
 
 
 def draw_mix(size: tuple[int, int], seeds: Sequence[int]) -> Mix:
-    """Draw 1 to 3 rectangles of 10 to 40 % of the area together, for each image of `size` (H, W).
+    """Draw 1 to 3 rectangles that cover 10 to 40 % of each image of `size` (H, W).
 
-    All rectangles of an image share one zoom and one displacement of the donor, so that one
+    All rectangles of an image have the same zoom and displacement of the donor, so that one
     sampling makes them all. Sample b draws from `seeds[b]`.
     """
     height, width = size
@@ -54,7 +54,7 @@ def draw_mix(size: tuple[int, int], seeds: Sequence[int]) -> Mix:
     for seed in seeds:
         generator = torch.Generator().manual_seed(seed)
         draw = torch.rand(3, generator=generator)
-        zoom = 1.0 + (LARGEST_ZOOM - 1.0) * float(draw[0])
+        zoom = 1.0 + (MAX_ZOOM - 1.0) * float(draw[0])
         # the corner of the enlarged donor that lies at the target's corner
         corner = torch.stack([draw[1] * width, draw[2] * height]) * (zoom - 1.0)
         moved = float(torch.rand((), generator=generator) - 0.5) * 0.3 * height  # up or down

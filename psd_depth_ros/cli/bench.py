@@ -1,4 +1,4 @@
-"""`psd-depth bench`: runs the benchmarks of the source tree, which are not installed."""
+"""`psd-depth bench`: run the benchmarks of a source tree; they are not installed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = Path('benchmarks') / 'run.py'
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         'bench',
         help='measure this machine',
@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Run the program in a process of its own; its exit code is ours."""
+    """Run the benchmarks in a process of their own; returns their exit code."""
     if not PROGRAM.is_file():
         raise PsdDepthError(
             f'{PROGRAM} is not in {Path.cwd()}; call `psd-depth bench` where the source of '

@@ -1,4 +1,4 @@
-"""`psd-depth evaluate`: a checkpoint against true depth, in figures and pictures."""
+"""`psd-depth evaluate`: errors of a checkpoint against ground truth, as numbers and images."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ EXAMPLES = 4
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         'evaluate',
         help='measure a checkpoint against true depth',
@@ -154,7 +154,7 @@ def _source_options(options: argparse.Namespace) -> SourceOptions:
 
 
 def _prepare(path: Path | None) -> None:
-    """Make the folder of a report before anything is measured. Raises EvaluationError."""
+    """Create the folder of a report before measuring. Raises EvaluationError."""
     if path is None:
         return
     try:

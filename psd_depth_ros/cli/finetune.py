@@ -1,6 +1,6 @@
-"""`psd-depth finetune`: recordings in, weights out that are never worse than those it began with.
+"""`psd-depth finetune`: fine-tune a checkpoint on recordings; a worse result is not accepted.
 
-The options are settings of `FinetuneSettings`, which tells what they are.
+The options are settings of `FinetuneSettings`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from psd_depth_ros.finetune.settings import FinetuneSettings
 if TYPE_CHECKING:
     from psd_depth_ros.finetune.report import FinetuneStatus
 
-# Option, the setting it gives, and what its value is called.
+# Option, its setting, and the name of its value in the help.
 OPTIONS = (
     ('--image-topic', 'image_topic', 'TOPIC'),
     ('--camera-info-topic', 'camera_info_topic', 'TOPIC'),
@@ -34,7 +34,7 @@ OPTIONS = (
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     known = {spec.name: spec for spec in specs(FinetuneSettings)}
     parser = subparsers.add_parser(
         'finetune',
@@ -83,7 +83,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def read_settings(options: argparse.Namespace) -> FinetuneSettings:
-    """Settings of what was given; --set reaches those of the recipe too. Raises SettingsError."""
+    """Settings from the options; --set also changes the recipe. Raises SettingsError."""
     from psd_depth_ros.config import build, parse_changes
 
     known = {spec.name for spec in specs(FinetuneSettings)}
@@ -97,7 +97,7 @@ def read_settings(options: argparse.Namespace) -> FinetuneSettings:
 
 
 class _Stages:
-    """A bar for each stage of a run, and a line after each validation."""
+    """Shows a progress bar for each stage of a run, and a line after each validation."""
 
     def __init__(self, quiet: bool) -> None:
         self._quiet = quiet

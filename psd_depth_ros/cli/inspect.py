@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from psd_depth_ros.data.triplets.prepare import Fitness
     from psd_depth_ros.geometry import Camera
 
-# To open pictures that are only looked at.
+# To open images without calibration, for their size only.
 _ANY_FOV_DEG = 60.0
-# Sharpness is judged at the size that networks of the presets see.
+# Sharpness is measured at the input size of the presets.
 _USUAL_PIXELS = 53248
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         'inspect',
         help='list topics, sizes and the camera of a recording, or what a checkpoint is',
@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Print the report. A camera that cannot be used is part of it, unless it was asked for."""
+    """Print the report, of which an unusable camera is part unless --camera asks for it."""
     from psd_depth_ros.data.open import find_recordings
 
     if options.recording.suffix == '.safetensors':
@@ -62,14 +62,14 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _print_recording(options: argparse.Namespace, path: Path) -> bool:
-    """Print what a recording holds; return whether there is a camera that can be used."""
+    """Print the contents of a recording; return whether it has a usable camera."""
     from psd_depth_ros.data.open import kind_of
 
     kind = kind_of(path)
     print(f'{path}: {kind}')
     if kind == 'bag':
         print('\n'.join(_describe_bag(path)))
-    # What was named may be a pattern or a range of frames.
+    # The name may be a pattern or a range of frames.
     named = argparse.Namespace(**{**vars(options), 'recording': path})
     try:
         with open_recording_frames(named) as source:
@@ -85,7 +85,7 @@ def _print_recording(options: argparse.Namespace, path: Path) -> bool:
 
 
 def _print_fitness(options: argparse.Namespace) -> bool:
-    """Print how the frames are and whether they are fit for training; return the verdict."""
+    """Print the quality of the frames; return whether they are fit for training."""
     try:
         fitness = _judge(options)
     except PsdDepthError as error:
@@ -99,7 +99,7 @@ def _print_fitness(options: argparse.Namespace) -> bool:
 
 
 def _judge(options: argparse.Namespace) -> Fitness:
-    """Measure all frames, without keeping their pixels."""
+    """Measure all frames without keeping their pixels."""
     from psd_depth_ros.data.triplets.prepare import judge, prepare_sequences
 
     with (
@@ -171,7 +171,7 @@ def _describe_bag(path: Path) -> Iterator[str]:
 
 
 def _describe_uncalibrated(path: Path) -> Iterator[str]:
-    """What pictures without a camera are like; nothing where they cannot be read either."""
+    """Description of images without a calibration; empty where they cannot be read."""
     from psd_depth_ros.data.open import open_frames
 
     try:
@@ -184,7 +184,7 @@ def _describe_uncalibrated(path: Path) -> Iterator[str]:
 
 
 def _describe_count(source: FrameSource) -> str:
-    """Number and mean rate of the frames, as far as the recording says."""
+    """Number and mean rate of the frames, according to the recording."""
     rate = f', {source.rate_hz:.1f} Hz' if source.rate_hz else ''
     return f'{source.count}{rate}'
 

@@ -1,7 +1,7 @@
-"""`psd-depth`: finds the command, runs it, and turns errors into one line and an exit code.
+"""`psd-depth`: runs a command and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 2 the user can mend it (a message says how), 130 stopped by Ctrl-C, 143 by
-SIGTERM. Commands import what they need when they run, so that `--help` is quick.
+Exit codes: 0 done, 2 an error of the user (the message says what to do), 130 stopped by Ctrl-C,
+143 by SIGTERM. Commands import what they need when they run, so that `--help` is quick.
 """
 
 from __future__ import annotations
@@ -67,10 +67,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PsdDepthError as error:
         print(f'psd-depth {options.command}: error: {error}', file=sys.stderr)
         return USER_ERROR
-    except BrokenPipeError:  # who read the output wants no more of it
+    except BrokenPipeError:  # the reader of the output has closed it
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
-    except OSError as error:  # a name that is too long, a folder that may not be read
+    except OSError as error:  # a name that is too long, a folder without permission
         where = '' if error.filename is None else f' {shorten(error.filename)}:'
         print(
             f'psd-depth {options.command}: error:{where} {error.strerror or error}; name another '
@@ -85,7 +85,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 @contextmanager
 def _tidy_end() -> Iterator[None]:
-    """Let SIGTERM end a command like Ctrl-C does, so that no half-written file stays behind."""
+    """Let SIGTERM end a command as Ctrl-C does, so that no half-written file is left."""
 
     def leave(number: int, _frame: object) -> None:
         raise SystemExit(128 + number)

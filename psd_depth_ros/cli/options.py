@@ -1,4 +1,4 @@
-"""Options that several commands share, and how their values become objects."""
+"""Options, progress bars and signal handling that several commands share."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ _SILENT = '-8'  # AV_LOG_QUIET
 
 
 def silence_decoders() -> None:
-    """Keep FFmpeg from writing to stderr; to be called before the first video is opened.
+    """Keep FFmpeg from writing to stderr; call before the first video is opened.
 
-    What it would say of damaged frames is counted and reported at the end of a command.
+    Damaged frames are counted and reported at the end of a command.
     """
     os.environ.setdefault('OPENCV_FFMPEG_LOGLEVEL', _SILENT)
     os.environ.setdefault('OPENCV_LOG_LEVEL', 'SILENT')
@@ -29,9 +29,9 @@ def silence_decoders() -> None:
 
 @contextmanager
 def asked_to_stop() -> Iterator[list[int]]:
-    """Note the first Ctrl-C or SIGTERM, so that the state can be saved; a second one ends at once.
+    """Record the first Ctrl-C or SIGTERM, so that the state can be saved; a second one ends.
 
-    The list holds the number of the signal.
+    Yields a list that will contain the number of the signal.
     """
     asked: list[int] = []
     former = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -52,20 +52,20 @@ def asked_to_stop() -> Iterator[list[int]]:
 
 
 class Advance(Protocol):
-    """Tells the bar how much is done, of how much."""
+    """Callback that updates a progress bar."""
 
     def __call__(
         self, done: int, total: int, note: str = '', seconds_left: float = math.nan
     ) -> None:
-        """Move the bar; `note` stands where else the rate is shown.
+        """Show `done` of `total`; `note` replaces the rate.
 
-        `seconds_left` is what the caller knows better than the bar, which guesses from the rate.
+        `seconds_left` replaces the estimate from the rate.
         """
 
 
 @contextmanager
 def progress_bar(title: str, quiet: bool = False) -> Iterator[Advance]:
-    """Show a bar with rate and time left; nothing with `quiet` or where stderr is no terminal."""
+    """Show a progress bar, except with `quiet` or where stderr is not a terminal."""
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -109,7 +109,7 @@ T = TypeVar('T')
 
 
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
-    """Add the recording and its topics."""
+    """Add options for the recording and its topics."""
     parser.add_argument(
         'recording', metavar='BAG', type=Path, help='bag, video file or folder of images'
     )
@@ -124,7 +124,7 @@ def add_recording_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_lens_options(parser: argparse.ArgumentParser) -> None:
-    """Add what says which lens the pictures were taken with."""
+    """Add options for the calibration of the camera."""
     parser.add_argument(
         '--camera',
         metavar='YAML',
@@ -141,7 +141,7 @@ def add_lens_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_sixteen_bit_option(parser: argparse.ArgumentParser) -> None:
-    """Add which values of 16-bit images are black and white."""
+    """Add the option for the range of 16-bit images."""
     parser.add_argument(
         '--sixteen-bit-range',
         metavar='RANGE',
@@ -152,7 +152,7 @@ def add_sixteen_bit_option(parser: argparse.ArgumentParser) -> None:
 
 
 def add_stamps_option(parser: argparse._ActionsContainer) -> None:
-    """Add where the times of messages come from."""
+    """Add the option for the stamps of messages."""
     parser.add_argument(
         '--stamps',
         choices=('header', 'recorded'),
@@ -162,7 +162,7 @@ def add_stamps_option(parser: argparse._ActionsContainer) -> None:
 
 
 def add_frame_options(parser: argparse.ArgumentParser) -> None:
-    """Add all that `open_recording_frames` reads."""
+    """Add the options that `open_recording_frames` reads."""
     add_recording_options(parser)
     add_lens_options(parser)
     add_sixteen_bit_option(parser)
@@ -181,14 +181,14 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:
-    """Add what `check_output` asks for."""
+    """Add the option that `check_output` reads."""
     parser.add_argument(
         '--overwrite', action='store_true', help='replace the output where it is there already'
     )
 
 
 def check_output(output: Path, overwrite: bool) -> None:
-    """Raise BagError where a file would be replaced unasked."""
+    """Raise BagError where an existing file would be replaced without --overwrite."""
     if output.is_file() and not overwrite:
         raise BagError(
             f'output {output} is there already ({output.stat().st_size / 1e6:.1f} MB); name '
@@ -197,7 +197,7 @@ def check_output(output: Path, overwrite: bool) -> None:
 
 
 def add_alpha_option(parser: argparse.ArgumentParser, default: float | None = -1.0) -> None:
-    """Add the choice of the view that pictures are rectified to."""
+    """Add the option for the view that images are rectified to."""
     parser.add_argument(
         '--rectify-alpha',
         metavar='A',
@@ -219,7 +219,7 @@ def _read_alpha(text: str) -> float:
 
 
 def add_setting_option(parser: argparse.ArgumentParser) -> None:
-    """Add --set for settings by their dotted names."""
+    """Add --set NAME=VALUE for settings by dotted names."""
     parser.add_argument(
         '--set',
         metavar='NAME=VALUE',
@@ -231,7 +231,7 @@ def add_setting_option(parser: argparse.ArgumentParser) -> None:
 
 
 def open_recording_frames(options: argparse.Namespace, with_lidar: bool = False) -> FrameSource:
-    """Open the frames that `add_frame_options` names."""
+    """Open the frames that the options of `add_frame_options` name."""
     from psd_depth_ros.data.open import open_frames
 
     return open_frames(

@@ -1,6 +1,6 @@
-"""`psd-depth replay`: a recording as live topics with /clock.
+"""`psd-depth replay`: publish a recording as live topics with /clock.
 
-The node runs in its own process, which takes this one's place: signals and exit code are its own.
+The node replaces this process, so that signals and exit code are its own.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ NODE = 'psd_depth_ros.ros.replay_node'
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         'replay',
         help='publish a recording as live topics',
@@ -83,7 +83,7 @@ def execute(options: argparse.Namespace) -> NoReturn:
 
 
 def node_arguments(options: argparse.Namespace) -> list[str]:
-    """Turn options into ROS parameters. JSON is YAML that ROS cannot take for something else."""
+    """Options as ROS parameters; values are JSON, which ROS parses unambiguously as YAML."""
     given = {
         'recording': str(options.recording),
         'image_topic': options.image_topic,
@@ -108,7 +108,7 @@ def node_arguments(options: argparse.Namespace) -> list[str]:
 
 
 def _full_name(namespace: str) -> str:
-    """With a leading slash, '' where there is none. Raises SettingsError for what is no name."""
+    """A topic with a leading slash; '' stays ''. Raises SettingsError for an invalid name."""
     name = namespace.strip('/')
     if name and not _NAMESPACE.fullmatch(name):
         raise SettingsError(

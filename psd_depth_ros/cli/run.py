@@ -1,4 +1,4 @@
-"""`psd-depth run`: a recording in, a bag of depth, confidence and points out."""
+"""`psd-depth run`: estimate depth, confidence and points of a recording into a bag."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         'run',
         help='estimate depth for every frame of a recording',
@@ -115,7 +115,7 @@ def execute(options: argparse.Namespace) -> int:
 
 
 def _check_recording(recording: Path, output: Path) -> None:
-    """Refuse to write over the input."""
+    """Raise BagError where the output would overwrite the input."""
     same = output.exists() and recording.exists() and output.samefile(recording)
     if same or (recording.is_dir() and recording in output.parents):
         raise BagError(f'output {output} is the recording, or inside it; name another file')

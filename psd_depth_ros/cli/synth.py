@@ -1,4 +1,4 @@
-"""`psd-depth synth`: a drive through a synthetic world as a bag, with the truth."""
+"""`psd-depth synth`: render a drive through a synthetic world into a bag with ground truth."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from psd_depth_ros.errors import SettingsError
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         'synth',
         help='render a synthetic drive into a bag',

@@ -1,4 +1,4 @@
-"""`psd-depth train`: a network from a recipe, self-supervised on recordings or on worlds."""
+"""`psd-depth train`: train a network by a recipe, on recordings or on rendered worlds."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def add_parser(subparsers: Any) -> None:
-    """Describe the command."""
+    """Add the command to the parser."""
     parser = subparsers.add_parser(
         'train',
         help='train a network by a recipe',
@@ -72,7 +72,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Prepare the data, then train; 130 or 143 where a signal ended the run early."""
+    """Prepare the data and train; returns 130 or 143 where a signal ended the run early."""
     from psd_depth_ros.runtime import use_passive_waiting
 
     use_passive_waiting()

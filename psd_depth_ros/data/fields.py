@@ -182,7 +182,7 @@ class Valid(Provider):
 
     def make(self, example: Example) -> Tensor:
         """The pixels that are valid throughout."""
-        coverage = example.window.share(example.sequence.valid)
+        coverage = example.window.coverage(example.sequence.valid)
         size = example.scaled.size[::-1]
         valid = cv2.resize(coverage, size, interpolation=cv2.INTER_AREA) > 0.999
         return torch.from_numpy(valid)[None]

@@ -1,8 +1,8 @@
-"""Fields of ROS messages -> NumPy, and back: images, calibration, clouds, motion.
+"""ROS messages to NumPy and back: images, calibration, clouds, motion.
 
-One decoder for everything: messages read from a bag by `rosbags` and messages from rclpy have the
-same field names, so this room reads fields and imports no message type. Going out, `*_fields`
-functions return plain dicts of field values; whoever owns the message class fills it.
+One decoder for bags and live topics: messages of `rosbags` and of rclpy have the same field names,
+so these modules read fields and import no message type. `*_fields` functions return field values
+as a dictionary, from which the owner of a message class fills a message.
 """
 
 from psd_depth_ros.messages.calibration import camera_from_info, camera_info_fields, check_sizes

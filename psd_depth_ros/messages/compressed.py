@@ -1,10 +1,8 @@
-"""JPEG and PNG of CompressedImage messages -> NumPy arrays, and back.
+"""JPEG and PNG of CompressedImage messages to NumPy arrays, and back.
 
-A picture that arrived cut or with a hole is refused here rather than handed on half grey, and one
-that claims more than it can hold before memory is taken for it. Neither format lets one see every
-damage: bytes that were changed on the way make a jpeg of other pixels, and a progressive one that
-lost the end of its last scan lacks the last bit of some detail. Bags with compressed chunks are
-another matter and left to `data.bags`.
+Truncated images are refused instead of decoded half grey, and sizes that the bytes cannot hold are
+refused before memory is allocated. Not all damage can be detected: changed bytes give other
+pixels, and a progressive JPEG without the end of its last scan lacks the last bit of some details.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from psd_depth_ros.geometry.camera import MAX_SIDE
 
 Bytes = npt.NDArray[np.uint8]
 
-# The largest that is decoded where nothing is known of the camera: 8192 x 8192, 200 MB as RGB.
+# Limit where the camera is unknown: 8192 x 8192, 200 MB as RGB.
 MAX_PIXELS = 1 << 26
 # OpenCV names a Bayer pattern after its second row read from the second column.
 BAYER_CODES = {
@@ -65,9 +63,9 @@ class FullRange:
 
 @dataclass(frozen=True)
 class PictureHeader:
-    """What a picture says of itself: `bits` of each value, the place of its `end` marker.
+    """Header of a JPEG or PNG: `bits` per value, byte offset of the `end` marker.
 
-    `one_scan` is true of a jpeg whose pixels come block by block, each with all of its bits.
+    `one_scan`: a sequential JPEG with all components interleaved in one scan.
     """
 
     kind: str
@@ -94,12 +92,12 @@ def decode_compressed(message: Any, tone: Tone | None = None) -> Bytes:
 
 
 def compressed_header(message: Any) -> PictureHeader:
-    """What the picture of a CompressedImage says of itself. Raises MessageError."""
+    """Header of the picture of a CompressedImage. Raises MessageError."""
     return read_header(*_payload(message))
 
 
 def _payload(message: Any) -> tuple[bytes, str]:
-    """The bytes of a picture, and what messages call it."""
+    """The bytes of a picture, and its name in error messages."""
     if 'compressedDepth' in message.format:
         raise MessageError(
             f'compressed image has the format {message.format!r}, which holds depth; expected a '

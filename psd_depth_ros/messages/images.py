@@ -1,8 +1,6 @@
-"""Pixels of Image and CompressedImage messages -> NumPy arrays, and back.
+"""Image and CompressedImage messages to NumPy arrays, and back.
 
-Reads fields by name and imports no message type, so a message from a bag and one from a live
-topic take the same path. Encodings are those of sensor_msgs/image_encodings.hpp. Rectifying and
-resizing are left to `preprocess`.
+Encodings are those of sensor_msgs/image_encodings.hpp. `preprocess` rectifies and resizes.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ _RANGE = re.compile(r'(\d{1,5})\.\.(\d{1,5})')
 _PERCENTILES = (1.0, 99.0)
 # Dead pixels of a thermal camera are 0 or 65535: the range in use leaves out one in a thousand.
 _USED_PERCENTILES = (0.1, 99.9)
-# An image of 14 bits in 16 uses a quarter of the range at most.
+# 14 bits in 16 use a quarter of the range at most.
 _LITTLE = 0.25
 _OUTSIDE = 0.25
 _WATCHED = 10
@@ -146,8 +144,8 @@ def _semiplanar(code: int) -> _Layout:
     return _Layout(1, _convert_plane(code), width_step=2, height_step=2, chroma=half)
 
 
-# OpenCV's own names (8UC3 ...) say nothing of colours; written by OpenCV, they are in its order,
-# as cv_bridge shows them.
+# OpenCV's own names (8UC3 ...) do not state the colours; as in cv_bridge, they are in the order of
+# OpenCV.
 _LAYOUTS: dict[str, _Layout] = {
     'rgb8': _Layout(3, _keep),
     'bgr8': _BGR8,
@@ -199,7 +197,7 @@ def is_compressed(message: Any) -> bool:
 
 
 class ImageDecoder:
-    """Decodes the images of one stream, and tells what is odd about the stream as a whole.
+    """Decodes the images of one stream, and reports problems of the stream as a whole.
 
     `sixteen_bit_range`: see `SixteenBitTone`. `fallback` gets an
     Image whose encoding is neither in `ENCODINGS` nor of depth and gives (H, W, 3) uint8 RGB or
@@ -219,16 +217,16 @@ class ImageDecoder:
 
     @property
     def note(self) -> str:
-        """What to tell of the stream so far, empty where nothing is odd."""
+        """Problem of the stream so far, with advice; '' where there is none."""
         return self._tone.note
 
     @property
     def is_settled(self) -> bool:
-        """Whether enough images were seen to believe `note`."""
+        """Whether enough images were seen for `note` to be reliable."""
         return self._tone.is_settled
 
     def change_range(self, sixteen_bit_range: str) -> None:
-        """Scale 16-bit pixels otherwise from now on. Raises SettingsError."""
+        """Change the range of 16-bit pixels. Raises SettingsError."""
         if sixteen_bit_range != self._tone.text:
             self._tone = SixteenBitTone(sixteen_bit_range)
 
@@ -261,9 +259,9 @@ def decode(message: Any) -> Bytes:
 
 
 def image_size(message: Any) -> tuple[int, int]:
-    """Width and height that an Image or CompressedImage says it has, before it is decoded.
+    """Width and height of an Image or CompressedImage without decoding it.
 
-    Raises MessageError where a picture has no header to read, or says a size that none has.
+    Raises MessageError where a compressed image has no valid header or the size is out of range.
     """
     if is_compressed(message):
         header = compressed_header(message)
@@ -492,9 +490,9 @@ class SixteenBitTone:
 
     @property
     def note(self) -> str:
-        """What is odd about the stream so far, with what to do about it; empty where nothing is.
+        """Problem of the stream so far, with advice; '' where there is none.
 
-        Of one dark image nothing can be said: see `is_settled`.
+        One dark image proves nothing: see `is_settled`.
         """
         if not self._seen or self._range is None:
             return ''
@@ -526,7 +524,7 @@ class SixteenBitTone:
 
 
 def _sample(values: Array) -> Array:
-    """Some of the pixels, those of every colour of a Bayer mosaic among them."""
+    """A subset of the pixels, with every colour of a Bayer mosaic."""
     step = max(1, int((values.shape[0] * values.shape[1] / 6000) ** 0.5)) | 1
     return values[::step, ::step]
 
@@ -537,7 +535,7 @@ def _percentiles(sample: Array) -> tuple[int, int]:
 
 
 def _advice(low: int, high: int) -> str:
-    """The number of bits that the values in use have; what they use where they begin high."""
+    """Suggested setting: the bits of the values in use, or their range where it starts high."""
     bits = next(name for name, white in _BITS.items() if high <= white)
     narrow = low > _LITTLE * high or bits == FULL
     return f'{low}..{high}' if narrow and low < high else bits

@@ -1,6 +1,6 @@
-"""A recording through the engine into a bag: every frame, no topics, the same bytes every time.
+"""Runs a recording through the engine into a bag: every frame, without ROS, reproducibly.
 
-Topics and rules are those of the depth node; dropping late frames belongs to the node alone.
+Topics and rules are those of the depth node, which additionally drops late frames.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from psd_depth_ros.replay.player import ReadAhead
 
 @dataclass(frozen=True)
 class RunSettings:
-    """What is written of a frame; the same settings as the depth node has."""
+    """Settings of an offline run; the same as those of the depth node."""
 
     depth: DepthSettings = section(DepthSettings)
     points: CloudSettings = section(CloudSettings)
@@ -45,12 +45,11 @@ class RunSettings:
 
 @dataclass(frozen=True)
 class RunReport:
-    """What became of the frames: in = out + dropped.
+    """Result of an offline run: frames in = frames out + dropped.
 
-    `reasons` has one message per reason, `notes` are what a person should know of the recording,
-    such as what of it was lost, and how often the scale was measured. `first_s` is the time to
-    the end of the first frame, in which the network is compiled for the size of the images;
-    `rest_s` is that of all others.
+    `reasons` has one message per reason for dropping; `notes` report lost messages and how often
+    the scale was measured. `first_s` is the time to the end of the first frame, which includes
+    compiling the network; `rest_s` is that of all others.
     """
 
     frames_in: int
@@ -63,7 +62,7 @@ class RunReport:
 
     @property
     def frames_per_second(self) -> float:
-        """Frames written per second, the first one left out; 0 where there is no other."""
+        """Frames written per second without the first one; 0 where there is no other."""
         others = self.frames_out - 1
         return others / self.rest_s if others > 0 and self.rest_s > 0 else 0.0
 
@@ -88,15 +87,24 @@ def run_bag(
     compression: str = '',
     show: Callable[[DepthFrame], None] | None = None,
 ) -> RunReport:
-    """Write depth, camera, confidence and points of every frame to the .mcap file `output`.
+    """Estimate depth of every frame and write it to an .mcap file.
 
     Topics are /depth/image_rect (32FC1 metres), /depth/camera_info, /depth/confidence (32FC1) and
-    /points, stamped and framed like their image; with scale.mode relative they are under
-    /depth_relative. `outputs` chooses among them, `compression` of the bag is `zstd` or empty;
-    with None for `output` no bag is written. `progress` gets the images done and the number of
-    all, `show` every frame that was estimated. Raises what the source raises where no frame at all
-    can be used, SettingsError where nothing makes depth metric, and BagError where the bag cannot
-    be written. After an error no file is left.
+    /points, with stamp and frame of their image; with scale.mode relative they are under
+    /depth_relative.
+
+    Args:
+        source: Frames of a recording.
+        engine: Network and device.
+        output: File to write; None writes no bag.
+        settings: As those of the depth node.
+        progress: Called with the number of images done and the number of all.
+        outputs: Which topics are written.
+        compression: `zstd` or ''.
+        show: Called with every estimated frame.
+
+    Raises what the source raises where no frame can be used, SettingsError where nothing makes
+    depth metric, BagError where the bag cannot be written. After an error no file is left.
     """
     started = first_done = time.perf_counter()
     settings = RunSettings() if settings is None else settings
@@ -137,7 +145,7 @@ def run_bag(
 
 
 class _Pipeline:
-    """The engine and the scale that is learned on the way."""
+    """The engine with the scale tracker of the recording."""
 
     def __init__(self, engine: DepthEngine, settings: RunSettings, source: FrameSource) -> None:
         output = engine.checkpoint.info.output
@@ -158,7 +166,7 @@ class _Pipeline:
             )
 
     def infer(self, frame: TimedFrame) -> DepthFrame | None:
-        """Depth of a frame; None while its scale is not known."""
+        """Depth of a frame; None while the scale is unknown."""
         tracker = self._tracker
         if self._stamp_ns is not None and has_jumped(self._stamp_ns, frame.stamp_ns):
             tracker.reset()
@@ -176,13 +184,13 @@ class _Pipeline:
 
     @property
     def waiting(self) -> str:
-        """Why the scale is not known."""
+        """Why the scale is unknown."""
         mode = self._settings.scale.mode
         return f'scale.mode {mode} has measured nothing yet: {self._watch.reason}'
 
     @property
     def summary(self) -> str:
-        """What came of measuring the scale, '' where nothing is measured."""
+        """Summary of the scale measurements, '' where the mode does not measure."""
         if not self._measures:
             return ''
         watch, tracker = self._watch, self._tracker
@@ -198,7 +206,7 @@ class _Pipeline:
         return f'{text}: {notes}' if notes else text
 
     def _observe(self, frame: TimedFrame, result: DepthFrame, factor: float) -> None:
-        """Let the scale learn from a frame."""
+        """Measure the scale on a frame."""
         seen = ScaleFrame(
             frame.stamp_ns, result.rgb, result.depth_m, result.camera, frame.camera, factor
         )
@@ -210,7 +218,7 @@ class _Pipeline:
 def _messages(
     result: DepthFrame, settings: RunSettings, outputs: Collection[str]
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
-    """Topic, type and fields of what is to be written of a frame."""
+    """Topic, type and fields of the messages of a frame."""
     relative = settings.scale.mode == 'relative'
     group = '/depth_relative' if relative else '/depth'
     image = IMAGE_TYPES[0]

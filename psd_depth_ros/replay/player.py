@@ -1,7 +1,7 @@
-"""When each message of a recording is due, at a rate, from a point on, once or in a loop.
+"""Timing of the playback of a recording: when each message is due, and reading ahead.
 
-Pure arithmetic: waiting, publishing and the /clock topic are left to `ros.replay_node`. Stamps
-stay as recorded, so in a loop time jumps back, which listeners are meant to notice.
+`ros.replay_node` waits, publishes and drives /clock. Stamps stay as recorded, so that time jumps
+back at the end of a loop, which listeners are expected to handle.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ _WAIT_S = 0.1
 
 
 class ReadAhead(Generic[T]):
-    """Iterate over `items` at most `depth` ahead of the reader, as a context manager.
+    """Iterates over `items` in a thread, at most `depth` items ahead; a context manager.
 
-    An exception of the iterable is raised where its next item would have come. Leaving the
-    context stops the thread.
+    An exception of the iterable is raised in place of its next item. Leaving the context stops the
+    thread.
     """
 
     def __init__(self, items: Iterable[T], depth: int = 3) -> None:
@@ -87,11 +87,11 @@ class ReadAhead(Generic[T]):
 
 @dataclass(frozen=True)
 class PlayedCamera:
-    """Topics of one camera.
+    """Topics of the camera of a recording.
 
-    `image_topic` is without its transport (`raw` or `compressed`), as nodes want it; messages are
-    on `message_topic`. `frames` is the number of images, as far as the recording says; `width` and
-    `height` are those of the first.
+    `image_topic` is without its transport (`raw` or `compressed`), as nodes expect it;
+    `message_topic` is where the messages are. `frames` is the number of images according to the
+    recording; `width` and `height` are those of the first one.
     """
 
     image_topic: str
@@ -104,7 +104,7 @@ class PlayedCamera:
 
     @property
     def message_topic(self) -> str:
-        """Where the image messages are."""
+        """Topic of the image messages."""
         compressed = self.transport == 'compressed'
         return f'{self.image_topic}/compressed' if compressed else self.image_topic
 
@@ -117,9 +117,9 @@ def find_camera(
 ) -> PlayedCamera:
     """Find the camera of a bag, video or image folder.
 
-    `camera` or `horizontal_fov_deg` stand for a calibration that the recording lacks. Raises
-    BagError, listing the topics, where a bag leaves a choice or has no camera, and
-    CalibrationError where nothing is known of the lens of a video or folder.
+    `camera` or `horizontal_fov_deg` replaces a calibration that the recording lacks. Raises
+    BagError, listing the topics, where a bag has several cameras or none, and CalibrationError
+    where the lens of a video or folder is unknown.
     """
     path = user_path(path)
     if kind_of(path) == 'bag':
@@ -174,7 +174,7 @@ class PlaybackSettings:
 
 @dataclass(frozen=True)
 class DueMessage:
-    """A message, when it is due in seconds after the start, and the round of the loop."""
+    """A message, the time it is due in seconds after the start, and the round of the loop."""
 
     due_s: float
     message: RecordedMessage
@@ -182,7 +182,7 @@ class DueMessage:
 
 
 class Schedule:
-    """The timetable of a recording. Raises BagError where the settings leave nothing to play."""
+    """When each message of a recording is due. Raises BagError where nothing is left to play."""
 
     def __init__(self, recording: Recording, settings: PlaybackSettings) -> None:
         self._recording = recording
@@ -199,11 +199,11 @@ class Schedule:
 
     @property
     def round_s(self) -> float:
-        """Seconds that one round takes to play, the gap before the next one included."""
+        """Duration of one round in seconds, including the gap before the next one."""
         return self._seconds(self.stop_ns - self.start_ns + _LOOP_GAP_NS)
 
     def __iter__(self) -> Iterator[DueMessage]:
-        """Messages in the order they are due; without end where they loop."""
+        """Messages in the order they are due; endless in a loop."""
         number = 0
         while True:
             for message in self._recording.messages(self.start_ns, self.stop_ns):
@@ -214,7 +214,7 @@ class Schedule:
                 return
 
     def clock_ns(self, elapsed_s: float) -> int:
-        """Recorded time at `elapsed_s` seconds after the start of playing, for /clock."""
+        """Recorded time at `elapsed_s` seconds after the start, for /clock."""
         if self._settings.loop:
             elapsed_s %= self.round_s
         reached = self.start_ns + round(elapsed_s * self._settings.rate * 1e9)

@@ -1,8 +1,7 @@
 """A bag, video or image folder as a stream of serialised messages, ready to be published.
 
-Messages of a bag go out as they were recorded, byte for byte but for their stamps where those of
-recording were asked for; videos and folders become Image and
-CameraInfo. When each is due is decided in `schedule`.
+Messages of a bag are published byte for byte as recorded, except for their stamps where the times
+of recording are asked for; videos and folders become Image and CameraInfo.
 """
 
 from __future__ import annotations
@@ -42,13 +41,13 @@ CAMERA_INFO_TOPIC = '/camera/camera_info'
 
 # After the four bytes of encapsulation: `sec` and `nanosec` of the Header.
 _STAMP = slice(4, 12)
-# Files have no date. A clock at 0 would mean to ROS that time has not started yet.
+# Files have no date; for ROS a clock at 0 means that time has not started yet.
 _FILE_EPOCH_NS = 1_000_000_000
 
 
 @dataclass(frozen=True)
 class RecordedMessage:
-    """A message to publish: its topic and type, when it was recorded, and its CDR bytes."""
+    """A message to publish: topic, type, time of recording and CDR bytes."""
 
     topic: str
     msgtype: str
@@ -57,9 +56,9 @@ class RecordedMessage:
 
 
 class Recording(ABC):
-    """What can be played, as a context manager; played from the start as often as wanted.
+    """A recording that can be played repeatedly; a context manager.
 
-    What was said on `latched` topics holds until something else is said.
+    The last message of a `latched` topic stays valid until the next one.
     """
 
     topics: dict[str, str]
@@ -69,19 +68,19 @@ class Recording(ABC):
 
     @abstractmethod
     def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
-        """Messages recorded in [start_ns, stop_ns], in order."""
+        """Messages recorded in [start_ns, stop_ns], in the order of recording."""
 
     @property
     @abstractmethod
     def notes(self) -> list[str]:
-        """What a person should know of what was played, such as what of it was lost."""
+        """Remarks on what was played, such as lost messages."""
 
     @abstractmethod
     def close(self) -> None:
         """Close the files."""
 
     def __enter__(self) -> Recording:
-        """Hand out the opened recording."""
+        """Return the opened recording."""
         return self
 
     def __exit__(
@@ -95,13 +94,13 @@ class Recording(ABC):
 
 
 class BagRecording(Recording):
-    """Topics of a bag under their own names, or those that `renamed` gives them.
+    """Topics of a bag under their own names, or those in `renamed`.
 
-    Latched topics are /tf_static and a CameraInfo that comes more seldom than images do: played
-    from a later point on, what they said before comes first. `topics` lists the published name
-    and type of each. With `camera` its CameraInfo goes out with every image of the bag's camera,
-    in place of the recorded one. With `recorded_stamps` messages that begin with a Header have
-    the times of recording as their stamps; transforms keep their own.
+    Latched topics are /tf_static and a CameraInfo less frequent than images: played from a later
+    point on, their last earlier messages come first. `topics` lists the published name and type of
+    each. `camera` replaces the recorded CameraInfo of the bag's camera, once per image. With
+    `recorded_stamps`, messages that begin with a Header get the time of recording as their stamp;
+    transforms keep their own.
     """
 
     def __init__(
@@ -134,7 +133,7 @@ class BagRecording(Recording):
         self._why = ''
 
     def messages(self, start_ns: int, stop_ns: int) -> Iterator[RecordedMessage]:
-        """Messages of the chosen topics; those that cannot be converted are counted, not given."""
+        """Messages of the chosen topics; unconvertible ones are skipped and counted."""
         for item in self._still_holding(start_ns):
             try:
                 cdr = self._stamped(item)
@@ -156,7 +155,7 @@ class BagRecording(Recording):
 
     @property
     def notes(self) -> list[str]:
-        """What the bag lost, and how many messages could not be converted."""
+        """Messages that the bag lost, and how many could not be converted."""
         notes = list(self._reader.notes)
         if self.unreadable:
             notes.append(
@@ -175,7 +174,7 @@ class BagRecording(Recording):
         self._reader.close()
 
     def _stamped(self, item: BagMessage) -> bytes | memoryview:
-        """The bytes of a message with the stamp that was asked for."""
+        """The bytes of a message with the requested stamp."""
         cdr = item.cdr
         if item.msgtype not in STAMPED_TYPES or len(cdr) < _STAMP.stop:
             return cdr
@@ -203,7 +202,7 @@ class BagRecording(Recording):
         return {name: renamed.get(name, name) for name in chosen}
 
     def _still_holding(self, start_ns: int) -> list[BagMessage]:
-        """What latched topics said last before `start_ns`; of transforms, all there were."""
+        """Last messages of latched topics before `start_ns`; for transforms, all of them."""
         if start_ns <= self.start_ns or not self._standing:
             return []
         last: dict[tuple[str, int], BagMessage] = {}
@@ -272,7 +271,7 @@ class FileRecording(Recording):
 
     @property
     def notes(self) -> list[str]:
-        """What the recording lost, and how many frames could not be used."""
+        """Lost frames, and how many could not be used."""
         skipped = self._source.skipped
         left = [f'{len(skipped)} frames were left out: {skipped[0].detail}'] if skipped else []
         return [*self._source.notes, *left]
@@ -293,11 +292,15 @@ def open_recording(
 ) -> Recording:
     """Open a bag, video or image folder for playing.
 
-    `only` chooses topics of a bag (all of the `PLAYED_TYPES` by default) and `renamed` maps
-    recorded names to published ones. `camera`, or a pinhole of `horizontal_fov_deg`, goes out in
-    place of what the recording says of its camera; `image_topic` names that camera where a bag
-    has several. `stamps` of a bag are those of its headers (`header`) or of recording
-    (`recorded`). Raises BagError and CalibrationError as `open_frames` does.
+    Args:
+        path: The recording.
+        only: Topics of a bag; by default all of the `PLAYED_TYPES`.
+        renamed: Published names by recorded ones.
+        camera, horizontal_fov_deg: Calibration that replaces the recorded one.
+        image_topic: The camera it belongs to, where a bag has several.
+        stamps: `header` or `recorded`: stamps of the messages of a bag.
+
+    Raises BagError and CalibrationError as `open_frames` does.
     """
     path = user_path(path)
     if kind_of(path) != 'bag':

@@ -1,7 +1,4 @@
-"""A synthetic world as a bag: camera, odometry, TF and the truth, like a recording of a drive.
-
-The world itself is in `synth`.
-"""
+"""Renders a synthetic world (`synth`) into a bag: camera, odometry, TF and ground truth."""
 
 from __future__ import annotations
 
@@ -34,7 +31,7 @@ MOVING_TOPIC = '/ground_truth/moving'
 
 OPTICAL_FRAME, BASE_FRAME, ODOMETRY_FRAME = 'camera_optical', 'base_link', 'odom'
 
-# Stamps start here: a clock at 0 would mean to ROS that time has not started yet.
+# First stamp; for ROS a clock at 0 means that time has not started yet.
 EPOCH_NS = 1_000_000_000
 
 # Optical axes (x right, y down, z forward) in those of a body (x forward, y left, z up), REP 103.

@@ -43,8 +43,8 @@ def test_pixels_and_masks_go_with_the_window():
     assert mirrored.pixels(np.array([[20.0, 10.0]])).tolist() == [[62.5, 0.5]]
     mask = np.zeros((40, 80), bool)
     mask[:, :21] = True
-    assert window.share(mask)[0, :4].tolist() == [1.0, 0.75, 0.25, 0.0]
-    assert mirrored.share(mask)[0, -4:].tolist() == [0.0, 0.25, 0.75, 1.0]
+    assert window.coverage(mask)[0, :4].tolist() == [1.0, 0.75, 0.25, 0.0]
+    assert mirrored.coverage(mask)[0, -4:].tolist() == [0.0, 0.25, 0.75, 1.0]
 
 
 def test_windows_fit_and_keep_the_aspect():
