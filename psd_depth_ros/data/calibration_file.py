@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.bags import BagReader
-from psd_depth_ros.data.surroundings import fixed_transforms, GROUND_FRAMES, TF_TYPE
+from psd_depth_ros.data.synchronizer import fixed_transforms, GROUND_FRAMES, TF_TYPE
 from psd_depth_ros.errors import CalibrationError, MessageError, TransformError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_from_info

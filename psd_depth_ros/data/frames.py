@@ -22,7 +22,7 @@ import numpy.typing as npt
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.calibration_file import camera_from_fov
-from psd_depth_ros.data.surroundings import Asked
+from psd_depth_ros.data.synchronizer import RequiredInputs
 from psd_depth_ros.errors import EvaluationError, MessageError, PsdDepthError
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import invert, make_pose
@@ -98,7 +98,7 @@ VIDEO_SUFFIXES = (
 )
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
 
-# A recording none of whose first frames can be used is not going to get better.
+# Give up a recording none of whose first frames can be used.
 _HOPELESS_AFTER = 100
 
 
@@ -122,7 +122,7 @@ class TimedFrame:
         extrinsics: what TF knew at the stamp, where that was asked for.
         problem: why there is no pose or no points where they were asked for.
         remark: what TF did not know.
-        name: for reports; the index where nobody gives one.
+        name: for reports; empty: the index.
         sequence: frames with the same one follow each other in time; empty: not known to.
         to_depth_grid: brings a map (H, W) onto the grid of `depth_m`, where that is another.
     """
@@ -159,7 +159,7 @@ class SkippedFrame:
 
 @dataclass(frozen=True)
 class LensChoice:
-    """What the caller says of the camera: all of it, its field of view, or nothing.
+    """Camera given by the caller: all of it, its field of view, or nothing.
 
     `sixteen_bit_range` is how its 16-bit images become 8 bits, see `messages.images`.
     """
@@ -184,7 +184,7 @@ class LensChoice:
 
 @dataclass(frozen=True)
 class SourceOptions:
-    """What a caller says of a recording besides its path; all of it is optional.
+    """Options for opening a recording.
 
     Attributes:
         lens: the camera, where the recording does not know it or is not to be believed.
@@ -260,7 +260,7 @@ class FrameSource(ABC):
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of the recording once it was read, such as what is lost."""
+        """Remarks for the user once the recording was read, such as what was lost."""
         return [*([self.decoder.note] if self.decoder.note else []), *self._doubts]
 
     @abstractmethod
@@ -272,10 +272,10 @@ class FrameSource(ABC):
         """Close the recording."""
 
     def locate(self) -> None:  # noqa: B027
-        """Find out where camera and lidar are; nothing to do where the files say so."""
+        """Look up the mounting of camera and lidar in the recording; nothing to do for files."""
 
-    def follow(self, asked: Asked) -> None:  # noqa: B027
-        """Let frames come with `extrinsics` where the recording has transforms."""
+    def request_transforms(self, required: RequiredInputs) -> None:  # noqa: B027
+        """Give frames their `extrinsics` where the recording has transforms."""
 
     def select(self, chosen: slice) -> None:
         """Let `frames` give only some of the frames, by their place in the recording."""
@@ -340,7 +340,7 @@ class FrameSource(ABC):
 
 
 class LoadedFrames(FrameSource, Generic[T]):
-    """Frames of items that are known beforehand: `load` makes the frame of a place and an item.
+    """Frames of items known beforehand: `load` makes the frame of a place and an item.
 
     What cannot be read is an error, not skipped: benchmarks count all of their frames.
     """
@@ -386,7 +386,7 @@ class LoadedFrames(FrameSource, Generic[T]):
 
 @dataclass(frozen=True)
 class Reader:
-    """A layout of recordings: how it is told from others, and opened.
+    """A layout of recordings: how it is recognised and opened.
 
     Attributes:
         name: of the layout, for people.

@@ -1,6 +1,6 @@
 """Runs the scale tracker of one camera and reports why there is no measurement.
 
-Problems of the inputs (no topic, another clock, no transform) come from `data.surroundings`;
+Problems of the inputs (no topic, another clock, no transform) come from `data.synchronizer`;
 they are collected here together with those of the measurements themselves.
 """
 
@@ -13,7 +13,7 @@ import re
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.data.surroundings import Asked, Seen
+from psd_depth_ros.data.synchronizer import ImageInputs, RequiredInputs
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 
@@ -44,11 +44,11 @@ class ScaleFrame:
         return self.rgb.nbytes + self.depth_m.nbytes
 
 
-def required_inputs(settings: ScaleSettings) -> Asked:
+def required_inputs(settings: ScaleSettings) -> RequiredInputs:
     """Inputs that a mode needs, except those that the settings already state."""
     mode = settings.mode
     levelled = settings.camera_height_m > 0 and settings.camera_pitch_deg != 0
-    return Asked(
+    return RequiredInputs(
         poses=mode == 'odometry',
         points=mode == 'lidar',
         body=mode == 'odometry' and not settings.camera_pose,
@@ -83,7 +83,7 @@ class ScaleMonitor:
         """Number of accepted measurements."""
         return sum(state.accepted for state in self.tracker.sources.values())
 
-    def observe(self, now_s: float, frame: ScaleFrame, around: Seen) -> None:
+    def observe(self, now_s: float, frame: ScaleFrame, around: ImageInputs) -> None:
         """Measure on a frame and record the result."""
         known = self.tracker.locate(frame.lens, around.extrinsics)
         problem = around.problem or _missing_extrinsics(

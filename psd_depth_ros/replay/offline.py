@@ -17,7 +17,7 @@ from psd_depth_ros.config import section
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.data.frames import FrameSource, TimedFrame
 from psd_depth_ros.data.message_types import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
-from psd_depth_ros.data.surroundings import has_jumped, Seen
+from psd_depth_ros.data.synchronizer import has_jumped, ImageInputs
 from psd_depth_ros.errors import CalibrationError, SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame, Scale
@@ -157,7 +157,7 @@ class _Pipeline:
         self._measures = settings.scale.mode in MEASURING_MODES
         self._stamp_ns: int | None = None
         if self._measures:
-            source.follow(required_inputs(settings.scale))
+            source.request_transforms(required_inputs(settings.scale))
         if settings.scale.needs_metric_checkpoint and not output.metric:
             raise SettingsError(
                 'the checkpoint does not know metres, and scale.mode is fixed without a factor; '
@@ -211,7 +211,9 @@ class _Pipeline:
             frame.stamp_ns, result.rgb, result.depth_m, result.camera, frame.camera, factor
         )
         known = self._source.extrinsics if frame.extrinsics is None else frame.extrinsics
-        around = Seen(frame.pose, frame.lidar, known, problem=frame.problem, remark=frame.remark)
+        around = ImageInputs(
+            frame.pose, frame.lidar, known, problem=frame.problem, remark=frame.remark
+        )
         self._watch.observe(frame.stamp_ns * 1e-9, seen, around)
 
 

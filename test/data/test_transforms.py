@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.message_types import MessageTypes
-from psd_depth_ros.data.surroundings import FrameNames, locate, TransformBuffer
+from psd_depth_ros.data.synchronizer import FrameNames, locate, TransformBuffer
 from psd_depth_ros.errors import TransformError
 from psd_depth_ros.geometry.pose import exponential, make_pose
 from psd_depth_ros.messages import transform_fields

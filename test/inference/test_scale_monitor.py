@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from psd_depth_ros.data.surroundings import Seen
+from psd_depth_ros.data.synchronizer import ImageInputs
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
@@ -22,7 +22,7 @@ def look(watch: ScaleMonitor, time_s: float, **around: object) -> None:
     depth = np.full(CAMERA.size, 8.0, np.float32)
     frame = ScaleFrame(round(time_s * 1e9), BLACK, depth, CAMERA, CAMERA, 1.0)
     known = {'pose': None, 'points': None, 'extrinsics': Extrinsics()}
-    watch.observe(time_s, frame, Seen(**{**known, **around}))
+    watch.observe(time_s, frame, ImageInputs(**{**known, **around}))
 
 
 def wall(distance_m: float) -> np.ndarray:

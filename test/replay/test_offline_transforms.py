@@ -7,7 +7,7 @@ from robot_bag import pose_numbers, Robot, START_NS, T_BASE_LIDAR, Wall, write_r
 from psd_depth_ros.config import build
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.open import open_frames
-from psd_depth_ros.data.surroundings import Asked
+from psd_depth_ros.data.synchronizer import RequiredInputs
 from psd_depth_ros.geometry.pose import invert
 from psd_depth_ros.messages import decode_depth
 from psd_depth_ros.replay.offline import run_bag, RunSettings
@@ -53,7 +53,7 @@ def test_tf_and_parameters_give_the_same_scale(run, mode) -> None:
 def test_a_camera_that_pans_is_followed(tmp_path) -> None:
     robot = Robot(pan_radps=0.6)
     with open_frames(write_robot_bag(tmp_path / 'pan.mcap', robot), with_lidar=True) as source:
-        source.follow(Asked(body=True, lidar=True, ground=True))
+        source.request_transforms(RequiredInputs(body=True, lidar=True, ground=True))
         frames = list(source.frames())
     assert len(frames) == 9
     assert 'after the newest transform of base_link' in frames.pop().remark

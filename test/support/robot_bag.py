@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 
 from psd_depth_ros.data.bags import BagWriter
-from psd_depth_ros.data.surroundings import TF_TYPE
+from psd_depth_ros.data.synchronizer import TF_TYPE
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import exponential, invert, make_pose, transform
 from psd_depth_ros.inference.cloud import build_cloud

@@ -42,7 +42,7 @@ from psd_depth_ros.data.message_types import (
     pick_cloud_topic,
     pick_odometry_topic,
 )
-from psd_depth_ros.data.surroundings import Asked, has_jumped, PATIENCE_NS, Surroundings
+from psd_depth_ros.data.synchronizer import has_jumped, PATIENCE_NS, RequiredInputs, Synchronizer
 from psd_depth_ros.errors import (
     BagError,
     CalibrationError,
@@ -109,7 +109,7 @@ class BagFrames(FrameSource):
             self.odometry_topic = pick_odometry_topic(self._reader)
             self._odometry = odometry_topics(self._reader)
             self.lidar_topic: str | None = None
-            self._asked = Asked()
+            self._required = RequiredInputs()
             self._count = self._reader.topics[self.image_topic].count
         except PsdDepthError as error:
             self._reader.close()
@@ -143,9 +143,9 @@ class BagFrames(FrameSource):
             lidar = self._frame_of(self.lidar_topic)
             self.T_camera_lidar = mounting.transform(camera, lidar)
 
-    def follow(self, asked: Asked) -> None:
-        """Let frames come with their `extrinsics`, as TF has them at their stamps."""
-        self._asked = asked
+    def request_transforms(self, required: RequiredInputs) -> None:
+        """Give frames their `extrinsics`, as TF has them at their stamps."""
+        self._required = required
 
     def _frame_of(self, topic: str, field: str = '') -> str:
         """The frame that the first message of a topic names, empty where it cannot be read."""
@@ -210,7 +210,7 @@ class BagFrames(FrameSource):
         if not self._recorded_stamps:
             self._check_stamps()
         first = None if self.camera_info_topic is None else self._first_camera_info()
-        cameras, around = _CameraTrack(self._lens, first), self._surroundings()
+        cameras, around = _CameraTrack(self._lens, first), self._synchronizer()
         held: deque[_Held] = deque()
         selected = self.selected
         error: PsdDepthError | None = None
@@ -234,10 +234,10 @@ class BagFrames(FrameSource):
                     self._skip(frame.index, frame.stamp_ns, reason, problem)
         self._finish(error)
 
-    def _surroundings(self) -> Surroundings:
-        """What is asked of the bag, with the fixed transforms of all of it."""
+    def _synchronizer(self) -> Synchronizer:
+        """A synchronizer for the required inputs, with the fixed transforms of the whole bag."""
         has_poses, has_points = self.odometry_topic is not None, self.lidar_topic is not None
-        around = Surroundings(replace(self._asked, poses=has_poses, points=has_points))
+        around = Synchronizer(replace(self._required, poses=has_poses, points=has_points))
         for topic in self._transform_topics(fixed=True):
             for item in self._reader.messages([topic]):
                 with suppress(MessageError):
@@ -245,11 +245,11 @@ class BagFrames(FrameSource):
         return around
 
     def _transform_topics(self, *, fixed: bool) -> list[str]:
-        if not self._asked.transforms:
+        if not self._required.transforms:
             return []
         return [name for name, is_ in transform_topics(self._reader).items() if is_ == fixed]
 
-    def _images(self, cameras: _CameraTrack, around: Surroundings) -> Iterator[_Held | None]:
+    def _images(self, cameras: _CameraTrack, around: Synchronizer) -> Iterator[_Held | None]:
         """Sort messages into where they belong; yield the images, and None after the last."""
         index = 0
         names = {self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic}
@@ -330,7 +330,7 @@ class BagFrames(FrameSource):
         self._unread[topic] = count + 1, first
 
 
-def _is_ripe(held: deque[_Held], around: Surroundings) -> bool:
+def _is_ripe(held: deque[_Held], around: Synchronizer) -> bool:
     """Whether the first image need not wait any longer for what belongs to it."""
     first, last = held[0], held[-1]
     if len(held) == 1:  # a CameraInfo of its stamp may follow
@@ -343,7 +343,7 @@ def _is_ripe(held: deque[_Held], around: Surroundings) -> bool:
 
 
 def _make_frame(
-    held: _Held, cameras: _CameraTrack, around: Surroundings, decoder: ImageDecoder
+    held: _Held, cameras: _CameraTrack, around: Synchronizer, decoder: ImageDecoder
 ) -> TimedFrame:
     """Decode an image, where its size is that of its camera, and add what belongs to its stamp."""
     width, height = image_size(held.message)

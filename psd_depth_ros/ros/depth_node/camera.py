@@ -20,7 +20,7 @@ import numpy.typing as npt
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
-from psd_depth_ros.data.surroundings import has_jumped
+from psd_depth_ros.data.synchronizer import has_jumped
 from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import describe_camera, find_doubts, seen_share

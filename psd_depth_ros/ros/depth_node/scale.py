@@ -1,7 +1,7 @@
 """The metric scale of each camera, and the topics it is measured from: `odom` or `lidar`, and TF.
 
 Two classes, one for each thread. `ScaleInputs` belongs to the executor: it subscribes to what the
-mode needs and fills `data.surroundings`, which is thread-safe. `CameraScales` belongs to the
+mode needs and fills `data.synchronizer`, which is thread-safe. `CameraScales` belongs to the
 worker: nobody else touches the trackers and the images that wait for their odometry. What
 diagnostics show of them is an immutable `ScaleReport`, which the worker replaces after every
 measurement. The estimation itself is in `inference.scale`.
@@ -23,10 +23,10 @@ from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
 from psd_depth_ros.data.message_types import CLOUD_TYPE, ODOMETRY_TYPE
-from psd_depth_ros.data.surroundings import (
+from psd_depth_ros.data.synchronizer import (
+    MessageDecoders,
     PATIENCE_NS,
-    Readers,
-    Surroundings,
+    Synchronizer,
     TF_TYPE,
     TransformBuffer,
 )
@@ -46,7 +46,7 @@ from psd_depth_ros.ros.qos import InputSubscription
 
 REPEAT_S = 30.0
 NO_TF = 'TF cannot be read, for tf2_msgs is not installed here'
-_READERS = Readers(read_points, rotation_matrix)
+_READERS = MessageDecoders(read_points, rotation_matrix)
 _ODOMETRY_DEPTH = _TF_DEPTH = 100  # TF as in tf2_ros
 _LIDAR_DEPTH = 4
 _MAX_WAITING = 60
@@ -90,17 +90,17 @@ class ScaleInputs:
         self._logger = ThrottledLogger(node.get_logger())
         self._input: InputSubscription | None = None
         self._transforms: TransformInput | None = None
-        self.surroundings = Surroundings(required_inputs(settings), _READERS)
+        self.synchronizer = Synchronizer(required_inputs(settings), _READERS)
         self.silence = ''  # why nothing may have come
         self._subscribe()
 
     def configure(self, settings: ScaleSettings, reliability: str) -> None:
         """Take changed settings; subscribe anew where another mode needs other topics."""
         self._reliability = reliability
-        asked = required_inputs(settings)
-        if asked != self.surroundings.asked:
+        required = required_inputs(settings)
+        if required != self.synchronizer.required:
             self.destroy()
-            self.surroundings = Surroundings(asked, _READERS)
+            self.synchronizer = Synchronizer(required, _READERS)
             self._subscribe()
 
     def refresh(self) -> None:
@@ -113,7 +113,7 @@ class ScaleInputs:
 
     def forget(self) -> None:
         """Forget what was received, after a jump of the clock."""
-        self.surroundings.forget()
+        self.synchronizer.forget()
 
     def destroy(self) -> None:
         """Unsubscribe."""
@@ -123,13 +123,13 @@ class ScaleInputs:
         self._input = self._transforms = None
 
     def _subscribe(self) -> None:
-        asked = self.surroundings.asked
-        if asked.poses:
+        required = self.synchronizer.required
+        if required.poses:
             self._input = self._listen(Odometry, 'odom', self._on_odometry, _ODOMETRY_DEPTH)
-        elif asked.points:
+        elif required.points:
             self._input = self._listen(PointCloud2, 'lidar', self._on_cloud, _LIDAR_DEPTH)
-        if asked.transforms:
-            self._transforms = TransformInput(self._node, self.surroundings.transforms)
+        if required.transforms:
+            self._transforms = TransformInput(self._node, self.synchronizer.transforms)
 
     def _listen(
         self, message_type: type[Any], topic: str, callback: Callable[[Any], None], depth: int
@@ -140,19 +140,19 @@ class ScaleInputs:
 
     def _on_odometry(self, message: Odometry) -> None:
         try:
-            self.surroundings.add_odometry(message, time.monotonic_ns())
+            self.synchronizer.add_odometry(message, time.monotonic_ns())
         except MessageError as error:
             self._logger.error('odometry', f'odom: {error}')
 
     def _on_cloud(self, message: PointCloud2) -> None:
-        self.surroundings.add_cloud(message, time.monotonic_ns())
+        self.synchronizer.add_cloud(message, time.monotonic_ns())
 
     def _explain_silence(self, source: InputSubscription) -> str:
         """Why nothing may have come on a topic."""
         count = source.publisher_count
         if count:
             return f'{count} publishers on {source.topic}, but no message has come'
-        poses = self.surroundings.asked.poses
+        poses = self.synchronizer.required.poses
         name, kind = ('odom', ODOMETRY_TYPE) if poses else ('lidar', CLOUD_TYPE)
         others = [
             topic
@@ -166,7 +166,7 @@ class ScaleInputs:
 class TransformInput:
     """Fills a transform buffer from /tf and /tf_static; idle where tf2_msgs is not installed.
 
-    The buffer is `data.surroundings`, as for bags; its rules are those of tf2_ros, which needs
+    The buffer is `data.synchronizer`, as for bags; its rules are those of tf2_ros, which needs
     compiled libraries that exist in a ROS distribution only.
     """
 
@@ -263,7 +263,7 @@ class CameraScale:
         self.measure()
 
     def measure(self) -> None:
-        """Learn from the images whose surroundings are known by now."""
+        """Learn from the images whose synchronizer are known by now."""
         while self._waiting and self._is_ripe():
             self._measure(self._waiting.popleft())
 
@@ -282,14 +282,14 @@ class CameraScale:
             return True
         if sum(one.frame.bytes for one in self._waiting) > _MAX_WAITING_BYTES:
             return True
-        return self._inputs.surroundings.is_final(first.frame.stamp_ns, first.frame_id)
+        return self._inputs.synchronizer.is_final(first.frame.stamp_ns, first.frame_id)
 
     def _measure(self, one: _Waiting) -> None:
-        around = self._inputs.surroundings
+        around = self._inputs.synchronizer
         seen = around.at(one.frame.stamp_ns, one.frame_id, one.received_ns)
         if seen.problem and self._inputs.silence and not around.has_received:
             seen = replace(seen, problem=self._inputs.silence)
-        if around.asked.transforms and not has_tf():
+        if around.required.transforms and not has_tf():
             seen = replace(seen, remark=NO_TF)
         self._watch.observe(time.monotonic(), one.frame, seen)
         self._publish_report()

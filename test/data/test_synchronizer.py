@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.message_types import MessageTypes
-from psd_depth_ros.data.surroundings import (
-    Asked,
+from psd_depth_ros.data.synchronizer import (
+    MessageDecoders,
     PoseTrack,
-    Readers,
-    Surroundings,
+    RequiredInputs,
+    Synchronizer,
     Track,
     TransformBuffer,
 )
@@ -45,13 +45,13 @@ def cloud(time_s: float, unit: float = 1.0) -> Any:
     return TYPES.build('sensor_msgs/msg/PointCloud2', {'header': header, **fields})
 
 
-def drive(around: Surroundings, start_s: float, stop_s: float, *, late_s: float = 0.0) -> None:
+def drive(around: Synchronizer, start_s: float, stop_s: float, *, late_s: float = 0.0) -> None:
     """Odometry at 20 Hz and 1 m/s, each message `late_s` after its stamp."""
     for time_s in np.arange(start_s, stop_s, 0.05):
         around.add_odometry(odometry(time_s, time_s), ns(100 + time_s + late_s))
 
 
-def seen(around: Surroundings, time_s: float, **options: float) -> Any:
+def seen(around: Synchronizer, time_s: float, **options: float) -> Any:
     arrived_s = options.get('arrived_s', 100 + time_s)
     return around.at(ns(time_s), 'camera', ns(arrived_s))
 
@@ -81,7 +81,7 @@ def test_late_poses_of_the_past_do_not_stay_after_a_jump() -> None:
 
 
 def test_a_frame_waits_for_odometry_that_is_late() -> None:
-    around = Surroundings(Asked(poses=True))
+    around = Synchronizer(RequiredInputs(poses=True))
     assert not around.is_final(ns(3.0), 'camera')
     assert seen(around, 3.0).problem == 'no message of odometry has come'
     assert around.is_final(ns(3.1), 'camera')  # one image waited in vain, the others need not
@@ -103,8 +103,8 @@ def test_clouds_and_quaternions_are_read_by_the_libraries_that_are_given() -> No
         return np.diag([-1.0, -1.0, 1.0])
 
     points = np.full((300, 3), 7.0, np.float32)
-    around = Surroundings(
-        Asked(poses=True, points=True), Readers(lambda message: points, rotation)
+    around = Synchronizer(
+        RequiredInputs(poses=True, points=True), MessageDecoders(lambda message: points, rotation)
     )
     around.add_odometry(odometry(1.0, 5.0), ns(1.0))
     around.add_odometry(odometry(1.1, 5.1), ns(1.1))
@@ -120,7 +120,7 @@ def test_clouds_and_quaternions_are_read_by_the_libraries_that_are_given() -> No
 
 
 def test_a_frame_after_a_jump_waits_for_odometry_to_jump_too() -> None:
-    around = Surroundings(Asked(poses=True))
+    around = Synchronizer(RequiredInputs(poses=True))
     drive(around, 18.0, 20.0)
     assert not around.is_final(ns(1.0), 'camera')
     for time_s in (0.95, 1.0, 1.05):
@@ -130,7 +130,7 @@ def test_a_frame_after_a_jump_waits_for_odometry_to_jump_too() -> None:
 
 
 def test_two_sources_of_odometry_are_not_mixed() -> None:
-    around = Surroundings(Asked(poses=True))
+    around = Synchronizer(RequiredInputs(poses=True))
     for time_s in np.arange(1.0, 2.0, 0.05):
         around.add_odometry(odometry(time_s, time_s), ns(time_s))
         around.add_odometry(odometry(time_s, 50 + time_s, parent='map'), ns(time_s))
@@ -139,7 +139,7 @@ def test_two_sources_of_odometry_are_not_mixed() -> None:
     assert found.remark == 'odometry of odom -> base_link is used, not map -> base_link (20)'
 
 
-def no_turn(around: Surroundings) -> None:
+def no_turn(around: Synchronizer) -> None:
     message = odometry(1.0, 0.0)
     message.pose.pose.orientation.w = 0.0
     for _ in range(3):
@@ -147,25 +147,25 @@ def no_turn(around: Surroundings) -> None:
             around.add_odometry(message, ns(101.0))
 
 
-def twist_only(around: Surroundings) -> None:
+def twist_only(around: Synchronizer) -> None:
     for time_s in np.arange(0.0, 2.0, 0.05):
         around.add_odometry(odometry(time_s, 0.0, speed=0.7), ns(100 + time_s))
 
 
-def zero_stamps(around: Surroundings) -> None:
+def zero_stamps(around: Synchronizer) -> None:
     for time_s in np.arange(0.5, 1.5, 0.05):
         around.add_odometry(odometry(0.0, time_s), ns(100 + time_s))
 
 
 def shifted(seconds: float) -> Any:
-    def fill(around: Surroundings) -> None:
+    def fill(around: Synchronizer) -> None:
         for time_s in np.arange(0.0, 3.0, 0.05):
             around.add_odometry(odometry(time_s + seconds, time_s), ns(100 + time_s))
 
     return fill
 
 
-def rare(around: Surroundings) -> None:
+def rare(around: Synchronizer) -> None:
     for time_s in (0.2, 1.2):
         around.add_odometry(odometry(time_s, time_s), ns(100 + time_s))
 
@@ -184,7 +184,7 @@ def rare(around: Surroundings) -> None:
     ],
 )
 def test_odometry_that_cannot_be_used_has_its_reason(fill: Any, words: str) -> None:
-    around = Surroundings(Asked(poses=True))
+    around = Synchronizer(RequiredInputs(poses=True))
     fill(around)
     found = seen(around, 1.0)
     assert found.pose is None
@@ -192,13 +192,13 @@ def test_odometry_that_cannot_be_used_has_its_reason(fill: Any, words: str) -> N
 
 
 def test_odometry_that_stops_is_said() -> None:
-    around = Surroundings(Asked(poses=True))
+    around = Synchronizer(RequiredInputs(poses=True))
     drive(around, 0.0, 1.0)
     assert 'its last message is 4.0 s older than' in seen(around, 4.95).problem
 
 
 def test_a_robot_at_rest_is_no_fault() -> None:
-    around = Surroundings(Asked(poses=True))
+    around = Synchronizer(RequiredInputs(poses=True))
     for time_s in np.arange(0.0, 3.0, 0.05):
         around.add_odometry(odometry(time_s, 2.0, speed=0.001), ns(100 + time_s))
     assert seen(around, 2.0).problem == ''
@@ -213,7 +213,7 @@ def test_a_robot_at_rest_is_no_fault() -> None:
     ],
 )
 def test_clouds_that_cannot_be_used_have_their_reason(message: Any, words: str) -> None:
-    around = Surroundings(Asked(points=True))
+    around = Synchronizer(RequiredInputs(points=True))
     around.add_cloud(message, ns(101.0))
     found = seen(around, 1.0)
     assert found.points is None
@@ -221,7 +221,7 @@ def test_clouds_that_cannot_be_used_have_their_reason(message: Any, words: str) 
 
 
 def test_the_cloud_nearest_in_time_is_taken() -> None:
-    around = Surroundings(Asked(points=True))
+    around = Synchronizer(RequiredInputs(points=True))
     for time_s in (0.9, 1.02, 1.1):
         around.add_cloud(cloud(time_s, unit=time_s), ns(100 + time_s))
     assert seen(around, 1.0).points[0, 0] == pytest.approx(20 * 1.02)

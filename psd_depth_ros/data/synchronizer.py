@@ -1,4 +1,4 @@
-"""What is measured around a camera at the time of an image: pose, points, and where things sit.
+"""Odometry, lidar points and transforms synchronised with the images of a camera.
 
 One set of classes for bags and for live topics, so that both give a frame the same:
 
@@ -9,8 +9,8 @@ One set of classes for bags and for live topics, so that both give a frame the s
   of tf2 (`BufferCore`): a fixed transform holds at any time, a moving one between two of its
   stamps, where it is interpolated, and nothing is extrapolated; a frame that is fixed once stays
   so.
-- `Surroundings`: takes messages as they come, and says of an image what belongs to it, whether
-  more may come, and what is wrong where there is nothing.
+- `Synchronizer`: takes messages as they come and finds the inputs of an image: which pose, which
+  points, which transforms, whether more may come, and what is wrong where there are none.
 """
 
 from __future__ import annotations
@@ -272,7 +272,7 @@ class TransformBuffer:
 
 @dataclass(frozen=True)
 class FrameNames:
-    """Names of the frames around a camera, '' for those that nobody asks for."""
+    """Names of the frames of a camera and its robot; empty: not required."""
 
     camera: str
     body: str = ''
@@ -282,10 +282,10 @@ class FrameNames:
 
 @dataclass(frozen=True)
 class Located:
-    """What transforms say of a camera at a time.
+    """Extrinsics of a camera at a time, as transforms tell them.
 
-    `problem` says what was asked for and is not known, `may_come` whether it may be soon, and
-    `source` which frames the answer is from.
+    `problem` says which required transform is missing, `may_come` whether it may come soon, and
+    `source` which frames the extrinsics are from.
     """
 
     extrinsics: Extrinsics
@@ -295,7 +295,7 @@ class Located:
 
 
 def locate(buffer: TransformBuffer, names: FrameNames, time_ns: int) -> Located:
-    """Look up all that `names` asks for."""
+    """Look up the transforms between the frames of `names`."""
     found: dict[str, Any] = {}
     sources: list[str] = []
     problems: list[Exception] = []
@@ -372,12 +372,16 @@ _SAMPLE = 2000
 
 
 @dataclass(frozen=True)
-class Seen:
-    """What belongs to an image.
+class ImageInputs:
+    """Inputs synchronised with an image.
 
-    `pose` is T_odom_body, `points` (N, 3) metres in the frame of the lidar, None where there is
-    none. With `is_final` nothing that is still to come can change it. `problem` says why there is
-    nothing to measure by, '' where there is; `remark` what else a person should know.
+    Attributes:
+        pose: T_odom_body (4, 4), None where there is none.
+        points: (N, 3) metres in the frame of the lidar, None where there are none.
+        extrinsics: what transforms say at the stamp.
+        is_final: whether messages that are still to come cannot change it.
+        problem: why a required input is missing; empty: none is.
+        remark: anything else to report to the user.
     """
 
     pose: npt.NDArray[np.float64] | None
@@ -428,8 +432,8 @@ class _Stream:
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What somebody wants to know, and the names of frames where messages do not tell them."""
+class RequiredInputs:
+    """Which inputs are required, and the names of frames where messages do not tell them."""
 
     poses: bool = False
     points: bool = False
@@ -443,28 +447,28 @@ class Asked:
 
     @property
     def transforms(self) -> bool:
-        """Whether anything is asked of TF."""
+        """Whether transforms are required."""
         return self.body or self.lidar or self.ground
 
 
 @dataclass(frozen=True)
-class Readers:
-    """How clouds become points and quaternions rotations; a node has libraries of ROS for it."""
+class MessageDecoders:
+    """Functions that decode clouds and quaternions; a node uses faster ones."""
 
     points: Callable[[Any], npt.NDArray[np.float32]] = decode_points
     rotation: Rotation = from_quaternion
 
 
-class Surroundings:
+class Synchronizer:
     """Odometry, clouds and transforms of the last seconds. Safe between threads.
 
     Stamps are integer nanoseconds of the messages; `arrived_ns` are those of one other clock, on
     which messages and images came (or were recorded).
     """
 
-    def __init__(self, asked: Asked, readers: Readers | None = None) -> None:
-        self.asked = asked
-        self._readers = readers or Readers()
+    def __init__(self, required: RequiredInputs, readers: MessageDecoders | None = None) -> None:
+        self.required = required
+        self._readers = readers or MessageDecoders()
         self.transforms = TransformBuffer(self._readers.rotation)
         self._lock = threading.Lock()
         self._poses, self._clouds = PoseTrack(), CloudTrack()
@@ -531,31 +535,31 @@ class Surroundings:
     def is_final(self, time_ns: int, camera_frame: str) -> bool:
         """Whether nothing that is still to come can add to an image of this time."""
         with self._lock:
-            asked = self.asked
-            if asked.poses and not self._odometry.is_at(time_ns):
+            required = self.required
+            if required.poses and not self._odometry.is_at(time_ns):
                 return False
-            if asked.points and not self._lidar.is_at(time_ns):
+            if required.points and not self._lidar.is_at(time_ns):
                 return False
             names = self._names(camera_frame)
         return not locate(self.transforms, names, time_ns).may_come
 
-    def at(self, time_ns: int, camera_frame: str, arrived_ns: int) -> Seen:
+    def at(self, time_ns: int, camera_frame: str, arrived_ns: int) -> ImageInputs:
         """What belongs to an image of this stamp and frame that came at `arrived_ns`."""
         pose, message, problem, remark = None, None, '', ''
         with self._lock:
-            asked, names = self.asked, self._names(camera_frame)
+            required, names = self.required, self._names(camera_frame)
             final = True
-            if asked.poses:
+            if required.poses:
                 final = self._odometry.is_at(time_ns)
                 problem = self._judge_odometry(time_ns, arrived_ns)
                 pose = None if problem else self._poses.at(time_ns)
                 remark = self._remark()
-                if asked.body and not names.body and self._odometry_frames[0]:
+                if required.body and not names.body and self._odometry_frames[0]:
                     unnamed = 'odometry names no child_frame_id: set scale.body_frame'
                     remark = '; '.join(text for text in (remark, unnamed) if text)
                 if pose is None:
                     problem = problem or _gap(self._poses, time_ns, 'odometry poses', 0.5)
-            if asked.points:
+            if required.points:
                 final = final and self._lidar.is_at(time_ns)
                 problem = self._judge_stream(self._lidar, 'the lidar', time_ns, arrived_ns)
                 message = None if problem else self._clouds.at(time_ns)
@@ -568,7 +572,7 @@ class Surroundings:
                 points = _check_points(self._readers.points(message))
             except MessageError as error:
                 problem = str(error)
-        return Seen(
+        return ImageInputs(
             pose,
             points,
             located.extrinsics,
@@ -578,12 +582,12 @@ class Surroundings:
         )
 
     def _names(self, camera_frame: str) -> FrameNames:
-        asked = self.asked
+        required = self.required
         return FrameNames(
-            asked.camera_frame or camera_frame,
-            (asked.body_frame or self._odometry_frames[1]) if asked.body else '',
-            (asked.lidar_frame or self._lidar_frame) if asked.lidar else '',
-            _grounds(asked.ground_frame) if asked.ground else (),
+            required.camera_frame or camera_frame,
+            (required.body_frame or self._odometry_frames[1]) if required.body else '',
+            (required.lidar_frame or self._lidar_frame) if required.lidar else '',
+            _grounds(required.ground_frame) if required.ground else (),
         )
 
     def _judge_odometry(self, time_ns: int, arrived_ns: int) -> str:
