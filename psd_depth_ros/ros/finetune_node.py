@@ -188,10 +188,15 @@ def _number(value: float) -> str:
 
 
 class FinetuneNode(Node):
-    """Starts, monitors and stops one training at a time."""
+    """Starts, monitors and stops one training at a time.
 
-    def __init__(self, command: Sequence[str] = COMMAND) -> None:
-        super().__init__('finetune_node')
+    Args:
+        command: Starts the training process.
+        **options: Options of rclpy's Node.
+    """
+
+    def __init__(self, command: Sequence[str] = COMMAND, **options: Any) -> None:
+        super().__init__('finetune_node', **options)
         self._command = command
         self._node_parameters = NodeParameters(
             self, FinetuneNodeSettings, self._judge, self._apply

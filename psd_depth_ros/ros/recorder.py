@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 import time
+from typing import Any
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
@@ -60,12 +61,11 @@ class RecorderSettings:
 
 
 class Recorder(Node):
-    """Subscribes, and writes what comes."""
+    """Subscribes, and writes what arrives. `options` are those of rclpy's Node."""
 
-    def __init__(self) -> None:
-        super().__init__(
-            'recorder', enable_rosout=False
-        )  # it logs after the shutdown of the middleware
+    def __init__(self, **options: Any) -> None:
+        # Without rosout: it logs after the shutdown of the middleware.
+        super().__init__('recorder', enable_rosout=False, **options)
         parameters = NodeParameters(self, RecorderSettings, lambda *_: '', lambda *_: None)
         self._settings = parameters.settings
         if not self._settings.topics or not self._settings.output:

@@ -4,8 +4,8 @@
 
 Parameters are those of `ReplaySettings`. Messages go out as recorded, under their own names (remap
 them with -r), or the camera under the names `image_as` and `camera_info_as`. With
-`wait_for_subscribers_s` nothing is sent before somebody listens to the camera, so that no first
-frame is lost. Progress is published on ~/status (STATUS_KEYS). The node ends when the recording
+`wait_for_subscribers_s` nothing is sent before the camera has subscribers, so that no first image
+is lost. Progress is published on ~/status (STATUS_KEYS). The node ends when the recording
 does, unless it loops: with code 0, or 1 where the recording cannot be read.
 """
 
@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 import threading
 import time
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock, ClockType
@@ -102,7 +103,7 @@ class ReplaySettings(PlaybackSettings):
     )
     wait_for_subscribers_s: float = setting(
         0.0,
-        'before starting, wait this long for somebody to listen to the camera',
+        'before starting, time to wait for subscribers of the camera',
         's',
         minimum=0.0,
         maximum=1e6,
@@ -110,7 +111,7 @@ class ReplaySettings(PlaybackSettings):
     )
     image_subscribers: int = setting(
         1,
-        'how many subscriptions of the image make it listened to: depth_node and a recorder are 2',
+        'subscribers of the image to wait for: depth_node and a recorder are 2',
         minimum=1,
         maximum=100,
         read_only=True,
@@ -122,10 +123,13 @@ class ReplaySettings(PlaybackSettings):
 
 
 class ReplayNode(Node):
-    """Publishes a recording from a thread of its own, and its progress on ~/status (latched)."""
+    """Publishes a recording from a thread of its own, and its progress on ~/status (latched).
 
-    def __init__(self) -> None:
-        super().__init__('replay_node')
+    `options` are those of rclpy's Node.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('replay_node', **options)
         self._node_parameters = NodeParameters(self, ReplaySettings, self._judge, self._apply)
         settings = self._node_parameters.settings
         if not settings.recording:

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
@@ -39,12 +40,15 @@ class WaitSettings:
 
 
 class WaitUntilActive(Node):
-    """Listens to the diagnostics of a depth node; ends the process with `exit_code`."""
+    """Listens to the diagnostics of a depth node; ends the process with `exit_code`.
 
-    def __init__(self) -> None:
-        super().__init__('wait_until_active')
-        nothing = NodeParameters(self, WaitSettings, lambda *_: '', lambda *_: None)
-        self._settings = nothing.settings
+    `options` are those of rclpy's Node.
+    """
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__('wait_until_active', **options)
+        parameters = NodeParameters(self, WaitSettings, lambda *_: '', lambda *_: None)
+        self._settings = parameters.settings
         self.exit_code = 0
         self._seen = 'no diagnostics of it have come'
         self.create_subscription(DiagnosticArray, '/diagnostics', self._on_diagnostics, 10)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import array
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+import functools
 import os
 from pathlib import Path
 import signal
@@ -25,7 +27,7 @@ from rcl_interfaces.srv import DescribeParameters, GetParameters, SetParameters
 import rclpy
 from rclpy.context import Context
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter, parameter_value_to_python
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
@@ -333,56 +335,91 @@ def depth_node_process(start: Callable[..., NodeProcess]) -> Callable[..., NodeP
 
 
 class InProcessNode:
-    """The depth node with the fake engine in this process, spun by a thread called executor.
+    """A node in this process, in a context of its own, spun by a thread called executor.
 
-    It talks to the bench over DDS like any other node, and starts two seconds sooner.
+    It talks to the bench over DDS like any other node, and starts two seconds sooner than one in
+    a process of its own: without importing anything.
     """
 
-    def __init__(self, domain: int, arguments: list[str], capture: pytest.CaptureFixture) -> None:
+    def __init__(
+        self,
+        make: Callable[..., Any],
+        domain: int,
+        arguments: list[str],
+        capture: pytest.CaptureFixture,
+    ) -> None:
         self._capture = capture
         self._output = ''
-        rclpy.init(args=['--ros-args', *arguments], domain_id=domain)
-        self._node = DepthNode(FakeFactory())
-        self._executor = SingleThreadedExecutor()
-        self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._executor.spin, name='executor', daemon=True)
+        self._context = Context()
+        rclpy.init(context=self._context, domain_id=domain)
+        given = ['--ros-args', *arguments]
+        self.node = make(context=self._context, cli_args=given, use_global_arguments=False)
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(self.node)
+        self._thread = threading.Thread(target=self._spin, name='executor', daemon=True)
         self._thread.start()
 
     @property
     def output(self) -> str:
-        """What it logged since its start."""
+        """What was logged since its start."""
         self._output += ''.join(self._capture.readouterr())
         return self._output
+
+    @property
+    def is_running(self) -> bool:
+        return self._thread.is_alive()
+
+    def wait(self, timeout_s: float = PATIENCE_S) -> int:
+        self._thread.join(timeout_s)
+        assert not self.is_running, f'waited {timeout_s:g} s for the end of the node'
+        return int(getattr(self.node, 'exit_code', 0))
 
     def jump(self, seconds: float) -> None:
         """Let the node see a jump of its clock."""
         jump = SimpleNamespace(delta=Duration(nanoseconds=round(seconds * 1e9)))
-        self._executor.create_task(self._node._on_time_jump, jump)
+        self._executor.create_task(self.node._on_time_jump, jump)
 
     def close(self) -> None:
         self._executor.shutdown()
         self._thread.join()
-        self._node.close()
-        self._node.destroy_node()
-        rclpy.shutdown()
+        self.node.destroy_node()
+        self._context.try_shutdown()
         sys.stdout.write(self.output)
+
+    def _spin(self) -> None:
+        """As `run_node` does it."""
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
+        if hasattr(self.node, 'close'):
+            self.node.close()
 
 
 @pytest.fixture
-def depth_node(
+def in_process(
     bench: Bench, capfd: pytest.CaptureFixture
 ) -> Iterator[Callable[..., InProcessNode]]:
-    """Start the depth node: `depth_node(*ROS arguments, parameter=value, ...)`."""
+    """Make a node here: `in_process(Node class, *ROS arguments, parameter=value, ...)`."""
     made: list[InProcessNode] = []
 
-    def run(*arguments: str, **parameters: Any) -> InProcessNode:
-        flags = _flags({'diagnostics_period_s': 0.2, **parameters})
-        made.append(InProcessNode(bench.domain, [*flags, *arguments], capfd))
+    def run(make: Callable[..., Any], *arguments: str, **parameters: Any) -> InProcessNode:
+        given = [*_flags(parameters), *arguments]
+        made.append(InProcessNode(make, bench.domain, given, capfd))
         return made[-1]
 
     yield run
     for one in made:
         one.close()
+
+
+@pytest.fixture
+def depth_node(in_process: Callable[..., InProcessNode]) -> Callable[..., InProcessNode]:
+    """Start the depth node: `depth_node(*ROS arguments, parameter=value, ...)`."""
+
+    def run(*arguments: str, **parameters: Any) -> InProcessNode:
+        make = functools.partial(DepthNode, FakeFactory())
+        return in_process(make, *arguments, **{'diagnostics_period_s': 0.2, **parameters})
+
+    return run
 
 
 @pytest.fixture

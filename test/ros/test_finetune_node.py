@@ -1,10 +1,12 @@
-"""The fine-tuning node in a process of its own, with a training that only counts."""
+"""The fine-tuning node with a training that only counts."""
 
 from collections.abc import Callable
+import functools
 import os
 from pathlib import Path
 import shutil
 import signal
+import sys
 import time
 from typing import Any
 
@@ -17,11 +19,12 @@ from std_srvs.srv import Trigger
 import yaml
 
 from psd_depth_ros.config import build
-from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings, PROGRESS_KEYS
+from psd_depth_ros.ros.finetune_node import FinetuneNode, FinetuneNodeSettings, PROGRESS_KEYS
 
 ROOT = Path(__file__).resolve().parents[2]
 Start = Callable[..., Any]
 NODE = Path(__file__).with_name('fake_finetune_node.py')
+TRAINING = ROOT / 'test' / 'finetune' / 'fake_finetune_process.py'
 NAME = '/finetune_node'
 
 
@@ -55,12 +58,29 @@ class Node:
         return self.progress
 
 
+def given(folder: Path, orders: tuple[str, ...], parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters of a quick run, to which `orders` tell what to do."""
+    quick = {'output': str(folder / 'run'), 'progress_period_s': 0.1, 'limits.nice': 0}
+    return {'bags': list(orders), **quick, **parameters}
+
+
 @pytest.fixture
-def node(bench: Any, start: Start, tmp_path: Path) -> Callable[..., Node]:
+def node(
+    bench: Any, in_process: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., Node]:
+    monkeypatch.setenv('PYTHONPATH', str(ROOT), prepend=os.pathsep)  # of the training process
+    make = functools.partial(FinetuneNode, (sys.executable, str(TRAINING)))
+
     def run(*orders: str, **parameters: Any) -> Node:
-        given = {'output': str(tmp_path / 'run'), 'progress_period_s': 0.1, 'limits.nice': 0}
-        process = start(NODE, bags=list(orders), **given, **parameters)
-        return Node(bench, process)
+        return Node(bench, in_process(make, **given(tmp_path, orders, parameters)))
+
+    return run
+
+
+@pytest.fixture
+def node_process(bench: Any, start: Start, tmp_path: Path) -> Callable[..., Node]:
+    def run(*orders: str, **parameters: Any) -> Node:
+        return Node(bench, start(NODE, **given(tmp_path, orders, parameters)))
 
     return run
 
@@ -178,9 +198,9 @@ def test_a_run_that_fails_says_why(bench: Any, node: Callable[..., Node], tmp_pa
 
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGKILL])
 def test_the_training_ends_with_its_node(
-    bench: Any, node: Callable[..., Node], number: int
+    bench: Any, node_process: Callable[..., Node], number: int
 ) -> None:
-    one = node('steps=100000', auto_start=True)
+    one = node_process('steps=100000', auto_start=True)
     pid = int(float(one.wait_for('training')['score.pid']))
     one.process.signal(number)
     assert one.process.wait() == (0 if number == signal.SIGINT else -number)
@@ -190,11 +210,11 @@ def test_the_training_ends_with_its_node(
         time.sleep(0.1)
 
 
-def test_its_parameter_file_holds_every_default(bench: Any, start: Start) -> None:
+def test_its_parameter_file_holds_every_default(bench: Any, in_process: Start) -> None:
     path = ROOT / 'config' / 'finetune_node.yaml'
     parsed = yaml.safe_load(path.read_text(encoding='utf-8'))
     assert build(FinetuneNodeSettings, parsed['/**']['ros__parameters']) == FinetuneNodeSettings()
-    start(NODE, '--params-file', str(path))
+    in_process(FinetuneNode, '--params-file', str(path))
     started, said = Node(bench, None).call('start')
     assert not started
     assert 'bags is empty; expected recordings to learn from' in said

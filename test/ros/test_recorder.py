@@ -34,12 +34,12 @@ def test_records_what_arrives_untouched_and_closes_on_sigint(
 
 
 def test_ends_by_itself_once_nothing_comes_any_more(
-    bench: Any, start: Callable[..., Any], tmp_path: Path
+    bench: Any, in_process: Callable[..., Any], tmp_path: Path
 ) -> None:
     output = tmp_path / 'out.mcap'
     (tmp_path / '.out.mcap.0123456789abcdef.part').write_bytes(b'of a recorder that was killed')
-    recorder = start(
-        'psd_depth_ros.ros.recorder',
+    recorder = in_process(
+        Recorder,
         topics=['/camera_info', '/image'],
         output=str(output),
         idle_end_s=0.5,

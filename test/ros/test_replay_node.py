@@ -49,11 +49,11 @@ def bag(tmp_path: Path) -> Path:
     return path
 
 
-def test_what_a_bag_lost_is_said_at_the_end(bench: Any, start: Start, bag: Path) -> None:
+def test_what_a_bag_lost_is_said_at_the_end(bench: Any, in_process: Start, bag: Path) -> None:
     images = bench.listen(Image, '/front/image')
     bench.listen(CameraInfo, '/front/camera_info')
     bag.write_bytes(bag.read_bytes()[:-9000])
-    node = start(NODE, recording=str(bag), wait_for_subscribers_s=20.0, rate=5.0)
+    node = in_process(ReplayNode, recording=str(bag), wait_for_subscribers_s=20.0, rate=5.0)
     bench.spin_until(lambda: not node.is_running, 'the end of the recording')
     assert node.wait() == 0, node.output
     assert images
@@ -61,14 +61,14 @@ def test_what_a_bag_lost_is_said_at_the_end(bench: Any, start: Start, bag: Path)
 
 
 def test_everything_is_published_on_time_and_nothing_is_lost(
-    bench: Any, start: Start, bag: Path
+    bench: Any, in_process: Start, bag: Path
 ) -> None:
     images = bench.listen(Image, '/front/image')
     infos = bench.listen(CameraInfo, '/front/camera_info')
     odometry = bench.listen(Odometry, '/odom')
     clocks = bench.listen(Clock, '/clock')
     statuses = bench.listen(DiagnosticArray, '/replay_node/status')
-    node = start(NODE, recording=str(bag), wait_for_subscribers_s=20.0, rate=2.0)
+    node = in_process(ReplayNode, recording=str(bag), wait_for_subscribers_s=20.0, rate=2.0)
     bench.spin_until(lambda: not node.is_running, 'the end of the recording')
     assert node.wait() == 0, node.output
     bench.spin_for(0.2)
@@ -90,10 +90,14 @@ def test_everything_is_published_on_time_and_nothing_is_lost(
     assert (status['images'], status['published']) == (str(FRAMES), str((4 - unknown) * FRAMES))
 
 
-def test_it_waits_for_as_many_listeners_as_it_is_told(bench: Any, start: Start, bag: Path) -> None:
+def test_it_waits_for_as_many_listeners_as_it_is_told(
+    bench: Any, in_process: Start, bag: Path
+) -> None:
     images = bench.listen(Image, '/front/image')
     bench.listen(CameraInfo, '/front/camera_info')
-    node = start(NODE, recording=str(bag), wait_for_subscribers_s=3.0, image_subscribers=2)
+    node = in_process(
+        ReplayNode, recording=str(bag), wait_for_subscribers_s=3.0, image_subscribers=2
+    )
     bench.spin_until(lambda: not node.is_running, 'the end of the recording')
     assert 'waiting up to 3 s for subscribers of /front/image' in node.output
     assert 'after 3 s too few listen to /front/image' in node.output
@@ -101,12 +105,12 @@ def test_it_waits_for_as_many_listeners_as_it_is_told(bench: Any, start: Start, 
 
 
 def test_the_camera_can_have_other_names_and_time_be_held(
-    bench: Any, start: Start, bag: Path
+    bench: Any, in_process: Start, bag: Path
 ) -> None:
     images = bench.listen(Image, '/image')
     infos = bench.listen(CameraInfo, '/camera_info')
     names = {'image_as': '/image', 'camera_info_as': '/camera_info'}
-    start(NODE, recording=str(bag), paused=True, loop=True, **names)
+    in_process(ReplayNode, recording=str(bag), paused=True, loop=True, **names)
     bench.spin_until(
         lambda: bench.node.get_publishers_info_by_topic('/image'), 'the camera to appear'
     )
@@ -121,7 +125,9 @@ def test_the_camera_can_have_other_names_and_time_be_held(
     assert any(after < before for before, after in pairwise(stamps))
 
 
-def test_a_video_is_played_with_an_assumed_lens(bench: Any, start: Start, tmp_path: Path) -> None:
+def test_a_video_is_played_with_an_assumed_lens(
+    bench: Any, in_process: Start, tmp_path: Path
+) -> None:
     path = tmp_path / 'drive.avi'
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*'MJPG'), 20.0, (64, 48))
     for index in range(5):
@@ -129,7 +135,9 @@ def test_a_video_is_played_with_an_assumed_lens(bench: Any, start: Start, tmp_pa
     writer.release()
     images = bench.listen(Image, '/camera/image')
     infos = bench.listen(CameraInfo, '/camera/camera_info')
-    node = start(NODE, recording=str(path), horizontal_fov_deg=90.0, wait_for_subscribers_s=20.0)
+    node = in_process(
+        ReplayNode, recording=str(path), horizontal_fov_deg=90.0, wait_for_subscribers_s=20.0
+    )
     bench.spin_until(lambda: len(images) == 5 and len(infos) == 5, 'five frames')
     assert (images[0].width, images[0].height) == (64, 48)
     assert infos[0].k[0] == pytest.approx(32.0)
@@ -137,7 +145,7 @@ def test_a_video_is_played_with_an_assumed_lens(bench: Any, start: Start, tmp_pa
 
 
 def test_from_a_later_point_on_what_was_latched_before_is_heard_by_late_listeners(
-    bench: Any, start: Start, tmp_path: Path
+    bench: Any, in_process: Start, tmp_path: Path
 ) -> None:
     path = tmp_path / 'latched.mcap'
     camera = Camera(32, 24, 20.0, 20.0, 15.5, 11.5)
@@ -149,8 +157,8 @@ def test_from_a_later_point_on_what_was_latched_before_is_heard_by_late_listener
             time_ns = START_NS + 1 + index * PERIOD_NS
             writer.write('/front/image', 'sensor_msgs/msg/Image', rgb, time_ns, 'front')
     clocks, images = bench.listen(Clock, '/clock'), bench.listen(Image, '/robot1/front/image')
-    start(
-        NODE, '-r', '__ns:=/robot1', recording=str(path), start_s=0.2, loop=True, rate=0.5,
+    in_process(
+        ReplayNode, '-r', '__ns:=/robot1', recording=str(path), start_s=0.2, loop=True, rate=0.5,
         clock=False, topic_prefix='/robot1',
     )  # fmt: skip
     bench.spin_until(lambda: images, 'images')

@@ -90,10 +90,15 @@ def _with_reason(transition: Transition) -> Transition:
 
 
 class DepthNode(LifecycleNode):
-    """Depth of one or more cameras. `factory` makes the engines."""
+    """Depth of one or more cameras.
 
-    def __init__(self, factory: EngineFactory | None = None) -> None:
-        super().__init__('depth_node')
+    Args:
+        factory: Makes the engines.
+        **options: Options of rclpy's Node.
+    """
+
+    def __init__(self, factory: EngineFactory | None = None, **options: Any) -> None:
+        super().__init__('depth_node', **options)
         self._factory = factory or DepthEngineFactory()
         self._node_parameters = NodeParameters(self, DepthNodeSettings, self._judge, self._apply)
         settings = self.settings
