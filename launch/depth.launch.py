@@ -98,7 +98,7 @@ ARGUMENTS = [
         'viewer',
         default_value='none',
         choices=('none', 'rviz', 'rerun'),
-        description='What to look with: rviz (the same as rviz:=true), or rerun, served on '
+        description='Viewer: rviz (the same as rviz:=true), or rerun, served on '
         'loopback only, where there is no RViz (pip install rerun-sdk).',
     ),
     DeclareLaunchArgument(

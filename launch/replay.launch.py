@@ -1,4 +1,4 @@
-"""Play a recording into the depth node and look at the result: recording, node and RViz in one.
+"""Play a recording into the depth node and view the result: recording, node and RViz in one.
 
     ros2 launch psd_depth_ros replay.launch.py bag:=drive.mcap
 
@@ -86,7 +86,7 @@ ARGUMENTS = [
         'viewer',
         default_value='none',
         choices=('none', 'rviz', 'rerun'),
-        description='What to look with beside RViz: rerun, served on loopback only (with '
+        description='Viewer beside RViz: rerun, served on loopback only (with '
         'rviz:=false where there is no RViz).',
     ),
     DeclareLaunchArgument(
