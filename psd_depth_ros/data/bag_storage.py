@@ -312,7 +312,7 @@ class BagStorage:
 
     @property
     def notes(self) -> list[str]:
-        """What a person should know of the recording."""
+        """Remarks for the user, such as what was lost."""
         return [*self._own_notes, *(note for file in self.files for note in file.notes)]
 
     def close(self) -> None:

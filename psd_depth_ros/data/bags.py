@@ -1,7 +1,7 @@
 """Recordings: rosbag1, rosbag2 folders, .db3 and .mcap files in, a single .mcap file out.
 
-Which topics of a bag hold the camera is decided in `topics`; making frames of images, cameras and
-poses is left to `sources`. No ROS installation is needed.
+Which topics of a bag hold the camera is decided in `message_types`; making frames of images,
+cameras and poses is left to `readers.bag`. No ROS installation is needed.
 """
 
 from __future__ import annotations
@@ -201,11 +201,11 @@ class BagReader:
         return naming.image_topics(self.topics)
 
     def pick_image_topic(self, wanted: str | None = None) -> str:
-        """Return the colour camera, see `topics.pick_image_topic`."""
+        """Return the colour camera, see `message_types.pick_image_topic`."""
         return naming.pick_image_topic(self, wanted)
 
     def pick_camera_info_topic(self, image_topic: str, wanted: str | None = None) -> str:
-        """Return the CameraInfo topic of an image, see `topics.pick_camera_info_topic`."""
+        """Return the CameraInfo topic of an image, see `message_types.pick_camera_info_topic`."""
         return naming.pick_camera_info_topic(self, image_topic, wanted)
 
     def check_topic(self, topic: str) -> None:

@@ -52,7 +52,7 @@ _SCHEMAS = ('', 'ros2msg', 'ros2idl', 'omgidl', 'ros1msg')
 
 @dataclass(frozen=True)
 class TopicInfo:
-    """What a bag says of a topic."""
+    """Type and number of messages of a topic."""
 
     msgtype: str
     count: int

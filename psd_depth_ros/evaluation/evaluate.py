@@ -97,7 +97,7 @@ class Example:
 
     @property
     def abs_rel(self) -> float:
-        """What images are ordered by: AbsRel, scaled by the median."""
+        """Median-scaled AbsRel, by which images are ordered."""
         return self.errors.median_scaled.abs_rel
 
 
@@ -127,7 +127,7 @@ class Extremes:
 
     @property
     def examples(self) -> Examples:
-        """What was kept. Of few images, those in the better half are the best ones."""
+        """The images kept. Of few images, those in the better half are the best ones."""
         half = min(self._most, (len(self._kept) + 1) // 2)
         return Examples(tuple(self._kept[:half]), tuple(self._kept[half:][::-1]))
 
@@ -403,7 +403,7 @@ def _check_measured(frames: list[FrameResult], others: int, protocol: Protocol) 
 
 
 def _figures(metrics: DepthMetrics) -> dict[str, float]:
-    """Without what is the same for both ways of scaling, or not a figure of its own."""
+    """Without scale and coverage, which are reported on their own."""
     figures = asdict(metrics)
     return {name: figures[name] for name in figures if name not in ('scale', 'coverage')}
 

@@ -33,9 +33,9 @@ Values = NDArray[np.float64]
 class DepthMetrics:
     """Errors over the pixels that have both a truth in range and a prediction.
 
-    `a1 a2 a3` are the shares of pixels with max(p/gt, gt/p) below 1.25, 1.25^2, 1.25^3. `scale`
+    `a1 a2 a3` are the fractions of pixels with max(p/gt, gt/p) below 1.25, 1.25^2, 1.25^3. `scale`
     is what the prediction was multiplied by (1 where it was taken as it is). `coverage` is the
-    share of pixels with a truth in range that have a prediction: errors of two methods compare
+    fraction of pixels with a truth in range that have a prediction: errors of two methods compare
     only at like coverage.
     """
 
@@ -189,7 +189,7 @@ class BandMetrics:
     """Errors over the pixels whose truth lies in one band.
 
     `bias` is the median of ln p/gt: above 0 is seen too far, below too near. The band has so many
-    `pixels`, the `share` of all that are measured in the image.
+    `pixels`, the fraction `share` of all that are measured in the image.
     """
 
     abs_rel: float

@@ -1,4 +1,4 @@
-"""What a recording of images and depth says of the node between them: frames, times, errors.
+"""Rate, latency and errors of a node, from a recording of its images and depth.
 
 A recording holds both with the time of their arrival at one recorder, so a latency is the
 difference of two arrivals of the same stamp. Metrics themselves are in `metrics`.

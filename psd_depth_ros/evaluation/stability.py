@@ -54,7 +54,7 @@ class _View:
 
 
 class Stability:
-    """Takes frames in order and compares each with the one before."""
+    """Compares the depth of successive frames."""
 
     def __init__(self, minimum_m: float, maximum_m: float) -> None:
         self._range_m = (minimum_m, maximum_m)
@@ -104,7 +104,7 @@ class Stability:
         return self._median_change(_at(t.depth, p), _at(s.depth, q), expected_change, usable)
 
     def _by_flow(self, s: _View, t: _View) -> float | None:
-        """The median change along optical flow, where the way back leads home."""
+        """The median change along optical flow, where following it back returns to the start."""
         if s.rgb.shape != t.rgb.shape:
             return None
         p = _grid(t.depth.shape)
@@ -166,7 +166,7 @@ def _at(values: Map, pixels: Pixels) -> Pixels:
 def _follow(
     start: NDArray[np.uint8], goal: NDArray[np.uint8], pixels: Pixels
 ) -> tuple[Pixels, NDArray[np.bool_]]:
-    """Where pixels (N, 2) of one image are in another one, and whether that can be trusted."""
+    """Follow pixels (N, 2) into another image by optical flow; false where they do not return."""
     shrink = min(1.0, _FLOW_WIDTH_PX / start.shape[1])
     first, second = (
         cv2.resize(

@@ -1,10 +1,10 @@
-"""Motions refined by aligning images directly, given the depth at hand.
+"""Photometric alignment: camera motions refined on two images and a depth map.
 
-A pose network needs thousands of images until it is right to a pixel, and depth cannot be better
-than the motion it is judged by. A few Gauss-Newton steps on the photometric residual (direct
-visual odometry; Wang et al. 2018, "Learning Depth from Monocular Videos using Direct Methods")
-bring the network's guess to the minimum at once: J = dI/dp dp/dX dX/dxi with xi a twist applied on
-the left of T_source_target, robust weights of Huber, coarse levels first.
+Direct visual odometry (Wang et al., Learning Depth from Monocular Videos using Direct Methods,
+CVPR 2018): Gauss-Newton steps on the photometric residual with the Jacobian
+J = dI/dp dp/dX dX/dxi, xi a twist applied on the left of T_source_target, Huber weights, coarse
+levels of the pyramid first. A pose network needs thousands of images until it is exact to a pixel,
+and depth cannot be better than the motion that its photometric error is computed with.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from psd_depth_ros.geometry.warp import (
     transform,
 )
 
-DELTA = 0.05  # of brightness in 0 .. 1: larger residuals count by their size only
+DELTA = 0.05  # Huber threshold, of brightness in [0, 1]
 DAMPING = 1e-3
-LARGEST_STEP = 0.1  # radians, and share of the median depth
+LARGEST_STEP = 0.1  # radians, and fraction of the median depth
 FEWEST_PIXELS = 25
-LEAST_SHARE = 0.3
+LEAST_FRACTION = 0.3
 LEVELS = ((8, 4), (4, 3), (2, 2))  # reduction of the image, steps
 
 
@@ -45,35 +45,43 @@ def refine_motions(
     valid: Tensor,
     levels: Sequence[tuple[int, int]] = LEVELS,
 ) -> Tensor:
-    """Improve `motions` T_source_target (B, 4, 4) of images (B, 3, H, W) in [0, 1].
+    """Refine motions by photometric alignment; float32, without gradient.
 
-    `depth` (B, 1, H, W), `intrinsics` fx fy cx cy (B, 4), `valid` (B, 1, H, W) bool. A
-    sample keeps the motion that it came with where alignment does not make its error smaller.
-    Everything float32, no gradient; translations are in the units of `depth`.
+    Args:
+        target, source: images (B, 3, H, W) in [0, 1].
+        depth: (B, 1, H, W) of the target.
+        intrinsics: fx, fy, cx, cy (B, 4) of both.
+        motions: first guess T_source_target (B, 4, 4), translations in the units of `depth`.
+        valid: (B, 1, H, W) bool, pixels of the target that count.
+        levels: reduction of the image and number of steps of every level.
+
+    Returns:
+        T_source_target (B, 4, 4); a sample keeps its first guess where alignment does not make its
+        error smaller.
     """
     found = motions.clone()
     pair = torch.stack([target.mean(dim=1), source.mean(dim=1)], dim=1)  # grey (B, 2, H, W)
     for reduction, steps in levels:
         view = _View.of(pair, depth, intrinsics, valid, reduction)
-        current, sight = found, view.compare(found)
-        error = view.error(sight)
+        current, warped = found, view.warp(found)
+        error = view.error(warped)
         for _ in range(steps):
-            current = view.step(sight) @ current
-            sight = view.compare(current)
-            value = view.error(sight)
+            current = view.step(warped) @ current
+            warped = view.warp(current)
+            value = view.error(warped)
             better = value < error
             found = torch.where(better[:, None, None], current, found)
             error = torch.where(better, value, error)
     return found
 
 
-class _Sight(NamedTuple):
-    """The source seen through the depth and the motion of the target."""
+class _Warped(NamedTuple):
+    """The source warped into the target by depth and motion."""
 
     residual: Tensor  # (B, 1, h, w) source minus target
     slopes: Tensor  # (B, 2, h, w) of the source, across and down
     points: Tensor  # (B, 3, h, w) in the frame of the source
-    inside: Tensor  # (B, 1, h, w) bool: where it is seen
+    inside: Tensor  # (B, 1, h, w) bool: valid and inside the source
 
 
 class _View:
@@ -101,29 +109,29 @@ class _View:
         seen = F.avg_pool2d(valid.float(), reduction) > 0.99
         return cls(small[:, :1], small[:, 1:], backproject(1.0 / inverse, K_small), K_small, seen)
 
-    def compare(self, motions: Tensor) -> _Sight:
-        """What the motions make of the source."""
+    def warp(self, motions: Tensor) -> _Warped:
+        """Warp the source by motions (B, 4, 4)."""
         moved = transform(motions, self.points)
         pixels = project(moved, self.K)
         found = sample(self.stack, pixels)
         inside = inside_image(pixels, moved, self.size) & self.valid
-        return _Sight(found[:, :1] - self.target, found[:, 1:], moved, inside)
+        return _Warped(found[:, :1] - self.target, found[:, 1:], moved, inside)
 
-    def error(self, sight: _Sight) -> Tensor:
-        """The mean robust residual (B,) of what the source sees; infinite where that is little."""
-        inside = sight.inside
-        size = sight.residual.abs()
+    def error(self, warped: _Warped) -> Tensor:
+        """The mean Huber cost (B,); infinite where too few pixels are inside."""
+        inside = warped.inside
+        size = warped.residual.abs()
         cost = torch.where(size < DELTA, 0.5 * size.square() / DELTA, size - 0.5 * DELTA)
         count = inside.flatten(1).sum(dim=1)
         mean = torch.where(inside, cost, 0.0).flatten(1).sum(dim=1) / count.clamp(min=1)
-        enough = count > max(FEWEST_PIXELS, LEAST_SHARE * inside[0].numel())
+        enough = count > max(FEWEST_PIXELS, LEAST_FRACTION * inside[0].numel())
         return torch.where(enough, mean, torch.inf)
 
-    def step(self, sight: _Sight) -> Tensor:
+    def step(self, warped: _Warped) -> Tensor:
         """The motion (B, 4, 4) of one damped Gauss-Newton step, to be applied on the left."""
-        residual = sight.residual.flatten(1)
-        jacobian = self._jacobian(sight.slopes, sight.points)  # (B, 6, n)
-        weight = DELTA / residual.abs().clamp(min=DELTA) * sight.inside.flatten(1)
+        residual = warped.residual.flatten(1)
+        jacobian = self._jacobian(warped.slopes, warped.points)  # (B, 6, n)
+        weight = DELTA / residual.abs().clamp(min=DELTA) * warped.inside.flatten(1)
         weighted = jacobian * weight[:, None]
         normal = weighted @ jacobian.transpose(1, 2)  # (B, 6, 6)
         right = (weighted @ residual[..., None])[..., 0]

@@ -1,9 +1,9 @@
-"""How long the motions of a recording are in comparison with each other.
+"""Relative scale averaging: consistent lengths of the motions of one recording.
 
-One camera does not tell how far it moved. A network that has learned nothing yet sees a wall
-everywhere, and by it the same motion is longer through a narrow lane than over an open place: a
-network that learned from such motions could not rely on what has one size everywhere, such as the
-height of the camera above the ground.
+A single camera does not observe the length of its motion. An untrained network predicts a
+constant depth, by which the same motion is longer in a narrow lane than in an open place; a
+network trained on such motions could not use cues of constant size, such as the height of the
+camera above the ground.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 FEWEST_COMMON = 20
 RATIO_ERROR = 0.02  # of the logarithm of the ratio of neighbouring lengths
-DEPTH_ERROR = 1.0  # of the logarithm of a length by the depth of a network that knows nothing yet
+DEPTH_ERROR = 1.0  # of the logarithm of a length by the depth of an untrained network
 MOST_ITERATIONS = 5000
 
 
@@ -36,12 +36,18 @@ class PairMotion(NamedTuple):
 Motions = dict[tuple[int, int], PairMotion]  # by target and source
 
 
-def agree_on_lengths(found: Motions) -> Motions:
-    """The motions of a recording with lengths that agree with each other.
+def average_scales(found: Motions) -> Motions:
+    """Scale the motions of a recording so that their lengths are consistent.
 
-    A corner has one depth, whichever of two motions of its frame tells it: that gives the ratio of
-    their lengths, to a percent or two. Ratios of neighbours run on through the recording, and what
-    adds up over it is held by the lengths as they were (least squares in their logarithm).
+    A corner has one depth, whichever of two motions of its frame it is triangulated by: that gives
+    the ratio of their lengths, to a percent or two. The ratios of neighbouring motions form a
+    chain; its drift is bounded by the lengths given (least squares of log-lengths).
+
+    Args:
+        found: motions by target and source, with the corners they were estimated from.
+
+    Returns:
+        The same motions with other lengths.
     """
     pairs = sorted({_unordered(*key) for key in found})
     number = {pair: index for index, pair in enumerate(pairs)}
@@ -79,7 +85,7 @@ def _unordered(target: int, source: int) -> tuple[int, int]:
 
 
 def _links(found: Motions, number: dict[tuple[int, int], int]) -> list[tuple[int, int, float]]:
-    """Numbers of two motions, and the logarithm of the ratio of their lengths."""
+    """Indices of two motions that share a target, and the logarithm of their ratio of lengths."""
     sources: dict[int, list[int]] = {}
     for target, source in found:
         sources.setdefault(target, []).append(source)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from psd_depth_ros.odometry.lengths import agree_on_lengths, PairMotion, weighted_median
+from psd_depth_ros.odometry.lengths import average_scales, PairMotion, weighted_median
 
 
 def test_the_weighted_median() -> None:
@@ -27,7 +27,7 @@ def test_lengths_of_a_recording_agree() -> None:
             corners = np.column_stack([x, y, depth])[kept].astype(np.float32)
             found[target, source] = PairMotion(pose, corners)
     del found[7, 8], found[20, 19], found[20, 21]  # some could not be told
-    agreed = agree_on_lengths(found)
+    agreed = average_scales(found)
     assert agreed.keys() == found.keys()
     lengths = np.array([motion.pose[2, 3] * np.sign(b - a) for (a, b), motion in agreed.items()])
     assert lengths.min() > 0.0
@@ -51,6 +51,6 @@ def test_lengths_that_change_keep_their_ratios() -> None:
             pose[0, 3] = source - target
             corners = np.column_stack([10 * depth, depth, depth / length]).astype(np.float32)
             found[target, source] = PairMotion(pose, corners)
-    lengths = {key: abs(motion.pose[0, 3]) for key, motion in agree_on_lengths(found).items()}
+    lengths = {key: abs(motion.pose[0, 3]) for key, motion in average_scales(found).items()}
     assert lengths[20, 21] / lengths[5, 4] == pytest.approx(3.0, rel=0.1)
     assert lengths[15, 16] / lengths[15, 14] == pytest.approx(3.0, rel=0.01)

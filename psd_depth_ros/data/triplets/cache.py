@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.data.frames import FrameSource, TimedFrame
+from psd_depth_ros.data.frames import FrameSource, TimedFrame, view_rotation
 from psd_depth_ros.data.triplets.choose import (
     find_corners,
     GREY_WIDTH,
@@ -32,7 +32,7 @@ from psd_depth_ros.data.triplets.choose import (
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.files import atomic_path
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.pose import invert, make_pose, transform
+from psd_depth_ros.geometry.pose import invert, transform
 from psd_depth_ros.parsing import (
     ARRAY_BYTES,
     ParseError,
@@ -121,7 +121,7 @@ class FrameWriter:
         self._fine = ViewSampler(camera, (scale * height, scale * width))
         self.camera = self._fine.camera
         self._focal = self.camera.fx / self.camera.width
-        T_view_camera = _turn(camera)
+        T_view_camera = view_rotation(camera)
         body, lidar = source.T_body_camera, source.T_camera_lidar
         self._T_known_view = (np.eye(4) if body is None else body) @ invert(T_view_camera)
         self._poses_are_of_camera = body is not None or source.poses_are_of_camera
@@ -195,13 +195,13 @@ class FrameWriter:
         self._depth.append(np.where(depth_m > far, np.inf, depth_m).astype(np.float16))
 
     def _pose(self, pose: Array | None) -> Array:
-        """T_world_view, or of the body where nobody knows where the camera is on it."""
+        """T_world_view, or T_world_body where the mounting of the camera is unknown."""
         if pose is None:
             return np.full((4, 4), np.nan)
         return pose @ self._T_known_view if self._poses_are_of_camera else pose
 
     def _project(self, lidar: NDArray[np.float32] | None) -> NDArray[np.float32]:
-        """Points (n, 3) seen in the picture: x, y in pixels, Z in metres."""
+        """Points (n, 3) inside the image: x, y in pixels, Z in metres."""
         if lidar is None or self._T_view_lidar is None:
             return np.zeros((0, 3), np.float32)
         points = transform(self._T_view_lidar, lidar)
@@ -215,12 +215,6 @@ class FrameWriter:
     def _seen(self) -> NDArray[np.bool_]:
         mask = self._fine.mask
         return np.ones(self.camera.size, bool) if mask is None else mask
-
-
-def _turn(camera: Camera) -> Array:
-    """T_view_camera: from the optical frame of the raw image to that of the rectified one."""
-    rotation = np.eye(3) if camera.rectification is None else np.array(camera.rectification)
-    return make_pose(rotation, np.zeros(3))
 
 
 # Raise it when the same recording would be written differently.
@@ -257,7 +251,7 @@ class CachedFrames:
     neighbours: NDArray[np.float32]
 
     def shift(self, first: int, second: int) -> Shift:
-        """How the picture moved between two frames."""
+        """How the image moved between two frames."""
         if second == first + 1:
             return Shift(*(float(value) for value in self.neighbours[first]))
         corners = find_corners(self.grey[first])
@@ -267,7 +261,7 @@ class CachedFrames:
 
 @dataclass(frozen=True)
 class CachedRecording:
-    """All that is kept of a recording.
+    """A recording in the cache.
 
     `skipped` counts by reason the frames that could not be decoded; `notes` are for people.
     """
@@ -280,7 +274,7 @@ class CachedRecording:
 
 @dataclass(frozen=True)
 class Job:
-    """What is to be decoded: a source to open, which of its frames (`stop` left out), and how."""
+    """Frames to decode: a source, the range of its frames (`stop` excluded), the layout."""
 
     open: Callable[[], FrameSource]
     layout: Layout
@@ -302,7 +296,7 @@ def describe_files(path: Path) -> list[tuple[str, int, int]]:
 
 
 def make_key(facts: Any) -> str:
-    """A short name for all that decides what is written."""
+    """A hash of everything that the content of the cache depends on."""
     text = json.dumps([VERSION, facts], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

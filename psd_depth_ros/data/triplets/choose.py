@@ -28,10 +28,10 @@ _FEWEST_POINTS = 8
 Mask = NDArray[np.bool_]
 Field = NDArray[np.float32]
 
-# Before the picture has moved this far in all, in % of its width, nothing can be told.
+# Least motion of all frames together, in % of the width, to tell what is fixed.
 _LEAST_TRAVEL = 50.0
 _FEWEST_FRAMES, _MOST_FRAMES = 20, 300
-# A quiet pixel varies by less than this share of the median pixel, and than so many grey levels:
+# A quiet pixel varies by less than this fraction of the median pixel, and than so many levels:
 # few at first, because smooth road is quiet too and would join the bonnet.
 _QUIET_SHARE, _QUIET_LEVELS = 0.3, (2.0, 4.0, 7.0, 12.0)
 # What moves varies this much more than what is fixed, and by this many levels, right beside it.
@@ -138,7 +138,7 @@ def _rotational_flow(
 def find_fixed(
     grey: NDArray[np.uint8], flow: NDArray[np.float32], centre: tuple[float, float]
 ) -> Mask:
-    """Find what never moves in small grey pictures (N, h, w); true there, (h, w).
+    """Find regions that never move in small grey images (N, h, w); true there, (h, w).
 
     `flow` (N - 1,) is the median flow to the next frame in % of the width, `centre` is x, y of the
     principal point. Three things count:
@@ -146,7 +146,7 @@ def find_fixed(
     - rows and columns that are black from the border on;
     - a quiet region at the lower border: its outline must be a sharp step to what changes, and
       lie across the motion, because the outline of a lane lies along it;
-    - quiet islands near the other borders with a sharp outline in the mean picture too: that of
+    - quiet islands near the other borders with a sharp outline in the mean image too: that of
       the sky is smeared by what moves before it.
     """
     moving = np.flatnonzero(np.nan_to_num(flow) > 0.1)
@@ -231,7 +231,7 @@ def _steps(region: Mask, variation: Field) -> Mask:
 
 
 def _outline(region: Mask) -> Mask:
-    """Pixels of the region beside one that is not; the border of the picture is no outline."""
+    """Pixels of the region beside one that is not; the border of the image is no outline."""
     inner = cv2.erode(region.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
     return region & (inner == 0)
 
@@ -239,7 +239,7 @@ def _outline(region: Mask) -> Mask:
 LEAST_SHARPNESS = 0.1  # at the size of the network: 0 is flat, 0.2 to 0.5 usual
 MOST_SATURATED = 0.4  # fraction of black or white pixels
 LEAST_TRANSLATION_M = 0.01  # between target and source, where the recording knows it
-# Fewer corners found again than this share: not the same scene any more.
+# Least fraction of corners that is found again in the same scene.
 _SAME_SCENE = 0.3
 # A wait this many times as long as usual means that frames were lost.
 _GAP = 3.0
@@ -249,7 +249,7 @@ REASONS = {
     'saturated': 'mostly black or white',
     'stationary': 'the camera stands still',
     'turning': 'the camera turns on the spot',
-    'fast': 'the picture moves too far between frames',
+    'fast': 'the image moves too far between frames',
     'cut': 'another scene, or too little to track',
     'gap': 'frames are missing before or after, or too far apart in time',
     'end': 'first or last of the recording',
@@ -287,7 +287,7 @@ class Triplets:
 
 
 def choose_triplets(measures: FrameMeasures, settings: TripletSettings) -> Triplets:
-    """Give every frame that can be a target the nearest sources that moved enough.
+    """Choose for every possible target the nearest sources that moved enough.
 
     The last `held_out` of the recorded time is kept apart: no triplet reaches across.
     """
@@ -340,8 +340,8 @@ class _Chooser:
         steps = np.diff(measures.stamps_ns)
         usual = float(np.median(steps[steps > 0])) if np.any(steps > 0) else 0.0
         self._lost = (steps <= 0) | (steps > _GAP * usual)
-        # Comparing frames takes time: where the steps between add up to hardly anything, nobody
-        # needs to. What could not be tracked may be anything.
+        # Comparing frames takes time, and is left out where the steps between add up to little.
+        # What could not be tracked may be anything.
         flows = [measures.shift(i, i + 1).flow for i in range(len(steps))]
         self._travel = np.concatenate([[0.0], np.cumsum(np.nan_to_num(flows, nan=1e9))])
         self._hardly = 0.7 * settings.minimum_flow

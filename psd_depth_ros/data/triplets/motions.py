@@ -19,7 +19,7 @@ import torch
 
 from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.odometry.lengths import agree_on_lengths, Motions
+from psd_depth_ros.odometry.lengths import average_scales, Motions
 from psd_depth_ros.odometry.visual_odometry import find_motion
 
 BATCH = 8
@@ -57,7 +57,7 @@ def estimate_motions(
                     found[target, source] = motion
     report(len(targets), len(targets))
     if knows_nothing and found:
-        found = agree_on_lengths(found)
+        found = average_scales(found)
     return {key: motion.pose for key, motion in found.items()}
 
 

@@ -55,7 +55,7 @@ class Unreadable:
 
 @dataclass(frozen=True)
 class Preparation:
-    """What is there to learn from.
+    """Sequences to train on, and what was left out.
 
     `rejected` counts for every recording the frames that are no target, by reason (see
     `choose.REASONS`; other words are frames that could not be decoded). `notes` are for people;
@@ -75,7 +75,7 @@ class Preparation:
 
     @property
     def held_out(self) -> int:
-        """How many there are to judge with."""
+        """How many there are for validation."""
         return sum(len(sequence.held_out) for sequence in self.sequences)
 
     def check(self) -> None:
@@ -114,7 +114,7 @@ def prepare_sequences(
     something cannot.
     """
     layout = Layout(pixel_budget, fine_factor, keep_pixels)
-    keeper = _Keeper(settings, layout, user_path(cache), report)
+    decoder = _Decoder(settings, layout, user_path(cache), report)
     sequences: list[Sequence] = []
     rejected: dict[str, dict[str, int]] = {}
     unreadable: list[Unreadable] = []
@@ -122,7 +122,7 @@ def prepare_sequences(
     parts: list[CachedFrames] = []
     for recording in find_recordings(settings):
         try:
-            kept = keeper.keep(recording)
+            kept = decoder.keep(recording)
         except PsdDepthError as error:
             if settings.strict or isinstance(error, SettingsError):
                 raise
@@ -136,15 +136,15 @@ def prepare_sequences(
             chosen = _choose(recording, part, settings)
             counts.update(chosen.rejected)
             own = name if len(kept.parts) == 1 else f'{name}/{number}'
-            sequences.append(keeper.sequence(own, kept, part, chosen))
+            sequences.append(decoder.sequence(own, kept, part, chosen))
         rejected[name] = dict(counts)
     if not sequences:
         raise BagError(_nothing(settings, unreadable))
     return Preparation(tuple(sequences), rejected, tuple(unreadable), tuple(notes), tuple(parts))
 
 
-class _Keeper:
-    """Decodes recordings, all in the same way."""
+class _Decoder:
+    """Decodes recordings with the same settings into one cache."""
 
     def __init__(
         self, settings: DataSettings, layout: Layout, cache: Path, report: Report
@@ -290,19 +290,19 @@ FEWEST_TRIPLETS = 20
 
 @dataclass(frozen=True)
 class Fitness:
-    """What recordings are like as (label, text), and the reasons against learning from them."""
+    """A description of recordings as (label, text), and the reasons against training on them."""
 
     lines: tuple[tuple[str, str], ...]
     against: tuple[str, ...]
 
     @property
     def is_fit(self) -> bool:
-        """Whether nothing speaks against it."""
+        """Whether there is no reason against it."""
         return not self.against
 
 
 def judge(preparation: Preparation) -> Fitness:
-    """Judge what was prepared."""
+    """Tell whether what was prepared is fit for training."""
     lines: list[tuple[str, str]] = []
     for sequence, part in zip(preparation.sequences, preparation.parts, strict=True):
         if len(preparation.sequences) > 1:
@@ -340,7 +340,7 @@ def _describe(sequence: Sequence, part: CachedFrames) -> Iterator[tuple[str, str
     yield 'exposure', f'{_range(100 * part.saturation)} % of the pixels black or white'
     fixed = 1.0 - float(sequence.valid.mean())
     if fixed:
-        yield 'masked', f'{100 * fixed:.1f} % of the picture: border, bonnet or what else is fixed'
+        yield 'masked', f'{100 * fixed:.1f} % of the image: border, bonnet or other fixed regions'
     yield 'scale', _scale_words(sequence)
 
 
@@ -384,7 +384,7 @@ _ADVICE = {
     'saturated': 'nearly all frames are black or white: check the exposure',
     'stationary': 'the camera hardly moves: record while the robot drives',
     'turning': 'the camera turns on the spot: record while the robot drives',
-    'fast': 'the picture moves too far between frames: record at a higher rate',
+    'fast': 'the image moves too far between frames: record at a higher rate',
     'cut': 'neighbouring frames have too little in common: record at a higher rate',
     'gap': 'frames are missing or too far apart: record at 5 Hz or more, and check for drops',
     'end': 'the recording is very short: record minutes',
