@@ -1,9 +1,8 @@
-"""Lens models: where a ray lands on the distorted normalised image plane, and back.
+"""Lens models: distortion of normalised image coordinates, and its inverse.
 
-Coordinates here are normalised (x/z, y/z, no unit), never pixels; `Camera` puts K around them.
-A real lens polynomial is only meaningful up to the radius where it stops growing. Beyond it the
-polynomial folds back and two rays share one pixel, so rays and pixels out there become NaN
-instead of garbage.
+Coordinates are normalised (x/z, y/z, no unit), never pixels; `Camera` applies K. The polynomial of
+a lens is valid up to the radius where it stops growing; beyond it two rays fall on one pixel, so
+rays and pixels there become NaN.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ from psd_depth_ros.errors import CalibrationError
 
 Array = NDArray[np.float64]
 
-# How many coefficients each model may come with. `plumb_bob` and `rational_polynomial` are one
-# formula in OpenCV and in ROS's image_geometry, which tell them apart by the count alone.
+# Valid numbers of coefficients. `plumb_bob` and `rational_polynomial` are one formula in OpenCV
+# and in image_geometry, which distinguish them by the number alone.
 _BROWN_COUNTS = (4, 5, 8, 12, 14)
 COUNTS = {
     'plumb_bob': _BROWN_COUNTS,
@@ -28,12 +27,12 @@ COUNTS = {
     'equidistant': (4,),
 }
 
-# tan of 87.1 degrees. No useful pinhole view reaches further off the axis.
+# tan of 87.1 degrees; no useful pinhole view extends further off the axis.
 _MAX_RADIUS = 20.0
 _TABLE_SIZE = 4096
 _NEWTON_STEPS = 8
 _TOLERANCE = 1e-9
-_MOST_TILT = 0.7
+_MAX_TILT = 0.7
 
 
 @dataclass(frozen=True)
@@ -52,36 +51,31 @@ class Distortion:
     coefficients: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Bring the coefficients to a tuple of floats, and check them."""
+        """Convert the coefficients to a tuple of floats and check them."""
         object.__setattr__(self, 'coefficients', _check(self.model, self.coefficients))
 
     @classmethod
     def from_coefficients(cls, coefficients: Sequence[float]) -> Distortion:
-        """Tell the model by the count: 4 or 5 is plumb_bob, 8 or more rational_polynomial."""
+        """Choose the model by the number: 4 or 5 is plumb_bob, 8 or more rational_polynomial."""
         values = tuple(coefficients)
         return cls('plumb_bob' if len(values) < 8 else 'rational_polynomial', values)
 
     @property
     def is_zero(self) -> bool:
-        """True where the model changes nothing. A fisheye with zero coefficients still bends."""
+        """Whether the model is the identity; a fisheye with zero coefficients is not."""
         return self.model != 'equidistant' and not any(self.coefficients)
 
     @cached_property
     def max_radius(self) -> float:
-        """Largest undistorted radius (x/z) at which the radial part still grows."""
+        """Largest valid undistorted radius (x/z): up to it the radial part grows."""
         if self.model == 'equidistant':
             theta = _smallest_positive_root(_derivative_in_square(self.coefficients))
             limit = float(np.arctan(_MAX_RADIUS))
             return float(np.tan(min(theta, limit)))
         return min(_brown_fold(self._brown), _MAX_RADIUS)
 
-    @cached_property
-    def max_distorted_radius(self) -> float:
-        """Distorted radius of `max_radius`: pixels further out have no ray."""
-        return float(self._radial(np.array([self.max_radius]))[0])
-
     def distort(self, x: ArrayLike, y: ArrayLike) -> tuple[Array, Array]:
-        """Undistorted x/z, y/z -> distorted, of one shape; NaN beyond `max_radius`."""
+        """Distort x/z and y/z, arrays of one shape; NaN beyond `max_radius`."""
         x = np.asarray(x, np.float64)
         y = np.asarray(y, np.float64)
         xd, yd = self._apply(x, y)
@@ -91,10 +85,9 @@ class Distortion:
         return np.where(outside, np.nan, xd), np.where(outside, np.nan, yd)
 
     def undistort(self, xd: ArrayLike, yd: ArrayLike) -> tuple[Array, Array]:
-        """Distorted x/z, y/z -> undistorted, of one shape; NaN where no ray lands there.
+        """Undistort x/z and y/z, arrays of one shape; NaN where no ray falls.
 
-        The radial part is inverted by a table, which leaves so small an error that a few Newton
-        steps on both coordinates reach 1e-9.
+        A table inverts the radial part; a few Newton steps on both coordinates then reach 1e-9.
         """
         xd = np.asarray(xd, np.float64)
         yd = np.asarray(yd, np.float64)
@@ -119,7 +112,7 @@ class Distortion:
 
     @cached_property
     def _tilt(self) -> Array | None:
-        """The homography of a tilted sensor (OpenCV's computeTiltProjectionMatrix), or None."""
+        """Homography of a tilted sensor (OpenCV's computeTiltProjectionMatrix), or None."""
         if not any(self.coefficients[12:]):
             return None
         (cx, cy), (sx, sy) = np.cos(self.coefficients[12:]), np.sin(self.coefficients[12:])
@@ -130,7 +123,7 @@ class Distortion:
         return np.array([[z, 0, -turn[0, 2]], [0, z, -turn[1, 2]], [0, 0, 1]]) @ turn
 
     def _radial(self, r: Array) -> Array:
-        """Distorted radius of an undistorted radius, tangential part left out."""
+        """Distorted radius of an undistorted radius, without the tangential part."""
         if self.model == 'equidistant':
             theta = np.arctan(r)
             return theta * _series(self.coefficients, theta * theta)
@@ -138,7 +131,7 @@ class Distortion:
         return r * _series((k1, k2, k3), r * r) / _series((k4, k5, k6), r * r)
 
     def _apply(self, x: Array, y: Array) -> tuple[Array, Array]:
-        """Distort without the check of the radius."""
+        """Distort without checking the radius."""
         r = np.hypot(x, y)
         ratio = np.divide(self._radial(r), r, out=np.ones_like(r), where=r > 0)
         if self.model == 'equidistant':
@@ -150,7 +143,7 @@ class Distortion:
         return xd, yd
 
     def _undistort_radially(self, xd: Array, yd: Array) -> tuple[Array, Array]:
-        """First guess of `undistort`, held inside the valid circle."""
+        """Initial value of `undistort`, inside the valid circle."""
         radii = np.linspace(0.0, self.max_radius, _TABLE_SIZE)
         if self.model == 'equidistant':
             radii = np.tan(np.linspace(0.0, np.arctan(self.max_radius), _TABLE_SIZE))
@@ -160,7 +153,7 @@ class Distortion:
         return xd * ratio, yd * ratio
 
     def _newton_step(self, x: Array, y: Array, xd: Array, yd: Array) -> tuple[Array, Array, Array]:
-        """One step towards distort(x, y) = (xd, yd), and the error before it."""
+        """One Newton step towards distort(x, y) = (xd, yd), and the error before it."""
         step = 1e-6
         fx, fy = self._apply(x, y)
         right, left = self._apply(x + step, y), self._apply(x - step, y)
@@ -169,7 +162,7 @@ class Distortion:
         b, d = ((p - m) / (2 * step) for p, m in zip(below, above, strict=True))
         ex, ey = fx - xd, fy - yd
         determinant = a * d - b * c
-        # Near the fold the Jacobian is singular: stay, the caller finds the error and says NaN.
+        # Near the maximum the Jacobian is singular: stay, the caller turns the error into NaN.
         determinant = np.where(np.abs(determinant) < 1e-9, np.inf, determinant)
         return (
             x - (d * ex - b * ey) / determinant,
@@ -179,7 +172,7 @@ class Distortion:
 
 
 def _check(model: str, coefficients: Sequence[float]) -> tuple[float, ...]:
-    """Coefficients as floats; CalibrationError says what is wrong with them."""
+    """Coefficients as floats. Raises CalibrationError."""
     if model not in COUNTS:
         raise CalibrationError(
             f'distortion model {model!r} is not known; expected one of '
@@ -203,16 +196,16 @@ def _check(model: str, coefficients: Sequence[float]) -> tuple[float, ...]:
             f'distortion coefficients of {model} must be finite, found {list(values)}. '
             'Calibrate the camera again.'
         )
-    if any(abs(value) > _MOST_TILT for value in values[12:]):
+    if any(abs(value) > _MAX_TILT for value in values[12:]):
         raise CalibrationError(
             f'distortion model {model} has a sensor tilted by {list(values[12:])} radians, '
-            f'expected at most {_MOST_TILT:g}. Calibrate without CALIB_TILTED_MODEL.'
+            f'expected at most {_MAX_TILT:g}. Calibrate without CALIB_TILTED_MODEL.'
         )
     return values
 
 
 def _map(homography: Array, x: Array, y: Array) -> tuple[Array, Array]:
-    """Points of a plane through a homography."""
+    """Map points of a plane by a homography."""
     a, b, c = (row[0] * x + row[1] * y + row[2] for row in homography)
     return a / c, b / c
 

@@ -1,9 +1,8 @@
-"""The rectified view of a camera: where its pixels lie, how much is seen, the choice of another.
+"""Rectified view of a camera: sampling map, visible fraction, choice of another view.
 
-What P of a CameraInfo says is the default view. A P that does not suit the lens (a fisheye's
-above all) leaves most of the view without image, or throws most of the image away; `with_view`
-chooses one by the `alpha` of OpenCV's `getOptimalNewCameraMatrix` and of image_proc, for every
-lens model. Resampling itself is left to `preprocess`.
+P of a CameraInfo is the default view. A P that does not suit the lens (especially a fisheye)
+leaves most of the view without image or discards most of the image; `with_view` chooses a view by
+the `alpha` of OpenCV's `getOptimalNewCameraMatrix` and of image_proc, for every lens model.
 """
 
 from __future__ import annotations
@@ -21,21 +20,21 @@ from psd_depth_ros.geometry.camera import Camera
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# tan of 80 degrees: rays further off the axis blow a flat view up without end.
-_WIDEST = 5.67
+# tan of 80 degrees: for rays further off the axis a flat view grows without bound.
+_MAX_RADIUS = 5.67
 _GRID = (64, 48)
 _BORDER = 33
-# Less of the view than this being seen is worth a warning.
+# Visible fraction of the view below which a warning is given.
 LITTLE_SEEN = 0.4
-# What image_proc, stereo_image_proc and drivers call pictures that are rectified.
+# Topic names of image_proc, stereo_image_proc and drivers for rectified images.
 _RECTIFIED = re.compile(r'(?:^|[/_])rect(?:ified)?(?=[/_]|$)')
 
 
 def sampling_map(camera: Camera, view: Camera) -> NDArray[np.float32]:
-    """Where each pixel of a rectified `view` lies in the raw image, (h, w, 2) px.
+    """Raw-image position of each pixel of a rectified `view`, (h, w, 2) x, y in pixels.
 
-    NaN where the camera does not see it: behind the lens, past the fold of its polynomial, or
-    outside the image, whose edge pixels reach half a pixel beyond their centres.
+    NaN where the camera does not see it: behind the lens, beyond the valid radius of the lens
+    model, or outside the image, whose edge pixels extend half a pixel beyond their centres.
     """
     rays = view.rays()
     pixels = _raw_pixels(camera, rays.reshape(-1, 2)).reshape(rays.shape)
@@ -45,12 +44,12 @@ def sampling_map(camera: Camera, view: Camera) -> NDArray[np.float32]:
 
 
 def view_mask(camera: Camera, view: Camera) -> Mask:
-    """Tell (h, w) where a rectified `view` is seen by the camera."""
+    """Mask (h, w) of the pixels of a rectified `view` that the camera sees."""
     return np.isfinite(sampling_map(camera, view)[..., 0])
 
 
-def seen_share(camera: Camera) -> float:
-    """Which share of the rectified view the camera sees, 0 to 1; the rest has no depth."""
+def seen_fraction(camera: Camera) -> float:
+    """Fraction of the rectified view that the camera sees; the rest has no depth."""
     if camera.is_rectified:
         return 1.0
     view = camera.rectified()
@@ -58,8 +57,8 @@ def seen_share(camera: Camera) -> float:
     return float(view_mask(camera, small).mean())
 
 
-def kept_share(camera: Camera) -> float:
-    """Which share of the raw image lies inside the rectified view, 0 to 1."""
+def kept_fraction(camera: Camera) -> float:
+    """Fraction of the raw image inside the rectified view."""
     if camera.is_rectified:
         return 1.0
     small = camera.resize(min(camera.width, _GRID[0]), min(camera.height, _GRID[1]))
@@ -71,14 +70,16 @@ def kept_share(camera: Camera) -> float:
 
 
 def with_view(camera: Camera, alpha: float) -> Camera:
-    """The same camera with a rectified view chosen by `alpha` instead of P.
+    """The camera with a rectified view chosen by `alpha` instead of P.
 
-    0 is the largest view all of whose pixels are seen, 1 the smallest that keeps every pixel of
-    the image, as far as a flat view can: up to 80 degrees off the axis. In between the intrinsics
-    are interpolated, as in OpenCV's `getOptimalNewCameraMatrix`; unlike there the view's pixels
-    keep the aspect ratio of K, as in `fisheye.estimateNewCameraMatrixForUndistortRectify`. Where
-    there is nothing to rectify, the view is K's. Raises CalibrationError for another alpha, or a
-    lens without a ray in the middle of its image.
+    0 is the largest view of which every pixel is seen; 1 is the smallest that contains every pixel
+    of the image up to 80 degrees off the axis. In between the intrinsics are interpolated, as in
+    OpenCV's `getOptimalNewCameraMatrix`; the aspect ratio of the pixels is that of K, as in
+    `fisheye.estimateNewCameraMatrixForUndistortRectify`. Without anything to rectify, the view is
+    that of K.
+
+    Raises CalibrationError for an alpha outside 0 .. 1, or a lens without a ray in the middle of
+    its image.
     """
     if not 0.0 <= alpha <= 1.0:
         raise CalibrationError(f'rectify_alpha is {alpha:g}, expected 0 to 1')
@@ -91,12 +92,12 @@ def with_view(camera: Camera, alpha: float) -> Camera:
 
 
 def describe_camera(camera: Camera) -> str:
-    """A camera in one line."""
+    """Camera as one line of text."""
     return f'{camera.width}x{camera.height}, {describe_lens(camera)}; {describe_view(camera)}'
 
 
 def describe_lens(camera: Camera) -> str:
-    """K and the lens in words, with what is made good before the network sees an image."""
+    """K and lens model as text, with what preprocessing corrects."""
     lens = 'none' if camera.distortion is None else camera.distortion.model
     text = (
         f'fx {camera.fx:.2f} fy {camera.fy:.2f} cx {camera.cx:.2f} cy {camera.cy:.2f}, '
@@ -111,12 +112,12 @@ def describe_lens(camera: Camera) -> str:
 
 
 def describe_view(camera: Camera) -> str:
-    """The rectified view in words: how much of it is seen, how much of the image it holds."""
+    """Rectified view as text: visible fraction, and fraction of the image inside it."""
     if camera.is_rectified:
         return 'the image is the rectified view'
     return (
-        f'{100 * seen_share(camera):.0f} % of the rectified view is seen, '
-        f'{100 * kept_share(camera):.0f} % of the image is in it'
+        f'{100 * seen_fraction(camera):.0f} % of the rectified view is seen, '
+        f'{100 * kept_fraction(camera):.0f} % of the image is in it'
     )
 
 
@@ -126,9 +127,9 @@ def are_square(view: Camera) -> bool:
 
 
 def find_doubts(camera: Camera, image_topic: str = '') -> list[str]:
-    """What is probably wrong with a calibration that can be used, each with the next step.
+    """Probable mistakes of a usable calibration, each with the next step.
 
-    `image_topic` is where the images come from, '' where that is no topic.
+    `image_topic` is the topic of the images, '' where there is none.
     """
     doubts = []
     if _RECTIFIED.search(image_topic) and not camera.is_rectified:
@@ -137,7 +138,7 @@ def find_doubts(camera: Camera, image_topic: str = '') -> list[str]:
             'calibration is that of a lens, so they are rectified twice; set image_is_rectified '
             '(--rectified), or take the raw images'
         )
-    seen = seen_share(camera)
+    seen = seen_fraction(camera)
     if seen < LITTLE_SEEN:
         doubts.append(
             f'the camera sees only {100 * seen:.0f} % of its rectified view, the rest has no '
@@ -176,14 +177,14 @@ def _raw_pixels(camera: Camera, rays: Array) -> Array:
 
 
 def _turned(camera: Camera, rays: Array) -> Array:
-    """Rays (N, 3) of the raw frame in the rectified one."""
+    """Rays (N, 3) rotated from the raw to the rectified frame."""
     if camera.rectification is None:
         return rays
     return rays @ np.asarray(camera.rectification).T
 
 
 def _intrinsics(camera: Camera, fx: float, middle: Array) -> Array:
-    """`fx fy cx cy` of the view about a ray (x/z, y/z), its pixels with the aspect of K."""
+    """`fx fy cx cy` of a view centred on a ray (x/z, y/z), with the pixel aspect ratio of K."""
     fy = fx * camera.fy / camera.fx
     cx = 0.5 * (camera.width - 1) - fx * middle[0]
     cy = 0.5 * (camera.height - 1) - fy * middle[1]
@@ -191,7 +192,7 @@ def _intrinsics(camera: Camera, fx: float, middle: Array) -> Array:
 
 
 def _outer_view(camera: Camera) -> Array:
-    """Intrinsics of the smallest view that holds all pixels of the image."""
+    """Intrinsics of the smallest view that contains all pixels of the image."""
     columns = np.linspace(-0.5, camera.width - 0.5, _GRID[0] + 1)
     rows = np.linspace(-0.5, camera.height - 0.5, _GRID[1] + 1)
     pixels = np.stack([one.ravel() for one in np.meshgrid(columns, rows)], axis=1)
@@ -199,13 +200,13 @@ def _outer_view(camera: Camera) -> Array:
     lost = ~np.isfinite(rays[:, 0])
     if lost.any():  # past the widest ray of the lens: the widest one in the same direction
         off = camera.unproject_linearly(pixels[lost])
-        limit = _WIDEST if camera.distortion is None else camera.distortion.max_radius
-        off *= (min(limit, _WIDEST) / np.hypot(*off.T))[:, None]
+        limit = _MAX_RADIUS if camera.distortion is None else camera.distortion.max_radius
+        off *= (min(limit, _MAX_RADIUS) / np.hypot(*off.T))[:, None]
         rays[lost] = np.concatenate([off, np.ones((len(off), 1))], axis=1)
     x, y, z = _turned(camera, rays).T
     radius = np.hypot(x, y)
-    wide = ~(radius <= _WIDEST * z)
-    shrink = np.where(wide, _WIDEST / np.maximum(radius, 1e-12), 1.0 / np.where(wide, 1.0, z))
+    wide = ~(radius <= _MAX_RADIUS * z)
+    shrink = np.where(wide, _MAX_RADIUS / np.maximum(radius, 1e-12), 1.0 / np.where(wide, 1.0, z))
     x, y = x * shrink, y * shrink
     width, height = x.max() - x.min(), y.max() - y.min()
     fx = min(camera.width / width, camera.height / height * camera.fx / camera.fy)
@@ -213,10 +214,10 @@ def _outer_view(camera: Camera) -> Array:
 
 
 def _inner_view(camera: Camera) -> Array:
-    """Intrinsics of the largest view all of whose pixels are seen.
+    """Intrinsics of the largest view of which every pixel is seen.
 
-    A pattern search over the middle of the view; for each the largest view by bisection. What a
-    lens sees has no holes, so looking along the border is enough.
+    Pattern search over the centre of the view, and bisection of its size for each centre. The
+    visible region has no holes, so it suffices to check the border.
     """
     middle = np.array([[0.5 * (camera.width - 1), 0.5 * (camera.height - 1)]])
     x, y, z = _turned(camera, camera.backproject(middle, [1.0]))[0]
@@ -244,7 +245,7 @@ def _inner_view(camera: Camera) -> Array:
 
 
 def _border(camera: Camera, every: bool = False) -> Array:
-    """Border pixels of the view about its middle (N, 2), in half widths of it along x."""
+    """Border pixels (N, 2) of the view relative to its centre, in half widths."""
     counts = (camera.width, camera.height) if every else (_BORDER, _BORDER)
     x, y = (np.linspace(-1.0, 1.0, max(2, count)) for count in counts)
     x = x * (camera.width - 1) / camera.width
@@ -259,8 +260,8 @@ def _is_seen(camera: Camera, rays: Array) -> bool:
 
 
 def _largest(camera: Camera, border: Array, middle: Array, beyond: float) -> float:
-    """Half the width (x/z) of the largest view about a ray that is all seen; 0 below `beyond`."""
-    low, high = max(beyond, 1e-6), _WIDEST
+    """Half width (x/z) of the largest fully visible view about a ray; 0 if below `beyond`."""
+    low, high = max(beyond, 1e-6), _MAX_RADIUS
     if low >= high or not _is_seen(camera, border * low + middle):
         return 0.0
     for _ in range(24):

@@ -1,7 +1,6 @@
-"""CameraInfo messages -> `Camera`, and back.
+"""CameraInfo messages to `Camera`, and back.
 
-Fields are read in the spelling of ROS 2 (`k d r p`) or of ROS 1 (`K D R P`). Lens formulas are in
-`geometry.distortion`; the pinhole bookkeeping of crops and resizes is in `geometry.camera`.
+Fields are read in the spelling of ROS 2 (`k d r p`) or ROS 1 (`K D R P`).
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from psd_depth_ros.errors import CalibrationError
 from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.geometry.camera import Intrinsics, Matrix3
 from psd_depth_ros.geometry.distortion import COUNTS
-from psd_depth_ros.geometry.view import seen_share, with_view
+from psd_depth_ros.geometry.view import seen_fraction, with_view
 
 Array = npt.NDArray[np.float64]
 
-# What drivers, calibrators and simulators call the lens models, in lower case with underscores.
+# Names of the lens models in drivers, calibrators and simulators, lower case with underscores.
 _MODELS = {
     'plumb_bob': (
         'plumb_bob', 'plumbbob', 'radtan', 'radial_tangential', 'radialtangential',
@@ -42,28 +41,30 @@ _NO_MODEL = (
     'undistorted', 'no_distortion', 'identity',
 )  # fmt: skip
 
-# Focal lengths over the longer side that a lens can have: views of 175 to 0.1 degrees.
-_SHORTEST, _LONGEST = 0.02, 500.0
-_MOST_ASPECT = 8.0
-# P and R that differ less from K and the identity are rounded ones of them.
+# Plausible focal lengths over the longer side: views of 175 to 0.1 degrees.
+_MIN_FOCAL, _MAX_FOCAL = 0.02, 500.0
+_MAX_ASPECT = 8.0
+# Relative difference below which P is K, and R the identity, except for rounding.
 _SAME = 1e-6
 
 
 def camera_from_info(
     message: Any, image_is_rectified: bool = False, rectify_alpha: float = -1.0
 ) -> Camera:
-    """sensor_msgs/CameraInfo -> the camera of the image that comes with it.
+    """Camera of the image that comes with a sensor_msgs/CameraInfo.
 
-    K, D, R and P are of the full sensor; the region of interest and then the binning are applied
-    to them, pixel centres moving by c' = (c + 1/2) / binning - 1/2. R all zero is no rotation, and
-    P with P[0] = 0 means that there is no rectified view other than K's.
+    K, D, R and P refer to the full sensor; the region of interest and then the binning are applied
+    to them, c' = (c + 1/2) / binning - 1/2 for pixel centres. An all-zero R is the identity; where
+    P[0] is 0 the rectified view is that of K.
 
-    With `image_is_rectified` the image already is that view (an `image_rect` topic, whose
-    CameraInfo still describes the raw lens, or nothing), so P is the whole camera, or K where
-    there is no P. Else a `rectify_alpha` of 0 to 1 chooses the view in place of P, see
-    `geometry.view.with_view`; a negative one takes P.
+    Args:
+        message: The CameraInfo, of a bag or live.
+        image_is_rectified: The image is the rectified view already (an `image_rect` topic, whose
+            CameraInfo still describes the raw lens): the camera is P, or K where there is no P.
+        rectify_alpha: 0 to 1 chooses the view instead of P (`geometry.view.with_view`); negative
+            values take P.
 
-    Raises CalibrationError, with `uncalibrated` set where K[0], or all there is of P, is 0.
+    Raises CalibrationError, with `uncalibrated` set where K[0], or the only P, is 0.
     """
     if image_is_rectified:
         return _rectified_camera(message)
@@ -75,7 +76,7 @@ def camera_from_info(
     camera = _binned(_region(camera, message), message)
     if rectify_alpha >= 0:
         camera = with_view(camera, rectify_alpha)
-    if seen_share(camera) == 0.0:
+    if seen_fraction(camera) == 0.0:
         raise CalibrationError(
             'the camera sees nothing of the rectified view that R and P of the CameraInfo '
             'describe, so they do not belong to K and D; calibrate again, or choose a view with '
@@ -85,16 +86,16 @@ def camera_from_info(
 
 
 def check_sizes(camera: Camera, width: int, height: int) -> None:
-    """Raise CalibrationError where an image is not of its CameraInfo's size."""
+    """Raise CalibrationError where the size of an image is not that of its CameraInfo."""
     if (camera.width, camera.height) == (width, height):
         return
     text = f'CameraInfo is for {camera.width}x{camera.height}'
     found = f'(binning and ROI applied) but the image is {width}x{height}'
-    raise CalibrationError(f'{text} {found}; {_mend_size(camera, width, height)}')
+    raise CalibrationError(f'{text} {found}; {_size_advice(camera, width, height)}')
 
 
-def _mend_size(camera: Camera, width: int, height: int) -> str:
-    """What to do about an image of another size than its calibration."""
+def _size_advice(camera: Camera, width: int, height: int) -> str:
+    """Advice for an image of another size than its calibration."""
     if (camera.width, camera.height) == (height, width):
         return (
             'they are turned by 90 degrees against each other: switch off the rotation of camera '
@@ -137,7 +138,7 @@ def camera_info_fields(camera: Camera) -> dict[str, Any]:
 
 
 def _raw_camera(message: Any) -> Camera:
-    """The full sensor by K, D and R."""
+    """Camera of the full sensor from K, D and R."""
     K = _field(message, 'k', 9).reshape(3, 3)
     width, height = int(message.width), int(message.height)
     if K[0, 0] == 0:
@@ -156,7 +157,7 @@ def _raw_camera(message: Any) -> Camera:
 
 
 def _hint_of_P(message: Any) -> str:
-    """What may be done where K is of no use but P makes sense."""
+    """Advice where K is unusable but P is plausible."""
     P = _field(message, 'p', 12)
     try:
         _check_focal('P', (P[0], P[5]), (int(message.width), int(message.height)))
@@ -169,7 +170,7 @@ def _hint_of_P(message: Any) -> str:
 
 
 def _rectified_camera(message: Any) -> Camera:
-    """The camera of an image that is rectified already; D and R are spent."""
+    """Camera of an image that is rectified already; D and R have been applied."""
     P = _field(message, 'p', 12).reshape(3, 4)
     name, matrix = ('P', P[:, :3]) if P[0, 0] else ('K', _field(message, 'k', 9).reshape(3, 3))
     if matrix[0, 0] == 0:
@@ -194,19 +195,19 @@ def _check_size(width: int, height: int) -> None:
 
 
 def _check_focal(name: str, focal: tuple[float, float], size: tuple[int, int]) -> None:
-    """Refuse focal lengths that no lens has: an identity matrix, millimetres, another unit."""
+    """Raise CalibrationError for implausible focal lengths: identity, millimetres, other units."""
     fx, fy = focal
     side = max(size)
     text = f'{name} of the CameraInfo has focal lengths fx {fx:g}, fy {fy:g} px'
     if fx <= 0 or fy <= 0:
         raise CalibrationError(f'{text}, expected positive pixels')
-    if not (_SHORTEST * side < min(focal) and max(focal) < _LONGEST * side):
+    if not (_MIN_FOCAL * side < min(focal) and max(focal) < _MAX_FOCAL * side):
         raise CalibrationError(
             f'{text} for images of {size[0]}x{size[1]}, which no lens has: expected pixels, '
-            f'{_SHORTEST * side:.0f} to {_LONGEST * side:.0f} (not millimetres, not an identity '
-            'matrix); calibrate the camera'
+            f'{_MIN_FOCAL * side:.0f} to {_MAX_FOCAL * side:.0f} (not millimetres, not an '
+            'identity matrix); calibrate the camera'
         )
-    if not 1 / _MOST_ASPECT < fx / fy < _MOST_ASPECT:
+    if not 1 / _MAX_ASPECT < fx / fy < _MAX_ASPECT:
         raise CalibrationError(f'{text}, expected about the same; calibrate the camera again')
 
 
@@ -215,7 +216,7 @@ def _view_of(camera: Camera) -> Intrinsics:
 
 
 def _field(message: Any, name: str, count: int) -> Array:
-    """Read a matrix under its ROS 2 or ROS 1 name; 0 values accept any count."""
+    """Read a matrix by its ROS 2 or ROS 1 name; `values` 0 accepts any number."""
     values = getattr(message, name, None)
     if values is None:
         values = getattr(message, name.upper())
@@ -256,7 +257,7 @@ def _distortion(message: Any) -> Distortion | None:
 
 
 def _without_padding(model: str, coefficients: list[float]) -> list[float]:
-    """Leave out zeros that fill D up beyond what a model has, as drivers with a fixed D do."""
+    """Remove the zeros with which drivers pad D to a fixed length."""
     counts = COUNTS.get(model, ())
     if len(coefficients) in counts:
         return coefficients
@@ -273,7 +274,7 @@ def _rectification(message: Any) -> Matrix3 | None:
 
 
 def _projection(message: Any) -> Intrinsics | None:
-    """`fx fy cx cy` of P; None where P[0] is 0, whatever else simulators put in.
+    """`fx fy cx cy` of P; None where P[0] is 0, whatever else simulators fill in.
 
     Its fourth column, a stereo baseline, does not move this camera; a skew is left out of the
     view, which is ours to make.
@@ -293,7 +294,7 @@ def _projection(message: Any) -> Intrinsics | None:
 
 
 def _region(camera: Camera, message: Any) -> Camera:
-    """Cut out the region of interest; a size of 0 means the whole sensor."""
+    """Crop to the region of interest; a size of 0 is the whole sensor."""
     roi = message.roi
     x, y = int(roi.x_offset), int(roi.y_offset)
     width, height = int(roi.width) or camera.width, int(roi.height) or camera.height
@@ -306,7 +307,7 @@ def _region(camera: Camera, message: Any) -> Camera:
 
 
 def _binned(camera: Camera, message: Any) -> Camera:
-    """Shrink by the binning; 0 and 1 both mean none."""
+    """Resize by the binning; 0 and 1 both mean none."""
     across, down = int(message.binning_x) or 1, int(message.binning_y) or 1
     if across > camera.width or down > camera.height:
         raise CalibrationError(

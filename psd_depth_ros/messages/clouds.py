@@ -1,4 +1,4 @@
-"""PointCloud2 messages -> named NumPy arrays, and back, whatever the layout.
+"""PointCloud2 messages of any layout to named NumPy arrays, and back.
 
 Any order of fields, padding within points and rows, both byte orders. Building a cloud from depth
 is left to `inference.cloud`, which packs straight into the layout described here.
@@ -37,7 +37,7 @@ class CloudField:
 
 
 def decode_cloud(message: Any) -> dict[str, npt.NDArray[Any]]:
-    """sensor_msgs/PointCloud2 -> every field by its name, native byte order.
+    """Fields of a sensor_msgs/PointCloud2 by name, in native byte order.
 
     Arrays are (N,), or (N, count) where a field holds several values; N = height x width, row by
     row. Fields without a name, and those called `_`, are padding and left out. Raises MessageError
@@ -53,7 +53,7 @@ def decode_cloud(message: Any) -> dict[str, npt.NDArray[Any]]:
 
 
 def decode_points(message: Any) -> npt.NDArray[np.float32]:
-    """sensor_msgs/PointCloud2 -> its finite points, (N, 3) float32 metres.
+    """Finite points of a sensor_msgs/PointCloud2, (N, 3) float32 metres.
 
     Points beyond what a float32 holds are left out as well. Raises MessageError.
     """
@@ -80,14 +80,14 @@ def decode_points(message: Any) -> npt.NDArray[np.float32]:
 
 
 def unpack_rgb(packed: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
-    """Split the `rgb` of RViz and PCL: (N,) float32 or uint32, 0x00RRGGBB -> (N, 3) uint8."""
+    """Unpack the `rgb` field of RViz and PCL (N,), float32 or uint32 0x00RRGGBB: (N, 3) uint8."""
     value = np.ascontiguousarray(packed).view(np.uint32)
     channels = [(value >> shift) & 255 for shift in (16, 8, 0)]
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
 def pack_rgb(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """(N, 3) uint8 -> (N,) float32 whose bits are 0x00RRGGBB, as RViz and PCL read `rgb`."""
+    """Pack colours (N, 3) uint8 into the `rgb` field of RViz and PCL: (N,) float32, 0x00RRGGBB."""
     red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
     return ((red << 16) | (green << 8) | blue).view(np.float32)
 
@@ -103,8 +103,8 @@ def cloud_fields(
 ) -> dict[str, Any]:
     """Fields of a sensor_msgs/PointCloud2 without its header, from points already packed.
 
-    `data` is flat uint8 of height x width x point_step bytes in native byte order; it is handed
-    on, not copied.
+    `data` is flat uint8 of height x width x point_step bytes in native byte order; it is not
+    copied.
     """
     if data.size != height * width * point_step:
         raise MessageError(
@@ -163,7 +163,7 @@ def _points(message: Any, wanted: Sequence[Any]) -> npt.NDArray[Any]:
 
 
 def _check_sizes(message: Any, count: int) -> None:
-    """Refuse sizes that no point has."""
+    """Raise MessageError for impossible sizes."""
     for name in ('height', 'width', 'point_step', 'row_step'):
         if int(getattr(message, name)) < 0:
             raise MessageError(
@@ -178,7 +178,7 @@ def _check_sizes(message: Any, count: int) -> None:
 
 
 def _row_step(message: Any, size: int) -> int:
-    """Bytes from row to row of a cloud with points whose data are `size` bytes.
+    """Row step in bytes of a cloud with `size` bytes of data.
 
     Drivers fill `row_step` with 0, with the bytes of the whole cloud or with another number where
     nothing depends on it: data of as many bytes as there are points has rows without padding.

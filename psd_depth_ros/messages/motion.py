@@ -1,7 +1,4 @@
-"""Odometry and transforms -> stamps and 4x4 poses, and back.
-
-The algebra of poses is in `geometry.pose`; what a pose is used for is left to the callers.
-"""
+"""Odometry and transform messages to 4x4 poses, and back; see `geometry.pose`."""
 
 from __future__ import annotations
 
@@ -20,7 +17,7 @@ Array = npt.NDArray[np.float64]
 def odometry_pose(message: Any, rotation: Rotation = from_quaternion) -> Array:
     """T_odom_body of a nav_msgs/Odometry: 4x4, metres, body axes as published (REP 103).
 
-    `rotation` turns the quaternion. Raises MessageError for a pose that is not finite or a
+    `rotation` converts the quaternion. Raises MessageError for a pose that is not finite or a
     quaternion whose length is not 1.
     """
     pose = message.pose.pose

@@ -357,7 +357,7 @@ def read_encoder_weights(path: Path) -> EncoderWeights:
 def _described_normalisation(
     path: Path, described: Mapping[str, NDArray[Any]], standard: Normalisation
 ) -> Normalisation:
-    """What a file of weights says of its normalisation; CheckpointError where it is no such."""
+    """Normalisation stated in a file of weights, else `standard`. Raises CheckpointError."""
     if 'mean' not in described and 'std' not in described:
         return standard
     try:

@@ -12,8 +12,8 @@ from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.geometry.view import (
     describe_camera,
     find_doubts,
-    kept_share,
-    seen_share,
+    kept_fraction,
+    seen_fraction,
     view_mask,
     with_view,
 )
@@ -70,10 +70,10 @@ def test_zero_sees_everywhere_and_one_keeps_everything(lens, focal_px) -> None: 
     fx, fy, cx, cy = inner.rectified_intrinsics
     wider = replace(inner, rectified_intrinsics=(0.97 * fx, 0.97 * fy, cx, cy))
     assert not view_mask(wider, wider.rectified()).all()
-    assert kept_share(outer) > (0.97 if lens is FISHEYE else 0.999)
-    assert kept_share(inner) < kept_share(outer)
-    assert seen_share(inner) == 1.0
-    assert seen_share(outer) < 1.0
+    assert kept_fraction(outer) > (0.97 if lens is FISHEYE else 0.999)
+    assert kept_fraction(inner) < kept_fraction(outer)
+    assert seen_fraction(inner) == 1.0
+    assert seen_fraction(outer) < 1.0
 
 
 def test_where_nothing_is_bent_the_view_is_that_of_K() -> None:
@@ -86,19 +86,19 @@ def test_where_nothing_is_bent_the_view_is_that_of_K() -> None:
 def test_shares_by_hand() -> None:
     # A view twice as wide as the image is seen in a quarter of it, and holds all of the image.
     camera = replace(make_camera(None), rectified_intrinsics=(210.0, 212.1, 319.5, 239.5))
-    assert seen_share(camera) == pytest.approx(0.25, abs=0.02)
-    assert kept_share(camera) == 1.0
+    assert seen_fraction(camera) == pytest.approx(0.25, abs=0.02)
+    assert kept_fraction(camera) == 1.0
     # One twice as narrow is all seen, and holds a quarter.
     camera = replace(make_camera(None), rectified_intrinsics=(840.0, 848.4, 319.5, 239.5))
-    assert seen_share(camera) == 1.0
-    assert kept_share(camera) == pytest.approx(0.25, abs=0.02)
+    assert seen_fraction(camera) == 1.0
+    assert kept_fraction(camera) == pytest.approx(0.25, abs=0.02)
     assert '100 % of the rectified view is seen, 2' in describe_camera(camera)
 
 
 def test_doubts_name_the_share_and_the_way_out() -> None:
     wide = replace(make_camera(FISHEYE, 260.0), rectified_intrinsics=(40.0, 40.0, 319.5, 239.5))
     (doubt,) = find_doubts(wide)
-    assert f'only {100 * seen_share(wide):.0f} % of its rectified view' in doubt
+    assert f'only {100 * seen_fraction(wide):.0f} % of its rectified view' in doubt
     assert 'rectify_alpha' in doubt
     assert find_doubts(with_view(wide, 0.0)) == []
     # K of 1280x960 beside a size of 640x480.

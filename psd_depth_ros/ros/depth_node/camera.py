@@ -23,7 +23,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from psd_depth_ros.data.synchronizer import has_jumped
 from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.view import describe_camera, find_doubts, seen_share
+from psd_depth_ros.geometry.view import describe_camera, find_doubts, seen_fraction
 from psd_depth_ros.messages import (
     camera_from_info,
     check_sizes,
@@ -199,7 +199,7 @@ def read_calibration(message: CameraInfo, settings: CameraSettings, topic: str) 
     return Calibration(
         CalibrationState.CALIBRATED,
         camera,
-        seen=seen_share(camera),
+        seen=seen_fraction(camera),
         description=describe_camera(camera),
         doubts=tuple(find_doubts(camera, topic)),
     )
