@@ -60,7 +60,7 @@ def test_the_loop_closes_without_missing_a_beat(bench: Any, start: Start, tmp_pa
     bench.wait_for_state('active')
     replayed = {'recording': str(bag), 'image_as': '/image', 'camera_info_as': '/camera_info'}
     replayed['wait_for_subscribers_s'] = 60.0
-    first = start(f'{NODES}.replay_node', rate=0.3, **replayed)
+    first = start(f'{NODES}.replay_node', rate=0.6, **replayed)
     bench.spin_until(lambda: not first.is_running, 'the first playing', 120.0)
     speed = fair_speed(float(bench.value(': camera', 'latency_ms_p95')))
     depths.clear()
