@@ -12,6 +12,8 @@ from psd_depth_ros.cli.demo_recording import (
     POINTS,
     read_drops,
     read_preview,
+    read_status,
+    REPLAY_STATUS,
 )
 from psd_depth_ros.cli.main import main
 from psd_depth_ros.cli.preview import depth_colours, draw_preview, PreviewFrame
@@ -109,6 +111,18 @@ def test_reasons_add_up_to_what_is_missing():
     assert read_drops({'received': '4'}, 4, 4) == {}
     unheard = {'received': '4', 'dropped': '1', 'dropped.failed': '1', 'unwanted': '2'}
     assert read_drops(unheard, 4, 1) == {'failed': 1, 'nobody_listened': 2}
+
+
+def test_the_last_status_of_the_player_tells_how_many_images_there_were(tmp_path):
+    path = tmp_path / 'depth.mcap'
+    with BagWriter(path) as writer:
+        for images in (0, 3, 8):
+            pairs = [{'key': 'state', 'value': 'playing'}, {'key': 'images', 'value': str(images)}]
+            status = {'name': 'replay_node: replay', 'values': pairs}
+            fields = {'status': [status]}
+            writer.write(REPLAY_STATUS, 'diagnostic_msgs/msg/DiagnosticArray', fields, images + 1)
+    assert read_status(path, REPLAY_STATUS)['images'] == '8'
+    assert read_status(path) == {}
 
 
 def test_count_of_messages_in_the_first_seconds(recording):
