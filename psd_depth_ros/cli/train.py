@@ -53,7 +53,8 @@ def add_parser(subparsers: Any) -> None:
         metavar='NPZ',
         type=Path,
         help='ImageNet weights of the encoder to start from, with the names of torchvision; '
-        'MobileNetV2 may have its batch norm folded (default: random)',
+        'MobileNetV2 may have its batch norm folded. The file may state its name, licence, mean '
+        'and std (default: random weights)',
     )
     start.add_argument('--checkpoint', metavar='START', type=Path, help='checkpoint to go on from')
     parser.add_argument(

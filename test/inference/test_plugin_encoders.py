@@ -1,6 +1,8 @@
 """An encoder of another installed package runs on every backend, however it is written."""
 
 from importlib.metadata import entry_points
+from pathlib import Path
+import re
 import textwrap
 
 import pytest
@@ -85,6 +87,13 @@ ENCODERS = {
     'stem_and_forward': 'StemAndForward',
     'no_parameters': 'WithoutParameters',
 }
+PAGE = Path(__file__).parents[2] / 'docs' / 'encoders_backends.md'
+
+
+def documented():
+    """The example of the documentation, and the name of its class."""
+    source = re.search(r'```python\n(.*?)```', PAGE.read_text(encoding='utf-8'), re.DOTALL)[1]
+    return source, re.search(r'class (\w+)\(Encoder\)', source)[1]
 
 
 @pytest.fixture
@@ -95,6 +104,9 @@ def installed(tmp_path, monkeypatch):
     described.mkdir()
     (described / 'METADATA').write_text('Metadata-Version: 2.1\nName: others_encoders\n')
     points = [f'others_{name} = others_encoders:{kind}' for name, kind in ENCODERS.items()]
+    source, kind = documented()
+    (tmp_path / 'documented_encoder.py').write_text(source)
+    points.append(f'others_documented = documented_encoder:{kind}')
     (described / 'entry_points.txt').write_text('\n'.join(['[psd_depth_ros.encoders]', *points]))
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.setenv('PYTHONPATH', str(tmp_path), prepend=':')
@@ -121,7 +133,7 @@ def image():
 
 
 @pytest.mark.usefixtures('installed')
-@pytest.mark.parametrize('encoder', ENCODERS)
+@pytest.mark.parametrize('encoder', [*ENCODERS, 'documented'])
 @pytest.mark.parametrize('backend', ['torch', 'openvino', 'onnxruntime'])
 def test_every_documented_plugin_runs_on_every_backend(backend, encoder, needs_installed):
     if backend != 'torch':
