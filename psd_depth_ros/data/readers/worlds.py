@@ -8,14 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 from urllib.parse import parse_qsl
 
 from psd_depth_ros.config import build
 from psd_depth_ros.data.frames import FrameSource, LensChoice, Reader, TimedFrame
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.parsing import parse_yaml, ParseError, shorten
-from psd_depth_ros.synth import World, WorldSettings
+
+if TYPE_CHECKING:
+    from psd_depth_ros.synth import WorldSettings
 
 PREFIX = 'synth:'
 _DEFAULTS: dict[str, Any] = {'frames': 60, 'size': '832x256'}
@@ -30,6 +32,9 @@ class WorldFrames(FrameSource):
         (seed, *others), self._count, settings = _parse(name)
         if others:
             raise SettingsError(f'{name} names several worlds, expected one; name one seed')
+        # The renderer needs torch, which takes a second to import: not for every recording.
+        from psd_depth_ros.synth import World
+
         self._world = World(seed, settings)
         self.camera_height_m = self._world.camera_height_m
 
@@ -74,6 +79,8 @@ def list_worlds(name: str) -> list[str]:
 
 def _parse(name: str) -> tuple[list[int], int, WorldSettings]:
     """Seeds, number of frames and settings."""
+    from psd_depth_ros.synth import WorldSettings
+
     body, _, query = name.partition('?')
     kind, _, seeds = body.removeprefix(PREFIX).partition(':')
     try:
