@@ -114,6 +114,7 @@ def execute(options: argparse.Namespace) -> int:
             )
     finally:
         engine.close()
+        source.close()
     report = {
         'checkpoint': engine.checkpoint.id,
         'checkpoint_path': engine.checkpoint.path,

@@ -317,6 +317,14 @@ class FrameSource(ABC):
         """Close the recording."""
         self.close()
 
+    def _is_selected(self, place: int) -> bool:
+        """Whether `frames` gives a frame; without `select` also those beyond `count`."""
+        return self._selected == slice(None) or place in self.selected
+
+    def _is_last_selected(self, place: int) -> bool:
+        """Whether `frames` gives no frame from a place on."""
+        return self._selected != slice(None) and place >= max(self.selected, default=0)
+
     def _begin(self) -> None:
         self.skipped.clear()
         self._used = 0

@@ -212,15 +212,14 @@ class BagFrames(FrameSource):
         first = None if self.camera_info_topic is None else self._first_camera_info()
         cameras, around = _CameraTrack(self._lens, first), self._synchronizer()
         held: deque[_Held] = deque()
-        selected = self.selected
         error: PsdDepthError | None = None
         for image in self._images(cameras, around):
             if image is not None:
                 held.append(image)
             while held and (image is None or _is_ripe(held, around)):
                 frame = held.popleft()
-                if frame.index not in selected:
-                    if selected and frame.index > selected[-1]:
+                if not self._is_selected(frame.index):
+                    if self._is_last_selected(frame.index):
                         return
                     continue
                 try:

@@ -133,11 +133,11 @@ class VideoFrames(FrameSource):
             self._capture.release()
             self._capture = self._open()
         self._is_fresh = False
-        clock, selected = VideoClock(self._rate_hz), self.selected
+        clock = VideoClock(self._rate_hz)
         index = 0
         while self._capture.grab():
             stamp_ns = clock.stamp(float(self._capture.get(cv2.CAP_PROP_POS_MSEC)))
-            if index < self._count and index not in selected:  # the video may be longer than said
+            if not self._is_selected(index):
                 index += 1
                 continue
             done, bgr = self._capture.retrieve()

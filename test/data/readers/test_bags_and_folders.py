@@ -71,6 +71,29 @@ def test_bag_frames_carry_stamp_frame_and_camera(bag):
     assert not source.skipped
 
 
+def test_some_of_the_frames_of_a_bag(bag):
+    with bag:
+        for index in range(6):
+            write_image(bag, index)
+            write_info(bag, index)
+    with open_frames(bag.path) as source:
+        source.select(slice(1, 5, 2))
+        assert [frame.index for frame in source.frames()] == [1, 3]
+        assert len(source.selected) == 2
+        source.select(slice(7, None))
+        assert not source.selected
+
+
+def test_a_bag_that_counts_too_few_images_gives_them_all(bag, monkeypatch):
+    with bag:
+        for index in range(3):
+            write_image(bag, index)
+            write_info(bag, index)
+    with open_frames(bag.path) as source:
+        monkeypatch.setattr(source, '_count', 1)
+        assert [frame.index for frame in source.frames()] == [0, 1, 2]
+
+
 def test_a_zoom_goes_with_the_image_of_its_stamp(bag):
     wide, near = CAMERA, replace(CAMERA, fx=40.0, fy=40.0)
     with bag:
