@@ -197,7 +197,7 @@ class ReplayNode(Node):
                 raise
         finally:
             if self.context.ok():
-                self._status.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S))
+                self._status.wait_for_all_acked(Duration(seconds=STATUS_PERIOD_S))
             self.context.try_shutdown()
 
     def _set_state(self, state: str, problem: str = '') -> None:
