@@ -153,11 +153,6 @@ class Rectifier:
         return rgb if self._bend is None else self._bend.sample(rgb, (0.0, 0.0, 0.0))
 
 
-def rectify_image(rgb: Image, camera: Camera) -> Image:
-    """Rectify one image; keep a `Rectifier` where there are many."""
-    return Rectifier(camera).rectify(rgb)
-
-
 def check_image(rgb: Image, camera: Camera) -> Image:
     """Pass a uint8 RGB image of the camera's size, writable and contiguous; else MessageError."""
     expected = (camera.height, camera.width, 3)

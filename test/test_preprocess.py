@@ -14,7 +14,6 @@ from psd_depth_ros.preprocess import (
     network_size,
     Preprocessor,
     Rectifier,
-    rectify_image,
     sampling_map,
 )
 
@@ -188,7 +187,7 @@ def test_rectifying_a_rendered_checker_makes_its_lines_straight() -> None:
     soft = np.sin(np.pi * x / 0.1) * np.sin(np.pi * y / 0.1)  # corners every 0.1
     raw = np.repeat((127.5 + 127 * soft)[..., None], 3, 2).astype(np.uint8)
     view = camera.rectified()
-    straight = rectify_image(raw, camera)
+    straight = Rectifier(camera).rectify(raw)
     corners = np.array([[0.1 * i, 0.1 * j] for i in range(-5, 6) for j in range(-4, 5)])
     guess = (corners * (view.fx, view.fy) + (view.cx, view.cy)).astype(np.float32)
     found = cv2.cornerSubPix(

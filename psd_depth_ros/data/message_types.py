@@ -268,10 +268,6 @@ class MessageTypes:
         text, _ = self._store.generate_msgdef(msgtype, ros_version=2)
         return text, self._store.hash_rihs01(msgtype)
 
-    def has_header(self, msgtype: str) -> bool:
-        """Whether messages of this type start with a std_msgs/Header."""
-        return any(name == 'header' for name, _ in self._fields(msgtype))
-
     def _fields(self, msgtype: str) -> list[tuple[str, Any]]:
         if msgtype not in self._store.fielddefs:
             raise BagError(

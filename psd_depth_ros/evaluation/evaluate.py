@@ -3,8 +3,7 @@
 `evaluate` lets the engine make the depth: what is measured is what is served, at the size of the
 image, enlarged bilinearly in ln Z (the Eigen protocol enlarges 1/Z; on smooth depth the two
 differ by far less than the errors measured). Every pixel counts: there is no threshold on the
-confidence, and what is said to be far is clamped to the protocol's cap. `measure_frames` measures
-depth that is in memory already.
+confidence, and depth beyond the protocol's cap is clamped to it.
 """
 
 from __future__ import annotations
@@ -281,23 +280,6 @@ def evaluate(
     kept = extremes.examples
     unreadable = source.skipped_by_reason
     return Evaluation(protocol, tuple(frames), without_truth, unreadable, stability.result, kept)
-
-
-def measure_frames(
-    pairs: Iterable[tuple[Map, Map]], protocol: Protocol, names: Iterable[str] = ()
-) -> Evaluation:
-    """Measure depth images against their truths, both (H, W) metres, without any network.
-
-    Raises EvaluationError where no pixel of any pair can be compared.
-    """
-    given = iter(names)
-    results = [
-        measure_frame(depth, truth, protocol, next(given, f'{index:06d}'))
-        for index, (depth, truth) in enumerate(pairs)
-    ]
-    frames = [result for result in results if result is not None]
-    _check_measured(frames, len(results) - len(frames), protocol)
-    return Evaluation(protocol, tuple(frames), len(results) - len(frames))
 
 
 def measure_frame(

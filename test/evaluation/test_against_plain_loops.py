@@ -8,7 +8,7 @@ import statistics
 import numpy as np
 import pytest
 
-from psd_depth_ros.evaluation.evaluate import measure_frames
+from psd_depth_ros.evaluation.evaluate import Evaluation, measure_frame
 from psd_depth_ros.evaluation.metrics import (
     average_bands,
     boundary_f1,
@@ -117,7 +117,8 @@ def test_errors_by_distance_and_their_means():
 def test_means_over_images_of_the_crop():
     protocol = find_protocol('kitti')
     images = [make_image(seed) for seed in range(2)]
-    found = measure_frames([arrays(image)[:2] for image in images], protocol).as_dict()
+    results = tuple(measure_frame(*arrays(image)[:2], protocol) for image in images)
+    found = Evaluation(protocol, results).as_dict()
     top, bottom = int(0.40810811 * HEIGHT), int(0.99189189 * HEIGHT)
     left, right = int(0.03594771 * WIDTH), int(0.96405229 * WIDTH)
     for way, scaled in (('median_scaled', True), ('unscaled', False)):

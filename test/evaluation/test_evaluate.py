@@ -9,7 +9,7 @@ import pytest
 
 from psd_depth_ros.data.frames import LoadedFrames, TimedFrame
 from psd_depth_ros.errors import EvaluationError
-from psd_depth_ros.evaluation.evaluate import evaluate, measure_frames
+from psd_depth_ros.evaluation.evaluate import evaluate, measure_frame
 from psd_depth_ros.evaluation.protocols import find_protocol
 from psd_depth_ros.evaluation.report import render_html
 from psd_depth_ros.geometry import Camera
@@ -96,12 +96,11 @@ def test_nothing_to_measure_is_an_error():
         run(sample('a', 100, None), sample('b', 100, 2000.0))
 
 
-def test_depth_in_memory_needs_no_engine():
-    pairs = [(np.full((4, 6), 2.0), np.full((4, 6), 4.0))]
-    found = measure_frames(pairs, OUTDOOR, ['x'])
-    assert found.unscaled.abs_rel == 0.5
-    assert found.frames[0].name == 'x'
-    assert found.by_distance['0-10']['abs_rel'] == 0.0
+def test_one_depth_image_is_measured_by_bands():
+    found = measure_frame(np.full((4, 6), 2.0), np.full((4, 6), 4.0), OUTDOOR, 'x')
+    assert found.errors.unscaled.abs_rel == 0.5
+    assert found.name == 'x'
+    assert found.bands['0-10'].abs_rel == 0.0
 
 
 def test_the_report_is_one_file_with_its_pictures(tmp_path):
