@@ -117,8 +117,8 @@ class FrameWriter:
         height, width = layout.network_size(camera)
         scale = layout.fine_factor
         # Both sizes are sampled from the recorded image, so that `image` is what a node sees.
-        self._network = ViewSampler(camera, (height, width))
         self._fine = ViewSampler(camera, (scale * height, scale * width))
+        self._network = self._fine if scale == 1 else ViewSampler(camera, (height, width))
         self.camera = self._fine.camera
         self._focal = self.camera.fx / self.camera.width
         T_view_camera = view_rotation(camera)
@@ -139,7 +139,8 @@ class FrameWriter:
 
     def add(self, frame: TimedFrame) -> None:
         """Rectify, resize, measure and write a frame. Raises OSError where the disk is full."""
-        rgb, image = self._fine.sample(frame.rgb), self._network.sample(frame.rgb)
+        rgb = self._fine.sample(frame.rgb)
+        image = rgb if self._network is self._fine else self._network.sample(frame.rgb)
         grey = shrink_grey(rgb)
         if self._rgb is not None:
             self._rgb.append(rgb)
