@@ -102,8 +102,8 @@ class VideoTask(Task):
         photometric = terms.get(Photometric.name) or Photometric(PhotometricSettings())
         assert isinstance(photometric, Photometric)
         self._photometric = photometric
-        self._data = data = self._with_poses(data, report)
         check_fields(self._objective.needs, data.sequences)
+        self._data = data = self._with_poses(data, report)
         self._tied = self._count_tied()
         self._depth_groups = depth_groups(recipe, self._depth)
         fields = self._objective.fields
