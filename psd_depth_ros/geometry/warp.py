@@ -134,7 +134,7 @@ def inverse_warp(
     K_target: Tensor,
     K_source: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Synthesise the target view from a source image (monodepth2, eq. 2).
+    """Synthesise the target view from a source image (monodepth2).
 
     p_s = pi(K_s T_{t->s} Z(p) K_t^{-1} p), sampled bilinearly.
 

@@ -15,7 +15,7 @@ def huber(difference: Tensor, delta: float = HUBER_DELTA) -> Tensor:
 
 
 def scale_invariant(difference: Tensor, mask: Tensor) -> Tensor:
-    """mean(d^2) - mean(d)^2 / 2 over `mask` for each sample, (B,) (Eigen et al. 2014, eq. 3).
+    """mean(d^2) - mean(d)^2 / 2 over `mask` for each sample, (B,) (Eigen et al. 2014).
 
     Both (B, 1, H, W); `difference` is one of log-depths.
     """

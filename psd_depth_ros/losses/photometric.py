@@ -1,8 +1,8 @@
 """Photometric reprojection loss, edge-aware smoothness and depth consistency.
 
-Equations of monodepth2 (Godard et al. 2019, "Digging Into Self-Supervised Monocular Depth
-Estimation"): SSIM and L1 mixed 0.85 to 0.15 (eq. 3), the minimum over the source images (eq. 4)
-and the auto-mask (eq. 5). Depth consistency is that of SC-Depth (Bian et al. 2019).
+After monodepth2 (Godard et al. 2019, "Digging Into Self-Supervised Monocular Depth Estimation"):
+SSIM and L1 mixed 0.85 to 0.15, the minimum over the source images and the auto-mask. Depth
+consistency is that of SC-Depth (Bian et al. 2019).
 """
 
 from __future__ import annotations

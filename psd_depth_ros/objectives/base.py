@@ -111,8 +111,8 @@ def predict(
         network: Any depth network; it normalises the images as its encoder expects.
         given: Images and intrinsics.
         canonical_focal_px: f_c of the network's canonical depth.
-        all_logits: Keep the logits of every pixel, as losses on the bins need; else those of
-            every eighth pixel of every eighth row, at half the time on a CPU.
+        all_logits: Keep the logits of every pixel of the stride-2 map, as losses on the bins
+            need; else those of every fourth of its pixels and rows, at half the time on a CPU.
     """
     intrinsics = given.intrinsics
     image = network.normalise(given.image).contiguous(memory_format=torch.channels_last)

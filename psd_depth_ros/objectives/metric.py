@@ -29,7 +29,7 @@ GROUND_BAND = 0.3  # relative deviation from the median height
 
 
 class Velocity(Term):
-    """Lengths of motions against distances of the odometry, relative (PackNet-SfM, eq. 7)."""
+    """Lengths of motions against distances of the odometry, relative (after PackNet-SfM)."""
 
     name = 'velocity'
     needs = frozenset({'distance_m'})
@@ -45,7 +45,7 @@ class Velocity(Term):
 
 
 class CameraHeight(Term):
-    """Height of the camera above the ground that it sees (DNet, section 3.3)."""
+    """Height of the camera above the ground that it sees (after DNet)."""
 
     name = 'camera_height'
     needs = frozenset({'camera_height_m'})

@@ -77,7 +77,7 @@ class PhotometricSettings(TermSettings):
 
 
 class Photometric(Term):
-    """Photometric error of the target against its warped sources (monodepth2, eq. 1 to 5)."""
+    """Photometric error of the target against its warped sources (monodepth2)."""
 
     name = 'photometric'
     Settings = PhotometricSettings
@@ -161,7 +161,7 @@ class Photometric(Term):
 
 
 class Smoothness(Term):
-    """Edge-aware smoothness of mean-normalised disparity (monodepth2, eq. 3)."""
+    """Edge-aware smoothness of mean-normalised disparity (monodepth2)."""
 
     name = 'smoothness'
 
@@ -171,9 +171,9 @@ class Smoothness(Term):
 
 
 class GeometryConsistency(Term):
-    """Depth of target and later source agree where they see the same point (SC-Depth, eq. 3, 4).
+    """Depth of target and later source agree where they see the same point (SC-Depth).
 
-    It weighs the photometric error by 1 - D, which takes out what moves or is hidden (eq. 7).
+    It weighs the photometric error by 1 - D, which takes out what moves or is hidden.
     """
 
     name = 'geometry'

@@ -100,16 +100,16 @@ class PatchSettings(TermSettings):
         'principal point', choices=('distant', 'random', 'centre'),
     )  # fmt: skip
     largest_offset: float = setting(
-        0.2, "Largest difference of the median log-depth of a patch from the full image's; what "
-        'is beyond is taken off before the patch is judged', minimum=0.0, maximum=10.0,
+        0.2, "Largest difference of the median log-depth of a patch from the full image's; the "
+        'excess is removed before the patch is judged', minimum=0.0, maximum=10.0,
     )  # fmt: skip
     convention: str = setting(
-        'canonical', "Depth of a patch: canonical (Z = s Z'), or metric as the control of the "
-        'ablation', choices=('canonical', 'metric'),
+        'canonical', 'Depth that the network predicts of a patch: canonical, to be multiplied by '
+        'the zoom, or metric as the control of the ablation', choices=('canonical', 'metric'),
     )  # fmt: skip
 
     def __post_init__(self) -> None:
-        """Refuse a range of zooms that is none."""
+        """Refuse an empty range of zooms."""
         super().__post_init__()
         if self.minimum_zoom > self.maximum_zoom:
             raise SettingsError(
@@ -440,7 +440,7 @@ class DistillationInputs(NamedTuple):
 
     full_error: Tensor  # photometric error of the full image's depth
     patch_error: Tensor  # photometric error of the patch's own depth
-    auto_mask: Tensor  # bool: the pixel has a photometric gradient
+    auto_mask: Tensor  # bool, True: the pixel has a photometric gradient
     sensitivity: Tensor  # s_u of the full image, pixels per unit of log-depth
     sigma: Tensor  # standard deviation of the patch's log-depth
     inside: Tensor  # bool: not in the margin of the patch
@@ -459,9 +459,9 @@ def distillation_loss(
 ) -> Taught:
     """Huber loss that draws the full image's log-depth to that of the patch, without its level.
 
-    A pixel is taught where the teacher is reliable (`is_trusted`) and either (i) its photometric
-    error is clearly smaller than the full image's, or (ii) photometry says nothing and the teacher
-    is certain; and (iii) nowhere where both differ by more than `MAX_DIFFERENCE`. Pixels are
+    A pixel is taught where the depths of both differ by less than `MAX_DIFFERENCE`, the patch is
+    reliable (`is_trusted`), and either (i) the photometric error of the patch is clearly smaller
+    than the full image's, or (ii) photometry says nothing and the patch is certain. Pixels are
     weighted by exp(-s_u / 2 px): the less photometry tells, the more the patch does.
 
     Only the shape is taught: the median difference is removed, however large. Scale is free in
@@ -473,7 +473,7 @@ def distillation_loss(
         patch: (B, 1, h, w) log-depth of the patch (the teacher; detached here).
         inputs: What the mask and the weights are computed from.
         zoom: (B,) enlargement of each patch.
-        masked: False drops (i) and (ii), a control for ablations.
+        masked: False teaches wherever the difference is small, a control for ablations.
     """
     teacher = patch.detach()
     with torch.no_grad():
@@ -494,11 +494,11 @@ def distillation_loss(
 
 
 def is_trusted(inputs: DistillationInputs) -> Tensor:
-    """Whether a patch explains its auto-masked pixels better than the full image, (B, 1, 1, 1).
+    """Whether a patch explains the pixels of the auto-mask better than the full image does.
 
-    One that does not has nothing to teach yet. A patch that is flat, because the network cannot
-    interpret enlarged images yet, would flatten the full image and thereby itself: a constant
-    depth agrees with itself.
+    (B, 1, 1, 1). One that does not has nothing to teach yet. A patch that is flat, because the
+    network cannot interpret enlarged images yet, would flatten the full image and thereby itself:
+    a constant depth agrees with itself.
     """
     seen = inputs.auto_mask & inputs.inside
     gain = inputs.full_error - inputs.patch_error

@@ -2,7 +2,7 @@
 
 - Bhat, Alhashim, Wonka 2021, "AdaBins: Depth Estimation Using Adaptive Bins": adaptive bins.
 - Li and Snavely 2018, "MegaDepth: Learning Single-View Depth Prediction from Internet Photos":
-  multi-scale gradient matching, eq. 5.
+  multi-scale gradient matching.
 
 The batch has `target` (B, 1, H, W): canonical log-depth, NaN where unknown, +Inf for sky and
 beyond the farthest depth. Each loss is a mean over the known pixels of the whole batch, and has
@@ -32,7 +32,7 @@ class LogDepth(Term):
 
 
 class Gradients(Term):
-    """Multi-scale gradient matching of u and u* (MegaDepth, eq. 5)."""
+    """Multi-scale gradient matching of u and u* (MegaDepth)."""
 
     name = 'gradients'
     needs = frozenset({'target'})
@@ -85,7 +85,7 @@ def log_depth_error(log_depth: Tensor, target: Tensor) -> Tensor:
 
 
 def gradient_matching_error(log_depth: Tensor, target: Tensor, scales: int = 3) -> Tensor:
-    """Multi-scale gradient matching (MegaDepth, Li and Snavely 2018, eq. 5).
+    """Multi-scale gradient matching (MegaDepth).
 
     Mean |grad(u - u*)| over pairs of neighbours with finite targets, at steps of 1, 2, 4 ...
     pixels; both (B, 1, H, W).
