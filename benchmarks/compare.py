@@ -5,9 +5,9 @@
 Each round measures both, in alternating order, each part in a process of its own that runs the
 benchmarks of its checkout with this Python. Costs (ms, s per image, MB) are compared round by
 round: `new/old` is the geometric mean of the ratios, above 1 is worse, with its 95 % interval
-(Student's t of the logarithms). Other load on the machine disturbs little: times of the network
-and of the pipeline are the least of all runs of a round, those of training are processor time of
-one thread, the median of the steps. Those of end to end are real time. `verdict` holds the
+(Student's t of the logarithms). Costs are processor time of one thread, which other load on the
+machine disturbs little: the least of a round, in training the median of the steps. Only those of
+end to end are real time. The short part `pipeline` takes three times as many rounds. `verdict` holds the
 interval against --limit: `within` where all of it is, `WORSE` where none of it is, `unclear` in
 between: take more rounds, or wait until the machine does nothing else.
 """
@@ -34,10 +34,14 @@ PATIENCE_S = 1800.0
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
 # Runs with the benchmarks of a checkout in its path; the last line it prints is JSON.
 PROBE = """
-import json, resource, sys, tempfile
+import json, resource, sys, tempfile, time, types
 from pathlib import Path
 
+import timing
+
 part = sys.argv[1]
+if part != 'end_to_end':  # count the time of the processor, not that on the wall
+    timing.time = types.SimpleNamespace(perf_counter=time.process_time)
 if part == 'network':
     from network import measure_networks as measure
 elif part == 'pipeline':
@@ -79,6 +83,7 @@ spent = spent[trainee.WARM_UP - 1 : -1]
 print(json.dumps({'steps': [b - a for a, b in zip(spent, spent[1:])]}))
 """
 TRAINING_STEPS = 10
+ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
 
 
 def main() -> int:
@@ -101,7 +106,7 @@ def main() -> int:
             parser.error(f'{path} is no checkout of psd_depth_ros')
     costs: dict[str, dict[str, list[float]]] = {'old': {}, 'new': {}}
     for part in chosen.only:
-        for number in range(chosen.rounds):
+        for number in range(chosen.rounds * (3 if part == 'pipeline' else 1)):
             order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
             for side in order:
                 started = time.monotonic()
@@ -119,18 +124,19 @@ def main() -> int:
 
 def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
     """Names and costs of one part in one checkout: the smaller, the better."""
-    found = {} if part == 'training' else json.loads(_run(PROBE, [part], checkout, {})[-1])
+    extra = {} if part == 'end_to_end' else ONE_THREAD
+    found = {} if part == 'training' else json.loads(_run(PROBE, [part], checkout, extra)[-1])
     if part == 'network':
         for row in found['rows']:
             if row['median_ms'] is not None:
-                name = f'network {row["preset"]}, {row["backend"]} {row["precision"]}, ms'
+                name = f'network {row["preset"]}, {row["backend"]} {row["precision"]}, CPU ms'
                 yield name, row['least_ms']
     elif part == 'pipeline':
         steps = [row for row in found['rows'] if 'least_ms' in row]
         for row in steps:
-            yield f'pipeline {row["step"]}, ms', row['least_ms']
+            yield f'pipeline {row["step"]}, CPU ms', row['least_ms']
         total = sum(row['least_ms'] for row in steps if row['in_total'])
-        yield 'pipeline, everything but the network, ms', total
+        yield 'pipeline, everything but the network, CPU ms', total
     elif part == 'end_to_end':
         steady, flood = found['rows'][0], found['rows'][-1]
         yield 'end to end 30 Hz, median age of depth, ms', steady['depth_ms_p50']
@@ -141,8 +147,8 @@ def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
     else:
         # the baseline comes first, whatever its recipe is called, then PSD
         for index, name in enumerate(('baseline', 'psd')):
-            environment = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
-            lines = _run(TRAINING_PROBE, [str(index), str(TRAINING_STEPS)], checkout, environment)
+            arguments = [str(index), str(TRAINING_STEPS)]
+            lines = _run(TRAINING_PROBE, arguments, checkout, ONE_THREAD)
             row, steps = (json.loads(line) for line in lines[-2:])
             cpu_ms = 1e3 * float(np.median(steps['steps'])) / row['batch']
             yield f'training {name}, CPU ms per image', cpu_ms
