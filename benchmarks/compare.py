@@ -2,14 +2,16 @@
 
     python benchmarks/compare.py OLD [NEW] [--rounds 5] [--only network pipeline ...]
 
-Each round measures both, in alternating order, each part in a process of its own that runs the
-benchmarks of its checkout with this Python. Costs (ms, s per image, MB) are compared round by
-round: `new/old` is the geometric mean of the ratios, above 1 is worse, with its 95 % interval
-(Student's t of the logarithms). Costs are processor time of one thread, which other load on the
-machine disturbs little: the least of a round, in training the median of the steps. Only those of
-end to end are real time. The short part `pipeline` takes three times as many rounds. `verdict` holds the
-interval against --limit: `within` where all of it is, `WORSE` where none of it is, `unclear` in
-between: take more rounds, or wait until the machine does nothing else.
+Both are measured in alternating order, each part in processes of their own that run the benchmarks
+of their checkout with this Python. Costs are compared round by round: `new/old` is the geometric
+mean of the ratios, above 1 is worse, with its 95 % interval (Student's t of the logarithms).
+`verdict` holds the interval against --limit: `within` where all of it is, `WORSE` where none of it
+is, `unclear` in between: take more rounds, or wait until the machine does nothing else.
+
+- network: the least time of 4 images, both checkouts in turn, 10 turns for each round
+- pipeline: the least processor time of every step, three measurements for each round
+- end_to_end: real time
+- training: the median processor time of a step, on one thread
 """
 
 from __future__ import annotations
@@ -40,11 +42,8 @@ from pathlib import Path
 import timing
 
 part = sys.argv[1]
-if part != 'end_to_end':  # count the time of the processor, not that on the wall
+if part == 'pipeline':
     timing.time = types.SimpleNamespace(perf_counter=time.process_time)
-if part == 'network':
-    from network import measure_networks as measure
-elif part == 'pipeline':
     from pipeline import measure_pipeline as measure
 else:
     from end_to_end import measure_end_to_end
@@ -56,6 +55,34 @@ rows = measure(True)
 peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({'rows': rows, 'peak_mb': peak_mb}))
 """
+# Keeps one backend of network `lite` at hand, and runs it at every line of input.
+NETWORK_PROBE = """
+import resource, sys, time
+
+import network
+import torch
+
+name = tuple(sys.argv[1:])
+backend = network._makers()[name](network._build('lite'))
+image = torch.randn(1, 3, network.HEIGHT, network.WIDTH)
+intrinsics = torch.tensor([[370.0, 370.0, 320.0, 96.0]])
+with torch.inference_mode():
+    for _ in range(5):
+        backend.run(image, intrinsics)
+    print('ready', flush=True)
+    for line in sys.stdin:
+        times = []
+        for _ in range(4):
+            start = time.perf_counter()
+            backend.run(image, intrinsics)
+            times.append(1e3 * (time.perf_counter() - start))
+        print(min(times), resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, flush=True)
+"""
+NETWORK_BACKENDS = (
+    ('torch', 'f32'), ('torch', 'bf16 where in hardware'), ('openvino', 'f32'),
+    ('openvino', 'bf16 where in hardware'), ('onnxruntime', 'f32'),
+)  # fmt: skip
+NETWORK_TURNS = 10  # of each round
 # Trains with one recipe, on one thread, and notes the processor time at the end of every step.
 TRAINING_PROBE = """
 import json, sys, tempfile, time
@@ -105,7 +132,10 @@ def main() -> int:
         if not (path / 'benchmarks' / 'run.py').is_file():
             parser.error(f'{path} is no checkout of psd_depth_ros')
     costs: dict[str, dict[str, list[float]]] = {'old': {}, 'new': {}}
-    for part in chosen.only:
+    if 'network' in chosen.only:
+        for name in NETWORK_BACKENDS * chosen.rounds:
+            alternate_networks(name, checkouts, costs)
+    for part in [part for part in chosen.only if part != 'network']:
         for number in range(chosen.rounds * (3 if part == 'pipeline' else 1)):
             order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
             for side in order:
@@ -122,16 +152,54 @@ def main() -> int:
     return int(any(row['verdict'] == 'WORSE' for row in rows))
 
 
+def alternate_networks(
+    name: tuple[str, str],
+    checkouts: dict[str, Path],
+    costs: dict[str, dict[str, list[float]]],
+) -> None:
+    """Let both checkouts run one backend in turns of a few images, and add what they took."""
+    probes = {
+        side: subprocess.Popen(
+            [sys.executable, '-c', NETWORK_PROBE, *name], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, cwd=path, env=_environment(path, ONE_THREAD),
+        )
+        for side, path in checkouts.items()
+    }  # fmt: skip
+    label = f'network lite, {" ".join(name)}'
+    try:
+        if any('ready' not in _answer(probe) for probe in probes.values()):
+            print(f'{label}: not installed', file=sys.stderr)
+            return
+        peak_mb = dict.fromkeys(probes, 0.0)
+        for turn in range(NETWORK_TURNS):
+            for side in ('old', 'new') if turn % 2 == 0 else ('new', 'old'):
+                ms, peak = _answer(probes[side], 'run\n').split()
+                costs[side].setdefault(f'{label}, ms', []).append(float(ms))
+                peak_mb[side] = float(peak)
+        for side, peak in peak_mb.items():
+            costs[side].setdefault(f'{label}, peak memory, MB', []).append(peak)
+        print(f'{label}: done', file=sys.stderr)
+    finally:
+        for probe in probes.values():
+            probe.kill()
+            probe.communicate()
+
+
+def _answer(probe: subprocess.Popen[str], line: str = '') -> str:
+    """The next line of a probe, after it was given one; '' where it has ended."""
+    assert probe.stdin is not None
+    assert probe.stdout is not None
+    if line:
+        probe.stdin.write(line)
+        probe.stdin.flush()
+    return probe.stdout.readline()
+
+
 def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
     """Names and costs of one part in one checkout: the smaller, the better."""
     extra = {} if part == 'end_to_end' else ONE_THREAD
     found = {} if part == 'training' else json.loads(_run(PROBE, [part], checkout, extra)[-1])
-    if part == 'network':
-        for row in found['rows']:
-            if row['median_ms'] is not None:
-                name = f'network {row["preset"]}, {row["backend"]} {row["precision"]}, CPU ms'
-                yield name, row['least_ms']
-    elif part == 'pipeline':
+    if part == 'pipeline':
         steps = [row for row in found['rows'] if 'least_ms' in row]
         for row in steps:
             yield f'pipeline {row["step"]}, CPU ms', row['least_ms']
@@ -161,14 +229,18 @@ def _run(
     program: str, arguments: Sequence[str], checkout: Path, extra: dict[str, str]
 ) -> list[str]:
     """Lines of output of a program that has the package and benchmarks of a checkout."""
-    path = os.pathsep.join([str(checkout), str(checkout / 'benchmarks')])
     done = subprocess.run(
         [sys.executable, '-c', program, *arguments], capture_output=True, text=True, check=False,
-        timeout=PATIENCE_S, cwd=checkout, env={**os.environ, **extra, 'PYTHONPATH': path},
+        timeout=PATIENCE_S, cwd=checkout, env=_environment(checkout, extra),
     )  # fmt: skip
     if done.returncode:
         raise SystemExit(f'{checkout} ended with code {done.returncode}:\n{done.stderr}')
     return done.stdout.splitlines()
+
+
+def _environment(checkout: Path, extra: dict[str, str]) -> dict[str, str]:
+    path = os.pathsep.join([str(checkout), str(checkout / 'benchmarks')])
+    return {**os.environ, **extra, 'PYTHONPATH': path}
 
 
 def compare(
