@@ -9,7 +9,7 @@ import tempfile
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_frame_options, open_recording_frames, progress_bar
-from psd_depth_ros.errors import CalibrationError, PsdDepthError
+from psd_depth_ros.errors import CalibrationError, PsdDepthError, SettingsError
 
 if TYPE_CHECKING:
     from psd_depth_ros.data.frames import FrameSource, TimedFrame
@@ -75,7 +75,8 @@ def _print_recording(options: argparse.Namespace, path: Path) -> bool:
         with open_recording_frames(named) as source:
             print('\n'.join(_describe_camera(source)))
     except PsdDepthError as error:
-        if options.image_topic or options.camera_info_topic or options.camera or options.fov:
+        asked = options.image_topic, options.camera_info_topic, options.camera, options.fov
+        if any(asked) or isinstance(error, SettingsError):
             raise
         if isinstance(error, CalibrationError) and kind != 'bag':
             print('\n'.join(_describe_uncalibrated(path)))
@@ -88,6 +89,8 @@ def _print_fitness(options: argparse.Namespace) -> bool:
     """Print the quality of the frames; return whether they are fit for training."""
     try:
         fitness = _judge(options)
+    except SettingsError:
+        raise
     except PsdDepthError as error:
         print(f'fit for training: no: {error}')
         return False

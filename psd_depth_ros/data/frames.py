@@ -350,7 +350,9 @@ class FrameSource(ABC):
 class LoadedFrames(FrameSource, Generic[T]):
     """Frames of items known beforehand: `load` makes the frame of a place and an item.
 
-    What cannot be read is an error, not skipped: benchmarks count all of their frames.
+    What cannot be read is an error, not skipped: benchmarks count all of their frames. The camera
+    is what `load` gives: a reader whose `load` does not ask `SourceOptions.lens` has
+    `takes_lens=False`.
     """
 
     def __init__(
@@ -402,6 +404,8 @@ class Reader:
         open: opens it; raises BagError, CalibrationError or, with depth, EvaluationError.
         has_depth: whether frames can come with exact depth.
         has_lidar: whether frames can come with lidar points.
+        has_topics: whether topics are chosen from, and messages have times of recording.
+        takes_lens: whether a camera given by the caller replaces that of the recording.
         is_recording: whether a folder of the layout is one recording, not a set of them.
         recordings: the recordings of the layout below a folder.
     """
@@ -411,6 +415,8 @@ class Reader:
     open: Callable[[Path, SourceOptions], FrameSource]
     has_depth: bool = False
     has_lidar: bool = False
+    has_topics: bool = False
+    takes_lens: bool = True
     is_recording: Callable[[Path], bool] = lambda path: True
     recordings: Callable[[Path], list[Path]] = lambda path: []
 

@@ -86,27 +86,26 @@ def open_frames(
 
     Raises:
         BagError: the recording cannot be read.
+        SettingsError: an option means nothing to its layout.
         CalibrationError: there is no usable camera.
     """
     path = user_path(path)
     reader = find_reader(path)
-    given = [name for name in (image_topic, camera_info_topic, lidar_topic) if name]
-    given += ['the lidar'] if with_lidar and not lidar_topic else []
-    if given and not reader.has_lidar:
-        raise BagError(
-            f'{path} is a {reader.name} and has no topics; leave out {", ".join(given)}'
-        )
     lens = LensChoice(
         camera, horizontal_fov_deg, image_is_rectified, sixteen_bit_range, rectify_alpha
     )
     options = SourceOptions(
         lens, image_topic, camera_info_topic, with_lidar, lidar_topic, stamps == 'recorded'
     )
+    _refuse_unused(path, reader, options)
     return reader.open(path, options)
 
 
 def open_with_depth(path: str | Path, options: SourceOptions | None = None) -> FrameSource:
-    """Open a recording whose frames come with exact depth. Raises EvaluationError without one."""
+    """Open a recording whose frames come with exact depth.
+
+    Raises EvaluationError where it has none, SettingsError where an option means nothing to it.
+    """
     path = user_path(path)
     options = replace(options or SourceOptions(), with_depth=True)
     if not worlds.is_world(path) and not path.exists():
@@ -119,7 +118,34 @@ def open_with_depth(path: str | Path, options: SourceOptions | None = None) -> F
             'folders color/ and depth/, KITTI raw, Cityscapes (leftImg8bit/ and disparity/), '
             'Make3D (Test134/ and Gridlaserdata/) or nyu_depth_v2_labeled.mat'
         )
+    _refuse_unused(path, reader, options)
     return reader.open(path, options)
+
+
+def _refuse_unused(path: Path, reader: Reader, options: SourceOptions) -> None:
+    """Raise SettingsError where an option is given that means nothing to the layout."""
+    wanting_topics = {
+        '--image-topic': options.image_topic,
+        '--camera-info-topic': options.camera_info_topic,
+        '--depth-topic': options.depth_topic,
+        '--stamps recorded': options.recorded_stamps,
+    }
+    wanting_lidar = {'--lidar-topic': options.lidar_topic, '--lidar-pose': options.lidar_pose}
+    wanting_lens = {
+        '--camera': options.lens.camera,
+        '--fov': options.lens.horizontal_fov_deg,
+    }
+    layout = f'{path} (layout {reader.name})'
+    for is_used, given, why in (
+        (reader.has_topics, wanting_topics, f'{layout} has no topics'),
+        (reader.has_lidar, wanting_lidar, f'{layout} has no lidar'),
+        (reader.takes_lens, wanting_lens, f'{layout} has a camera that is known exactly'),
+    ):
+        names = [name for name, value in given.items() if value is not None and value is not False]
+        if names and not is_used:
+            raise SettingsError(f'{why}; leave out {", ".join(names)}')
+    if options.with_lidar and not reader.has_lidar:
+        raise SettingsError(f'{layout} has no lidar; choose another scale.mode than lidar')
 
 
 def find_reader(path: Path) -> Reader:

@@ -124,7 +124,9 @@ def find_camera(
     path = user_path(path)
     if kind_of(path) == 'bag':
         return _camera_of_bag(path, image_topic, calibrated=camera is not None)
-    with open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg) as source:
+    with open_frames(
+        path, image_topic, camera=camera, horizontal_fov_deg=horizontal_fov_deg
+    ) as source:
         height, width = next(source.frames()).rgb.shape[:2]
         return PlayedCamera(
             IMAGE_TOPIC, CAMERA_INFO_TOPIC, 'raw', FRAME_ID, source.count, width, height

@@ -304,7 +304,13 @@ def open_recording(
     """
     path = user_path(path)
     if kind_of(path) != 'bag':
-        source = open_frames(path, camera=camera, horizontal_fov_deg=horizontal_fov_deg)
+        source = open_frames(
+            path,
+            image_topic,
+            camera=camera,
+            horizontal_fov_deg=horizontal_fov_deg,
+            stamps=stamps,
+        )
         return FileRecording(source)
     if camera is None and horizontal_fov_deg is not None:
         with open_frames(

@@ -6,6 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
+from psd_depth_ros.cli.main import main
 from psd_depth_ros.config import build
 from psd_depth_ros.data.open import find_recordings, open_frames
 from psd_depth_ros.data.settings import DataSettings
@@ -184,6 +185,32 @@ def test_patterns_ranges_and_folders_of_recordings(tmp_path, drives):
     for name in ('x', 'y'):
         write_images(tmp_path / 'walks' / name, pictures[:1], ['0.png'])
     assert [one.name for one in find(tmp_path / 'walks')] == ['x', 'y']
+
+
+@pytest.mark.parametrize(
+    ('options', 'name'),
+    [
+        (['--image-topic', '/front/image', '--camera-info-topic', '/nope'], '--image-topic'),
+        (['--stamps', 'recorded'], '--stamps recorded'),
+    ],
+)
+def test_a_data_set_refuses_topics(raw, options, name, capsys):
+    assert main(['inspect', str(raw / DAY / DRIVE), '--quiet', *options]) == 2
+    assert f'(layout kitti) has no topics; leave out {name}' in capsys.readouterr().err
+
+
+def test_settings_that_mean_nothing_to_any_recording_are_refused(raw, tmp_path, capsys):
+    assert main(['inspect', 'synth:street:0-1?frames=2', '--quiet', '--fov', '20']) == 2
+    assert 'leave out data.horizontal_fov_deg (--fov): nothing of' in capsys.readouterr().err
+    world = 'synth:street:0?frames=3&size=64x32'
+    for paths, given, message in (
+        ([world], {'camera': 'camera.yaml'}, r'leave out data.camera \(--camera\): nothing of'),
+        ([world, str(raw / DAY / DRIVE)], {'image_topic': '/a'}, 'is a bag with topics'),
+        ([world], {'lidar_topic': '/points'}, 'has a lidar'),
+    ):
+        settings = build(DataSettings, {'paths': paths, **given})
+        with pytest.raises(SettingsError, match=message):
+            prepare_sequences(settings, pixel_budget=1024, cache=tmp_path / 'cache')
 
 
 def test_rendered_worlds_are_recordings(tmp_path):

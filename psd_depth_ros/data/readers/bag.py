@@ -572,4 +572,12 @@ def _open(path: Path, options: SourceOptions) -> FrameSource:
     return source
 
 
-READER = Reader('bag', is_bag, _open, has_depth=True, has_lidar=True, is_recording=_is_one)
+READER = Reader(
+    'bag',
+    is_bag,
+    _open,
+    has_depth=True,
+    has_lidar=True,
+    has_topics=True,
+    is_recording=_is_one,
+)

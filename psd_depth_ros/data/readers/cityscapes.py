@@ -173,5 +173,6 @@ STEREO = Reader(
     _has_disparity,
     _open_stereo,
     has_depth=True,
+    takes_lens=False,
     is_recording=lambda path: False,
 )

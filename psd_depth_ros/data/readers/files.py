@@ -91,7 +91,7 @@ class VideoFrames(FrameSource):
     """
 
     def __init__(self, path: Path, lens: LensChoice) -> None:
-        super().__init__(path, _complete(lens, path, path.with_suffix('.yaml')))
+        super().__init__(path, complete_lens(lens, path, path.with_suffix('.yaml')))
         self.camera_height_m = _known_height(path, path.with_suffix('.yaml'))
         self._capture = self._open()
         self._is_fresh = True
@@ -332,12 +332,24 @@ class FolderFrames(ListedFrames):
     ) -> None:
         entries = _list_images(path) if entries is None else entries
         own = calibration or path / 'camera.yaml'
-        super().__init__(path, _complete(lens, path, own), entries, units_per_metre)
+        super().__init__(path, complete_lens(lens, path, own), entries, units_per_metre)
         self.camera_height_m = _known_height(path, own)
 
 
-def _complete(lens: LensChoice, path: Path, own: Path) -> LensChoice:
-    """Fill in the calibration that lies beside the frames, where the caller gave none."""
+def complete_lens(lens: LensChoice, path: Path, own: Path) -> LensChoice:
+    """Fill in the calibration that lies beside the frames, where the caller gave none.
+
+    Args:
+        lens: What the caller gave.
+        path: The recording, a file or folder.
+        own: The calibration file to look for first; then come camera.yaml beside the recording
+            and, for a folder, the sensor.yaml of EuRoC.
+
+    Returns:
+        A lens that has a camera or a field of view.
+
+    Raises CalibrationError, which names the files looked for, where there is none.
+    """
     if lens.is_given:
         return lens
     candidates = _calibrations(path, own)

@@ -512,4 +512,11 @@ def _all_images(root: Path) -> list[DriveImage]:
 
 
 SEQUENCES = Reader('kitti', _is_sequence, _open_sequence, has_lidar=True, recordings=find_drives)
-RAW = Reader('kitti_raw', _has_dates, _open_raw, has_depth=True, is_recording=lambda path: False)
+RAW = Reader(
+    'kitti_raw',
+    _has_dates,
+    _open_raw,
+    has_depth=True,
+    takes_lens=False,
+    is_recording=lambda path: False,
+)

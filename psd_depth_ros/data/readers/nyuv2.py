@@ -57,4 +57,11 @@ def _open(path: Path, options: SourceOptions) -> FrameSource:
     return LoadedFrames(path, [int(number) for number in numbers], load, 'nyuv2', stored.close)
 
 
-READER = Reader('nyuv2', _matches, _open, has_depth=True, is_recording=lambda path: False)
+READER = Reader(
+    'nyuv2',
+    _matches,
+    _open,
+    has_depth=True,
+    takes_lens=False,
+    is_recording=lambda path: False,
+)

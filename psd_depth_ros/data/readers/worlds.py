@@ -107,4 +107,10 @@ def is_world(path: Path) -> bool:
     return str(path).startswith(PREFIX)
 
 
-READER = Reader('world', is_world, lambda path, options: WorldFrames(str(path)), has_depth=True)
+READER = Reader(
+    'world',
+    is_world,
+    lambda path, options: WorldFrames(str(path)),
+    has_depth=True,
+    takes_lens=False,
+)

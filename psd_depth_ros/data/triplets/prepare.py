@@ -7,7 +7,8 @@ A recording that cannot be read is named and skipped, or refused where the setti
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 import hashlib
 from pathlib import Path
@@ -83,17 +84,21 @@ class Preparation:
         if not self.triplets:
             raise BagError(
                 f'nothing can be learned from {", ".join(self.rejected)}: no frame has an earlier '
-                f'and a later one to compare with ({count_words(self.rejected)}). Record while '
-                'the camera moves through the scene, or change the limits under data.triplets'
+                f'and a later one to compare with ({describe_counts(self.rejected_in_total)}). '
+                'Record while the camera moves through the scene, or change the limits under '
+                'data.triplets'
             )
 
+    @property
+    def rejected_in_total(self) -> Counter[str]:
+        """The counts of all recordings, by reason."""
+        return sum(map(Counter, self.rejected.values()), Counter[str]())
 
-def count_words(rejected: dict[str, dict[str, int]]) -> str:
-    """Put the counts of all recordings into words, the most frequent reason first."""
-    total: Counter[str] = Counter()
-    for counts in rejected.values():
-        total.update(counts)
-    return ', '.join(f'{REASONS.get(name, name)}: {count}' for name, count in total.most_common())
+
+def describe_counts(rejected: Mapping[str, int]) -> str:
+    """Put counts by reason into words, the most frequent reason first."""
+    total = Counter(rejected).most_common()
+    return ', '.join(f'{REASONS.get(name, name)}: {count}' for name, count in total)
 
 
 def prepare_sequences(
@@ -111,16 +116,18 @@ def prepare_sequences(
     decoded once is used again. Without `keep_pixels` they are measured only, which is enough to
     count triplets. `report` gets the name of a recording, the frames decoded and how
     many there are. Raises BagError where nothing can be read, or with `settings.strict` where
-    something cannot.
+    something cannot; SettingsError where a setting means nothing to any of the recordings.
     """
     layout = Layout(pixel_budget, fine_factor, keep_pixels)
+    recordings = find_recordings(settings)
+    _check_settings(settings, recordings)
     decoder = _Decoder(settings, layout, user_path(cache), report)
     sequences: list[Sequence] = []
     rejected: dict[str, dict[str, int]] = {}
     unreadable: list[Unreadable] = []
     notes: list[str] = []
     parts: list[CachedFrames] = []
-    for recording in find_recordings(settings):
+    for recording in recordings:
         try:
             kept = decoder.keep(recording)
         except PsdDepthError as error:
@@ -143,6 +150,41 @@ def prepare_sequences(
     return Preparation(tuple(sequences), rejected, tuple(unreadable), tuple(notes), tuple(parts))
 
 
+def _check_settings(settings: DataSettings, recordings: list[Recording]) -> None:
+    """Raise SettingsError for settings that mean nothing to any recording.
+
+    A recipe may mix layouts, so each recording gets what it can use.
+    """
+    readers = []
+    for recording in recordings:
+        with suppress(PsdDepthError):  # decoding it tells
+            readers.append(find_reader(recording.path))
+    if not readers:
+        return
+    topics = {
+        'data.image_topic (--image-topic)': settings.image_topic,
+        'data.camera_info_topic (--camera-info-topic)': settings.camera_info_topic,
+        'data.stamps recorded (--stamps recorded)': settings.stamps == 'recorded',
+    }
+    lidar = {
+        'data.lidar_topic (--lidar-topic)': settings.lidar_topic,
+        'data.lidar_pose': settings.lidar_pose,
+    }
+    lens = {
+        'data.camera (--camera)': settings.camera,
+        'data.horizontal_fov_deg (--fov)': settings.horizontal_fov_deg,
+    }
+    for is_used, given, why in (
+        (any(one.has_topics for one in readers), topics, 'is a bag with topics'),
+        (any(one.has_lidar for one in readers), lidar, 'has a lidar'),
+        (any(one.takes_lens for one in readers), lens, 'takes a camera: theirs is known exactly'),
+    ):
+        names = [name for name, value in given.items() if value]
+        if names and not is_used:
+            paths = ', '.join(settings.paths)
+            raise SettingsError(f'leave out {", ".join(names)}: nothing of {paths} {why}')
+
+
 class _Decoder:
     """Decodes recordings with the same settings into one cache."""
 
@@ -162,19 +204,18 @@ class _Decoder:
         """Decode a recording, or find what was decoded before."""
         settings, path = self._settings, recording.path
         reader = find_reader(path)
-        is_bag = reader.name == 'bag'
         lidar = settings.lidar_topic if reader.has_lidar else ''
         options = {
-            'image_topic': (is_bag and settings.image_topic) or None,
-            'camera_info_topic': (is_bag and settings.camera_info_topic) or None,
-            'camera': self._camera,
-            'horizontal_fov_deg': settings.horizontal_fov_deg or None,
+            'image_topic': (reader.has_topics and settings.image_topic) or None,
+            'camera_info_topic': (reader.has_topics and settings.camera_info_topic) or None,
+            'camera': self._camera if reader.takes_lens else None,
+            'horizontal_fov_deg': (reader.takes_lens and settings.horizontal_fov_deg) or None,
             'image_is_rectified': settings.rectified,
             'sixteen_bit_range': settings.sixteen_bit_range,
             'rectify_alpha': settings.rectify_alpha,
             'with_lidar': bool(lidar),
             'lidar_topic': lidar or None,
-            'stamps': settings.stamps,
+            'stamps': settings.stamps if reader.has_topics else 'header',
         }
 
         def open_source() -> FrameSource:
@@ -183,8 +224,9 @@ class _Decoder:
                 source.T_camera_lidar = self._T_camera_lidar
             return source
 
-        where = str(path) if reader.name == 'world' else str(path.resolve())
-        facts = [where, describe_files(path), options, recording.first, recording.stop]
+        # What is no file, such as a rendered world, is where its name is.
+        where = path.resolve() if path.exists() else path
+        facts = [str(where), describe_files(path), options, recording.first, recording.stop]
         key = make_key([*facts, settings.lidar_pose, asdict(self._layout)])
         job = Job(open_source, self._layout, recording.first, recording.stop)
         name = recording.name
@@ -309,15 +351,14 @@ def judge(preparation: Preparation) -> Fitness:
             lines.append(('sequence', sequence.name))
         lines += _describe(sequence, part)
     total = preparation.triplets + preparation.held_out
-    frames = total + sum(sum(counts.values()) for counts in preparation.rejected.values())
+    frames = total + preparation.rejected_in_total.total()
     lines.append((
         'triplets',
         f'{preparation.triplets} to train on, {preparation.held_out} held out, of {frames} frames',
     ))  # fmt: skip
     for name, counts in preparation.rejected.items():
         label = 'left out' if len(preparation.rejected) == 1 else f'left out of {name}'
-        words = ', '.join(f'{REASONS.get(reason, reason)} {n}' for reason, n in counts.items())
-        lines.append((label, words or 'nothing'))
+        lines.append((label, describe_counts(counts) or 'nothing'))
     lines += [('note', note) for note in preparation.notes]
     lines += [('unreadable', f'{one.path}: {one.reason}') for one in preparation.unreadable]
     return Fitness(tuple(lines), tuple(_objections(preparation)))
@@ -369,10 +410,7 @@ def _objections(preparation: Preparation) -> Iterator[str]:
     if preparation.triplets >= FEWEST_TRIPLETS:
         return
     text = f'{preparation.triplets} triplets to train on, expected at least {FEWEST_TRIPLETS}'
-    counts: dict[str, int] = {}
-    for one in preparation.rejected.values():
-        for reason, count in one.items():
-            counts[reason] = counts.get(reason, 0) + count
+    counts = preparation.rejected_in_total
     worst = max(counts, key=lambda reason: counts[reason], default='')
     if worst in _ADVICE and counts[worst] > preparation.triplets:
         text += f'; {_ADVICE[worst]}'

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from psd_depth_ros.data.bags import BagWriter
-from psd_depth_ros.data.open import kind_of, open_frames
+from psd_depth_ros.data.frames import LensChoice, SourceOptions
+from psd_depth_ros.data.open import kind_of, open_frames, open_with_depth
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.errors import BagError, CalibrationError, MessageError, SettingsError
@@ -22,6 +23,8 @@ from psd_depth_ros.messages import (
     odometry_fields,
     pack_cloud,
 )
+from psd_depth_ros.replay.player import find_camera
+from psd_depth_ros.replay.recordings import open_recording
 
 CAMERA = Camera(16, 12, 20, 20, 7.5, 5.5)
 YAML = 'fx: 20\nfy: 20\ncx: 7.5\ncy: 5.5\nwidth: 16\nheight: 12\n'
@@ -525,11 +528,26 @@ def test_files_that_are_no_video(tmp_path):
         read(tmp_path / 'a.mp4', camera=CAMERA)
 
 
-def test_topics_are_for_bags(tmp_path):
-    with pytest.raises(BagError, match=r'is a folder and has no topics; leave out /image'):
-        open_frames(write_folder(tmp_path / 'a'), image_topic='/image')
-    with pytest.raises(BagError, match='leave out the lidar'):
-        open_frames(tmp_path / 'a', with_lidar=True)
+def test_options_that_mean_nothing_to_a_layout_are_refused(tmp_path):
+    folder = write_folder(tmp_path / 'a')
+    for options, message in (
+        ({'image_topic': '/image'}, r'\(layout folder\) has no topics; leave out --image-topic$'),
+        ({'stamps': 'recorded'}, 'has no topics; leave out --stamps recorded'),
+        ({'lidar_topic': '/points', 'with_lidar': True}, 'has no lidar; leave out --lidar-topic'),
+        ({'with_lidar': True}, 'has no lidar; choose another scale.mode than lidar'),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            open_frames(folder, **options)
+        if 'image_topic' in options:
+            with pytest.raises(SettingsError, match=message):
+                open_recording(folder, **options)
+            with pytest.raises(SettingsError, match=message):
+                find_camera(folder, **options)
+    world = 'synth:street:0?frames=2&size=64x32'
+    with pytest.raises(SettingsError, match='a camera that is known exactly; leave out --fov'):
+        open_frames(world, horizontal_fov_deg=20.0)
+    with pytest.raises(SettingsError, match=r'leave out --camera$'):
+        open_with_depth(world, SourceOptions(LensChoice(CAMERA)))
 
 
 def test_kinds_are_told_by_name(tmp_path):

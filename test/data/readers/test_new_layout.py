@@ -1,46 +1,68 @@
 """Adding a layout takes one reader and its entry: training, evaluation and commands read it."""
 
+import inspect
+from pathlib import Path
+
+import cv2
 import numpy as np
 import pytest
 
 from psd_depth_ros.cli.main import main
 from psd_depth_ros.config import build
 from psd_depth_ros.data import open as opening
-from psd_depth_ros.data.frames import LoadedFrames, Reader, TimedFrame
+from psd_depth_ros.data.frames import FrameSource, Reader, SourceOptions
+from psd_depth_ros.data.readers.files import (
+    complete_lens,
+    Entry,
+    images_in,
+    ListedFrames,
+    stamps_in_names,
+)
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
-from psd_depth_ros.errors import BagError, EvaluationError
+from psd_depth_ros.errors import BagError, EvaluationError, SettingsError
 from psd_depth_ros.evaluation.evaluate import open_data
-from psd_depth_ros.geometry import Camera
-
-CAMERA = Camera(96, 64, 70.0, 70.0, 47.5, 31.5)
 
 
-def open_arrays(path, options):
-    """`images.npy` (N, 64, 96, 3) and, where it was asked for, `depth.npy` (N, 64, 96)."""
-    images = np.load(path / 'images.npy')
-    depth = np.load(path / 'depth.npy') if options.with_depth else [None] * len(images)
+def open_walk(path: Path, options: SourceOptions) -> FrameSource:
+    """A folder with walk/<time>.png, depth/<time>.png in millimetres and camera.yaml."""
+    files = images_in(path / 'walk')
+    if not files:
+        raise BagError(f'{path} has no images in {path / "walk"}; unpack them there')
+    entries = [
+        Entry(file, stamp_ns, depth=path / 'depth' / file.name)
+        for file, stamp_ns in zip(files, stamps_in_names(files), strict=True)
+    ]
+    lens = complete_lens(options.lens, path, path / 'camera.yaml')
+    source = ListedFrames(path, lens, entries, 1000.0 if options.with_depth else None)
+    source.protocol = 'indoor'  # what psd-depth evaluate takes without --protocol
+    return source
 
-    def load(place, image):
-        stamp_ns = place * 100_000_000
-        return TimedFrame(place, stamp_ns, 'lens', image, CAMERA, depth_m=depth[place])
 
-    return LoadedFrames(path, images, load, 'indoor')
-
-
-READER = Reader(
-    'arrays', lambda path: (path / 'images.npy').is_file(), open_arrays, has_depth=True
-)
+READER = Reader('walk', lambda path: (path / 'walk').is_dir(), open_walk, has_depth=True)
 
 
 @pytest.fixture
 def recording(tmp_path, drives, monkeypatch):
     monkeypatch.setattr(opening, 'READERS', (READER, *opening.READERS))
     folder = tmp_path / 'all' / 'one'
-    folder.mkdir(parents=True)
-    np.save(folder / 'images.npy', drives.make_pictures(24))
-    np.save(folder / 'depth.npy', np.full((24, 64, 96), 2.5, np.float32))
+    for name in ('walk', 'depth'):
+        (folder / name).mkdir(parents=True)
+    (folder / 'camera.yaml').write_text(
+        'fx: 70\nfy: 70\ncx: 47.5\ncy: 31.5\nwidth: 96\nheight: 64\n'
+    )
+    for index, picture in enumerate(drives.make_pictures(24)):
+        name = f'{1_500_000_000 + 0.1 * index:.1f}.png'
+        cv2.imwrite(str(folder / 'walk' / name), picture[..., ::-1])
+        cv2.imwrite(str(folder / 'depth' / name), np.full((64, 96), 2500, np.uint16))
     return folder
+
+
+def test_it_is_the_example_of_the_contributing_page():
+    page = (Path(__file__).resolve().parents[3] / 'CONTRIBUTING.md').read_text()
+    assert inspect.getsource(open_walk) in page
+    (line,) = [one for one in Path(__file__).read_text().splitlines() if one[:6] == 'READER']
+    assert line in page
 
 
 def test_its_recordings_are_found_and_learned_from(recording, tmp_path):
@@ -57,12 +79,22 @@ def test_it_is_measured_by_its_usual_protocol(recording):
     assert [frame.depth_m[0, 0] for frame in source.frames()] == [2.5] * 24
 
 
+def test_the_lens_of_the_caller_and_bad_images_are_its_business(recording):
+    with opening.open_frames(recording, horizontal_fov_deg=90.0) as source:
+        assert next(source.frames()).camera.fx == pytest.approx(48.0)
+    sorted((recording / 'walk').iterdir())[3].write_bytes(b'')
+    with opening.open_frames(recording) as source:
+        assert source.rate_hz == pytest.approx(10.0)
+        assert len(list(source.frames())) == 23
+        assert source.skipped_by_reason == {'image': 1}
+
+
 def test_commands_know_it(recording, capsys):
     assert main(['inspect', str(recording), '--quiet']) == 0
     printed = capsys.readouterr().out
-    assert f'{recording}: arrays' in printed
+    assert f'{recording}: walk' in printed
     assert 'fit for training: no: 1' in printed  # fewer triplets than it takes
-    with pytest.raises(BagError, match='is a arrays and has no topics'):
+    with pytest.raises(SettingsError, match='has no topics; leave out --image-topic'):
         opening.open_frames(recording, image_topic='/image')
 
 
