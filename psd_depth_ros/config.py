@@ -197,13 +197,14 @@ def removed(cls: type[Any], prefix: str = '') -> dict[str, str]:
 
 def _unknown(name: str, known: list[str], source: str, gone: Mapping[str, str]) -> str:
     if name in gone:
-        return f'{_where(source)}{name} is no setting any more; {gone[name]}'
+        return f'{source_prefix(source)}{name} is no setting any more; {gone[name]}'
     near = difflib.get_close_matches(shorten(name), known, n=1)
     hint = f'did you mean {near[0]!r}?' if near else f'known settings: {", ".join(known)}'
-    return f'{_where(source)}unknown setting {shorten(name)!r}; {hint}'
+    return f'{source_prefix(source)}unknown setting {shorten(name)!r}; {hint}'
 
 
-def _where(source: str) -> str:
+def source_prefix(source: str) -> str:
+    """The start of a message about settings that came from `source`, '' where that is unknown."""
     return f'{source}: ' if source else ''
 
 
@@ -219,7 +220,7 @@ def _check_item(spec: SettingSpec, value: Any, source: str) -> None:
         near = difflib.get_close_matches(shorten(value), spec.choices, n=1)
         hint = f'; did you mean {near[0]!r}?' if near else ''
         raise SettingsError(
-            f'{_where(source)}{spec.name} is {shorten(repr(value))}, expected one of '
+            f'{source_prefix(source)}{spec.name} is {shorten(repr(value))}, expected one of '
             f'{", ".join(spec.choices)}{hint}'
         )
     if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -229,7 +230,9 @@ def _check_item(spec: SettingSpec, value: Any, source: str) -> None:
     if not low <= value <= high or not math.isfinite(value):
         unit = f' {spec.unit}' if spec.unit else ''
         expected = spec.range_text or 'a finite number'
-        raise SettingsError(f'{_where(source)}{spec.name} is {value!r}, expected {expected}{unit}')
+        raise SettingsError(
+            f'{source_prefix(source)}{spec.name} is {value!r}, expected {expected}{unit}'
+        )
 
 
 def _typed(spec: SettingSpec, value: Any, source: str) -> Any:
@@ -245,6 +248,6 @@ def _typed(spec: SettingSpec, value: Any, source: str) -> Any:
     if get_origin(spec.type) is tuple:
         name = f'a list of {get_args(spec.type)[0].__name__}'
     raise SettingsError(
-        f'{_where(source)}{spec.name} is {shorten(repr(value))} ({type(value).__name__}), '
+        f'{source_prefix(source)}{spec.name} is {shorten(repr(value))} ({type(value).__name__}), '
         f'expected {name}'
     )

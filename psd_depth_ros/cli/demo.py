@@ -13,27 +13,24 @@ from dataclasses import dataclass
 import importlib.util
 import json
 from pathlib import Path
-from typing import Any, TYPE_CHECKING
+from typing import Any
 
 from psd_depth_ros.cli.options import add_lens_options, load_camera_option, progress_bar
 from psd_depth_ros.errors import CalibrationError, PsdDepthError
 from psd_depth_ros.files import write_atomically
 from psd_depth_ros.parsing import user_path
-
-if TYPE_CHECKING:
-    pass
+from psd_depth_ros.replay import TOPICS
 
 # Training draws its worlds from seeds below 1,000,000: this one was never seen.
 SEED = 2_000_001
 FRAMES, RATE_HZ, WIDTH, HEIGHT = 50, 10.0, 640, 384
-ASSUMED_FOV_DEG = 60.0
 WIDE_PIXELS = 640 * 480  # bigger images get thinner clouds: the recording is big enough
 IMAGE, CAMERA_INFO = '/camera/image', '/camera/camera_info'
 START_S, IDLE_S = 240.0, 5.0
 NODES = 'psd_depth_ros.ros'
 # Without a reader of these outputs the first images would give no depth.
 READY = {
-    'outputs': ['depth', 'camera_info', 'confidence', 'points'],
+    'outputs': list(TOPICS),
     'timeout_s': START_S,
 }
 
@@ -148,6 +145,7 @@ def _generate(output: Path, frames: int) -> Drive:
 def _take(options: argparse.Namespace) -> Drive:
     """Look at the user's recording, and choose what replay_node has to be told of it."""
     from psd_depth_ros.cli.demo_recording import count_messages
+    from psd_depth_ros.data.calibration_file import ASSUMED_FOV_DEG
     from psd_depth_ros.data.open import kind_of
     from psd_depth_ros.replay.player import find_camera
 

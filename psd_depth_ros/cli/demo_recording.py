@@ -12,11 +12,11 @@ from psd_depth_ros.cli.preview import PreviewFrame
 from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.messages import decode, decode_cloud, decode_depth, stamp_ns, unpack_rgb
+from psd_depth_ros.replay import TOPICS
 
-DEPTH, CONFIDENCE, POINTS = '/depth/image_rect', '/depth/confidence', '/points'
-DEPTH_INFO, DIAGNOSTICS = '/depth/camera_info', '/diagnostics'
-REPLAY_STATUS = '/replay_node/status'
-OUTPUTS = (DEPTH, DEPTH_INFO, CONFIDENCE, POINTS)
+OUTPUTS = tuple(f'/{topic}' for topic in TOPICS.values())
+DEPTH, DEPTH_INFO, CONFIDENCE, POINTS = OUTPUTS
+DIAGNOSTICS, REPLAY_STATUS = '/diagnostics', '/replay_node/status'
 STATUSES = (DIAGNOSTICS, REPLAY_STATUS)
 
 

@@ -34,6 +34,7 @@ from psd_depth_ros.parsing import (
 
 Array = NDArray[np.float64]
 
+ASSUMED_FOV_DEG = 60.0  # horizontally, of a camera of which nothing is known
 _ENOUGH = 400
 
 

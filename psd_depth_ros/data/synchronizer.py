@@ -113,8 +113,8 @@ class PoseTrack(Track[npt.NDArray[np.float64]]):
             return end
         if end_ns - start_ns > _MAX_POSE_GAP_NS:
             return None
-        share = (stamp_ns - start_ns) / (end_ns - start_ns)
-        return start @ exponential(share * logarithm(invert(start) @ end))
+        fraction = (stamp_ns - start_ns) / (end_ns - start_ns)
+        return start @ exponential(fraction * logarithm(invert(start) @ end))
 
 
 class CloudTrack(Track[Any]):
@@ -244,8 +244,8 @@ class TransformBuffer:
         (start_ns, start), (end_ns, end) = before, after
         if start_ns == end_ns or start.parent != end.parent:
             return start.parent, start.pose
-        share = (time_ns - start_ns) / (end_ns - start_ns)
-        return start.parent, interpolate(start.pose, end.pose, share)
+        fraction = (time_ns - start_ns) / (end_ns - start_ns)
+        return start.parent, interpolate(start.pose, end.pose, fraction)
 
     def _refuse(self, target: str, source: str, time_ns: int, *ends: str) -> None:
         """Raise TransformError with the reason."""
@@ -466,10 +466,10 @@ class Synchronizer:
     which messages and images came (or were recorded).
     """
 
-    def __init__(self, required: RequiredInputs, readers: MessageDecoders | None = None) -> None:
+    def __init__(self, required: RequiredInputs, decoders: MessageDecoders | None = None) -> None:
         self.required = required
-        self._readers = readers or MessageDecoders()
-        self.transforms = TransformBuffer(self._readers.rotation)
+        self._decoders = decoders or MessageDecoders()
+        self.transforms = TransformBuffer(self._decoders.rotation)
         self._lock = threading.Lock()
         self._poses, self._clouds = PoseTrack(), CloudTrack()
         self._odometry, self._lidar = _Stream(), _Stream()
@@ -495,7 +495,7 @@ class Synchronizer:
             stream = self._odometry
             stream.received += 1
             try:
-                pose = odometry_pose(message, self._readers.rotation)
+                pose = odometry_pose(message, self._decoders.rotation)
             except MessageError as error:
                 stream.refuse(error)
                 raise
@@ -569,7 +569,7 @@ class Synchronizer:
         points = None
         if message is not None:
             try:
-                points = _check_points(self._readers.points(message))
+                points = _check_points(self._decoders.points(message))
             except MessageError as error:
                 problem = str(error)
         return ImageInputs(

@@ -1,7 +1,7 @@
 """Runs the scale tracker of one camera and reports why there is no measurement.
 
-Problems of the inputs (no topic, another clock, no transform) come from `data.synchronizer`;
-they are collected here together with those of the measurements themselves.
+Problems of the inputs (no topic, another clock, no transform) come from the Synchronizer; they are
+collected here together with those of the measurements themselves.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ class ScaleFrame:
     """The part of a frame that the scale is measured on.
 
     `rgb` (H, W, 3), `depth_m` (H, W) and `camera` are the rectified view, the depth being
-    `applied_scale` times the network's; `lens` is the camera of the raw image.
+    `applied_scale` times the network's; `raw_camera` is the camera of the raw image.
     """
 
     stamp_ns: int
     rgb: NDArray[np.uint8]
     depth_m: NDArray[np.float32]
     camera: Camera
-    lens: Camera
+    raw_camera: Camera
     applied_scale: float
 
     @property
@@ -83,20 +83,20 @@ class ScaleMonitor:
         """Number of accepted measurements."""
         return sum(state.accepted for state in self.tracker.sources.values())
 
-    def observe(self, now_s: float, frame: ScaleFrame, around: ImageInputs) -> None:
+    def observe(self, now_s: float, frame: ScaleFrame, inputs: ImageInputs) -> None:
         """Measure on a frame and record the result."""
-        known = self.tracker.locate(frame.lens, around.extrinsics)
-        problem = around.problem or _missing_extrinsics(
-            self.tracker.settings, known, around.remark
+        known = self.tracker.locate(frame.raw_camera, inputs.extrinsics)
+        problem = inputs.problem or _missing_extrinsics(
+            self.tracker.settings, known, inputs.remark
         )
-        found = self.tracker.observe(
+        measurement = self.tracker.observe(
             frame.stamp_ns,
             frame.rgb,
             frame.depth_m,
             frame.camera,
             applied_scale=frame.applied_scale,
-            odometry=around.pose,
-            lidar=around.points,
+            odometry=inputs.pose,
+            lidar=inputs.points,
             extrinsics=known,
         )
         self._now_s = now_s
@@ -104,11 +104,11 @@ class ScaleMonitor:
             self._since_s = now_s
             self._problems.clear()
         self.frames += 1
-        self.measured += found is not None
+        self.measured += measurement is not None
         self._record(problem or self.tracker.problem)
-        self._track_motion(around.pose)
+        self._track_motion(inputs.pose)
         self._has_inputs = not problem
-        self.remark = self.remark if problem else around.remark
+        self.remark = self.remark if problem else inputs.remark
 
     @property
     def silent_s(self) -> float:
@@ -145,7 +145,7 @@ class ScaleMonitor:
         self._moved_m = max(self._moved_m, float(np.linalg.norm(moved)))
 
     def _refused_text(self) -> str:
-        last = ', '.join(f'{one.last_scale:.3g}' for one in self.tracker.sources.values())
+        last = ', '.join(f'{source.last_scale:.3g}' for source in self.tracker.sources.values())
         return (
             f'all {self.measured} measurements were refused, for they disagree with the '
             f'checkpoint or with each other; the last one says {last}'

@@ -9,7 +9,22 @@ from __future__ import annotations
 
 from psd_depth_ros.errors import SettingsError
 
-OUTPUTS = ('depth', 'camera_info', 'confidence', 'points')
+# Topic of each output; the depth node has more (see `ros.depth_node.outputs`).
+TOPICS = {
+    'depth': 'depth/image_rect',
+    'camera_info': 'depth/camera_info',
+    'confidence': 'depth/confidence',
+    'points': 'points',
+}
+OUTPUTS = tuple(TOPICS)
+
+
+def topic_name(topic: str, relative: bool) -> str:
+    """Name of an output topic; depth up to an unknown factor goes below `depth_relative`.
+
+    `depth/image_rect` then is `depth_relative/image_rect`, `points` is `depth_relative/points`.
+    """
+    return f'depth_relative/{topic.removeprefix("depth/")}' if relative else topic
 
 
 def choose_outputs(text: str) -> tuple[str, ...]:

@@ -30,7 +30,7 @@ from psd_depth_ros.inference.scale_monitor import (
     ScaleMonitor,
 )
 from psd_depth_ros.messages import camera_info_fields, image_fields
-from psd_depth_ros.replay import OUTPUTS
+from psd_depth_ros.replay import OUTPUTS, topic_name, TOPICS
 from psd_depth_ros.replay.player import ReadAhead
 
 
@@ -153,7 +153,7 @@ class _Pipeline:
         self._settings = settings
         self._source = source
         self._tracker = ScaleTracker(settings.scale, output.scale_sigma if output.metric else None)
-        self._watch = ScaleMonitor(self._tracker)
+        self._monitor = ScaleMonitor(self._tracker)
         self._measures = settings.scale.mode in MEASURING_MODES
         self._stamp_ns: int | None = None
         if self._measures:
@@ -186,35 +186,35 @@ class _Pipeline:
     def waiting(self) -> str:
         """Why the scale is unknown."""
         mode = self._settings.scale.mode
-        return f'scale.mode {mode} has measured nothing yet: {self._watch.reason}'
+        return f'scale.mode {mode} has measured nothing yet: {self._monitor.reason}'
 
     @property
     def summary(self) -> str:
         """Summary of the scale measurements, '' where the mode does not measure."""
         if not self._measures:
             return ''
-        watch, tracker = self._watch, self._tracker
+        monitor, tracker = self._monitor, self._tracker
         text = (
-            f'scale.mode {tracker.settings.mode}: {watch.measured} measurements in '
-            f'{watch.frames} frames, {watch.accepted} of them accepted'
+            f'scale.mode {tracker.settings.mode}: {monitor.measured} measurements in '
+            f'{monitor.frames} frames, {monitor.accepted} of them accepted'
         )
-        if watch.accepted:
+        if monitor.accepted:
             text += f'; scale {tracker.scale:.4g}'
         else:
             text += '; depth is in the metres of the checkpoint, not measured'
-        notes = '; '.join(one for one in (watch.reason, watch.remark) if one)
+        notes = '; '.join(text for text in (monitor.reason, monitor.remark) if text)
         return f'{text}: {notes}' if notes else text
 
     def _observe(self, frame: TimedFrame, result: DepthFrame, factor: float) -> None:
         """Measure the scale on a frame."""
-        seen = ScaleFrame(
+        scale_frame = ScaleFrame(
             frame.stamp_ns, result.rgb, result.depth_m, result.camera, frame.camera, factor
         )
         known = self._source.extrinsics if frame.extrinsics is None else frame.extrinsics
-        around = ImageInputs(
+        inputs = ImageInputs(
             frame.pose, frame.lidar, known, problem=frame.problem, remark=frame.remark
         )
-        self._watch.observe(frame.stamp_ns * 1e-9, seen, around)
+        self._monitor.observe(frame.stamp_ns * 1e-9, scale_frame, inputs)
 
 
 def _messages(
@@ -222,14 +222,13 @@ def _messages(
 ) -> Iterator[tuple[str, str, Mapping[str, Any]]]:
     """Topic, type and fields of the messages of a frame."""
     relative = settings.scale.mode == 'relative'
-    group = '/depth_relative' if relative else '/depth'
+    topics = {name: f'/{topic_name(TOPICS[name], relative)}' for name in outputs}
     image = IMAGE_TYPES[0]
-    if 'depth' in outputs:
-        yield f'{group}/image_rect', image, image_fields(result.depth_m, '32FC1')
-    if 'camera_info' in outputs:
-        yield f'{group}/camera_info', CAMERA_INFO_TYPE, camera_info_fields(result.camera)
-    if 'confidence' in outputs:
-        yield f'{group}/confidence', image, image_fields(result.confidence, '32FC1')
-    if 'points' in outputs:
-        topic = f'{group}/points' if relative else '/points'
-        yield topic, CLOUD_TYPE, result.cloud(settings.points).message_fields()
+    if 'depth' in topics:
+        yield topics['depth'], image, image_fields(result.depth_m, '32FC1')
+    if 'camera_info' in topics:
+        yield topics['camera_info'], CAMERA_INFO_TYPE, camera_info_fields(result.camera)
+    if 'confidence' in topics:
+        yield topics['confidence'], image, image_fields(result.confidence, '32FC1')
+    if 'points' in topics:
+        yield topics['points'], CLOUD_TYPE, result.cloud(settings.points).message_fields()

@@ -22,6 +22,7 @@ from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.files import find_installed
 
 IMPATIENT_AFTER_S = 2.0
+REPEAT_S = 30.0  # a problem that lasts is logged again after so long
 
 PROFILE = 'config/fastdds_shm.xml'
 SHARED_MEMORY = Path('/dev/shm')

@@ -18,7 +18,15 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 
-from psd_depth_ros.config import build, dump, flatten, parse_changes, section, setting
+from psd_depth_ros.config import (
+    build,
+    dump,
+    flatten,
+    parse_changes,
+    section,
+    setting,
+    source_prefix,
+)
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.files import find_installed
@@ -266,8 +274,8 @@ def build_recipe(cls: type[R], values: Mapping[str, Any], source: str = '') -> R
     listed = values.get(OBJECTIVE)
     if not isinstance(listed, list) or not listed:
         raise SettingsError(
-            f'{_where(source)}{OBJECTIVE} is {shorten(repr(listed))}, expected a list of terms '
-            'such as "- {term: photometric, weight: 1.0}"; config/recipes has examples'
+            f'{source_prefix(source)}{OBJECTIVE} is {shorten(repr(listed))}, expected a list of '
+            'terms such as "- {term: photometric, weight: 1.0}"; config/recipes has examples'
         )
     recipe = replace(recipe, objective=tuple(_read_term(entry, source) for entry in listed))
     _check_objective(recipe, source)
@@ -307,15 +315,15 @@ def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
 def _read_term(entry: Any, source: str) -> TermChoice:
     if not isinstance(entry, Mapping) or not isinstance(entry.get('term'), str):
         raise SettingsError(
-            f'{_where(source)}{OBJECTIVE} has {shorten(repr(entry))}, expected a term such as '
-            '{term: photometric, weight: 1.0}'
+            f'{source_prefix(source)}{OBJECTIVE} has {shorten(repr(entry))}, expected a term such '
+            'as {term: photometric, weight: 1.0}'
         )
     name = entry['term']
     values = {key: value for key, value in entry.items() if key != 'term'}
     try:
         settings = build(find_term(name).Settings, values, f'{OBJECTIVE}.{name}')
     except SettingsError as error:
-        raise SettingsError(f'{_where(source)}{_of_term(str(error), name)}') from error
+        raise SettingsError(f'{source_prefix(source)}{_of_term(str(error), name)}') from error
     return TermChoice(name, settings)
 
 
@@ -328,13 +336,15 @@ def _check_objective(recipe: Recipe, source: str) -> None:
     names = [one.name for one in recipe.objective]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise SettingsError(f'{_where(source)}{OBJECTIVE} has {", ".join(twice)} more than once')
+        raise SettingsError(
+            f'{source_prefix(source)}{OBJECTIVE} has {", ".join(twice)} more than once'
+        )
     terms = {term.name: term for term in recipe.make_terms()}
     try:
         for term in terms.values():
             term.bind(terms)
     except SettingsError as error:
-        raise SettingsError(f'{_where(source)}{error}') from error
+        raise SettingsError(f'{source_prefix(source)}{error}') from error
 
 
 def _change_term(terms: dict[str, Any], key: str, value: Any, source: str) -> None:
@@ -362,7 +372,3 @@ def _remove(terms: dict[str, Any], name: str) -> None:
 
 def _as_dict(term: TermChoice) -> dict[str, Any]:
     return {'term': term.name, **dump(term.settings)}
-
-
-def _where(source: str) -> str:
-    return f'{source}: ' if source else ''

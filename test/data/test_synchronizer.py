@@ -45,15 +45,17 @@ def cloud(time_s: float, unit: float = 1.0) -> Any:
     return TYPES.build('sensor_msgs/msg/PointCloud2', {'header': header, **fields})
 
 
-def drive(around: Synchronizer, start_s: float, stop_s: float, *, late_s: float = 0.0) -> None:
+def drive(
+    synchronizer: Synchronizer, start_s: float, stop_s: float, *, late_s: float = 0.0
+) -> None:
     """Odometry at 20 Hz and 1 m/s, each message `late_s` after its stamp."""
     for time_s in np.arange(start_s, stop_s, 0.05):
-        around.add_odometry(odometry(time_s, time_s), ns(100 + time_s + late_s))
+        synchronizer.add_odometry(odometry(time_s, time_s), ns(100 + time_s + late_s))
 
 
-def seen(around: Synchronizer, time_s: float, **options: float) -> Any:
+def seen(synchronizer: Synchronizer, time_s: float, **options: float) -> Any:
     arrived_s = options.get('arrived_s', 100 + time_s)
-    return around.at(ns(time_s), 'camera', ns(arrived_s))
+    return synchronizer.at(ns(time_s), 'camera', ns(arrived_s))
 
 
 def test_a_track_keeps_order_and_its_newest_ten_seconds() -> None:
@@ -81,16 +83,17 @@ def test_late_poses_of_the_past_do_not_stay_after_a_jump() -> None:
 
 
 def test_a_frame_waits_for_odometry_that_is_late() -> None:
-    around = Synchronizer(RequiredInputs(poses=True))
-    assert not around.is_final(ns(3.0), 'camera')
-    assert seen(around, 3.0).problem == 'no message of odometry has come'
-    assert around.is_final(ns(3.1), 'camera')  # one image waited in vain, the others need not
-    drive(around, 4.0, 4.9, late_s=0.6)
-    assert not around.is_final(ns(5.0), 'camera')
-    assert seen(around, 5.0).pose is None
-    drive(around, 4.9, 5.1, late_s=0.6)
-    assert around.is_final(ns(5.0), 'camera')
-    found = seen(around, 5.0)
+    synchronizer = Synchronizer(RequiredInputs(poses=True))
+    assert not synchronizer.is_final(ns(3.0), 'camera')
+    assert seen(synchronizer, 3.0).problem == 'no message of odometry has come'
+    # One image waited in vain, the others need not.
+    assert synchronizer.is_final(ns(3.1), 'camera')
+    drive(synchronizer, 4.0, 4.9, late_s=0.6)
+    assert not synchronizer.is_final(ns(5.0), 'camera')
+    assert seen(synchronizer, 5.0).pose is None
+    drive(synchronizer, 4.9, 5.1, late_s=0.6)
+    assert synchronizer.is_final(ns(5.0), 'camera')
+    found = seen(synchronizer, 5.0)
     assert found.problem == ''
     assert found.pose[0, 3] == pytest.approx(5.0)
 
@@ -103,13 +106,13 @@ def test_clouds_and_quaternions_are_read_by_the_libraries_that_are_given() -> No
         return np.diag([-1.0, -1.0, 1.0])
 
     points = np.full((300, 3), 7.0, np.float32)
-    around = Synchronizer(
+    synchronizer = Synchronizer(
         RequiredInputs(poses=True, points=True), MessageDecoders(lambda message: points, rotation)
     )
-    around.add_odometry(odometry(1.0, 5.0), ns(1.0))
-    around.add_odometry(odometry(1.1, 5.1), ns(1.1))
-    around.add_cloud(cloud(1.0), ns(1.0))
-    found = seen(around, 1.0, arrived_s=1.0)
+    synchronizer.add_odometry(odometry(1.0, 5.0), ns(1.0))
+    synchronizer.add_odometry(odometry(1.1, 5.1), ns(1.1))
+    synchronizer.add_cloud(cloud(1.0), ns(1.0))
+    found = seen(synchronizer, 1.0, arrived_s=1.0)
     assert found.points is points
     assert found.pose[:3, :3] == pytest.approx(np.diag([-1.0, -1.0, 1.0]))
     assert turned == [(0.0, 0.0, 0.0, 1.0)] * 2
@@ -120,60 +123,60 @@ def test_clouds_and_quaternions_are_read_by_the_libraries_that_are_given() -> No
 
 
 def test_a_frame_after_a_jump_waits_for_odometry_to_jump_too() -> None:
-    around = Synchronizer(RequiredInputs(poses=True))
-    drive(around, 18.0, 20.0)
-    assert not around.is_final(ns(1.0), 'camera')
+    synchronizer = Synchronizer(RequiredInputs(poses=True))
+    drive(synchronizer, 18.0, 20.0)
+    assert not synchronizer.is_final(ns(1.0), 'camera')
     for time_s in (0.95, 1.0, 1.05):
-        around.add_odometry(odometry(time_s, time_s), ns(120.5 + time_s))
-    assert around.is_final(ns(1.0), 'camera')
-    assert seen(around, 1.0, arrived_s=121.3).pose[0, 3] == pytest.approx(1.0)
+        synchronizer.add_odometry(odometry(time_s, time_s), ns(120.5 + time_s))
+    assert synchronizer.is_final(ns(1.0), 'camera')
+    assert seen(synchronizer, 1.0, arrived_s=121.3).pose[0, 3] == pytest.approx(1.0)
 
 
 def test_two_sources_of_odometry_are_not_mixed() -> None:
-    around = Synchronizer(RequiredInputs(poses=True))
+    synchronizer = Synchronizer(RequiredInputs(poses=True))
     for time_s in np.arange(1.0, 2.0, 0.05):
-        around.add_odometry(odometry(time_s, time_s), ns(time_s))
-        around.add_odometry(odometry(time_s, 50 + time_s, parent='map'), ns(time_s))
-    found = seen(around, 1.5, arrived_s=1.5)
+        synchronizer.add_odometry(odometry(time_s, time_s), ns(time_s))
+        synchronizer.add_odometry(odometry(time_s, 50 + time_s, parent='map'), ns(time_s))
+    found = seen(synchronizer, 1.5, arrived_s=1.5)
     assert found.pose[0, 3] == pytest.approx(1.5)
     assert found.remark == 'odometry of odom -> base_link is used, not map -> base_link (20)'
 
 
-def no_turn(around: Synchronizer) -> None:
+def no_turn(synchronizer: Synchronizer) -> None:
     message = odometry(1.0, 0.0)
     message.pose.pose.orientation.w = 0.0
     for _ in range(3):
         with pytest.raises(MessageError):
-            around.add_odometry(message, ns(101.0))
+            synchronizer.add_odometry(message, ns(101.0))
 
 
-def twist_only(around: Synchronizer) -> None:
+def twist_only(synchronizer: Synchronizer) -> None:
     for time_s in np.arange(0.0, 2.0, 0.05):
-        around.add_odometry(odometry(time_s, 0.0, speed=0.7), ns(100 + time_s))
+        synchronizer.add_odometry(odometry(time_s, 0.0, speed=0.7), ns(100 + time_s))
 
 
-def zero_stamps(around: Synchronizer) -> None:
+def zero_stamps(synchronizer: Synchronizer) -> None:
     for time_s in np.arange(0.5, 1.5, 0.05):
-        around.add_odometry(odometry(0.0, time_s), ns(100 + time_s))
+        synchronizer.add_odometry(odometry(0.0, time_s), ns(100 + time_s))
 
 
 def shifted(seconds: float) -> Any:
-    def fill(around: Synchronizer) -> None:
+    def fill(synchronizer: Synchronizer) -> None:
         for time_s in np.arange(0.0, 3.0, 0.05):
-            around.add_odometry(odometry(time_s + seconds, time_s), ns(100 + time_s))
+            synchronizer.add_odometry(odometry(time_s + seconds, time_s), ns(100 + time_s))
 
     return fill
 
 
-def rare(around: Synchronizer) -> None:
+def rare(synchronizer: Synchronizer) -> None:
     for time_s in (0.2, 1.2):
-        around.add_odometry(odometry(time_s, time_s), ns(100 + time_s))
+        synchronizer.add_odometry(odometry(time_s, time_s), ns(100 + time_s))
 
 
 @pytest.mark.parametrize(
     ('fill', 'words'),
     [
-        (lambda around: None, 'no message of odometry has come'),
+        (lambda synchronizer: None, 'no message of odometry has come'),
         (no_turn, r'all 3 messages of odometry were refused: .*quaternion 0 0 0 0'),
         (twist_only, r'does not change, though its twist says 0.70 m/s'),
         (zero_stamps, 'stamps of odometry are 0'),
@@ -184,24 +187,24 @@ def rare(around: Synchronizer) -> None:
     ],
 )
 def test_odometry_that_cannot_be_used_has_its_reason(fill: Any, words: str) -> None:
-    around = Synchronizer(RequiredInputs(poses=True))
-    fill(around)
-    found = seen(around, 1.0)
+    synchronizer = Synchronizer(RequiredInputs(poses=True))
+    fill(synchronizer)
+    found = seen(synchronizer, 1.0)
     assert found.pose is None
     assert re.search(words, found.problem), found.problem
 
 
 def test_odometry_that_stops_is_said() -> None:
-    around = Synchronizer(RequiredInputs(poses=True))
-    drive(around, 0.0, 1.0)
-    assert 'its last message is 4.0 s older than' in seen(around, 4.95).problem
+    synchronizer = Synchronizer(RequiredInputs(poses=True))
+    drive(synchronizer, 0.0, 1.0)
+    assert 'its last message is 4.0 s older than' in seen(synchronizer, 4.95).problem
 
 
 def test_a_robot_at_rest_is_no_fault() -> None:
-    around = Synchronizer(RequiredInputs(poses=True))
+    synchronizer = Synchronizer(RequiredInputs(poses=True))
     for time_s in np.arange(0.0, 3.0, 0.05):
-        around.add_odometry(odometry(time_s, 2.0, speed=0.001), ns(100 + time_s))
-    assert seen(around, 2.0).problem == ''
+        synchronizer.add_odometry(odometry(time_s, 2.0, speed=0.001), ns(100 + time_s))
+    assert seen(synchronizer, 2.0).problem == ''
 
 
 @pytest.mark.parametrize(
@@ -213,15 +216,15 @@ def test_a_robot_at_rest_is_no_fault() -> None:
     ],
 )
 def test_clouds_that_cannot_be_used_have_their_reason(message: Any, words: str) -> None:
-    around = Synchronizer(RequiredInputs(points=True))
-    around.add_cloud(message, ns(101.0))
-    found = seen(around, 1.0)
+    synchronizer = Synchronizer(RequiredInputs(points=True))
+    synchronizer.add_cloud(message, ns(101.0))
+    found = seen(synchronizer, 1.0)
     assert found.points is None
     assert re.search(words, found.problem), found.problem
 
 
 def test_the_cloud_nearest_in_time_is_taken() -> None:
-    around = Synchronizer(RequiredInputs(points=True))
+    synchronizer = Synchronizer(RequiredInputs(points=True))
     for time_s in (0.9, 1.02, 1.1):
-        around.add_cloud(cloud(time_s, unit=time_s), ns(100 + time_s))
-    assert seen(around, 1.0).points[0, 0] == pytest.approx(20 * 1.02)
+        synchronizer.add_cloud(cloud(time_s, unit=time_s), ns(100 + time_s))
+    assert seen(synchronizer, 1.0).points[0, 0] == pytest.approx(20 * 1.02)

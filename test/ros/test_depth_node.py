@@ -145,7 +145,7 @@ def test_a_new_output_topic_is_one_entry_of_the_table(
         message.point.z = float(min(frame.depth_m.min(), settings.depth.max_depth_m))
         return message
 
-    entry = Output('nearest', '{depth}/nearest', PointStamped, nearest, needs_calibration=True)
+    entry = Output('nearest', 'depth/nearest', PointStamped, nearest, needs_calibration=True)
     monkeypatch.setattr(outputs, 'OUTPUTS', (*outputs.OUTPUTS, entry))
     depth_node()
     points = bench.listen(PointStamped, '/depth/nearest')

@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from psd_depth_ros.data.calibration_file import camera_from_fov
 from psd_depth_ros.errors import CheckpointError, DeviceError
-from psd_depth_ros.ros.depth_node.camera import nominal_camera
 from psd_depth_ros.ros.depth_node.worker import EngineHandle
 
-SMALL, LARGE, ODD = (nominal_camera(width, 48) for width in (64, 640, 333))
+SMALL, LARGE, ODD = (camera_from_fov(width, 48, 60) for width in (64, 640, 333))
 
 
 class Engine:

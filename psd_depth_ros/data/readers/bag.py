@@ -210,20 +210,20 @@ class BagFrames(FrameSource):
         if not self._recorded_stamps:
             self._check_stamps()
         first = None if self.camera_info_topic is None else self._first_camera_info()
-        cameras, around = _CameraTrack(self._lens, first), self._synchronizer()
+        cameras, synchronizer = _CameraTrack(self._lens, first), self._make_synchronizer()
         held: deque[_Held] = deque()
         error: PsdDepthError | None = None
-        for image in self._images(cameras, around):
+        for image in self._images(cameras, synchronizer):
             if image is not None:
                 held.append(image)
-            while held and (image is None or _is_ripe(held, around)):
+            while held and (image is None or _is_ripe(held, synchronizer)):
                 frame = held.popleft()
                 if not self._is_selected(frame.index):
                     if self._is_last_selected(frame.index):
                         return
                     continue
                 try:
-                    made = self._use(_make_frame(frame, cameras, around, self.decoder))
+                    made = self._use(_make_frame(frame, cameras, synchronizer, self.decoder))
                     self._seen += 1
                     self._lacking.update([made.problem] if made.problem else [])
                     yield made
@@ -233,22 +233,22 @@ class BagFrames(FrameSource):
                     self._skip(frame.index, frame.stamp_ns, reason, problem)
         self._finish(error)
 
-    def _synchronizer(self) -> Synchronizer:
+    def _make_synchronizer(self) -> Synchronizer:
         """A synchronizer for the required inputs, with the fixed transforms of the whole bag."""
         has_poses, has_points = self.odometry_topic is not None, self.lidar_topic is not None
-        around = Synchronizer(replace(self._required, poses=has_poses, points=has_points))
+        synchronizer = Synchronizer(replace(self._required, poses=has_poses, points=has_points))
         for topic in self._transform_topics(fixed=True):
             for item in self._reader.messages([topic]):
                 with suppress(MessageError):
-                    around.transforms.add(item.message, fixed=True)
-        return around
+                    synchronizer.transforms.add(item.message, fixed=True)
+        return synchronizer
 
     def _transform_topics(self, *, fixed: bool) -> list[str]:
         if not self._required.transforms:
             return []
         return [name for name, is_ in transform_topics(self._reader).items() if is_ == fixed]
 
-    def _images(self, cameras: _CameraTrack, around: Synchronizer) -> Iterator[_Held | None]:
+    def _images(self, cameras: _CameraTrack, synchronizer: Synchronizer) -> Iterator[_Held | None]:
         """Sort messages into where they belong; yield the images, and None after the last."""
         index = 0
         names = {self.image_topic, self.camera_info_topic, self.odometry_topic, self.lidar_topic}
@@ -262,12 +262,12 @@ class BagFrames(FrameSource):
                 elif item.topic == self.camera_info_topic:
                     cameras.add(time_ns, message)
                 elif item.topic == self.odometry_topic:
-                    around.add_odometry(message, item.timestamp_ns, time_ns)
+                    synchronizer.add_odometry(message, item.timestamp_ns, time_ns)
                 elif item.topic == self.lidar_topic:
-                    around.add_cloud(message, item.timestamp_ns, time_ns)
+                    synchronizer.add_cloud(message, item.timestamp_ns, time_ns)
                 else:
                     recorded = item.timestamp_ns if self._recorded_stamps else None
-                    around.transforms.add(message, time_ns=recorded)
+                    synchronizer.transforms.add(message, time_ns=recorded)
             except MessageError as error:
                 # Without a pose or points a frame still is one; without its image it is not.
                 if item.topic == self.image_topic:
@@ -329,7 +329,7 @@ class BagFrames(FrameSource):
         self._unread[topic] = count + 1, first
 
 
-def _is_ripe(held: deque[_Held], around: Synchronizer) -> bool:
+def _is_ripe(held: deque[_Held], synchronizer: Synchronizer) -> bool:
     """Whether the first image need not wait any longer for what belongs to it."""
     first, last = held[0], held[-1]
     if len(held) == 1:  # a CameraInfo of its stamp may follow
@@ -338,11 +338,11 @@ def _is_ripe(held: deque[_Held], around: Synchronizer) -> bool:
         return True
     if last.stamp_ns - first.stamp_ns > PATIENCE_NS:
         return True
-    return around.is_final(first.stamp_ns, first.frame_id)
+    return synchronizer.is_final(first.stamp_ns, first.frame_id)
 
 
 def _make_frame(
-    held: _Held, cameras: _CameraTrack, around: Synchronizer, decoder: ImageDecoder
+    held: _Held, cameras: _CameraTrack, synchronizer: Synchronizer, decoder: ImageDecoder
 ) -> TimedFrame:
     """Decode an image, where its size is that of its camera, and add what belongs to its stamp."""
     width, height = image_size(held.message)
@@ -350,18 +350,18 @@ def _make_frame(
     if (width, height) != (camera.width, camera.height):
         check_sizes(camera, width, height)
     rgb = decoder.decode(held.message)
-    seen = around.at(held.stamp_ns, held.frame_id, held.recorded_ns)
+    inputs = synchronizer.at(held.stamp_ns, held.frame_id, held.recorded_ns)
     return TimedFrame(
         held.index,
         held.stamp_ns,
         held.frame_id,
         rgb,
         camera,
-        seen.pose,
-        seen.points,
-        extrinsics=seen.extrinsics,
-        problem=seen.problem,
-        remark=seen.remark,
+        inputs.pose,
+        inputs.points,
+        extrinsics=inputs.extrinsics,
+        problem=inputs.problem,
+        remark=inputs.remark,
     )
 
 

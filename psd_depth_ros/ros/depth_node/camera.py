@@ -20,10 +20,12 @@ import numpy.typing as npt
 from rclpy.node import Node
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
+from psd_depth_ros.data.calibration_file import ASSUMED_FOV_DEG, camera_from_fov
 from psd_depth_ros.data.synchronizer import has_jumped
 from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import describe_camera, find_doubts, seen_fraction
+from psd_depth_ros.inference import DepthFrame
 from psd_depth_ros.messages import (
     camera_from_info,
     check_sizes,
@@ -31,13 +33,12 @@ from psd_depth_ros.messages import (
     ImageDecoder,
     stamp_ns,
 )
-from psd_depth_ros.ros.common import ThrottledLogger
+from psd_depth_ros.ros.common import REPEAT_S, ThrottledLogger
 from psd_depth_ros.ros.conversions import decode_with_cv_bridge
 from psd_depth_ros.ros.depth_node.outputs import OutputPublishers
 from psd_depth_ros.ros.depth_node.settings import CameraSettings, OutputSettings
 from psd_depth_ros.ros.qos import InputSubscription
 
-REPEAT_S = 30.0
 SIZE_CHECK_S = 1.0  # without subscribers, one image is taken so often to learn the size
 UNSTAMPED = 10  # so many images without stamps in a row are logged
 SETTLE_S = 1.0  # a calibrated camera keeps its topics until it is uncalibrated for so long
@@ -99,11 +100,10 @@ class FrameCounters:
         with self._lock:
             self._processed += 1
 
-    def drop(self, reason: str) -> int:
-        """Count an image without a result; returns how many had this reason."""
+    def drop(self, reason: str) -> None:
+        """Count an image without a result."""
         with self._lock:
             self._dropped[reason] += 1
-            return self._dropped[reason]
 
     def ignore(self) -> None:
         """Count an image whose depth nobody asked for."""
@@ -182,12 +182,6 @@ class Calibration:
     doubts: tuple[str, ...] = ()
 
 
-def nominal_camera(width: int, height: int) -> Camera:
-    """Stand-in for an uncalibrated camera: a view 60 degrees wide, centred, without distortion."""
-    focal_px = 0.866 * width
-    return Camera(width, height, focal_px, focal_px, (width - 1) / 2, (height - 1) / 2)
-
-
 def read_calibration(message: CameraInfo, settings: CameraSettings, topic: str) -> Calibration:
     """Read a CameraInfo; `topic` is that of the images it belongs to."""
     try:
@@ -238,7 +232,7 @@ class PreparedFrame:
     Attributes:
         arrived: The message.
         rgb: (H, W, 3) uint8.
-        camera: Its camera; a nominal one where it is uncalibrated.
+        camera: Its camera; one ASSUMED_FOV_DEG wide where it is uncalibrated.
         is_calibrated: Whether there is a calibration.
     """
 
@@ -441,7 +435,7 @@ class CameraStream:
             self._counters.ignore()
         return ready.arrived.is_wanted
 
-    def publish(self, ready: PreparedFrame, frame: Any) -> None:
+    def publish(self, ready: PreparedFrame, frame: DepthFrame) -> None:
         """Publish a DepthFrame on the topics that have subscribers."""
         with self._outputs_lock:
             outputs = self._outputs
@@ -495,7 +489,7 @@ class CameraStream:
         """Camera of an image of this size. Raises CalibrationError where the sizes differ."""
         camera = calibration.camera
         if camera is None:
-            return nominal_camera(width, height)
+            return camera_from_fov(width, height, ASSUMED_FOV_DEG)
         if (camera.width, camera.height) != (width, height):
             check_sizes(camera, width, height)
         return camera

@@ -25,11 +25,12 @@ from rclpy.timer import Timer
 from std_srvs.srv import Trigger
 
 from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.data.calibration_file import ASSUMED_FOV_DEG, camera_from_fov
 from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine
-from psd_depth_ros.ros.common import run_node, ThrottledLogger
-from psd_depth_ros.ros.depth_node.camera import CameraStream, nominal_camera
+from psd_depth_ros.ros.common import REPEAT_S, run_node, ThrottledLogger
+from psd_depth_ros.ros.depth_node.camera import CameraStream
 from psd_depth_ros.ros.depth_node.diagnostics import (
     camera_status,
     diagnostic_array,
@@ -47,7 +48,6 @@ from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.runtime import configure_runtime
 
 HOUSEKEEPING_S = 0.5
-REPEAT_S = 30.0
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 Transition = Callable[['DepthNode', LifecycleState], TransitionCallbackReturn]
 
@@ -247,8 +247,10 @@ class DepthNode(LifecycleNode):
 
     def _expected_cameras(self) -> list[Camera]:
         """All cameras; those without images yet as the parameters describe them."""
-        nominal = nominal_camera(self.settings.image_width, self.settings.image_height)
-        return [one.camera or nominal for one in self._cameras]
+        nominal = camera_from_fov(
+            self.settings.image_width, self.settings.image_height, ASSUMED_FOV_DEG
+        )
+        return [camera.camera or nominal for camera in self._cameras]
 
     def _refuse_engine(self, engine: Engine) -> None:
         if self.is_active:

@@ -19,8 +19,10 @@ from rclpy.qos_overriding_options import QoSOverridingOptions
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 
+from psd_depth_ros.inference import DepthFrame
 from psd_depth_ros.inference.cloud import build_clearing_cloud
 from psd_depth_ros.messages import camera_info_fields, depth_to_millimetres, image_fields
+from psd_depth_ros.replay import topic_name, TOPICS
 from psd_depth_ros.ros.conversions import camera_info_message, cloud_message, image_message
 from psd_depth_ros.ros.depth_node.settings import OutputSettings
 from psd_depth_ros.ros.qos import IncompatibleQosLogger, OUTPUT_OVERRIDES, output_profile
@@ -33,11 +35,10 @@ class Output:
 
     Attributes:
         name: What diagnostics call it.
-        topic: Its name; {depth} is `depth` or, where depth is not in metres, `depth_relative`;
-            {points} is `points` or `depth_relative/points`.
+        topic: Its name where depth is in metres; `replay.topic_name` gives the other.
         message_type: Class of its messages.
         make: (header, DepthFrame, settings) -> message.
-        depth: How many messages are kept for readers that are late (QoS history).
+        history: How many messages are kept for readers that are late (QoS history depth).
         needs_calibration: Not published for an uncalibrated camera.
         is_cloud: Published at most at `points.rate_hz`.
         is_enabled: Whether the settings want it at all.
@@ -46,44 +47,43 @@ class Output:
     name: str
     topic: str
     message_type: type[Any]
-    make: Callable[[Header, Any, OutputSettings], Any]
-    depth: int = 2
+    make: Callable[[Header, DepthFrame, OutputSettings], Any]
+    history: int = 2
     needs_calibration: bool = False
     is_cloud: bool = False
     is_enabled: Callable[[OutputSettings], bool] = lambda _settings: True
 
 
-def _depth_image(header: Header, frame: Any, settings: OutputSettings) -> Image:
+def _depth_image(header: Header, frame: DepthFrame, settings: OutputSettings) -> Image:
     """32FC1 metres or 16UC1 millimetres."""
-    depth, encoding = frame.depth_m, settings.depth.encoding
-    if encoding == '16UC1':
-        depth = depth_to_millimetres(depth)
+    encoding = settings.depth.encoding
+    depth = depth_to_millimetres(frame.depth_m) if encoding == '16UC1' else frame.depth_m
     return image_message(header, image_fields(depth, encoding))
 
 
-def _camera_info(header: Header, frame: Any, _settings: OutputSettings) -> CameraInfo:
+def _camera_info(header: Header, frame: DepthFrame, _settings: OutputSettings) -> CameraInfo:
     """Camera of the depth image."""
     return camera_info_message(header, camera_info_fields(frame.camera))
 
 
-def _confidence(header: Header, frame: Any, _settings: OutputSettings) -> Image:
+def _confidence(header: Header, frame: DepthFrame, _settings: OutputSettings) -> Image:
     """Probability that the depth is right within 25 %."""
     return image_message(header, image_fields(frame.confidence, '32FC1'))
 
 
-def _coloured(header: Header, frame: Any, settings: OutputSettings) -> Image:
+def _coloured(header: Header, frame: DepthFrame, settings: OutputSettings) -> Image:
     """Depth as colours, for people."""
     limits = settings.depth
     picture = colour_depth(frame.depth_m, limits.min_depth_m, limits.max_depth_m)
     return image_message(header, image_fields(picture, 'rgb8'))
 
 
-def _points(header: Header, frame: Any, settings: OutputSettings) -> PointCloud2:
+def _points(header: Header, frame: DepthFrame, settings: OutputSettings) -> PointCloud2:
     """Coloured point cloud in the optical frame."""
     return cloud_message(header, frame.cloud(settings.points).message_fields())
 
 
-def _clearing(header: Header, frame: Any, settings: OutputSettings) -> PointCloud2:
+def _clearing(header: Header, frame: DepthFrame, settings: OutputSettings) -> PointCloud2:
     """Far points along rays that are free, with which a costmap clears its free space."""
     cloud = build_clearing_cloud(frame.depth_m, frame.camera, settings.points)
     return cloud_message(header, cloud.message_fields())
@@ -91,14 +91,16 @@ def _clearing(header: Header, frame: Any, settings: OutputSettings) -> PointClou
 
 # In the order of publishing: depth first, for it is what most readers wait for.
 OUTPUTS = (
-    Output('depth', '{depth}/image_rect', Image, _depth_image),
-    Output('camera_info', '{depth}/camera_info', CameraInfo, _camera_info, needs_calibration=True),
-    Output('confidence', '{depth}/confidence', Image, _confidence),
-    Output('coloured', '{depth}/colored', Image, _coloured),
-    Output('points', '{points}', PointCloud2, _points, needs_calibration=True, is_cloud=True),
+    Output('depth', TOPICS['depth'], Image, _depth_image),
+    Output('camera_info', TOPICS['camera_info'], CameraInfo, _camera_info, needs_calibration=True),
+    Output('confidence', TOPICS['confidence'], Image, _confidence),
+    Output('coloured', 'depth/colored', Image, _coloured),
+    Output(
+        'points', TOPICS['points'], PointCloud2, _points, needs_calibration=True, is_cloud=True
+    ),
     Output(
         'clearing',
-        '{points}_clearing',
+        'points_clearing',
         PointCloud2,
         _clearing,
         needs_calibration=True,
@@ -120,13 +122,11 @@ class OutputPublishers:
     def __init__(self, node: Node, prefix: str, relative: bool) -> None:
         self._node = node
         self.is_relative = relative
-        depth = 'depth_relative' if relative else 'depth'
-        points = 'depth_relative/points' if relative else 'points'
         self._publishers: list[tuple[Output, Publisher]] = []
         self._incompatible: list[tuple[IncompatibleQosLogger, QoSProfile]] = []
         self._last_cloud_ns: int | None = None
         for output in OUTPUTS:
-            self._create(output, prefix + output.topic.format(depth=depth, points=points))
+            self._create(output, prefix + topic_name(output.topic, relative))
 
     @property
     def depth_topic(self) -> str:
@@ -142,7 +142,7 @@ class OutputPublishers:
         self,
         header: Header,
         stamp_ns: int,
-        frame: Any,
+        frame: DepthFrame,
         settings: OutputSettings,
         is_calibrated: bool,
     ) -> None:
@@ -183,7 +183,7 @@ class OutputPublishers:
         return True
 
     def _create(self, output: Output, topic: str) -> None:
-        profile = output_profile(output.depth)  # `create_publisher` writes overrides into it
+        profile = output_profile(output.history)  # `create_publisher` writes overrides into it
         publisher = self._node.create_publisher(
             output.message_type,
             topic,

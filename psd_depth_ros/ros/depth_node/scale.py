@@ -1,10 +1,10 @@
 """The metric scale of each camera, and the topics it is measured from: `odom` or `lidar`, and TF.
 
 Two classes, one for each thread. `ScaleInputs` belongs to the executor: it subscribes to what the
-mode needs and fills `data.synchronizer`, which is thread-safe. `CameraScales` belongs to the
-worker: nobody else touches the trackers and the images that wait for their odometry. What
-diagnostics show of them is an immutable `ScaleReport`, which the worker replaces after every
-measurement. The estimation itself is in `inference.scale`.
+mode needs and fills a `data.synchronizer.Synchronizer`, which is thread-safe. `CameraScales`
+belongs to the worker: nobody else touches the trackers and the images that wait for their
+odometry. What diagnostics show of them is an immutable `ScaleReport`, which the worker replaces
+after every measurement. The estimation itself is in `inference.scale`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from rclpy.subscription import Subscription
 from sensor_msgs.msg import PointCloud2
 
+from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.data.message_types import CLOUD_TYPE, ODOMETRY_TYPE
 from psd_depth_ros.data.synchronizer import (
     MessageDecoders,
@@ -31,7 +32,7 @@ from psd_depth_ros.data.synchronizer import (
     TransformBuffer,
 )
 from psd_depth_ros.errors import MessageError, SettingsError
-from psd_depth_ros.inference import apply_measured_scale, Scale
+from psd_depth_ros.inference import apply_measured_scale, DepthFrame, Scale
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_monitor import (
     MEASURING_MODES,
@@ -39,16 +40,15 @@ from psd_depth_ros.inference.scale_monitor import (
     ScaleFrame,
     ScaleMonitor,
 )
-from psd_depth_ros.ros.common import ThrottledLogger
+from psd_depth_ros.ros.common import REPEAT_S, ThrottledLogger
 from psd_depth_ros.ros.conversions import find_message_class, read_points, rotation_matrix
 from psd_depth_ros.ros.depth_node.camera import PreparedFrame
 from psd_depth_ros.ros.qos import InputSubscription
 
-REPEAT_S = 30.0
 NO_TF = 'TF cannot be read, for tf2_msgs is not installed here'
-_READERS = MessageDecoders(read_points, rotation_matrix)
-_ODOMETRY_DEPTH = _TF_DEPTH = 100  # TF as in tf2_ros
-_LIDAR_DEPTH = 4
+_DECODERS = MessageDecoders(read_points, rotation_matrix)
+_ODOMETRY_HISTORY = _TF_HISTORY = 100  # messages; TF as in tf2_ros
+_LIDAR_HISTORY = 4
 _MAX_WAITING = 60
 _MAX_WAITING_BYTES = 128 * 2**20
 
@@ -90,7 +90,7 @@ class ScaleInputs:
         self._logger = ThrottledLogger(node.get_logger())
         self._input: InputSubscription | None = None
         self._transforms: TransformInput | None = None
-        self.synchronizer = Synchronizer(required_inputs(settings), _READERS)
+        self.synchronizer = Synchronizer(required_inputs(settings), _DECODERS)
         self.silence = ''  # why nothing may have come
         self._subscribe()
 
@@ -100,7 +100,7 @@ class ScaleInputs:
         required = required_inputs(settings)
         if required != self.synchronizer.required:
             self.destroy()
-            self.synchronizer = Synchronizer(required, _READERS)
+            self.synchronizer = Synchronizer(required, _DECODERS)
             self._subscribe()
 
     def refresh(self) -> None:
@@ -117,25 +117,25 @@ class ScaleInputs:
 
     def destroy(self) -> None:
         """Unsubscribe."""
-        for one in (self._input, self._transforms):
-            if one is not None:
-                one.destroy()
+        for source in (self._input, self._transforms):
+            if source is not None:
+                source.destroy()
         self._input = self._transforms = None
 
     def _subscribe(self) -> None:
         required = self.synchronizer.required
         if required.poses:
-            self._input = self._listen(Odometry, 'odom', self._on_odometry, _ODOMETRY_DEPTH)
+            self._input = self._listen(Odometry, 'odom', self._on_odometry, _ODOMETRY_HISTORY)
         elif required.points:
-            self._input = self._listen(PointCloud2, 'lidar', self._on_cloud, _LIDAR_DEPTH)
+            self._input = self._listen(PointCloud2, 'lidar', self._on_cloud, _LIDAR_HISTORY)
         if required.transforms:
             self._transforms = TransformInput(self._node, self.synchronizer.transforms)
 
     def _listen(
-        self, message_type: type[Any], topic: str, callback: Callable[[Any], None], depth: int
+        self, message_type: type[Any], topic: str, callback: Callable[[Any], None], history: int
     ) -> InputSubscription:
         return InputSubscription(
-            self._node, message_type, topic, callback, self._reliability, depth
+            self._node, message_type, topic, callback, self._reliability, history
         )
 
     def _on_odometry(self, message: Odometry) -> None:
@@ -166,8 +166,8 @@ class ScaleInputs:
 class TransformInput:
     """Fills a transform buffer from /tf and /tf_static; idle where tf2_msgs is not installed.
 
-    The buffer is `data.synchronizer`, as for bags; its rules are those of tf2_ros, which needs
-    compiled libraries that exist in a ROS distribution only.
+    The buffer is `data.synchronizer.TransformBuffer`, as for bags; its rules are those of tf2_ros,
+    which needs compiled libraries that exist in a ROS distribution only.
     """
 
     def __init__(self, node: Node, buffer: TransformBuffer) -> None:
@@ -179,14 +179,14 @@ class TransformInput:
         if message_class is None:
             return
         latched = QoSProfile(
-            depth=_TF_DEPTH,
+            depth=_TF_HISTORY,
             durability=DurabilityPolicy.TRANSIENT_LOCAL,
             reliability=ReliabilityPolicy.RELIABLE,
         )
         self._fixed = node.create_subscription(
             message_class, '/tf_static', self._on_fixed, latched
         )
-        self._moving = InputSubscription(node, message_class, '/tf', buffer.add, depth=_TF_DEPTH)
+        self._moving = InputSubscription(node, message_class, '/tf', buffer.add, depth=_TF_HISTORY)
 
     def refresh(self) -> None:
         """Look up the publishers again."""
@@ -220,7 +220,7 @@ class CameraScale:
     def __init__(
         self,
         settings: ScaleSettings,
-        checkpoint: Any,
+        checkpoint: Checkpoint,
         inputs: ScaleInputs,
         publish: Callable[[ScaleReport], None],
     ) -> None:
@@ -230,8 +230,8 @@ class CameraScale:
         self._inputs = inputs
         self._publish = publish
         self._settings = settings
-        self._tracker = ScaleTracker(settings, sigma, _READERS.rotation)
-        self._watch = ScaleMonitor(self._tracker)
+        self._tracker = ScaleTracker(settings, sigma, _DECODERS.rotation)
+        self._monitor = ScaleMonitor(self._tracker)
         self._waiting: deque[_Waiting] = deque()
         self._is_measured = settings.mode in MEASURING_MODES
         self.is_relative = settings.mode == 'relative'
@@ -241,12 +241,12 @@ class CameraScale:
     def reset(self) -> None:
         """Start anew, as after a jump of the stamps."""
         self._tracker.reset()
-        self._watch = ScaleMonitor(self._tracker)
+        self._monitor = ScaleMonitor(self._tracker)
         self._waiting.clear()
         self._publish_report()
 
-    def observe(self, ready: PreparedFrame, frame: Any, applied_scale: float) -> None:
-        """Learn from a DepthFrame, once all that was measured at its time can be here.
+    def observe(self, ready: PreparedFrame, frame: DepthFrame, applied_scale: float) -> None:
+        """Learn from the depth of an image, once all that was measured at its time can be here.
 
         `applied_scale` is the factor that its depth was multiplied by.
         """
@@ -255,19 +255,19 @@ class CameraScale:
             return
         if self._waiting and stamp_ns <= self._waiting[-1].frame.stamp_ns:
             return  # it was overtaken
-        seen = ScaleFrame(
+        scale_frame = ScaleFrame(
             stamp_ns, frame.rgb, frame.depth_m, frame.camera, ready.camera, applied_scale
         )
         frame_id = str(ready.arrived.message.header.frame_id)
-        self._waiting.append(_Waiting(seen, frame_id, ready.arrived.received_ns))
+        self._waiting.append(_Waiting(scale_frame, frame_id, ready.arrived.received_ns))
         self.measure()
 
     def measure(self) -> None:
-        """Learn from the images whose synchronizer are known by now."""
+        """Learn from the waiting images whose inputs are complete by now."""
         while self._waiting and self._is_ripe():
             self._measure(self._waiting.popleft())
 
-    def settle(self, frame: Any, stamp_ns: int) -> Any:
+    def settle(self, frame: DepthFrame, stamp_ns: int) -> DepthFrame:
         """See `apply_measured_scale`."""
         return apply_measured_scale(frame, self._tracker, stamp_ns)
 
@@ -280,49 +280,49 @@ class CameraScale:
             return True
         if last.received_ns - first.received_ns > PATIENCE_NS:
             return True
-        if sum(one.frame.bytes for one in self._waiting) > _MAX_WAITING_BYTES:
+        if sum(waiting.frame.bytes for waiting in self._waiting) > _MAX_WAITING_BYTES:
             return True
         return self._inputs.synchronizer.is_final(first.frame.stamp_ns, first.frame_id)
 
-    def _measure(self, one: _Waiting) -> None:
-        around = self._inputs.synchronizer
-        seen = around.at(one.frame.stamp_ns, one.frame_id, one.received_ns)
-        if seen.problem and self._inputs.silence and not around.has_received:
-            seen = replace(seen, problem=self._inputs.silence)
-        if around.required.transforms and not has_tf():
-            seen = replace(seen, remark=NO_TF)
-        self._watch.observe(time.monotonic(), one.frame, seen)
+    def _measure(self, image: _Waiting) -> None:
+        synchronizer = self._inputs.synchronizer
+        inputs = synchronizer.at(image.frame.stamp_ns, image.frame_id, image.received_ns)
+        if inputs.problem and self._inputs.silence and not synchronizer.has_received:
+            inputs = replace(inputs, problem=self._inputs.silence)
+        if synchronizer.required.transforms and not has_tf():
+            inputs = replace(inputs, remark=NO_TF)
+        self._monitor.observe(time.monotonic(), image.frame, inputs)
         self._publish_report()
 
     def _publish_report(self) -> None:
-        tracker, watch = self._tracker, self._watch
+        tracker, monitor = self._tracker, self._monitor
         source = self._settings.mode
         for name, state in tracker.sources.items():
             source += f'; {name}: {state.accepted} accepted, {state.refused} refused'
         if not tracker.is_known:
             source += ' (not known yet)'
-        if watch.remark:
-            source += f'; {watch.remark}'
+        if monitor.remark:
+            source += f'; {monitor.remark}'
         self.report = ScaleReport(
             self._settings.mode,
             Scale(tracker.scale, tracker.variance),
             tracker.is_known,
             source,
             self._explain_silence(),
-            watch.remark if watch.silent_s == 0.0 else '',
+            monitor.remark if monitor.silent_s == 0.0 else '',
         )
         self._publish(self.report)
 
     def _explain_silence(self) -> str:
-        watch, settings = self._watch, self._settings
-        if watch.silent_s <= settings.timeout_s or not watch.reason:
+        monitor, settings = self._monitor, self._settings
+        if monitor.silent_s <= settings.timeout_s or not monitor.reason:
             return ''
         now = f'depth goes on with scale {self._tracker.scale:.4g}'
-        if not watch.accepted:
+        if not monitor.accepted:
             now = 'depth is in the metres of the checkpoint'
         if not self._tracker.is_known:
             now = 'no depth is published until it is'
-        return f'scale.mode {settings.mode} measures nothing: {watch.reason}; {now}'
+        return f'scale.mode {settings.mode} measures nothing: {monitor.reason}; {now}'
 
 
 class CameraScales:
@@ -357,7 +357,7 @@ class CameraScales:
             if report.remark:
                 logger.warn((name, 'remark'), f'{name}: {report.remark}')
 
-    def of(self, name: str, checkpoint: Any, reset: bool = False) -> CameraScale:
+    def for_camera(self, name: str, checkpoint: Checkpoint, reset: bool = False) -> CameraScale:
         """Return the scale of a camera, a new one where settings or checkpoint have changed.
 
         With `reset` it starts anew: the stamps of this camera have jumped.
@@ -382,7 +382,7 @@ def has_tf() -> bool:
     return find_message_class(TF_TYPE) is not None
 
 
-def refuse_unscaled(settings: ScaleSettings, checkpoint: Any) -> None:
+def refuse_unscaled(settings: ScaleSettings, checkpoint: Checkpoint) -> None:
     """Raise SettingsError where depth would be called metres without being metric."""
     if settings.missing and not has_tf():
         raise SettingsError(f'mode {settings.mode} needs {settings.missing} ({NO_TF})')

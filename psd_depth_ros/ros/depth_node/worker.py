@@ -18,9 +18,12 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import numpy.typing as npt
 
+from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.ros.common import ThrottledLogger
+from psd_depth_ros.inference import DepthFrame, Scale
+from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.ros.common import REPEAT_S, ThrottledLogger
 from psd_depth_ros.ros.depth_node.camera import (
     ArrivedFrame,
     CameraStream,
@@ -30,7 +33,6 @@ from psd_depth_ros.ros.depth_node.camera import (
 from psd_depth_ros.ros.depth_node.scale import CameraScale, CameraScales
 from psd_depth_ros.ros.depth_node.settings import DepthImageSettings
 
-REPEAT_S = 30.0
 RETRY_S = 30.0
 STOP_TIMEOUT_S = 20.0
 
@@ -41,10 +43,10 @@ Frame = TypeVar('Frame')
 class Engine(Protocol):
     """What the node needs of `inference.DepthEngine`."""
 
-    checkpoint: Any
+    checkpoint: Checkpoint
 
     @property
-    def device(self) -> Any:
+    def device(self) -> str:
         """The device it runs on."""
 
     @property
@@ -55,10 +57,10 @@ class Engine(Protocol):
         self,
         requests: Sequence[tuple[npt.NDArray[np.uint8], Camera]],
         *,
-        scales: Sequence[Any] | None = None,
-        settings: Any = None,
+        scales: Sequence[Scale] | None = None,
+        settings: DepthSettings | None = None,
         full_size: bool = True,
-    ) -> list[Any]:
+    ) -> list[DepthFrame]:
         """One DepthFrame for each image (H, W, 3) uint8 RGB and its camera."""
 
     def is_ready(self, cameras: Sequence[Camera]) -> bool:
@@ -322,13 +324,13 @@ class LatestFrames(Generic[Key, Frame]):
 
 @dataclass(frozen=True)
 class _Result:
-    """An image, its DepthFrame, and the scale that this depth was multiplied by."""
+    """An image, its depth, and the factor of the scale that this depth was multiplied by."""
 
     camera: CameraStream
     ready: PreparedFrame
-    frame: Any
+    frame: DepthFrame
     scale: CameraScale
-    factor: float
+    applied_scale: float
 
 
 class DepthWorker:
@@ -435,10 +437,10 @@ class DepthWorker:
     ) -> list[_Result]:
         settings = self._settings
         scales = [
-            self._scales.of(camera.name, engine.checkpoint, camera.take_reset())
+            self._scales.for_camera(camera.name, engine.checkpoint, camera.take_reset())
             for camera, _ in batch
         ]
-        applied = [one.report.scale for one in scales]
+        applied = [camera_scale.report.scale for camera_scale in scales]
         start_ns = time.monotonic_ns()
         frames = engine.infer_batch(
             [(ready.rgb, ready.camera) for _, ready in batch],
@@ -448,8 +450,8 @@ class DepthWorker:
         )
         self._engine.durations.add_ns(time.monotonic_ns() - start_ns)
         return [
-            _Result(camera, ready, frame, scale, factor.factor)
-            for (camera, ready), frame, scale, factor in zip(
+            _Result(camera, ready, frame, camera_scale, scale.factor)
+            for (camera, ready), frame, camera_scale, scale in zip(
                 batch, frames, scales, applied, strict=True
             )
         ]
@@ -462,7 +464,7 @@ class DepthWorker:
         camera, ready, scale, frame = result.camera, result.ready, result.scale, result.frame
         is_prompt = ready.is_calibrated and scale.is_prompt
         if is_prompt:
-            scale.observe(ready, frame, result.factor)
+            scale.observe(ready, frame, result.applied_scale)
             frame = scale.settle(frame, ready.arrived.stamp_ns)
         if scale.is_relative or scale.report.is_known or not ready.is_calibrated:
             camera.publish(ready, frame)
@@ -473,7 +475,7 @@ class DepthWorker:
                 'for it',
             )
         if ready.is_calibrated and not is_prompt:
-            scale.observe(ready, result.frame, result.factor)
+            scale.observe(ready, result.frame, result.applied_scale)
 
     def _guard(self, camera: CameraStream, step: Callable[[Any], Any], argument: Any) -> Any:
         try:
