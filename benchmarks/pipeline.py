@@ -141,7 +141,7 @@ def _finish(maps: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> tuple[Any,
         gain=[1.0],
         size=(HEIGHT, WIDTH),
         settings=DepthSettings(),
-        confidence_model=ConfidenceModel(),
+        confidence_model=ConfidenceModel(1.0, 0.0),
     )
     return depth[0].numpy(), confidence[0].numpy()
 

@@ -60,10 +60,10 @@ class ViewSampler:
         self.size = size
         self.camera = camera.rectified().resize(size[1], size[0])
         self.mask: Mask | None = None
-        self._bend: _OpenCVBend | None = None
+        self._remap: _OpenCVRemap | None = None
         if not camera.is_rectified:
-            self._bend = _OpenCVBend(camera, self.camera, _oversampling(camera, self.camera))
-            self.mask = self._bend.mask
+            self._remap = _OpenCVRemap(camera, self.camera, _oversampling(camera, self.camera))
+            self.mask = self._remap.mask
 
     def sample(self, rgb: Image, fill: Sequence[float] = MEAN_COLOUR) -> Image:
         """(H, W, 3) -> (h, w, 3) uint8, contiguous; see `planes`."""
@@ -78,8 +78,8 @@ class ViewSampler:
         Raises MessageError where the image is not uint8 RGB of the camera's size.
         """
         rgb = check_image(rgb, self.source)
-        if self._bend is not None:
-            return _to_tensor(self._bend.sample(rgb, fill))
+        if self._remap is not None:
+            return _to_tensor(self._remap.sample(rgb, fill))
         return _resize(_to_tensor(rgb), self.size)
 
 
@@ -106,13 +106,13 @@ class Preprocessor:
         self.camera = camera.rectified().resize(size[1], size[0])
         self._fill = [255.0 * value for value in mean]
         self._gain, self._offset = _normalisation(mean, std, self.device)
-        self._bend: _TorchBend | None = None
+        self._remap: _TorchRemap | None = None
         self._sampler: ViewSampler | None = None
         if sampler == 'opencv' or (sampler == 'auto' and self.device.type == 'cpu'):
             self._sampler = ViewSampler(camera, size)
         elif not camera.is_rectified:
             over = _oversampling(camera, self.camera)
-            self._bend = _TorchBend(camera, self.camera, over, self.device)
+            self._remap = _TorchRemap(camera, self.camera, over, self.device)
 
     def __call__(self, rgb: Image) -> Tensor:
         """Give (1, 3, h, w) float32 on the device for `rgb` (H, W, 3).
@@ -123,8 +123,8 @@ class Preprocessor:
             return self._normalise(self._sampler.planes(rgb, self._fill).to(self.device))
         # non_blocking: pageable memory is read before this returns, the GPU is not waited for
         image = _to_tensor(check_image(rgb, self.source)).to(self.device, non_blocking=True)
-        if self._bend is not None:
-            return self._bend.sample(self._normalise(image))
+        if self._remap is not None:
+            return self._remap.sample(self._normalise(image))
         return self._normalise(_resize(image, self.size))
 
     def _normalise(self, image: Tensor) -> Tensor:
@@ -145,15 +145,15 @@ class Rectifier:
         self.source = camera
         self.camera = camera.rectified()
         self.mask: Mask | None = None
-        self._bend: _OpenCVBend | None = None
+        self._remap: _OpenCVRemap | None = None
         if not camera.is_rectified:
-            self._bend = _OpenCVBend(camera, self.camera, 1)
-            self.mask = self._bend.mask
+            self._remap = _OpenCVRemap(camera, self.camera, 1)
+            self.mask = self._remap.mask
 
     def rectify(self, rgb: Image) -> Image:
         """Rectified uint8 image (H, W, 3), black where nothing was seen."""
         rgb = check_image(rgb, self.source)
-        return rgb if self._bend is None else self._bend.sample(rgb, (0.0, 0.0, 0.0))
+        return rgb if self._remap is None else self._remap.sample(rgb, (0.0, 0.0, 0.0))
 
 
 def check_image(rgb: Image, camera: Camera) -> Image:
@@ -218,7 +218,7 @@ def choose_input_size(
     return best[0] * multiple, best[1] * multiple
 
 
-class _OpenCVBend:
+class _OpenCVRemap:
     """Samples uint8 images through a map on the CPU, `over` x `over` times per output pixel."""
 
     def __init__(self, camera: Camera, view: Camera, over: int) -> None:
@@ -242,7 +242,7 @@ class _OpenCVBend:
         return cv2.resize(fine, self._size, interpolation=cv2.INTER_AREA)
 
 
-class _TorchBend:
+class _TorchRemap:
     """Samples normalised images through a map on any device."""
 
     def __init__(self, camera: Camera, view: Camera, over: int, device: torch.device) -> None:

@@ -24,8 +24,8 @@ class Colours:
         return _saturate(cv2.LUT(rgb, self.table[None]), self.saturation)
 
 
-def draw_colours(rng: np.random.Generator) -> Colours:
-    """Draw a mild change of brightness, contrast, gamma, white balance and saturation."""
+def sample_colours(rng: np.random.Generator) -> Colours:
+    """Sample a mild change of brightness, contrast, gamma, white balance and saturation."""
     steps = np.arange(256, dtype=np.float32) / 255.0
     gain, contrast, gamma = rng.uniform(0.8, 1.2, size=3)
     balance = rng.uniform(0.95, 1.05, size=3)

@@ -62,10 +62,10 @@ class Window:
         return cv2.flip(output, 1) if self.mirrored else np.ascontiguousarray(output)
 
 
-def draw_window(
+def sample_window(
     rng: np.random.Generator, size: tuple[int, int], output: tuple[int, int], smallest: float
 ) -> Window:
-    """Draw a window of an image of `size` (height, width) for an `output` (height, width).
+    """Sample a window of an image of `size` (height, width) for an `output` (height, width).
 
     It has the output's aspect ratio (to a pixel), covers from `smallest` to all of what fits, and
     is mirrored half of the time.

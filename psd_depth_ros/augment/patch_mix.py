@@ -42,8 +42,8 @@ class Mix:
         return torch.where(self.pasted, sample(donor, self.pixels), target)
 
 
-def draw_mix(size: tuple[int, int], seeds: Sequence[int]) -> Mix:
-    """Draw 1 to 3 rectangles that cover 10 to 40 % of each image of `size` (H, W).
+def sample_mix(size: tuple[int, int], seeds: Sequence[int]) -> Mix:
+    """Sample 1 to 3 rectangles that cover 10 to 40 % of each image of `size` (H, W).
 
     All rectangles of an image have the same zoom and displacement of the donor, so that one
     sampling makes them all. Sample b draws from `seeds[b]`.

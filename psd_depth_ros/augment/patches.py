@@ -49,7 +49,7 @@ class Patches:
         return sample(fine, (self.pixels() + 0.5) * factor - 0.5)
 
 
-def draw_patches(
+def sample_patches(
     log_depth: Tensor | None,
     image: Tensor,
     intrinsics: Tensor,
@@ -58,7 +58,7 @@ def draw_patches(
     selection: str,
     seeds: Sequence[int],
 ) -> Patches:
-    """Draw a patch of `size` (height, width) for each image (B, 3, H, W).
+    """Sample a patch of `size` (height, width) for each image (B, 3, H, W).
 
     `selection` 'distant' prefers windows with many far and textured pixels of `log_depth`
     (B, 1, h, w), any scale; 'random' takes any window; 'centre' those about the principal point
@@ -76,7 +76,9 @@ def draw_patches(
         s = max(s, size[0] / height, size[1] / width)
         rooms = (s * width - size[1], s * height - size[0])
         if score is not None:
-            x, y = _draw_far(score[index], (size[0] / s, size[1] / s), (height, width), generator)
+            x, y = _sample_far(
+                score[index], (size[0] / s, size[1] / s), (height, width), generator
+            )
             corner = (s * x, s * y)
         elif selection == 'centre':
             corner = _about_principal_point(intrinsics[index], s, size, (height, width), generator)
@@ -111,7 +113,7 @@ def far_score(log_depth: Tensor, image: Tensor) -> Tensor:
     return (far & texture).float()
 
 
-def _draw_far(
+def _sample_far(
     score: Tensor,
     footprint: tuple[float, float],
     size: tuple[int, int],

@@ -48,10 +48,13 @@ class DepthSettings:
 
 @dataclass(frozen=True)
 class ConfidenceModel:
-    """Calibration of sigma_u, fitted offline: sigma^2 = alpha^2 sigma_u^2 + beta^2."""
+    """Calibration of sigma_u, fitted offline: sigma^2 = gain^2 sigma_u^2 + floor^2.
 
-    alpha: float = 1.0
-    beta: float = 0.0
+    The values are those of a checkpoint (`sigma_gain` and `sigma_floor` of its `OutputInfo`).
+    """
+
+    gain: float
+    floor: float
 
 
 def confidence_from_sigma(
@@ -59,10 +62,10 @@ def confidence_from_sigma(
 ) -> Tensor:
     """Probability that the depth is within 25 %, P(|d ln Z| < ln 1.25), any shape.
 
-    c = erf(ln 1.25 / (s sqrt 2)) with s^2 = alpha^2 sigma_u^2 + scale_variance + beta^2, for a
+    c = erf(ln 1.25 / (s sqrt 2)) with s^2 = gain^2 sigma_u^2 + scale_variance + floor^2, for a
     normal error of ln Z. `scale_variance` is that of ln s.
     """
-    variance = (model.alpha * sigma).square() + (model.beta**2 + scale_variance)
+    variance = (model.gain * sigma).square() + (model.floor**2 + scale_variance)
     return torch.erf(LN_DELTA1 / math.sqrt(2.0) * variance.clamp(min=1e-12).rsqrt())
 
 

@@ -231,7 +231,9 @@ class TrainedDepth(NamedTuple):
 
     log_depth: Tensor  # (B, 1, h, w) as in `expectation`
     sigma: Tensor  # (B, 1, h, w) as in `expectation`, without a gradient
-    scores: Tensor  # (B, Q, h / 4, w / 4) the logits of every fourth pixel of every fourth row
+    # (B, Q, h / 4, w / 4) logits of every fourth pixel of every fourth row of the map at stride 2,
+    # which is every eighth of the image
+    scores: Tensor
 
 
 def expected_log_depth(bins: BinPrediction) -> TrainedDepth:

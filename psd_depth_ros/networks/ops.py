@@ -27,7 +27,7 @@ def expected_log_depth_op(logits: Tensor, centres: Tensor) -> tuple[Tensor, Tens
 
     Returns:
         log_depth (B, 1, h, w) float32; sigma (B, 1, h, w) float32, without a gradient; the logits
-        of every fourth pixel of every fourth row (B, Q, h / 4, w / 4).
+        of every fourth pixel of every fourth row of the maps (B, Q, h / 4, w / 4).
     """
     found = _ExpectedLogDepth.apply(logits, centres)
     return cast(tuple[Tensor, Tensor, Tensor], found)

@@ -28,8 +28,8 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.augment.patch_mix import draw_mix, Mix
-from psd_depth_ros.augment.patches import draw_patches, Patches
+from psd_depth_ros.augment.patch_mix import Mix, sample_mix
+from psd_depth_ros.augment.patches import Patches, sample_patches
 from psd_depth_ros.config import setting
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.warp import (
@@ -200,7 +200,7 @@ class Patch(Term):
         return context.once('patch view', cut)
 
     def prediction(self, context: Context, network: str = STUDENT) -> Prediction:
-        """Depth of the patches by a network, before `leveled`."""
+        """Depth of the patches by a network, before `levelled`."""
 
         def compute() -> Prediction:
             view = self.view(context)
@@ -216,7 +216,7 @@ class Patch(Term):
 
         return context.once(('patch prediction', network), compute)
 
-    def leveled(self, context: Context, network: str = STUDENT) -> tuple[Prediction, Tensor]:
+    def levelled(self, context: Context, network: str = STUDENT) -> tuple[Prediction, Tensor]:
         """Depth of the patches at the level of the full image, and how far it was off (B,).
 
         The level is the median log-depth. Up to `largest_offset` the patch may know better.
@@ -234,14 +234,14 @@ class Patch(Term):
             off = F.relu(difference.mean(dim=(1, 2, 3)).abs() - most)
             return _shifted(found, excess), off
 
-        return context.once(('leveled patch', network), compute)
+        return context.once(('levelled patch', network), compute)
 
     def reprojection(self, context: Context, network: str = STUDENT) -> Reprojection:
         """How well the patches' own depth explains them."""
 
         def compute() -> Reprojection:
             with torch.set_grad_enabled(network == STUDENT and torch.is_grad_enabled()):
-                return self._compare(context, self.leveled(context, network)[0].log_depth)
+                return self._compare(context, self.levelled(context, network)[0].log_depth)
 
         return context.once(('patch reprojection', network), compute)
 
@@ -267,7 +267,7 @@ class Patch(Term):
         return {
             'image': draw_box(image, corners[0], corners[1], PATCH_COLOUR),
             'patch': np.ascontiguousarray(patch),
-            'patch_depth': draw_depth(context, self.leveled(context)[0].log_depth[0, 0]),
+            'patch_depth': draw_depth(context, self.levelled(context)[0].log_depth[0, 0]),
             'patch_error': draw_heat(error.cpu().numpy()),
         }
 
@@ -285,7 +285,7 @@ class Patch(Term):
     def _draw(self, context: Context, full: Prediction) -> Patches:
         settings = self.settings
         height, width = context.images.shape[-2:]
-        return draw_patches(
+        return sample_patches(
             full.log_depth.detach(),
             context.images[0],
             context.intrinsics,
@@ -307,7 +307,7 @@ class PatchSmoothness(Term):
         patch: Patch = self.others[Patch.name]
         if not patch.is_seen(context):
             return context.zeros()
-        disparity = (-patch.leveled(context)[0].log_depth).exp()
+        disparity = (-patch.levelled(context)[0].log_depth).exp()
         image = patch.view(context).target.image
         return smoothness(disparity, image) / patch.settings.fraction
 
@@ -323,7 +323,7 @@ class PatchLevel(Term):
         patch: Patch = self.others[Patch.name]
         if not patch.is_seen(context):
             return context.zeros()
-        return patch.leveled(context)[1] / patch.settings.fraction
+        return patch.levelled(context)[1] / patch.settings.fraction
 
 
 class Distant(Term):
@@ -386,9 +386,9 @@ class Distillation(Term):
             teacher = EMA if self.settings.teacher else STUDENT
             if self.settings.teacher:
                 with torch.no_grad():
-                    label = patch.leveled(context, teacher)[0]
+                    label = patch.levelled(context, teacher)[0]
             else:
-                label = patch.leveled(context)[0]
+                label = patch.levelled(context)[0]
             return distillation_loss(
                 F.avg_pool2d(view.full_log_depth, 2),
                 F.avg_pool2d(label.log_depth, 2),
@@ -605,12 +605,12 @@ class PatchMix(Term):
             seeds = context.batch.seeds
             if self.name not in context.terms or len(seeds) < 2:
                 return None
-            chosen = _draw_samples(seeds, self.settings.fraction)
+            chosen = _choose_samples(seeds, self.settings.fraction)
             if not chosen:
                 return None
             device, (height, width) = context.intrinsics.device, context.images.shape[-2:]
             donors = [_partner(i, len(seeds)) for i in chosen]
-            mix = draw_mix((height, width), [int(seeds[i]) + DONOR_SEED for i in chosen])
+            mix = sample_mix((height, width), [int(seeds[i]) + DONOR_SEED for i in chosen])
             return Mixed(
                 torch.tensor(chosen).to(device, non_blocking=True),
                 torch.tensor(donors).to(device, non_blocking=True),
@@ -713,7 +713,7 @@ def _moved_points(
         yield index, transform(context.poses()[source][index].detach(), points)
 
 
-def _draw_samples(seeds: Tensor, fraction: float) -> list[int]:
+def _choose_samples(seeds: Tensor, fraction: float) -> list[int]:
     """Which samples of a batch are mixed, each by its own seed."""
     chosen = []
     for index, seed in enumerate(seeds.tolist()):

@@ -334,8 +334,8 @@ class Response:
     darkest: float  # mean below which the exposure does not follow
 
 
-def draw_response(rng: np.random.Generator, condition: str) -> Response:
-    """Draw a camera; night brings gain and noise, blur a soft or moving lens."""
+def sample_response(rng: np.random.Generator, condition: str) -> Response:
+    """Sample a camera; night brings gain and noise, blur a soft or moving lens."""
     night, blur = condition == 'night', condition == 'blur'
     soft = bool(rng.random() < 0.5)
     return Response(

@@ -42,7 +42,7 @@ class Room:
         self._radius = float(rng.uniform(0.25, min(0.9, 0.2 * self.size[:2].min())))
         room_left = self.size[:2] / 2 - self._radius - _CLEAR_M - 0.3
         self._spot = rng.uniform(-1, 1, 2) * np.maximum(room_left, 0.0)
-        self.shell = self._draw_shell(rng)
+        self.shell = self._sample_shell(rng)
         away = math.atan2(-self._spot[1], -self._spot[0])
         self._yaw = away + rng.normal(0, 0.7)
         self._turn = float(rng.uniform(0.1, 0.9))
@@ -50,7 +50,7 @@ class Room:
         parts = self._line_walls(rng)
         parts += self._fill_floor(rng)
         self.fixed = join_rows(parts)
-        self._people = self._draw_people(rng, movers)
+        self._people = self._sample_people(rng, movers)
 
     def walk(self, travelled: float) -> tuple[float, float, float]:
         """Position and heading after walking `travelled` metres: x, y, yaw."""
@@ -68,18 +68,18 @@ class Room:
         ]
         return join_rows([self.fixed, *moved])
 
-    def _draw_shell(self, rng: np.random.Generator) -> Shell:
+    def _sample_shell(self, rng: np.random.Generator) -> Shell:
         palette = self._palette
-        wall = draw_material(rng, palette, 'plain', 'plaster', 'plaster', 'tiles')
+        wall = sample_material(rng, palette, 'plain', 'plaster', 'plaster', 'tiles')
         layers, tints, tiles = [], [], []
         for _ in range(4):
             accent = rng.random() < 0.2
-            finish = draw_material(rng, palette, 'plain', 'masonry') if accent else wall
+            finish = sample_material(rng, palette, 'plain', 'masonry') if accent else wall
             layers.append(finish.side)
             tints.append(finish.tint)
             tiles.append(1.5 * finish.tile[0])
         ceiling = rng.uniform(0.6, 0.95)
-        floor = draw_material(rng, palette, 'wood', 'wood', 'tiles', 'weave', tile=1.1)
+        floor = sample_material(rng, palette, 'wood', 'wood', 'tiles', 'weave', tile=1.1)
         layers += [palette.layers['plain'][0], floor.side]
         tints += [(ceiling, ceiling, ceiling), floor.tint]
         tiles += [2.0, floor.tile[0]]
@@ -150,7 +150,7 @@ class Room:
             parts.append(make_box((along, distance - 0.05, 1.55), (0.05, 0.04, tall), frame))
         elif rng.random() < 0.5 and not fitted:
             along = rng.uniform(-0.35, 0.35) * length
-            leaf = draw_material(rng, palette, 'wood', 'plain', tile=2.0)
+            leaf = sample_material(rng, palette, 'wood', 'plain', tile=2.0)
             parts.append(make_box((along, distance, 1.02), (1.0, 0.09, 2.08), frame))
             parts.append(make_box((along, distance - 0.02, 1.0), (0.85, 0.09, 2.0), leaf))
         for _ in range(int(rng.integers(0, 6))):
@@ -194,7 +194,7 @@ class Room:
                 parts.append(place(chair, *at, 0.0, angle - math.pi / 2 + rng.normal(0, 0.4)))
         return parts
 
-    def _draw_people(
+    def _sample_people(
         self, rng: np.random.Generator, movers: int
     ) -> list[tuple[tuple[Rows, ...], float, float, float, float]]:
         people = []
@@ -218,8 +218,8 @@ def _toward(yaw: float, along: float, distance: float) -> tuple[float, float]:
     return c * along - s * distance, s * along + c * distance
 
 
-def draw_material(rng: Rng, palette: Palette, *kinds: str, tile: float = 1.0) -> Material:
-    """Draw a finish of one of the kinds, freely tinted where the tile is plain."""
+def sample_material(rng: Rng, palette: Palette, *kinds: str, tile: float = 1.0) -> Material:
+    """Sample a finish of one of the kinds, freely tinted where the tile is plain."""
     kind = str(rng.choice(kinds))
     if kind == 'plain':
         grey = rng.uniform(0.03, 0.8)
@@ -240,7 +240,7 @@ def make_clutter(rng: Rng, palette: Palette, count: int, span: tuple[float, floa
     parts = []
     for _ in range(count):
         x, y = (rng.uniform(-0.5, 0.5, 2) * span).tolist()
-        finish = draw_material(rng, palette, 'plain', 'poster', 'poster', 'mottle', tile=0.25)
+        finish = sample_material(rng, palette, 'plain', 'poster', 'poster', 'mottle', tile=0.25)
         kind, yaw = rng.random(), rng.uniform(0, 6.28)
         if kind < 0.3:
             size = rng.uniform((0.12, 0.1, 0.01), (0.32, 0.25, 0.12))
@@ -263,8 +263,8 @@ def make_clutter(rng: Rng, palette: Palette, count: int, span: tuple[float, floa
 def make_table(rng: Rng, palette: Palette) -> Rows:
     """Build a table with four legs or one foot, and what lies on it."""
     long, deep, tall = rng.uniform(0.8, 2.0), rng.uniform(0.6, 1.0), rng.uniform(0.68, 0.78)
-    top = draw_material(rng, palette, 'wood', 'wood', 'plain', tile=0.9)
-    leg = top if rng.random() < 0.6 else draw_material(rng, palette, 'plain')
+    top = sample_material(rng, palette, 'wood', 'wood', 'plain', tile=0.9)
+    leg = top if rng.random() < 0.6 else sample_material(rng, palette, 'plain')
     parts = [make_box((0, 0, tall - 0.02), (long, deep, 0.04), top)]
     if rng.random() < 0.75:
         thick = rng.uniform(0.04, 0.1)
@@ -283,8 +283,8 @@ def make_table(rng: Rng, palette: Palette) -> Rows:
 
 def make_chair(rng: Rng, palette: Palette) -> Rows:
     """Build a chair: legs, seat, back of slats, boards or rods."""
-    finish = draw_material(rng, palette, 'wood', 'wood', 'plain', tile=0.7)
-    seat = finish if rng.random() < 0.6 else draw_material(rng, palette, 'weave', tile=0.4)
+    finish = sample_material(rng, palette, 'wood', 'wood', 'plain', tile=0.7)
+    seat = finish if rng.random() < 0.6 else sample_material(rng, palette, 'weave', tile=0.4)
     wide, tall, back = rng.uniform(0.38, 0.5), rng.uniform(0.42, 0.48), rng.uniform(0.8, 1.05)
     parts = [make_box((0, 0, tall), (wide, wide, 0.05), seat)]
     w = wide / 2 - 0.025
@@ -301,8 +301,8 @@ def make_chair(rng: Rng, palette: Palette) -> Rows:
 
 def make_cupboards(rng: Rng, palette: Palette, length: float) -> Rows:
     """Build a kitchen front along x: base units, worktop, splashback, wall units, clutter."""
-    front = draw_material(rng, palette, 'plain', 'plain', 'wood', tile=1.0)
-    top = draw_material(rng, palette, 'plain', 'wood', 'mottle', tile=0.8)
+    front = sample_material(rng, palette, 'plain', 'plain', 'wood', tile=1.0)
+    top = sample_material(rng, palette, 'plain', 'wood', 'mottle', tile=0.8)
     steel = Material(palette.layers['plain'][0], tint=(0.5, 0.5, 0.5), gloss=0.8)
     dark = Material(palette.layers['plain'][0], tint=(0.03, 0.03, 0.03))
     parts = [
@@ -310,7 +310,7 @@ def make_cupboards(rng: Rng, palette: Palette, length: float) -> Rows:
         make_box((0, -0.29, 0.48), (length, 0.56, 0.76), dark),
         make_box((0, -0.31, 0.88), (length, 0.62, 0.04), top),
     ]
-    tiled = draw_material(rng, palette, 'tiles', 'tiles', 'plaster', tile=0.8)
+    tiled = sample_material(rng, palette, 'tiles', 'tiles', 'plaster', tile=0.8)
     parts.append(make_box((0, -0.005, 1.2), (length, 0.02, 0.62), tiled))
     parts += _pin_papers(rng, palette, length)
     units = max(1, round(length / rng.uniform(0.45, 0.8)))
@@ -343,7 +343,7 @@ def _pin_papers(rng: Rng, palette: Palette, length: float) -> list[Rows]:
 
 def make_shelf(rng: Rng, palette: Palette) -> Rows:
     """Build an open shelf with books and boxes."""
-    frame = draw_material(rng, palette, 'wood', 'plain', tile=1.0)
+    frame = sample_material(rng, palette, 'wood', 'plain', tile=1.0)
     wide, tall, deep = rng.uniform(0.6, 1.6), rng.uniform(0.9, 2.2), rng.uniform(0.25, 0.4)
     parts = [
         make_box((x * wide / 2, -deep / 2, tall / 2), (0.03, deep, tall), frame) for x in (-1, 1)
@@ -354,7 +354,7 @@ def make_shelf(rng: Rng, palette: Palette) -> Rows:
         x = -wide / 2 + 0.03
         while x < wide / 2 - 0.1 and z < tall - 0.2:
             book, high = rng.uniform(0.03, 0.14), rng.uniform(0.14, 0.28)
-            cover = draw_material(rng, palette, 'plain', 'poster', tile=0.3)
+            cover = sample_material(rng, palette, 'plain', 'poster', tile=0.3)
             if rng.random() < 0.8:
                 size = (book, deep * rng.uniform(0.5, 0.9), high)
                 parts.append(
@@ -366,7 +366,7 @@ def make_shelf(rng: Rng, palette: Palette) -> Rows:
 
 def make_sofa(rng: Rng, palette: Palette) -> Rows:
     """Build a sofa or a bed."""
-    cloth = draw_material(rng, palette, 'weave', 'plain', 'mottle', tile=0.6)
+    cloth = sample_material(rng, palette, 'weave', 'plain', 'mottle', tile=0.6)
     wide, deep = rng.uniform(0.8, 2.2), rng.uniform(0.75, 0.95)
     parts = [
         make_box((0, -deep / 2, 0.22), (wide, deep, 0.42), cloth),
@@ -374,7 +374,7 @@ def make_sofa(rng: Rng, palette: Palette) -> Rows:
     ]
     for side in (-1, 1):
         parts.append(make_box((side * wide / 2, -deep / 2, 0.32), (0.2, deep, 0.62), cloth))
-    cushion = draw_material(rng, palette, 'weave', 'mottle', 'plain', tile=0.4)
+    cushion = sample_material(rng, palette, 'weave', 'mottle', 'plain', tile=0.4)
     for _ in range(int(rng.integers(0, 4))):
         x = rng.uniform(-0.4, 0.4) * wide
         parts.append(make_ball((x, -0.32, 0.6), (0.22, 0.1, 0.2), cushion))
@@ -384,7 +384,7 @@ def make_sofa(rng: Rng, palette: Palette) -> Rows:
 def make_plant(rng: Rng, palette: Palette) -> Rows:
     """Build a pot plant."""
     leaves = Material(palette.pick(rng, 'leaves'), tile=(0.6, 0.6))
-    pot = draw_material(rng, palette, 'plain', 'masonry')
+    pot = sample_material(rng, palette, 'plain', 'masonry')
     tall = rng.uniform(0.4, 1.2)
     parts = [make_post(0, 0, 0, 0.3, 0.15, pot), make_post(0, 0, 0.3, tall, 0.02, pot)]
     for _ in range(int(rng.integers(2, 5))):

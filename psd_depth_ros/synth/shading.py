@@ -334,8 +334,8 @@ Array = npt.NDArray[np.float64]
 _DARK = np.zeros(3)
 
 
-def draw_street_light(rng: np.random.Generator, condition: str) -> Light:
-    """Draw daylight, fog or night outdoors."""
+def sample_street_light(rng: np.random.Generator, condition: str) -> Light:
+    """Sample daylight, fog or night outdoors."""
     azimuth, height = rng.uniform(0, 6.28), math.radians(rng.uniform(12, 65))
     flat = math.cos(height)
     sun = np.array([math.cos(azimuth) * flat, math.sin(azimuth) * flat, math.sin(height)])
@@ -360,8 +360,8 @@ def draw_street_light(rng: np.random.Generator, condition: str) -> Light:
     )
 
 
-def draw_room_light(rng: np.random.Generator, condition: str, size: Array) -> Light:
-    """Draw one to three lamps and what the walls scatter, in a room of a size (3,) m."""
+def sample_room_light(rng: np.random.Generator, condition: str, size: Array) -> Light:
+    """Sample one to three lamps and what the walls scatter, in a room of a size (3,) m."""
     count = int(rng.integers(1, 4))
     lamps = rng.uniform(-0.45, 0.45, (count, 3)) * size
     lamps[:, 2] = rng.uniform(0.6, 0.97, count) * size[2]

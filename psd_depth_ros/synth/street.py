@@ -96,8 +96,8 @@ class Profile:
         return low - half < nearest < high + half
 
 
-def draw_profile(rng: np.random.Generator) -> Profile:
-    """Draw a street."""
+def sample_profile(rng: np.random.Generator) -> Profile:
+    """Sample a street."""
     way = str(rng.choice(_WAYS, p=_WAY_PROBABILITIES))
     highway, wide = way == 'highway', way in ('avenue', 'country', 'highway')
     built = way in ('dense', 'suburb', 'mixed')
@@ -123,9 +123,9 @@ def draw_profile(rng: np.random.Generator) -> Profile:
         trees=_TREES[way] * rng.uniform(0.2, 1.3),
         posts=rng.uniform(0.1, 0.9),
         gaps=_GAPS[way],
-        junctions=_draw_junctions(rng, way),
+        junctions=_sample_junctions(rng, way),
         zebra=bool(rng.random() < 0.4),
-        bends=_draw_bends(rng),
+        bends=_sample_bends(rng),
     )  # fmt: skip
 
 
@@ -133,14 +133,14 @@ def _pair(values: np.ndarray) -> tuple[float, float]:
     return float(values[0]), float(values[1])
 
 
-def _draw_junctions(rng: np.random.Generator, way: str) -> tuple[float, float, float]:
+def _sample_junctions(rng: np.random.Generator, way: str) -> tuple[float, float, float]:
     if way == 'highway' or rng.random() < 0.35:
         return 0.0, 0.0, 0.0
     period = rng.uniform(60, 200)
     return period, rng.uniform(0, period), rng.uniform(2.5, 7.0)
 
 
-def _draw_bends(rng: np.random.Generator) -> tuple[tuple[float, float, float], ...]:
+def _sample_bends(rng: np.random.Generator) -> tuple[tuple[float, float, float], ...]:
     scale = 0.0 if rng.random() < 0.35 else 1.0
     return tuple(
         (scale * rng.uniform(0.2, 1) * size, 2 * math.pi / length, rng.uniform(0, 6.28))
@@ -148,10 +148,10 @@ def _draw_bends(rng: np.random.Generator) -> tuple[tuple[float, float, float], .
     )
 
 
-def draw_ground(
+def sample_ground(
     rng: np.random.Generator, street: Profile, palette: Palette, condition: str
 ) -> Ground:
-    """Draw the look of the road: surface, markings, what lies beside it."""
+    """Sample the look of the road: surface, markings, what lies beside it."""
     lines, lane = [], street.lane
     dash = float(rng.choice([6.0, 9.0, 12.0]))
     own = street.median[0] - 0.3 if street.median[1] > 0 else lane / 2
@@ -213,10 +213,10 @@ class Mover:
         return ahead, self.offset, 0.0 if self.speed > 0 else math.pi
 
 
-def draw_movers(
+def sample_movers(
     rng: np.random.Generator, palette: Palette, street: Profile, night: bool, count: int
 ) -> list[Mover]:
-    """Draw `count` movers, or a few where it is negative."""
+    """Sample `count` movers, or a few where it is negative."""
     number = int(rng.integers(1, 8)) if count < 0 else count
     movers: list[Mover] = []
     vehicles = 0
@@ -235,11 +235,11 @@ def draw_movers(
             rows = mark_moving(objects.make_car(rng, palette, night))
             movers.append(Mover((rows,), float(rng.uniform(9, 60)), 0.0, 0.0, 'lead'))
         elif street.way != 'highway':
-            movers.append(_draw_person(rng, palette, street))
+            movers.append(_sample_person(rng, palette, street))
     return movers
 
 
-def _draw_person(rng: np.random.Generator, palette: Palette, street: Profile) -> Mover:
+def _sample_person(rng: np.random.Generator, palette: Palette, street: Profile) -> Mover:
     start, kind, seed = float(rng.uniform(8, 200)), rng.random(), int(rng.integers(1 << 31))
     if kind < 0.3:
         offset = (street.oncoming or street.left_edge - 0.8) + 0.5
@@ -270,12 +270,12 @@ class Street:
 
     def __init__(self, seed: int, palette: Palette, night: bool, movers: int) -> None:
         rng = np.random.default_rng([seed, 11])
-        self.profile = draw_profile(rng)
+        self.profile = sample_profile(rng)
         self._seed, self._palette, self._night = seed, palette, night
         self._chunks: dict[int, Rows] = {}
         self._paving = Material(palette.pick(rng, 'paving'), tile=(2.0, 2.0))
         self._grass = Material(palette.pick(rng, 'grass'), tile=(3.0, 3.0))
-        self._movers = draw_movers(rng, palette, self.profile, night, movers)
+        self._movers = sample_movers(rng, palette, self.profile, night, movers)
 
     def collect(self, x: float, time: float) -> Rows:
         """All primitives in sight from position `x`, movers at `time` seconds."""

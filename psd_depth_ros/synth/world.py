@@ -20,11 +20,11 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, join_rows, Rows
 from psd_depth_ros.synth.raycast import View
 from psd_depth_ros.synth.render import (
-    draw_response,
     expose,
     Ground,
     Occlusion,
     render,
+    sample_response,
     Shell,
     Stage,
 )
@@ -34,13 +34,13 @@ from psd_depth_ros.synth.shading import (
     Blob,
     cast_depth_map,
     cast_open_map,
-    draw_room_light,
-    draw_street_light,
     LightMaps,
     look_along,
     look_down,
+    sample_room_light,
+    sample_street_light,
 )
-from psd_depth_ros.synth.street import CHUNK_M, draw_ground, Street
+from psd_depth_ros.synth.street import CHUNK_M, sample_ground, Street
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 
 BLOB_REACH_M = 80.0
@@ -114,9 +114,9 @@ class World:
         validate(self.settings)
         self.seed = int(seed)
         rng = np.random.default_rng([self.seed, 1])
-        self.kind = self._draw_kind(rng)
-        self.condition = self._draw_condition(rng)
-        self._draw_camera(np.random.default_rng([self.seed, 2]))
+        self.kind = self._sample_kind(rng)
+        self.condition = self._sample_condition(rng)
+        self._sample_camera(np.random.default_rng([self.seed, 2]))
         tiles = STREET_TILES if self.kind == 'street' else ROOM_TILES
         self._palette = Palette(np.random.default_rng([self.seed, 3]), tiles)
         self._stages: dict[str, Stage] = {}
@@ -130,13 +130,13 @@ class World:
             self._room = Room(self.seed, self._palette, self.camera_height_m, movers)
         rng = np.random.default_rng([self.seed, 4])
         if self._room is not None:
-            self._light = draw_room_light(rng, self.condition, self._room.size)
+            self._light = sample_room_light(rng, self.condition, self._room.size)
         else:
-            self._light = draw_street_light(rng, self.condition)
+            self._light = sample_street_light(rng, self.condition)
         rng = np.random.default_rng([self.seed, 5])
-        self._response = draw_response(rng, self.condition)
+        self._response = sample_response(rng, self.condition)
 
-    def _draw_kind(self, rng: np.random.Generator) -> str:
+    def _sample_kind(self, rng: np.random.Generator) -> str:
         drawn = 'room' if rng.random() < 1 / 3 else 'street'
         kind, condition = self.settings.kind, self.settings.condition
         if kind == 'room' and condition in _OUTDOORS:
@@ -148,13 +148,13 @@ class World:
             return 'street' if condition in _OUTDOORS else drawn
         return kind
 
-    def _draw_condition(self, rng: np.random.Generator) -> str:
+    def _sample_condition(self, rng: np.random.Generator) -> str:
         drawn = str(rng.choice(_WEATHERS, p=_WEATHER_PROBABILITIES))
         if self.settings.condition != 'any':
             return self.settings.condition
         return 'clear' if self.kind == 'room' and drawn in _OUTDOORS else drawn
 
-    def _draw_camera(self, rng: np.random.Generator) -> None:
+    def _sample_camera(self, rng: np.random.Generator) -> None:
         wanted = self.settings
         width, height = wanted.width, wanted.height
         street = self.kind == 'street'
@@ -282,7 +282,7 @@ class World:
             return self._room.shell
         assert self._street is not None
         rng = np.random.default_rng([self.seed, 6])
-        return draw_ground(rng, self._street.profile, self._palette, self.condition)
+        return sample_ground(rng, self._street.profile, self._palette, self.condition)
 
     def _stage(self, device: torch.device) -> Stage:
         key = str(device)

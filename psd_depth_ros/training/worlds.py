@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.augment.colour import degrade, jitter
-from psd_depth_ros.augment.crops import centred_window, draw_window
+from psd_depth_ros.augment.crops import centred_window, sample_window
 from psd_depth_ros.checkpoint import pack, unpack
 from psd_depth_ros.errors import SettingsError, TrainingError
 from psd_depth_ros.files import make_folder, write_file
@@ -190,7 +190,7 @@ class WorldsBatch:
         )
 
 
-def draw_batch(
+def sample_batch(
     recipe: WorldsRecipe,
     focal_px: float,
     shards: list[Frames],
@@ -211,7 +211,7 @@ def draw_batch(
     part = recipe.batch // processes
     places = range(rank * part, (rank + 1) * part)
     rngs = [np.random.default_rng((recipe.seed, 2, step, place)) for place in places]
-    items = [_draw_item(recipe, focal_px, groups[chosen], rng) for rng in rngs]
+    items = [_sample_item(recipe, focal_px, groups[chosen], rng) for rng in rngs]
     return _collate(items)
 
 
@@ -237,7 +237,7 @@ def _by_shape(shards: list[Frames]) -> list[list[Frames]]:
     return list(groups.values())
 
 
-def _draw_item(
+def _sample_item(
     recipe: WorldsRecipe, focal_px: float, shards: list[Frames], rng: np.random.Generator
 ) -> WorldsBatch:
     height, width = shards[0].rgb.shape[1:3]
@@ -262,7 +262,7 @@ def _item(
     if rng is None:
         window = centred_window((height, width), output)
     else:
-        window = draw_window(rng, (height, width), output, recipe.smallest_window)
+        window = sample_window(rng, (height, width), output, recipe.smallest_window)
     rgb, depth = window.image(rgb), window.depth(depth)
     camera = window.camera(Camera(width, height, fx, fy, cx, cy))
     if rng is not None:

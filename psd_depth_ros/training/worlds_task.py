@@ -18,6 +18,11 @@ import torch.nn.functional as F
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.evaluation.metrics import MAXIMUM_DEPTH_M, measure
+from psd_depth_ros.inference.postprocess import (
+    confidence_from_sigma,
+    ConfidenceModel,
+    LN_DELTA1,
+)
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import EncoderWeights, freeze_norm
 from psd_depth_ros.objectives.base import Objective
@@ -31,11 +36,11 @@ from psd_depth_ros.training.task import (
     Task,
 )
 from psd_depth_ros.training.worlds import (
-    draw_batch,
     Frames,
     load_shard,
     plan_shards,
     render_shards,
+    sample_batch,
     Shard,
     validation_batches,
     WorldsBatch,
@@ -43,6 +48,10 @@ from psd_depth_ros.training.worlds import (
 from psd_depth_ros.visualisation import colour_depth
 
 MAX_PREDICTED_M = 1e4  # predictions are not clamped, unlike in the evaluation protocols
+UNCALIBRATED = ConfidenceModel(OutputInfo().sigma_gain, OutputInfo().sigma_floor)
+# The grid on which the confidence is calibrated.
+SIGMA_GAINS = (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0)
+SIGMA_FLOORS = (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2)
 
 
 class WorldsTask(Task):
@@ -73,7 +82,7 @@ class WorldsTask(Task):
         self.recipe = recipe
         self._training, self._held_out = training, held_out
         self._description = dict(description or {})
-        self._calibration = Calibration()
+        self._confidence = UNCALIBRATED
         self._keeps_norm = start is not None
         torch.manual_seed(recipe.seed)
         self._depth = start_network(recipe, start) if model is None else model
@@ -126,7 +135,7 @@ class WorldsTask(Task):
 
     def batch(self, step: int, rank: int, processes: int) -> WorldsBatch:
         """Augmented windows of one aspect ratio, seeded by recipe, step and place in the batch."""
-        return draw_batch(self.recipe, self._focal_px, self._training, step, rank, processes)
+        return sample_batch(self.recipe, self._focal_px, self._training, step, rank, processes)
 
     def losses(self, module: nn.Module, batch: WorldsBatch, progress: float) -> dict[str, Tensor]:
         """The weighted terms of the objective."""
@@ -135,7 +144,7 @@ class WorldsTask(Task):
 
     def validate(self, depth: DepthModel) -> dict[str, float]:
         """Errors on held-out worlds; the score is metric AbsRel."""
-        scores, self._calibration = validate(depth, self.recipe, self._focal_px, self._held_out)
+        scores, self._confidence = validate(depth, self.recipe, self._focal_px, self._held_out)
         return {'score': scores.abs_rel_metric, **scores.as_dict()}
 
     def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
@@ -165,8 +174,8 @@ class WorldsTask(Task):
                 canonical_focal_px=self._focal_px,
                 metric=True,
                 max_depth_m=recipe.max_depth_m,
-                sigma_gain=self._calibration.gain,
-                sigma_floor=self._calibration.floor,
+                sigma_gain=self._confidence.gain,
+                sigma_floor=self._confidence.floor,
             ),
             training={'recipe': dump_recipe(recipe), 'steps': step, 'validation': dict(scores)},
             data=(
@@ -198,9 +207,6 @@ def _preview(
     return np.concatenate(rows)
 
 
-CLOSE = 0.223  # ln 1.25: confidence is the probability of an error below 25 %
-
-
 @dataclass(frozen=True)
 class Scores:
     """Means over held-out frames, over pixels with a true depth below 80 m."""
@@ -216,17 +222,9 @@ class Scores:
         return {name: round(value, 5) for name, value in asdict(self).items()}
 
 
-@dataclass(frozen=True)
-class Calibration:
-    """alpha and beta of sigma^2 = alpha^2 sigma_u^2 + beta^2."""
-
-    gain: float = 1.0
-    floor: float = 0.05
-
-
 def validate(
     model: DepthModel, recipe: WorldsRecipe, focal_px: float, frames: list[Frames]
-) -> tuple[Scores, Calibration]:
+) -> tuple[Scores, ConfidenceModel]:
     """Score a network on every held-out frame, and calibrate its confidence."""
     rows, errors, sigmas = [], [], []
     for batch in validation_batches(recipe, focal_px, frames):
@@ -261,25 +259,24 @@ def _score(predicted: Tensor, sky: Tensor, truth: Tensor, max_depth_m: float) ->
     ]
 
 
-def fit_confidence(errors: Tensor, sigma: Tensor) -> Calibration:
-    """Fit alpha and beta so that the confidence P(|ln Z - ln Z*| < ln 1.25) is calibrated.
+def fit_confidence(errors: Tensor, sigma: Tensor) -> ConfidenceModel:
+    """Fit gain and floor so that the confidence P(|ln Z - ln Z*| < ln 1.25) is calibrated.
 
-    Minimises the Brier score over a grid.
+    Minimises the Brier score over a grid; without a pixel it is UNCALIBRATED.
 
     Args:
         errors: |ln Z - ln Z*| of pixels (N,).
         sigma: their predicted standard deviation of log-depth (N,).
     """
-    right = (errors < CLOSE).float()
-    best, result = float('inf'), Calibration()
-    for gain in (0.3, 0.4, 0.5, 0.65, 0.8, 1.0, 1.25, 1.6, 2.0, 2.5, 3.2, 4.0):
-        for floor in (0.01, 0.02, 0.03, 0.05, 0.07, 0.1, 0.14, 0.2):
-            spread = (gain**2 * sigma.square() + floor**2).sqrt()
-            confidence = torch.erf(CLOSE / (spread * 2**0.5))
-            brier = float((confidence - right).square().mean())
-            if brier < best:
-                best, result = brier, Calibration(gain, floor)
-    return result
+    if not errors.numel():
+        return UNCALIBRATED
+    right = (errors < LN_DELTA1).float()
+
+    def brier_score(model: ConfidenceModel) -> float:
+        return float((confidence_from_sigma(sigma, model) - right).square().mean())
+
+    models = (ConfidenceModel(gain, floor) for gain in SIGMA_GAINS for floor in SIGMA_FLOORS)
+    return min(models, key=brier_score)
 
 
 @torch.inference_mode()

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from psd_depth_ros.augment.crops import centred_window, draw_window, Window
+from psd_depth_ros.augment.crops import centred_window, sample_window, Window
 from psd_depth_ros.geometry import Camera
 
 CAMERA = Camera(80, 40, 60.0, 60.0, 39.5, 19.5)
@@ -50,7 +50,7 @@ def test_pixels_and_masks_go_with_the_window():
 def test_windows_fit_and_keep_the_aspect():
     rng = np.random.default_rng(0)
     for _ in range(200):
-        window = draw_window(rng, (50, 90), (32, 64), 0.5)
+        window = sample_window(rng, (50, 90), (32, 64), 0.5)
         assert window.x >= 0
         assert window.x + window.width <= 90
         assert window.y + window.height <= 50

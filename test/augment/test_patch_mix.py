@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psd_depth_ros.augment.patch_mix import draw_mix, Mix
+from psd_depth_ros.augment.patch_mix import Mix, sample_mix
 from psd_depth_ros.geometry.warp import pixel_grid
 
 SIZE = (32, 64)
@@ -13,7 +13,7 @@ SIZE = (32, 64)
 
 @pytest.fixture(scope='module')
 def mix() -> Mix:
-    return draw_mix(SIZE, list(range(60)))
+    return sample_mix(SIZE, list(range(60)))
 
 
 def test_between_a_little_and_two_fifths_are_pasted(mix: Mix) -> None:
@@ -54,6 +54,6 @@ def test_nobody_judges_beside_a_seam(mix: Mix) -> None:
 
 
 def test_a_seed_decides_alone() -> None:
-    one, other = draw_mix(SIZE, [3, 4]), draw_mix(SIZE, [7, 4])
+    one, other = sample_mix(SIZE, [3, 4]), sample_mix(SIZE, [7, 4])
     assert torch.equal(one.pixels[1], other.pixels[1])
     assert torch.equal(one.pasted[1], other.pasted[1])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psd_depth_ros.augment.patches import draw_patches, far_score, Patches
+from psd_depth_ros.augment.patches import far_score, Patches, sample_patches
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.warp import camera_matrix, inverse_warp, pixel_grid
 
@@ -61,7 +61,7 @@ def test_zooming_is_no_motion() -> None:
 
 def draw(choice: str, log_depth: torch.Tensor, image: torch.Tensor, seeds: list[int]) -> Patches:
     intrinsics = INTRINSICS.expand(len(seeds), 4)
-    return draw_patches(log_depth, image, intrinsics, (16, 32), (1.5, 2.5), choice, seeds)
+    return sample_patches(log_depth, image, intrinsics, (16, 32), (1.5, 2.5), choice, seeds)
 
 
 @pytest.mark.parametrize('choice', ['distant', 'random', 'centre'])

@@ -18,7 +18,7 @@ from psd_depth_ros.inference.postprocess import (
 )
 
 OPEN = DepthSettings(min_depth_m=0.01, max_depth_m=1000.0, min_confidence=0.0, sky=False)
-PLAIN = ConfidenceModel()
+PLAIN = ConfidenceModel(1.0, 0.0)
 
 
 def finish(u: Tensor, sigma: Tensor | None = None, far: Tensor | None = None, **options):  # type: ignore[no-untyped-def]
@@ -65,7 +65,7 @@ def test_confidence_is_the_share_of_a_normal_error_within_25_percent() -> None:
 
 def test_variances_add_up() -> None:
     # (2 * 3)^2 + 8^2 = 10^2, in percent; the rest comes from the scale.
-    model = ConfidenceModel(alpha=2.0, beta=0.08)
+    model = ConfidenceModel(gain=2.0, floor=0.08)
     left = confidence_from_sigma(torch.tensor([0.03]), model, scale_variance=0.1**2)
     right = confidence_from_sigma(torch.tensor([math.sqrt(0.02)]), PLAIN)
     torch.testing.assert_close(left, right)

@@ -133,7 +133,7 @@ class Seen:
         self.reprojection = terms['photometric'].reprojection(context)
         if 'patch' in terms and terms['patch'].is_seen(context):
             self.patches = terms['patch'].view(context).patches
-            self.patch = terms['patch'].leveled(context)[0]
+            self.patch = terms['patch'].levelled(context)[0]
             self.taught = terms['distillation'].result(context).mask
 
 
@@ -270,7 +270,7 @@ def test_a_teacher_is_judged_by_its_own_errors(street: Street) -> None:
         patch = objective.terms['patch']
         own, its = (patch.reprojection(context, who) for who in ('student', EMA))
         inputs = objective.terms['distillation']._inputs(
-            context, patch, EMA, patch.leveled(context, EMA)[0]
+            context, patch, EMA, patch.levelled(context, EMA)[0]
         )
         torch.testing.assert_close(inputs.patch_error, F.avg_pool2d(its.error, 2))
         assert not torch.equal(own.error, its.error)
@@ -353,8 +353,8 @@ def test_pasted_parts_are_judged_by_their_own_geometry(
     small = depth[..., ::2, ::2]  # nearest of two: the truth at the input's size, all but
     truth = torch.cat([small, small.flip(-1)]).log()
     mixes: list[Any] = []
-    draw = psd.draw_mix
-    monkeypatch.setattr(psd, 'draw_mix', lambda *given: mixes.append(draw(*given)) or mixes[-1])
+    draw = psd.sample_mix
+    monkeypatch.setattr(psd, 'sample_mix', lambda *given: mixes.append(draw(*given)) or mixes[-1])
 
     def canonical(image: Tensor, intrinsics: Tensor, pasted_nearer: bool = True) -> Tensor:
         mix = mixes[-1]

@@ -17,11 +17,11 @@ from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.task import CANONICAL_FOCAL_PX, start_network
 from psd_depth_ros.training.worlds import (
     canonical_target,
-    draw_batch,
     Frames,
     load_shard,
     plan_shards,
     render_shards,
+    sample_batch,
     validation_batches,
 )
 from psd_depth_ros.training.worlds_task import WorldsTask
@@ -71,7 +71,7 @@ def test_thin_things_stay_whole_when_targets_shrink():
 
 
 def test_a_zoomed_window_keeps_canonical_depth_consistent_with_its_focal_length():
-    batch = draw_batch(replace(RECIPE, smallest_window=0.5), FOCAL_PX, [stripes()], step=1)
+    batch = sample_batch(replace(RECIPE, smallest_window=0.5), FOCAL_PX, [stripes()], step=1)
     finite = torch.isfinite(batch.target)
     ratio = (batch.intrinsics[:, 0] / FOCAL_PX).view(-1, 1, 1, 1)
     metres = (batch.target.exp() * ratio)[finite]
@@ -81,11 +81,11 @@ def test_a_zoomed_window_keeps_canonical_depth_consistent_with_its_focal_length(
 
 def test_batches_repeat_with_the_seed_and_are_divided_among_processes():
     shards = [stripes()]
-    whole = draw_batch(RECIPE, FOCAL_PX, shards, step=3)
-    parts = [draw_batch(RECIPE, FOCAL_PX, shards, 3, rank, processes=2) for rank in (0, 1)]
+    whole = sample_batch(RECIPE, FOCAL_PX, shards, step=3)
+    parts = [sample_batch(RECIPE, FOCAL_PX, shards, 3, rank, processes=2) for rank in (0, 1)]
     assert torch.equal(whole.image, torch.cat([part.image for part in parts]))
     assert torch.equal(whole.target, torch.cat([part.target for part in parts]))
-    assert not torch.equal(whole.image, draw_batch(RECIPE, FOCAL_PX, shards, step=4).image)
+    assert not torch.equal(whole.image, sample_batch(RECIPE, FOCAL_PX, shards, step=4).image)
 
 
 def test_validation_gives_every_frame_once():

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from psd_depth_ros.augment.colour import draw_colours
-from psd_depth_ros.augment.crops import draw_window
+from psd_depth_ros.augment.colour import sample_colours
+from psd_depth_ros.augment.crops import sample_window
 from psd_depth_ros.data.fields import Example, Provider, providers_of, ScaledSequence
 from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.errors import SettingsError
@@ -206,10 +206,10 @@ class TripletBatches:
         if self._augment:
             rng = np.random.default_rng((self._seed, 3, step, place))
             mirrored = bool(rng.random() < 0.5)
-            colours = draw_colours(rng)
+            colours = sample_colours(rng)
             if self._smallest_window < 1.0:
                 size = scaled.sequence.camera.size
-                window = draw_window(rng, size, size, self._smallest_window)
+                window = sample_window(rng, size, size, self._smallest_window)
             window = replace(window, mirrored=mirrored)
         return Example(scaled, tuple(triplet), window, colours, seed)
 
