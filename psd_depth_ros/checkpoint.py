@@ -41,6 +41,11 @@ STRIDE = 32  # both sides of a network's input are multiples of it
 MAX_PIXELS = 4_000_000  # of an input, as in recipes
 _JSON_PARTS = ('architecture', 'encoder_options', 'training', 'data')
 
+CHECKSUM = 'sha256'
+_BLANK = '0' * 64
+_CHANGED = 'is not a whole safetensors file (it differs from its checksum)'
+_MOST_HEADER_BYTES = 50_000_000
+
 
 @dataclass(frozen=True)
 class InputInfo:
@@ -287,12 +292,6 @@ def _check_sizes(given: InputInfo, output: OutputInfo) -> None:
 
 def _is_number(value: Any) -> bool:
     return type(value) in (int, float) and math.isfinite(value)
-
-
-CHECKSUM = 'sha256'
-_BLANK = '0' * 64
-_CHANGED = 'is not a whole safetensors file (it differs from its checksum)'
-_MOST_HEADER_BYTES = 50_000_000
 
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:

@@ -22,6 +22,13 @@ import weakref
 from psd_depth_ros.errors import SettingsError, TrainingError
 from psd_depth_ros.parsing import is_file, shorten
 
+_DIGITS = re.compile(r'(\d+)')
+
+PART = '.part'
+_NO_LOCKS_S = 86_400.0  # age of an abandoned part, where a file system has no locks
+_TRIES = 100
+_LONGEST = 200  # bytes of a name that leave room for the temporary one's
+
 
 def find_installed(relative: str) -> Path | None:
     """The file `relative` ('weights/lite.safetensors') of the package, None where it is not."""
@@ -30,9 +37,6 @@ def find_installed(relative: str) -> Path | None:
             if is_file(folder / relative):
                 return folder / relative
     return None
-
-
-_DIGITS = re.compile(r'(\d+)')
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
@@ -50,12 +54,6 @@ def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:
                 key.append((1, 0, piece))
         key.append((-1, 0, ''))
     return tuple(key)
-
-
-PART = '.part'
-_NO_LOCKS_S = 86_400.0  # age of an abandoned part, where a file system has no locks
-_TRIES = 100
-_LONGEST = 200  # bytes of a name that leave room for the temporary one's
 
 
 def write_atomically(path: Path, content: bytes) -> None:

@@ -34,6 +34,9 @@ _MEMORY_ERRORS = (
 _IOPRIO_SET = {'x86_64': 251, 'aarch64': 30}
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
+_BYTES = 31 * 1024 * 1024  # with its header below glibc's ceiling of 32 MiB
+
 
 def use_passive_waiting() -> None:
     """Let OpenMP threads sleep while they wait for each other; call it before torch is imported.
@@ -139,10 +142,6 @@ def _use_idle_disk_priority() -> None:
     number = _IOPRIO_SET.get(platform.machine())
     if number is not None and platform.system() == 'Linux':
         ctypes.CDLL(None).syscall(number, _IOPRIO_WHO_PROCESS, 0, _IOPRIO_IDLE)
-
-
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-_BYTES = 31 * 1024 * 1024  # with its header below glibc's ceiling of 32 MiB
 
 
 def configure_runtime(backend: str) -> None:

@@ -17,6 +17,8 @@ from psd_depth_ros.errors import BagError, SettingsError
 
 _SILENT = '-8'  # AV_LOG_QUIET
 
+T = TypeVar('T')
+
 
 def silence_decoders() -> None:
     """Keep FFmpeg from writing to stderr; call before the first video is opened.
@@ -104,8 +106,6 @@ def _clock(seconds: float) -> str:
 if TYPE_CHECKING:
     from psd_depth_ros.data.frames import FrameSource
     from psd_depth_ros.geometry import Camera
-
-T = TypeVar('T')
 
 
 def add_recording_options(parser: argparse.ArgumentParser) -> None:

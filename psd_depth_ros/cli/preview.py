@@ -41,6 +41,10 @@ CLOUD_FORWARD_M, CLOUD_SIDE_M = 40.0, 16.0
 ERROR_LIMIT = 0.5
 DEPTH_TICKS_M = (2, 5, 10, 20, 40, 80)
 
+_MPEG4 = int.from_bytes(b'mp4v', 'little')
+_DEFAULT_RATE_HZ = 10.0
+_MOST_PIXELS = 1280 * 720
+
 
 @dataclass(frozen=True)
 class PreviewFrame:
@@ -114,11 +118,6 @@ def _error_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image, Imag
     picture[~known] = PANEL
     picture[~known & ~np.isfinite(truth)] = SKY
     return picture, bar
-
-
-_MPEG4 = int.from_bytes(b'mp4v', 'little')
-_DEFAULT_RATE_HZ = 10.0
-_MOST_PIXELS = 1280 * 720
 
 
 class PreviewVideo:

@@ -30,6 +30,20 @@ from psd_depth_ros.errors import BagError
 # (time, channel, bytes)
 Stored = tuple[int, int, bytes]
 
+MAGIC = b'\x89MCAP0\r\n'
+_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE = 0x01, 0x02, 0x03, 0x04, 0x05
+_CHUNK, _MESSAGE_INDEX, _CHUNK_INDEX = 0x06, 0x07, 0x08
+_STATISTICS, _SUMMARY_OFFSET, _DATA_END = 0x0B, 0x0E, 0x0F
+_LAST_KNOWN, _FIRST_PRIVATE = 0x0F, 0x80
+_FOOTER_BYTES = 9 + 20 + len(MAGIC)
+_MESSAGE_HEAD = struct.Struct('<HIQQ')
+_RECORD_HEAD = struct.Struct('<BQ')
+_LIBRARY = 'psd_depth_ros'
+_CHUNK_BYTES = 4 << 20  # of a chunk that is written
+# A chunk says how large it is once unpacked; recorders write some MB.
+_LARGEST_CHUNK = 4 << 30
+Data = bytes | bytearray | memoryview
+
 
 @dataclass(frozen=True)
 class Channel:
@@ -103,22 +117,6 @@ def merge_by_time(
             _, place, item, block = heapq.heappop(heap)
             yield place, item
             push(place, block)
-
-
-MAGIC = b'\x89MCAP0\r\n'
-_HEADER, _FOOTER, _SCHEMA, _CHANNEL, _MESSAGE = 0x01, 0x02, 0x03, 0x04, 0x05
-_CHUNK, _MESSAGE_INDEX, _CHUNK_INDEX = 0x06, 0x07, 0x08
-_STATISTICS, _SUMMARY_OFFSET, _DATA_END = 0x0B, 0x0E, 0x0F
-_LAST_KNOWN, _FIRST_PRIVATE = 0x0F, 0x80
-_FOOTER_BYTES = 9 + 20 + len(MAGIC)
-_MESSAGE_HEAD = struct.Struct('<HIQQ')
-_RECORD_HEAD = struct.Struct('<BQ')
-_LIBRARY = 'psd_depth_ros'
-_CHUNK_BYTES = 4 << 20  # of a chunk that is written
-# A chunk says how large it is once unpacked; recorders write some MB.
-_LARGEST_CHUNK = 4 << 30
-
-Data = bytes | bytearray | memoryview
 
 
 @dataclass(frozen=True)

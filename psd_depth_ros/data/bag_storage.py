@@ -31,6 +31,15 @@ from psd_depth_ros.parsing import ParseError, read_yaml
 _DAMAGE = (sqlite3.Error, ValueError, TypeError)
 _TABLES = {'messages', 'topics'}
 
+_PACKED = ('.zstd', '.zst')
+
+_ACTIVE = '.bag.active'
+_METADATA = 'metadata.yaml'
+_STREAMS = ('.h264', '.264', '.avc', '.h265', '.265', '.hevc', '.mjpeg', '.mjpg')
+_NUMBERED = re.compile(r'(?P<base>.*)_(?P<number>\d+)')
+_JOURNALS = ('-wal', '-journal')
+_COPIES = 3
+
 
 class SqliteFile(BagFile):
     """A `.db3` of rosbag2, of any version of its tables; it is never written to.
@@ -253,17 +262,10 @@ def _unreadable_ros1(path: Path, error: Exception) -> BagError:
 
 
 _READERS: dict[str, type[BagFile]] = {'.mcap': McapReader, '.db3': SqliteFile, '.bag': Ros1File}
-_PACKED = ('.zstd', '.zst')
 BAG_SUFFIXES = (
     *_READERS,
     *(f'{suffix}{packed}' for suffix in ('.mcap', '.db3') for packed in _PACKED),
 )
-_ACTIVE = '.bag.active'
-_METADATA = 'metadata.yaml'
-_STREAMS = ('.h264', '.264', '.avc', '.h265', '.265', '.hevc', '.mjpeg', '.mjpg')
-_NUMBERED = re.compile(r'(?P<base>.*)_(?P<number>\d+)')
-_JOURNALS = ('-wal', '-journal')
-_COPIES = 3
 
 
 def is_bag_name(name: str) -> bool:

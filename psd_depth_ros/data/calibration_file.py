@@ -37,6 +37,13 @@ Array = NDArray[np.float64]
 ASSUMED_FOV_DEG = 60.0  # horizontally, of a camera of which nothing is known
 _ENOUGH = 400
 
+_SIMPLE = ('fx', 'fy', 'cx', 'cy', 'width', 'height')
+# Facts about the recording that may stand beside the intrinsics.
+_REMARKS = ('camera_height_m', 'channels', 'camera_name')
+_ROS = ('image_width', 'image_height', 'camera_matrix')
+
+_FORMS = f'{" ".join(_SIMPLE)}, or the output of camera_calibration, OpenCV or Kalibr'
+
 
 class Mounting:
     """The fixed transforms among the frames of a robot."""
@@ -76,10 +83,6 @@ def _messages(reader: BagReader) -> Iterator[Any]:
                 continue
 
 
-_SIMPLE = ('fx', 'fy', 'cx', 'cy', 'width', 'height')
-# Facts about the recording that may stand beside the intrinsics.
-_REMARKS = ('camera_height_m', 'channels', 'camera_name')
-_ROS = ('image_width', 'image_height', 'camera_matrix')
 # Other spellings of the keys of camera_calibration, in lower case without underscores.
 _SPELLINGS = {
     'image_width': ('imagewidth', 'width', 'w'),
@@ -95,7 +98,6 @@ _SPELLINGS = {
     'fisheye_model': ('fisheyemodel',),
 }  # fmt: skip
 _MEANING = {spelling: key for key, all_ in _SPELLINGS.items() for spelling in all_}
-_FORMS = f'{" ".join(_SIMPLE)}, or the output of camera_calibration, OpenCV or Kalibr'
 
 
 def load_camera(

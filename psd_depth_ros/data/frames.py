@@ -33,6 +33,14 @@ from psd_depth_ros.messages.images import FULL
 DepthMap = NDArray[np.float32]
 T = TypeVar('T')
 
+VIDEO_SUFFIXES = (
+    *('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.mts', '.m2ts'),
+    *('.wmv', '.flv', '.3gp', '.ogv'),
+)
+IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
+# Give up a recording none of whose first frames can be used.
+_HOPELESS_AFTER = 100
+
 
 @dataclass(frozen=True)
 class Sequence:
@@ -90,16 +98,6 @@ class Sequence:
             return frame
         height, width = (side // self.fine_factor for side in self.camera.size)
         return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
-
-
-VIDEO_SUFFIXES = (
-    *('.mp4', '.avi', '.mkv', '.mov', '.webm', '.m4v', '.mpg', '.mpeg', '.ts', '.mts', '.m2ts'),
-    *('.wmv', '.flv', '.3gp', '.ogv'),
-)
-IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
-
-# Give up a recording none of whose first frames can be used.
-_HOPELESS_AFTER = 100
 
 
 @dataclass(frozen=True)

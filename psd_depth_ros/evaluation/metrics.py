@@ -28,6 +28,20 @@ MAXIMUM_DEPTH_M = 80.0
 
 Values = NDArray[np.float64]
 
+Bands = tuple[tuple[float, float], ...]
+DRIVING_BANDS_M: Bands = ((0.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, 80.0))
+INDOOR_BANDS_M: Bands = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 10.0))
+
+# Between these ratios of depth a step to the neighbour counts as an occlusion.
+LOWEST_RATIO, HIGHEST_RATIO, RATIOS = 1.05, 1.25, 10
+FARTHEST_PX = 10.0
+_BLUR_PX = 1.0
+_WEAK_STEP, _STRONG_STEP = 0.05, 0.1  # of ln depth from pixel to pixel, after the blur
+_CANNY_UNIT = 8192.0  # steps of ln depth as the 16-bit integers that cv2.Canny takes
+
+QUANTILES = 50
+Order = NDArray[np.intp]
+
 
 @dataclass(frozen=True)
 class DepthMetrics:
@@ -178,12 +192,6 @@ def _errors(predicted: Values, true: Values) -> dict[str, float]:
     }
 
 
-Bands = tuple[tuple[float, float], ...]
-
-DRIVING_BANDS_M: Bands = ((0.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, 80.0))
-INDOOR_BANDS_M: Bands = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 10.0))
-
-
 @dataclass(frozen=True)
 class BandMetrics:
     """Errors over the pixels whose truth lies in one band.
@@ -246,14 +254,6 @@ def average_bands(
             'frames': len(rows),
         }  # fmt: skip
     return averages
-
-
-# Between these ratios of depth a step to the neighbour counts as an occlusion.
-LOWEST_RATIO, HIGHEST_RATIO, RATIOS = 1.05, 1.25, 10
-FARTHEST_PX = 10.0
-_BLUR_PX = 1.0
-_WEAK_STEP, _STRONG_STEP = 0.05, 0.1  # of ln depth from pixel to pixel, after the blur
-_CANNY_UNIT = 8192.0  # steps of ln depth as the 16-bit integers that cv2.Canny takes
 
 
 @dataclass(frozen=True)
@@ -352,11 +352,6 @@ def _mean_distance(start: Mask, goal: Mask) -> float:
         return FARTHEST_PX
     away = cv2.distanceTransform((~goal).astype(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
     return float(np.mean(np.minimum(away[start].astype(np.float64), FARTHEST_PX)))
-
-
-QUANTILES = 50
-
-Order = NDArray[np.intp]
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ SPARSE_FRACTION = 0.3
 COLUMNS = ('abs_rel', 'sq_rel', 'rmse', 'rmse_log', 'a1', 'a2', 'a3', 'silog')
 DISTANCE_COLUMNS = ('abs_rel', 'of all pixels', 'a1', 'median ln p/gt', 'share')
 
+_FEWEST_FOR_CHARTS = 5
+
 
 def figure_rows(report: dict[str, Any]) -> list[tuple[str, list[str]]]:
     """Each way of measuring with its figures under `COLUMNS`."""
@@ -157,7 +159,6 @@ def signed_error(depth: Map, truth: Map, protocol: Protocol) -> Map:
     return error
 
 
-_FEWEST_FOR_CHARTS = 5
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1d2126; --faint: #69717b; --line: #d5dae0;
   --page: #fbfbfa; --bar: #4a7fb5; --mark: #c8452f; }

@@ -50,6 +50,10 @@ _LITTLE = 0.25
 _OUTSIDE = 0.25
 _WATCHED = 10
 
+DEPTH_ENCODINGS = ('32FC1', '16UC1')
+
+_SECOND_NS = 1_000_000_000
+
 
 @dataclass(frozen=True)
 class _Layout:
@@ -180,7 +184,6 @@ _LAYOUTS: dict[str, _Layout] = {
 }
 
 ENCODINGS = tuple(_LAYOUTS)
-DEPTH_ENCODINGS = ('32FC1', '16UC1')
 _DTYPES: dict[str, np.dtype[Any]] = {
     'rgb8': np.dtype(np.uint8),
     'bgr8': np.dtype(np.uint8),
@@ -418,9 +421,6 @@ def flat_bytes(data: Any) -> Bytes:
 
 def _is_swapped(message: Any) -> bool:
     return bool(message.is_bigendian) != (sys.byteorder == 'big')
-
-
-_SECOND_NS = 1_000_000_000
 
 
 def stamp_ns(header: Any) -> int:

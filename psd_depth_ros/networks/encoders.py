@@ -26,6 +26,15 @@ from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_arrays, read_byt
 
 PLUGIN_GROUP = 'psd_depth_ros.encoders'
 
+# What constructors raise for options that they do not take.
+_MISFITS = (TypeError, LookupError, ValueError, AttributeError, ArithmeticError, RuntimeError)
+
+# Files that do not say themselves what they are: name and licence by id.
+_KNOWN_WEIGHTS = {
+    'b6f6520ed395': ('MobileNetV2 trained on ImageNet (google-coral/edgetpu)', 'Apache-2.0'),
+}
+_DESCRIPTION = ('name', 'licence', 'mean', 'std')
+
 
 class Normalisation(NamedTuple):
     """How RGB in [0, 1] becomes the input of a network: (image - mean) / std, per channel."""
@@ -264,10 +273,6 @@ BUILT_IN: Mapping[str, Callable[..., Encoder]] = {
 }
 
 
-# What constructors raise for options that they do not take.
-_MISFITS = (TypeError, LookupError, ValueError, AttributeError, ArithmeticError, RuntimeError)
-
-
 def build_encoder(name: str, options: Mapping[str, Any] | None = None) -> Encoder:
     """Make an encoder by name with random weights.
 
@@ -308,13 +313,6 @@ class EncoderWeights:
     def provenance(self) -> dict[str, str]:
         """The entry of `CheckpointInfo.data` for a network started from these weights."""
         return {'name': self.name, 'licence': self.licence, 'id': self.id}
-
-
-# Files that do not say themselves what they are: name and licence by id.
-_KNOWN_WEIGHTS = {
-    'b6f6520ed395': ('MobileNetV2 trained on ImageNet (google-coral/edgetpu)', 'Apache-2.0'),
-}
-_DESCRIPTION = ('name', 'licence', 'mean', 'std')
 
 
 def read_encoder_weights(path: Path) -> EncoderWeights:

@@ -32,6 +32,9 @@ from psd_depth_ros.replay.recordings import (
 T = TypeVar('T')
 _WAIT_S = 0.1
 
+# Between the last message of a round and the first of the next, in recorded time: about a frame.
+_LOOP_GAP_NS = 100_000_000
+
 
 class ReadAhead(Generic[T]):
     """Iterates over `items` in a thread, at most `depth` items ahead; a context manager.
@@ -154,10 +157,6 @@ def _camera_of_bag(path: Path, wanted: str | None, calibrated: bool) -> PlayedCa
             width=width,
             height=height,
         )
-
-
-# Between the last message of a round and the first of the next, in recorded time: about a frame.
-_LOOP_GAP_NS = 100_000_000
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,11 @@ from psd_depth_ros.synth.textures import SIZE
 SUN_DISTANCE_M = 800.0
 _BIAS_M = 0.12
 
+LEVELS = 9
+
+Array = npt.NDArray[np.float64]
+_DARK = np.zeros(3)
+
 
 @dataclass(frozen=True)
 class Blob:
@@ -147,9 +152,6 @@ def dim_under(blobs: tuple[Blob, ...], position: torch.Tensor) -> torch.Tensor:
 def fade_upward(position: torch.Tensor) -> torch.Tensor:
     """How much of what is known at ground level holds at points (3, N): 1 there, 0 far above."""
     return torch.exp(-6 * position[2].clamp(min=0))
-
-
-LEVELS = 9
 
 
 @dataclass
@@ -328,10 +330,6 @@ def _row(vector: npt.NDArray[np.float64], device: torch.device) -> torch.Tensor:
 
 def _column(vector: npt.NDArray[np.float64], device: torch.device) -> torch.Tensor:
     return torch.tensor(vector, dtype=torch.float32, device=device).reshape(3, 1)
-
-
-Array = npt.NDArray[np.float64]
-_DARK = np.zeros(3)
 
 
 def sample_street_light(rng: np.random.Generator, condition: str) -> Light:

@@ -49,6 +49,14 @@ _GAPS = {
     'mixed': 0.3,
 }
 
+_LOOP_M = 250.0
+_STEPS = 8  # phases of a stride
+_CROSS_FROM_M, _CROSS_TO_M = 45.0, 12.0  # distance ahead at which somebody crosses the road
+
+CHUNK_M = 40.0
+AHEAD_M = 240.0
+Rng = np.random.Generator
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -175,11 +183,6 @@ def sample_ground(
     )  # fmt: skip
 
 
-_LOOP_M = 250.0
-_STEPS = 8  # phases of a stride
-_CROSS_FROM_M, _CROSS_TO_M = 45.0, 12.0  # distance ahead at which somebody crosses the road
-
-
 @dataclass(frozen=True)
 class Mover:
     """Something that moves along the street, across it, or in front of the ego."""
@@ -258,11 +261,6 @@ def _stride(
 ) -> tuple[Rows, ...]:
     phases = np.arange(_STEPS) * 2 * math.pi / _STEPS
     return tuple(mark_moving(make(np.random.default_rng(seed), palette, p)) for p in phases)
-
-
-CHUNK_M = 40.0
-AHEAD_M = 240.0
-Rng = np.random.Generator
 
 
 class Street:

@@ -24,6 +24,10 @@ from psd_depth_ros.training.task import Task
 DROP_AT = 0.75  # progress at which the learning rates of the schedule `step` fall
 WEIGHT_DECAY = 0.01  # of AdamW
 
+KEPT = 2
+KEY = 'psd_depth_ros.run'
+_MOST_BYTES = 8 * ARRAY_BYTES
+
 
 @dataclass(frozen=True)
 class Snapshot:
@@ -193,11 +197,6 @@ def _unflatten(optimiser: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) 
         state.setdefault(int(index), {})[key] = value
     groups = optimiser.state_dict()['param_groups']
     optimiser.load_state_dict({'state': state, 'param_groups': groups})
-
-
-KEPT = 2
-KEY = 'psd_depth_ros.run'
-_MOST_BYTES = 8 * ARRAY_BYTES
 
 
 def write_state(folder: Path, snapshot: Snapshot, identity: Mapping[str, Any]) -> Path:

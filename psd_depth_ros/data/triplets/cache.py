@@ -47,6 +47,13 @@ Array = NDArray[np.float64]
 _MOST_POINTS = 4096
 _NEAREST_M = 0.1
 
+# Raise it when the same recording would be written differently.
+VERSION = 5
+_MOST_CAMERAS = 16
+_INDEX = 'recording.json'
+_BEGINNING = 65536  # bytes
+Report = Callable[[int, int], None]
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -216,15 +223,6 @@ class FrameWriter:
     def _seen(self) -> NDArray[np.bool_]:
         mask = self._fine.mask
         return np.ones(self.camera.size, bool) if mask is None else mask
-
-
-# Raise it when the same recording would be written differently.
-VERSION = 5
-_MOST_CAMERAS = 16
-_INDEX = 'recording.json'
-_BEGINNING = 65536  # bytes
-
-Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)

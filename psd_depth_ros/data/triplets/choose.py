@@ -41,6 +41,14 @@ _LEAST_BONNET, _MOST_BONNET = 0.004, 0.5
 _LEAST_ISLAND = 12
 _STRONG_EDGE = 6.0
 
+LEAST_SHARPNESS = 0.1  # at the size of the network: 0 is flat, 0.2 to 0.5 usual
+MOST_SATURATED = 0.4  # fraction of black or white pixels
+LEAST_TRANSLATION_M = 0.01  # between target and source, where the recording knows it
+# Least fraction of corners that is found again in the same scene.
+_SAME_SCENE = 0.3
+# A wait this many times as long as usual means that frames were lost.
+_GAP = 3.0
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -235,14 +243,6 @@ def _outline(region: Mask) -> Mask:
     inner = cv2.erode(region.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
     return region & (inner == 0)
 
-
-LEAST_SHARPNESS = 0.1  # at the size of the network: 0 is flat, 0.2 to 0.5 usual
-MOST_SATURATED = 0.4  # fraction of black or white pixels
-LEAST_TRANSLATION_M = 0.01  # between target and source, where the recording knows it
-# Least fraction of corners that is found again in the same scene.
-_SAME_SCENE = 0.3
-# A wait this many times as long as usual means that frames were lost.
-_GAP = 3.0
 
 REASONS = {
     'blurred': 'blurred',

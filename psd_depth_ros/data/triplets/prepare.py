@@ -45,6 +45,9 @@ from psd_depth_ros.parsing import user_path
 
 Report = Callable[[str, int, int], None]
 
+# Fewer triplets than this are learned by heart within seconds.
+FEWEST_TRIPLETS = 20
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -324,10 +327,6 @@ def _nothing(settings: DataSettings, unreadable: list[Unreadable]) -> str:
         return unreadable[0].reason
     reasons = ''.join(f'\n  {one.path}: {one.reason}' for one in unreadable)
     return f'none of the {len(unreadable)} recordings can be read:{reasons}'
-
-
-# Fewer triplets than this are learned by heart within seconds.
-FEWEST_TRIPLETS = 20
 
 
 @dataclass(frozen=True)
