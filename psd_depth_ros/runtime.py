@@ -35,7 +35,7 @@ _IOPRIO_SET = {'x86_64': 251, 'aarch64': 30}
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of glibc's malloc.h
-_BYTES = 31 * 1024 * 1024  # with its header below glibc's ceiling of 32 MiB
+_PROBE_BYTES = 31 * 1024 * 1024  # with its header below glibc's ceiling of 32 MiB
 
 
 def use_passive_waiting() -> None:
@@ -183,7 +183,7 @@ def reuse_freed_memory(*, keep_all: bool = False) -> None:
     """
     import numpy as np
 
-    block = np.empty(_BYTES, np.uint8)
+    block = np.empty(_PROBE_BYTES, np.uint8)
     del block
     if keep_all and hasattr(libc := ctypes.CDLL(None), 'mallopt'):
         libc.mallopt(_M_MMAP_MAX, 0)

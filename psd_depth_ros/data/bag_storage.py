@@ -30,15 +30,13 @@ from psd_depth_ros.parsing import ParseError, read_yaml
 # What damaged tables and values of other types lead to.
 _DAMAGE = (sqlite3.Error, ValueError, TypeError)
 _TABLES = {'messages', 'topics'}
-
 _PACKED = ('.zstd', '.zst')
-
 _ACTIVE = '.bag.active'
 _METADATA = 'metadata.yaml'
 _STREAMS = ('.h264', '.264', '.avc', '.h265', '.265', '.hevc', '.mjpeg', '.mjpg')
 _NUMBERED = re.compile(r'(?P<base>.*)_(?P<number>\d+)')
 _JOURNALS = ('-wal', '-journal')
-_COPIES = 3
+_ATTEMPTS = 3  # at a copy of a database that its recorder is writing
 
 
 class SqliteFile(BagFile):
@@ -403,7 +401,7 @@ class BagStorage:
         names = [file, *(_beside(file, suffix) for suffix in _JOURNALS)]
         folder = self._copies(file, sum(_size(one) for one in names))
         target = folder / file.name
-        for _ in range(_COPIES):
+        for _ in range(_ATTEMPTS):
             before = [_state(one) for one in names]
             try:
                 for one in names:

@@ -11,6 +11,9 @@ One set of classes for bags and for live topics, so that both give a frame the s
   so.
 - `Synchronizer`: takes messages as they come and finds the inputs of an image: which pose, which
   points, which transforms, whether more may come, and what is wrong where there are none.
+
+The three are one file because they have one notion of time: a jump of the clock, the order of late
+messages and the wait for them mean the same to poses, clouds and transforms.
 """
 
 from __future__ import annotations
@@ -38,13 +41,28 @@ from psd_depth_ros.geometry.pose import (
 from psd_depth_ros.messages import decode_points, odometry_pose, stamp_ns, transform_pose
 
 Item = TypeVar('Item')
+Array = npt.NDArray[np.float64]
 
 KEPT_NS = 10_000_000_000  # as tf2 does
-DISORDER_NS = 500_000_000
-_MAX_POSE_GAP_NS = 500_000_000
-_MAX_CLOUD_GAP_NS = 100_000_000
+DISORDER_NS = 500_000_000  # what is older than the newest by less is late, not of another time
+_MAX_POSE_GAP_NS = 500_000_000  # between two poses that are interpolated
+_MAX_CLOUD_GAP_NS = 100_000_000  # between an image and its points
 _MAX_ITEMS = 10_000
 _MAX_CLOUDS = 8
+
+TF_TYPE = 'tf2_msgs/msg/TFMessage'
+# REP 120: on the ground below the robot. Many robots have but a base_link, often on the ground.
+GROUND_FRAMES = ('base_footprint', 'base_link')
+_MAX_CLIMB = 100  # links from a frame to the root of its tree
+_SAME = 1e-6  # difference of two transforms that are equal
+_LOWEST_M = 0.05  # a camera that is lower above a frame says that this is not the ground
+
+PATIENCE_NS = 2_000_000_000  # how long an image waits for its inputs
+_STILL_NS = 1_000_000_000  # a pose that stays for so long at such a speed is not filled in
+_MOVING_MPS = 0.05
+_REPLACED_NS = 2_000_000_000  # a source silent for so long gives way to another one
+_FARTHEST_M = 400.0  # a lidar half of whose points are farther does not give metres
+_SAMPLE = 2000  # points looked at for that
 
 
 def has_jumped(before_ns: int, now_ns: int) -> bool:
@@ -100,10 +118,10 @@ class Track(Generic[Item]):
         return self._stamps[place], self._items[place]
 
 
-class PoseTrack(Track[npt.NDArray[np.float64]]):
+class PoseTrack(Track[Array]):
     """The newest odometry poses, interpolated in between."""
 
-    def at(self, stamp_ns: int) -> npt.NDArray[np.float64] | None:
+    def at(self, stamp_ns: int) -> Array | None:
         """Give the pose at a time, None where there is a gap of over 0.5 s, or nothing yet."""
         before, after = self.around(stamp_ns)
         if before is None or after is None:
@@ -130,16 +148,6 @@ class CloudTrack(Track[Any]):
             return None
         nearest_ns, message = min(found, key=lambda one: abs(one[0] - stamp_ns))
         return message if abs(nearest_ns - stamp_ns) <= _MAX_CLOUD_GAP_NS else None
-
-
-Array = npt.NDArray[np.float64]
-
-TF_TYPE = 'tf2_msgs/msg/TFMessage'
-# REP 120: on the ground below the robot. Many robots have but a base_link, often on the ground.
-GROUND_FRAMES = ('base_footprint', 'base_link')
-_MAX_DEPTH = 100
-_SAME = 1e-6
-_LOWEST_M = 0.05
 
 
 @dataclass(frozen=True)
@@ -218,7 +226,7 @@ class TransformBuffer:
         """T_ancestor_frame by ancestor, the frame itself first, and where the way up ends."""
         found = {frame: np.eye(4)}
         pose = found[frame]
-        for _ in range(_MAX_DEPTH):
+        for _ in range(_MAX_CLIMB):
             link = self._fixed.get(frame)
             if link is not None:
                 parent, step = link.parent, link.pose
@@ -363,14 +371,6 @@ def fixed_transforms(messages: Iterable[Any]) -> TransformBuffer:
     return buffer
 
 
-PATIENCE_NS = 2_000_000_000
-_STILL_NS = 1_000_000_000
-_MOVING_MPS = 0.05
-_REPLACED_NS = 2_000_000_000
-_FARTHEST_M = 400.0
-_SAMPLE = 2000
-
-
 @dataclass(frozen=True)
 class ImageInputs:
     """Inputs synchronised with an image.
@@ -384,7 +384,7 @@ class ImageInputs:
         remark: anything else to report to the user.
     """
 
-    pose: npt.NDArray[np.float64] | None
+    pose: Array | None
     points: npt.NDArray[np.float32] | None
     extrinsics: Extrinsics
     is_final: bool = True
@@ -475,7 +475,7 @@ class Synchronizer:
         self._odometry, self._lidar = _Stream(), _Stream()
         self._odometry_frames: tuple[str, str] = ('', '')
         self._lidar_frame = ''
-        self._still: tuple[int, npt.NDArray[np.float64]] | None = None
+        self._still: tuple[int, Array] | None = None
         self._speed_mps = 0.0
 
     @property
@@ -634,7 +634,7 @@ class Synchronizer:
         used = ' -> '.join(self._odometry_frames)
         return f'odometry of {used} is used, not {others}' if others else ''
 
-    def _watch_twist(self, stamp: int, pose: npt.NDArray[np.float64], linear: Any) -> None:
+    def _watch_twist(self, stamp: int, pose: Array, linear: Any) -> None:
         """Note since when the pose has not changed, and the highest speed since then."""
         still = self._still
         if still is None or has_jumped(still[0], stamp) or not np.array_equal(still[1], pose):

@@ -299,9 +299,9 @@ def measure_frame(
     known = np.count_nonzero(truth > 0) / truth.size
     edges = None
     if known >= DENSE_FRACTION:
-        shape = depth * np.float32(scaled.scale)
+        scaled_depth = depth * np.float32(scaled.scale)
         limits = {'minimum_m': protocol.minimum_m, 'maximum_m': protocol.maximum_m}
-        edges = measure_edges(shape, truth, **limits)
+        edges = measure_edges(scaled_depth, truth, **limits)
     return FrameResult(
         name=name,
         errors=TwoWays(measure_matched(scaled), measure_matched(unscaled)),

@@ -20,15 +20,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Map = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+Map = NDArray[np.float64]  # (H, W)
+Mask = NDArray[np.bool_]  # (H, W)
+Values = NDArray[np.float64]  # (N,) of pixels
+Order = NDArray[np.intp]  # (N,) indices of pixels
+Bands = tuple[tuple[float, float], ...]  # [low, high) in metres
 
 MINIMUM_DEPTH_M = 1e-3
 MAXIMUM_DEPTH_M = 80.0
-
-Values = NDArray[np.float64]
-
-Bands = tuple[tuple[float, float], ...]
 DRIVING_BANDS_M: Bands = ((0.0, 10.0), (10.0, 20.0), (20.0, 40.0), (40.0, 80.0))
 INDOOR_BANDS_M: Bands = ((0.0, 1.0), (1.0, 2.0), (2.0, 4.0), (4.0, 10.0))
 
@@ -40,17 +39,16 @@ _WEAK_STEP, _STRONG_STEP = 0.05, 0.1  # of ln depth from pixel to pixel, after t
 _CANNY_UNIT = 8192.0  # steps of ln depth as the 16-bit integers that cv2.Canny takes
 
 QUANTILES = 50
-Order = NDArray[np.intp]
 
 
 @dataclass(frozen=True)
 class DepthMetrics:
     """Errors over the pixels that have both a truth in range and a prediction.
 
-    `a1 a2 a3` are the fractions of pixels with max(p/gt, gt/p) below 1.25, 1.25^2, 1.25^3. `scale`
-    is what the prediction was multiplied by (1 where it was taken as it is). `coverage` is the
-    fraction of pixels with a truth in range that have a prediction: errors of two methods compare
-    only at like coverage.
+    `a1 a2 a3` (delta1 to delta3 in papers) are the fractions of pixels with max(p/gt, gt/p) below
+    1.25, 1.25^2, 1.25^3. `scale` is what the prediction was multiplied by (1 where it was taken as
+    it is). `coverage` is the fraction of pixels with a truth in range that have a prediction:
+    errors of two methods compare only at like coverage.
     """
 
     abs_rel: float

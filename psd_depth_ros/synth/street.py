@@ -50,7 +50,7 @@ _GAPS = {
 }
 
 _LOOP_M = 250.0
-_STEPS = 8  # phases of a stride
+_STRIDE_PHASES = 8
 _CROSS_FROM_M, _CROSS_TO_M = 45.0, 12.0  # distance ahead at which somebody crosses the road
 
 CHUNK_M = 40.0
@@ -196,7 +196,7 @@ class Mover:
     def rows(self, street: Profile, ego_x: float, time: float) -> Rows:
         """Rows in the world at `time` seconds, with the ego at `ego_x`."""
         ahead, offset, yaw = self._locate(street, ego_x, time)
-        stride = self.shapes[int(time * _STEPS) % len(self.shapes)]
+        stride = self.shapes[int(time * _STRIDE_PHASES) % len(self.shapes)]
         y, heading = street.bend(ego_x + ahead)
         x = ego_x + ahead - math.sin(heading) * offset
         on_road = street.right_edge < offset < street.left_edge
@@ -259,7 +259,7 @@ def _sample_person(rng: np.random.Generator, palette: Palette, street: Profile) 
 def _stride(
     make: Callable[[np.random.Generator, Palette, float], Rows], seed: int, palette: Palette
 ) -> tuple[Rows, ...]:
-    phases = np.arange(_STEPS) * 2 * math.pi / _STEPS
+    phases = np.arange(_STRIDE_PHASES) * 2 * math.pi / _STRIDE_PHASES
     return tuple(mark_moving(make(np.random.default_rng(seed), palette, p)) for p in phases)
 
 

@@ -33,7 +33,7 @@ _LEAST_TRAVEL = 50.0
 _FEWEST_FRAMES, _MOST_FRAMES = 20, 300
 # A quiet pixel varies by less than this fraction of the median pixel, and than so many levels:
 # few at first, because smooth road is quiet too and would join the bonnet.
-_QUIET_SHARE, _QUIET_LEVELS = 0.3, (2.0, 4.0, 7.0, 12.0)
+_QUIET_FRACTION, _QUIET_LEVELS = 0.3, (2.0, 4.0, 7.0, 12.0)
 # What moves varies this much more than what is fixed, and by this many levels, right beside it.
 _STEP, _STEP_LEVELS = 3.0, 10.0
 _ACROSS = 0.2
@@ -164,7 +164,7 @@ def find_fixed(
     frames = np.asarray(grey[kept], np.float32)
     mean, variation = frames.mean(axis=0), frames.std(axis=0)
     fixed = _black_bars(mean, variation)
-    usual = _QUIET_SHARE * float(np.median(variation))
+    usual = _QUIET_FRACTION * float(np.median(variation))
     for levels in _QUIET_LEVELS:
         for region in _regions((variation < min(levels, usual)) & ~fixed):
             if region[-1].any():
