@@ -55,9 +55,11 @@ def test_every_frame_is_accounted_for(clock: Clock) -> None:
     clock.now_ns += 20_000_000
     frames.process(received_ns)
     frames.receive()
-    assert frames.drop('undecodable') == 1
+    frames.drop('undecodable')
+    assert frames.dropped == {'undecodable': 1}
     frames.receive()
-    assert frames.drop('undecodable') == 2
+    frames.drop('undecodable')
+    assert frames.dropped == {'undecodable': 2}
     frames.receive()
     frames.ignore()
     assert frames.unwanted == 1
