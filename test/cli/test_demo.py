@@ -18,6 +18,7 @@ from psd_depth_ros.cli.demo_recording import (
 from psd_depth_ros.cli.main import main
 from psd_depth_ros.cli.preview import depth_colours, draw_preview, PreviewFrame
 from psd_depth_ros.data.bags import BagWriter
+from psd_depth_ros.data.calibration_file import ASSUMED_FOV_DEG
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.evaluation.recording import compare_depth, time_depth
 from psd_depth_ros.geometry import Camera
@@ -197,7 +198,7 @@ def test_a_compressed_camera_is_played_under_our_names(tmp_path):
 def test_a_video_of_an_unknown_lens_is_played_with_an_assumption_that_is_said(tmp_path, capsys):
     cv2.imwrite(str(tmp_path / '0.png'), np.zeros((24, 32, 3), np.uint8))
     drive = demo._take(options(video=tmp_path))
-    assert drive.told['horizontal_fov_deg'] == demo.ASSUMED_FOV_DEG
+    assert drive.told['horizontal_fov_deg'] == ASSUMED_FOV_DEG
     assert '60 degrees is assumed' in capsys.readouterr().out
     known = demo._take(options(video=tmp_path, fov=80))
     assert known.told['horizontal_fov_deg'] == 80.0
