@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 import shutil
 import tempfile
-from types import TracebackType
 
 import cv2
 import numpy as np
@@ -145,12 +144,7 @@ class PreviewVideo:
             raise self._unwritable(str(error)) from error
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
         """Give the file its name, or remove it where the body failed."""
         assert self._folder is not None
         if self._writer is not None:

@@ -15,7 +15,6 @@ import signal
 import subprocess
 import sys
 import time
-from types import TracebackType
 
 from psd_depth_ros.errors import PsdDepthError
 
@@ -98,12 +97,7 @@ class NodeProcesses:
         self._former = signal.signal(signal.SIGTERM, _leave)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Stop what still runs, the last started first."""
         try:
             for process in reversed(self._running):

@@ -6,6 +6,7 @@ compiles the network for each input shape; `prepare` does so ahead of time, also
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 import functools
@@ -201,7 +202,43 @@ class _CudaGraph:
         return self._output
 
 
-class OpenVinoBackend:
+class ConvertedBackend(ABC, Generic[Compiled]):
+    """A library that compiles a converted network for each input shape when it is needed.
+
+    Args:
+        convert: Converts the network to the format of the library.
+    """
+
+    def __init__(self, convert: Convert) -> None:
+        self._convert: Convert | None = convert
+        self._networks: CompiledNetworks[Compiled] = CompiledNetworks()
+
+    def is_ready(self, shape: Shape) -> bool:
+        """See `Backend.is_ready`."""
+        return shape in self._networks
+
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """See `Backend.prepare`."""
+        self._networks.keep(len(shapes))
+        for shape in shapes:
+            self._networks.get(
+                shape, functools.partial(self._compile, shape, convert or self._convert)
+            )
+
+    def close(self) -> None:
+        """Drop the compiled networks and the weights."""
+        self._networks.close()
+        self._convert = None
+
+    def _network(self, shape: Shape) -> Compiled:
+        return self._networks.get(shape, lambda: self._compile(shape, self._convert))
+
+    @abstractmethod
+    def _compile(self, shape: Shape, convert: Convert | None) -> Compiled:
+        """Convert and compile for a shape; `convert` is None once the backend is closed."""
+
+
+class OpenVinoBackend(ConvertedBackend[list[Any]]):
     """OpenVINO on the CPU: bfloat16 where the CPU has it, measured fastest of the three.
 
     The stem of an encoder that has one is a network of its own, in float32.
@@ -216,36 +253,18 @@ class OpenVinoBackend:
         self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
         capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
-        self._convert: Convert | None = convert or convert_in_process(model)
-        self._requests: CompiledNetworks[list[Any]] = CompiledNetworks()
+        super().__init__(convert or convert_in_process(model))
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         shape = tuple(image.shape)
-        *stem, rest = self._requests.get(shape, lambda: self._compile(shape, self._convert))
+        *stem, rest = self._network(shape)
         # Inputs and outputs are shared, not copied: the result is overwritten by the next call.
         x = image.contiguous().numpy()
         for part in stem:
             x = part.infer([x], share_inputs=True, share_outputs=True)[0]
         maps = rest.infer([x, intrinsics.numpy()], share_inputs=True, share_outputs=True)
         return torch.from_numpy(maps[0])
-
-    def is_ready(self, shape: Shape) -> bool:
-        """See `Backend.is_ready`."""
-        return shape in self._requests
-
-    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
-        """See `Backend.prepare`."""
-        self._requests.keep(len(shapes))
-        for shape in shapes:
-            self._requests.get(
-                shape, functools.partial(self._compile, shape, convert or self._convert)
-            )
-
-    def close(self) -> None:
-        """Drop the compiled networks and the weights."""
-        self._requests.close()
-        self._convert = None
 
     def _compile(self, shape: Shape, convert: Convert | None) -> list[Any]:
         assert convert is not None, 'the engine was closed'
@@ -263,38 +282,20 @@ class OpenVinoBackend:
         return self._core.compile_model(part, 'CPU', settings).create_infer_request()
 
 
-class OnnxBackend:
+class OnnxBackend(ConvertedBackend[Any]):
     """ONNX Runtime on the CPU in float32, for processors that OpenVINO does not support."""
 
     name = 'onnxruntime'
 
     def __init__(self, model: DepthModel, convert: Convert | None = None) -> None:
-        self._convert: Convert | None = convert or convert_in_process(model)
-        self._sessions: CompiledNetworks[Any] = CompiledNetworks()
+        super().__init__(convert or convert_in_process(model))
 
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """See `Backend.run`."""
         shape = tuple(image.shape)
-        session = self._sessions.get(shape, lambda: self._compile(shape, self._convert))
+        session = self._network(shape)
         feed = {'image': image.contiguous().numpy(), 'intrinsics': intrinsics.numpy()}
         return torch.from_numpy(session.run(None, feed)[0])
-
-    def is_ready(self, shape: Shape) -> bool:
-        """See `Backend.is_ready`."""
-        return shape in self._sessions
-
-    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
-        """See `Backend.prepare`."""
-        self._sessions.keep(len(shapes))
-        for shape in shapes:
-            self._sessions.get(
-                shape, functools.partial(self._compile, shape, convert or self._convert)
-            )
-
-    def close(self) -> None:
-        """Drop the sessions and the weights."""
-        self._sessions.close()
-        self._convert = None
 
     def _compile(self, shape: Shape, convert: Convert | None) -> Any:
         import onnxruntime

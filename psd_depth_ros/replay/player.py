@@ -55,7 +55,7 @@ class ReadAhead(Generic[T]):
         self._thread.start()
         return self._give()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Stop reading and wait for the thread."""
         self._stopped.set()
         self._thread.join()

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 import struct
-from types import TracebackType
 
 from psd_depth_ros.data.bags import BagMessage, BagReader
 from psd_depth_ros.data.frames import FrameSource
@@ -83,12 +82,7 @@ class Recording(ABC):
         """Return the opened recording."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Close the files."""
         self.close()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor
 import time
-from types import TracebackType
 
 import torch
 
@@ -43,12 +42,7 @@ class BatchLoader:
         """Nothing is made before the first step is known."""
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_error: object) -> None:
         """Discard the queue and end the threads."""
         self._pool.shutdown(wait=True, cancel_futures=True)
         self._queue.clear()
