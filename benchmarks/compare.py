@@ -11,7 +11,7 @@ is, `unclear` in between: take more rounds, or wait until the machine does nothi
 - network: the least time of 4 images, both checkouts in turn, 10 turns for each round
 - pipeline: the least processor time of every step, three measurements for each round
 - end_to_end: real time
-- training: the median processor time of a step, on one thread
+- training: processor time of a step on one thread, both checkouts in turn
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ NETWORK_BACKENDS = (
     ('openvino', 'bf16 where in hardware'), ('onnxruntime', 'f32'),
 )  # fmt: skip
 NETWORK_TURNS = 10  # of each round
-# Trains with one recipe, on one thread, and notes the processor time at the end of every step.
+# Trains with one recipe, a step at every line of input, and prints its processor time.
 TRAINING_PROBE = """
 import json, sys, tempfile, time
 from pathlib import Path
@@ -91,25 +91,25 @@ from pathlib import Path
 import trainee
 from training import FRAMES, RECIPES, SIZES, WORLD, World, write_world
 
-spent, run_training = [], trainee.run_training
+begun, run_training = [0.0], trainee.run_training
 
-def timed(*given, report, **options):
+def stepwise(*given, report, **options):
     def note(progress):
-        spent.append(time.process_time())
         report(progress)
+        print('step', 1e3 * (time.process_time() - begun[0]), flush=True)
+        sys.stdin.readline()
+        begun[0] = time.process_time()
 
     return run_training(*given, report=note, **options)
 
-trainee.run_training = timed
+trainee.run_training = stepwise
 with tempfile.TemporaryDirectory() as folder:
     bag = Path(folder) / 'street.mcap'
     write_world(World(1, WORLD), bag, FRAMES)
     pixels = str(SIZES['416x128'])
     trainee.main(RECIPES[int(sys.argv[1])], pixels, sys.argv[2], str(bag), folder, 'cpu')
-spent = spent[trainee.WARM_UP - 1 : -1]
-print(json.dumps({'steps': [b - a for a, b in zip(spent, spent[1:])]}))
 """
-TRAINING_STEPS = 10
+TRAINING_STEPS, TRAINING_WARM_UP = 12, 8  # of each round
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
 
 
@@ -131,19 +131,7 @@ def main() -> int:
     for path in checkouts.values():
         if not (path / 'benchmarks' / 'run.py').is_file():
             parser.error(f'{path} is no checkout of psd_depth_ros')
-    costs: dict[str, dict[str, list[float]]] = {'old': {}, 'new': {}}
-    if 'network' in chosen.only:
-        for name in NETWORK_BACKENDS * chosen.rounds:
-            alternate_networks(name, checkouts, costs)
-    for part in [part for part in chosen.only if part != 'network']:
-        for number in range(chosen.rounds * (3 if part == 'pipeline' else 1)):
-            order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
-            for side in order:
-                started = time.monotonic()
-                for name, cost in measure_costs(part, checkouts[side]):
-                    costs[side].setdefault(name, []).append(cost)
-                spent = time.monotonic() - started
-                print(f'{part}, round {number + 1}, {side}: {spent:.0f} s', file=sys.stderr)
+    costs = measure_all(chosen.only, chosen.rounds, checkouts)
     rows = [*compare(costs['old'], costs['new'], chosen.limit)]
     print_table(rows)
     if chosen.output is not None:
@@ -152,19 +140,36 @@ def main() -> int:
     return int(any(row['verdict'] == 'WORSE' for row in rows))
 
 
+def measure_all(
+    parts: Sequence[str], rounds: int, checkouts: dict[str, Path]
+) -> dict[str, dict[str, list[float]]]:
+    """Every cost of both checkouts, in as many rounds, by its name."""
+    costs: dict[str, dict[str, list[float]]] = {'old': {}, 'new': {}}
+    if 'network' in parts:
+        for name in NETWORK_BACKENDS * rounds:
+            alternate_networks(name, checkouts, costs)
+    if 'training' in parts:
+        for index in (0, 1) * rounds:
+            alternate_training(index, checkouts, costs)
+    for part in [part for part in parts if part in ('pipeline', 'end_to_end')]:
+        for number in range(rounds * (3 if part == 'pipeline' else 1)):
+            order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
+            for side in order:
+                started = time.monotonic()
+                for name, cost in measure_costs(part, checkouts[side]):
+                    costs[side].setdefault(name, []).append(cost)
+                spent = time.monotonic() - started
+                print(f'{part}, round {number + 1}, {side}: {spent:.0f} s', file=sys.stderr)
+    return costs
+
+
 def alternate_networks(
     name: tuple[str, str],
     checkouts: dict[str, Path],
     costs: dict[str, dict[str, list[float]]],
 ) -> None:
     """Let both checkouts run one backend in turns of a few images, and add what they took."""
-    probes = {
-        side: subprocess.Popen(
-            [sys.executable, '-c', NETWORK_PROBE, *name], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, cwd=path, env=_environment(path, ONE_THREAD),
-        )
-        for side, path in checkouts.items()
-    }  # fmt: skip
+    probes = _start(NETWORK_PROBE, name, checkouts)
     label = f'network lite, {" ".join(name)}'
     try:
         if any('ready' not in _answer(probe) for probe in probes.values()):
@@ -180,7 +185,48 @@ def alternate_networks(
             costs[side].setdefault(f'{label}, peak memory, MB', []).append(peak)
         print(f'{label}: done', file=sys.stderr)
     finally:
+        _stop(probes)
+
+
+def alternate_training(
+    index: int, checkouts: dict[str, Path], costs: dict[str, dict[str, list[float]]]
+) -> None:
+    """Let both checkouts train with recipe `index` in turns of a step, and add what they took."""
+    # the baseline comes first, whatever its recipe is called, then PSD
+    label = f'training {("baseline", "psd")[index]}'
+    probes = _start(TRAINING_PROBE, [str(index), str(TRAINING_STEPS)], checkouts)
+    try:
         for probe in probes.values():
+            _answer(probe)  # the first step
+        for turn in range(TRAINING_WARM_UP + TRAINING_STEPS - 2):
+            for side in ('old', 'new') if turn % 2 == 0 else ('new', 'old'):
+                ms = float(_answer(probes[side], 'go\n').removeprefix('step'))
+                if turn >= TRAINING_WARM_UP:
+                    costs[side].setdefault(f'{label}, CPU ms per step', []).append(ms)
+        for side, probe in probes.items():
+            output, _ = probe.communicate('go\n' * 9)
+            peak = json.loads(output.splitlines()[-1])['peak_memory_mb']
+            costs[side].setdefault(f'{label}, peak memory, MB', []).append(peak)
+        print(f'{label}: done', file=sys.stderr)
+    finally:
+        _stop(probes)
+
+
+def _start(
+    program: str, arguments: Sequence[str], checkouts: dict[str, Path]
+) -> dict[str, subprocess.Popen[str]]:
+    return {
+        side: subprocess.Popen(
+            [sys.executable, '-c', program, *arguments], stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE, text=True, cwd=path, env=_environment(path, ONE_THREAD),
+        )
+        for side, path in checkouts.items()
+    }  # fmt: skip
+
+
+def _stop(probes: dict[str, subprocess.Popen[str]]) -> None:
+    for probe in probes.values():
+        if probe.poll() is None:
             probe.kill()
             probe.communicate()
 
@@ -198,29 +244,19 @@ def _answer(probe: subprocess.Popen[str], line: str = '') -> str:
 def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
     """Names and costs of one part in one checkout: the smaller, the better."""
     extra = {} if part == 'end_to_end' else ONE_THREAD
-    found = {} if part == 'training' else json.loads(_run(PROBE, [part], checkout, extra)[-1])
+    found = json.loads(_run(PROBE, [part], checkout, extra)[-1])
     if part == 'pipeline':
         steps = [row for row in found['rows'] if 'least_ms' in row]
         for row in steps:
             yield f'pipeline {row["step"]}, CPU ms', row['least_ms']
         total = sum(row['least_ms'] for row in steps if row['in_total'])
         yield 'pipeline, everything but the network, CPU ms', total
-    elif part == 'end_to_end':
+    else:
         steady, flood = found['rows'][0], found['rows'][-1]
         yield 'end to end 30 Hz, median age of depth, ms', steady['depth_ms_p50']
         yield 'end to end 30 Hz, median age of cloud, ms', steady['cloud_ms_p50']
         yield 'end to end flooded, time per depth image, ms', 1e3 / flood['depth_hz']
         yield 'end to end, peak memory of the node, MB', max(steady['peak_mb'], flood['peak_mb'])
-        return
-    else:
-        # the baseline comes first, whatever its recipe is called, then PSD
-        for index, name in enumerate(('baseline', 'psd')):
-            arguments = [str(index), str(TRAINING_STEPS)]
-            lines = _run(TRAINING_PROBE, arguments, checkout, ONE_THREAD)
-            row, steps = (json.loads(line) for line in lines[-2:])
-            cpu_ms = 1e3 * float(np.median(steps['steps'])) / row['batch']
-            yield f'training {name}, CPU ms per image', cpu_ms
-            yield f'training {name}, peak memory, MB', row['peak_memory_mb']
         return
     yield f'{part}, peak memory, MB', found['peak_mb']
 
