@@ -36,6 +36,7 @@ from psd_depth_ros.parsing import (
 
 FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'
+DEFAULT = 'default'
 DEFAULT_NAME = 'lite.safetensors'
 STRIDE = 32  # both sides of a network's input are multiples of it
 MAX_PIXELS = 4_000_000  # of an input, as in recipes
@@ -153,17 +154,18 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
-    """Read a checkpoint; None is the one that comes with the package.
+    """Read a checkpoint; None or `default` is the one that comes with the package.
 
     Raises CheckpointError for a file that is missing, truncated, not safetensors, of another
     format version or with a wrong checksum, for an incomplete description or one out of range, and
     for weights that are not finite.
     """
-    path = default_checkpoint() if path is None else user_path(path)
+    is_default = path is None or os.fspath(path) == DEFAULT
+    path = default_checkpoint() if path is None or is_default else user_path(path)
     if not is_file(path):
         raise CheckpointError(
             f'{shorten(path)}: no such checkpoint file; give the path of a .safetensors file made '
-            'by psd_depth_ros, or leave it empty for the one that comes with the package'
+            'by psd_depth_ros, or `default` for the one that comes with the package'
         )
     try:
         content = read_bytes(path, ARRAY_BYTES)
@@ -326,7 +328,7 @@ def read_metadata(content: bytes) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(
         isinstance(value, str) for value in metadata.values()
     ):
-        raise ParseError('is not a whole safetensors file (its header is none of safetensors)')
+        raise ParseError('is not a whole safetensors file (its header is not of that format)')
     return metadata
 
 

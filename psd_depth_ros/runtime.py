@@ -127,7 +127,7 @@ def available_cores() -> int:
 
 
 def memory_bytes(limits: LimitSettings) -> int:
-    """Memory limit of a training; 0 where none was given and the free memory is unknown."""
+    """Memory limit of a training; 0 without a limit where the free memory is unknown."""
     if limits.memory_gb:
         return max(_LEAST_BYTES, round(limits.memory_gb * 1e9))
     with suppress(OSError, ValueError, StopIteration):

@@ -32,13 +32,13 @@ class Teachers:
         self._networks: dict[str, DepthModel] = {}
 
     def __getitem__(self, name: str) -> DepthModel:
-        """Give a teacher. Raises SettingsError where there is none of that name."""
+        """Give a teacher. Raises SettingsError for a name that is unknown."""
         if name not in self._networks:
             raise SettingsError(f'there is no teacher {name!r} in this run')
         return self._networks[name]
 
     def get(self, name: str) -> DepthModel | None:
-        """The teacher of that name, None where there is none."""
+        """The teacher of that name, None where the name is unknown."""
         return self._networks.get(name)
 
     def __contains__(self, name: object) -> bool:

@@ -55,7 +55,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--resume', action='store_true', help='go on with the run in RUN, from its last state'
     )
-    add_setting_option(parser)
+    add_setting_option(parser, 'objective.patch=off')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
 

@@ -32,7 +32,9 @@ def add_parser(subparsers: Any) -> None:
         'it and whether it is fit for training, and why not; or what a .safetensors checkpoint '
         'is, learned from and costs.',
     )
-    add_frame_options(parser)
+    add_frame_options(
+        parser, 'check that this cloud can be learned from (any text for KITTI; default: no lidar)'
+    )
     parser.add_argument(
         '--quick', action='store_true', help='do not go through the frames to judge fitness'
     )

@@ -1,7 +1,8 @@
 """`psd-depth`: runs a command and turns errors into one line and an exit code.
 
-Exit codes: 0 done, 2 an error of the user (the message says what to do), 130 stopped by Ctrl-C,
-143 by SIGTERM. Commands import what they need when they run, so that `--help` is quick.
+Exit codes: 0 done, 1 the recording is not fit (`inspect --require-fit`), 2 an error of the user
+(the message says what to do), 130 stopped by Ctrl-C, 143 by SIGTERM, 141 the reader of the output
+has closed it. Commands import what they need when they run, so that `--help` is quick.
 """
 
 from __future__ import annotations

@@ -161,8 +161,8 @@ def add_stamps_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_frame_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options that `open_recording_frames` reads."""
+def add_frame_options(parser: argparse.ArgumentParser, lidar_help: str) -> None:
+    """Add the options that `open_recording_frames` reads; `lidar_help` tells what points do."""
     add_recording_options(parser)
     add_lens_options(parser)
     add_sixteen_bit_option(parser)
@@ -176,7 +176,7 @@ def add_frame_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--lidar-topic',
         metavar='TOPIC',
-        help='points for scale.mode=lidar (default: the only cloud of the bag)',
+        help=lidar_help,
     )
 
 
@@ -218,15 +218,15 @@ def _read_alpha(text: str) -> float:
     return alpha
 
 
-def add_setting_option(parser: argparse.ArgumentParser) -> None:
-    """Add --set NAME=VALUE for settings by dotted names."""
+def add_setting_option(parser: argparse.ArgumentParser, example: str) -> None:
+    """Add --set NAME=VALUE for settings by dotted names; `example` is one of the command."""
     parser.add_argument(
         '--set',
         metavar='NAME=VALUE',
         dest='changes',
         action='append',
         default=[],
-        help='change a setting, such as points.decimation=2; may be given several times',
+        help=f'change a setting, such as {example}; may be given several times',
     )
 
 

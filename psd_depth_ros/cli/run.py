@@ -33,7 +33,7 @@ def add_parser(subparsers: Any) -> None:
         description='Write depth, camera info, confidence and points of every frame of a '
         'recording to an .mcap bag. The same input gives the same bytes.',
     )
-    add_frame_options(parser)
+    add_frame_options(parser, 'points for scale.mode=lidar (default: the only cloud of the bag)')
     parser.add_argument('-o', '--output', metavar='OUT.mcap', type=Path, help='bag to write')
     parser.add_argument(
         '--preview',
@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
     )
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--backend', default='auto', help='library that runs the network')
-    add_setting_option(parser)
+    add_setting_option(parser, 'points.decimation=2')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
 

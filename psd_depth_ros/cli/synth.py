@@ -44,7 +44,7 @@ def add_parser(subparsers: Any) -> None:
         help='write compressed images (default quality: %(const)s)',
     )
     add_overwrite_option(parser)
-    add_setting_option(parser)
+    add_setting_option(parser, 'speed_mps=2')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
 

@@ -56,7 +56,11 @@ def add_parser(subparsers: Any) -> None:
         'MobileNetV2 may have its batch norm folded. The file may state its name, licence, mean '
         'and std (default: random weights)',
     )
-    start.add_argument('--checkpoint', metavar='START', type=Path, help='checkpoint to go on from')
+    start.add_argument(
+        '--checkpoint',
+        metavar='START',
+        help='checkpoint to go on from; default is that of the package',
+    )
     parser.add_argument(
         '--resume', action='store_true', help='go on with the run in RUN, from its last state'
     )
@@ -67,7 +71,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--device', default='auto', help='auto, cpu, cuda or cuda:N (default: %(default)s)'
     )
-    add_setting_option(parser)
+    add_setting_option(parser, 'steps=3000 or objective.patch=off')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
 

@@ -50,7 +50,7 @@ class Channel:
     """A topic in a file, with the type as stored and the text that defines it.
 
     `encoding` is that of the messages (`cdr`, `ros1`, or one that is not of ROS), `schema` that of
-    the definition: `ros2msg`, `ros2idl`, `ros1msg`, another, or empty where there is none.
+    the definition: `ros2msg`, `ros2idl`, `ros1msg`, another, or empty without a definition.
     `digest` is the type's RIHS01 hash (REP 2016) where the recorder wrote one.
     """
 
@@ -67,8 +67,8 @@ class Channel:
 class BagFile(ABC):
     """An open file of a recording.
 
-    `start_ns` and `end_ns` are the times of the first and last message, both 0 where there is
-    none. `notes` say what was lost or put right; those of damage found on the way come with it.
+    `start_ns` and `end_ns` are the times of the first and last message, both 0 where it is
+    empty. `notes` say what was lost or put right; those of damage found on the way come with it.
     Messages speak of `path`, which is `named` where what is read is a copy.
     """
 

@@ -160,7 +160,7 @@ class SqliteFile(BagFile):
     def _find_rows(self, damage: Exception) -> dict[int, int]:
         """List the messages whose rows can be read; returns how many each topic has of them.
 
-        Raises the damage where there is none.
+        Raises the damage where all are unreadable.
         """
         found: list[tuple[int, int, int]] = []
         query = 'SELECT timestamp, id, topic_id FROM messages'

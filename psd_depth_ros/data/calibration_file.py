@@ -124,7 +124,7 @@ def load_camera(
 
 
 def load_camera_height(path: str | Path) -> float | None:
-    """Read `camera_height_m` of a camera.yaml, None where it has none. Raises CalibrationError."""
+    """`camera_height_m` of a camera.yaml, None where it is missing. Raises CalibrationError."""
     path, _ = _split(path)
     values = _load(path)
     if 'camera_height_m' not in values:
@@ -146,7 +146,7 @@ def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> Camer
 
 
 def _split(path: str | Path) -> tuple[Path, str]:
-    """FILE#cam1 -> the file and the camera in it, '' where none is named."""
+    """FILE#cam1 -> the file and the camera in it, '' without a name."""
     whole = user_path(path)
     name, mark, camera = whole.name.rpartition('#')
     return (whole.with_name(name), camera) if name and mark and not is_file(whole) else (whole, '')

@@ -16,7 +16,7 @@ Map = NDArray[np.float32]
 
 
 def read_depth(path: Path, units_per_metre: float) -> Map:
-    """Read a depth file as (H, W) float32 metres, NaN where it has none.
+    """Read a depth file as (H, W) float32 metres, NaN where unknown.
 
     16-bit images hold `units_per_metre`, with 0 for no measurement; .npy, .tiff and other files
     of floats hold metres. Raises EvaluationError.
@@ -81,7 +81,7 @@ def rectify_depth(depth: Map, camera: Camera) -> Map:
 
 
 def project_depth(points: NDArray, camera: Camera) -> Map:
-    """Z (H, W) of the nearest of the points (N, 3) in each pixel of a pinhole, NaN where none."""
+    """Z (H, W) of the nearest of the points (N, 3) in each pixel of a pinhole, NaN without one."""
     pixels = camera.project(points)
     seen = np.isfinite(pixels).all(axis=1)
     column, row = np.rint(pixels[seen]).astype(np.int64).T
@@ -91,7 +91,7 @@ def project_depth(points: NDArray, camera: Camera) -> Map:
 def nearest_depth(
     column: NDArray[np.int64], row: NDArray[np.int64], depth: NDArray[np.float64], camera: Camera
 ) -> Map:
-    """The least depth (H, W) of points (N,) in each pixel of an image, NaN where there is none."""
+    """The least depth (H, W) of points (N,) in each pixel of an image, NaN without one."""
     inside = (column >= 0) & (row >= 0) & (column < camera.width) & (row < camera.height)
     found = np.full(camera.size, np.inf)
     np.minimum.at(found, (row[inside], column[inside]), depth[inside])

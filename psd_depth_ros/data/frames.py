@@ -37,7 +37,7 @@ VIDEO_SUFFIXES = (
     *('.wmv', '.flv', '.3gp', '.ogv'),
 )
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
-# Give up a recording none of whose first frames can be used.
+# Give up a recording whose first frames, this many, are all unusable.
 _HOPELESS_AFTER = 100
 
 
@@ -109,12 +109,12 @@ class TimedFrame:
         frame_id: of the image.
         rgb: (H, W, 3) uint8 as recorded, not rectified.
         camera: of `rgb`.
-        pose: (4, 4) in metres, None where the recording has none: of a bag T_odom_body of its
+        pose: (4, 4) in metres, None where the recording lacks it: of a bag T_odom_body of its
             odometry at the stamp, of files T_world_camera.
         lidar: (N, 3) float32 metres, the points nearest in time in their own frame, where they
             were asked for.
         depth_m: (h, w) float32 metres along Z, exact, in the rectified view of `camera`; not above
-            0 or not finite where unknown, +Inf for sky. None where the recording has none or it
+            0 or not finite where unknown, +Inf for sky. None where the recording lacks it or it
             was not asked for. Of the image's size, unless `to_depth_grid` is given.
         extrinsics: what TF knew at the stamp, where that was asked for.
         problem: why there is no pose or no points where they were asked for.

@@ -86,7 +86,7 @@ def pick_image_topic(reader: TopicReader, wanted: str | None = None) -> str:
 
     Without `wanted`, topics of depth are left out, topics with a CameraInfo beside them go before
     those without, and a raw image before its compressed twin. Raises BagError, listing the
-    topics, where there is none or more than one camera is left.
+    topics, where no camera or more than one is left.
     """
     topics = reader.topics
     if wanted is not None:
@@ -138,7 +138,7 @@ def pick_camera_info_topic(
 
 
 def pick_odometry_topic(reader: TopicReader, wanted: str | None = None) -> str | None:
-    """Return the only odometry topic, None where there is none or several and none is wanted."""
+    """Return the only odometry topic, None without one or with several to choose from."""
     if wanted is not None:
         return _check_type(reader, wanted, (ODOMETRY_TYPE,))
     found = odometry_topics(reader)
@@ -153,7 +153,7 @@ def odometry_topics(reader: TopicReader) -> list[str]:
 def pick_cloud_topic(reader: TopicReader, wanted: str | None = None) -> str:
     """Return the only point cloud topic of a bag, or check the one that is wanted.
 
-    Raises BagError where there is none, or several to choose from.
+    Raises BagError without a cloud topic, or with several to choose from.
     """
     if wanted is not None:
         return _check_type(reader, wanted, (CLOUD_TYPE,))

@@ -100,7 +100,7 @@ class DataSettings:
     triplets: TripletSettings = section(TripletSettings)
 
     def __post_init__(self) -> None:
-        """Refuse a range that is none, and to rectify what is rectified."""
+        """Refuse a malformed 16-bit range, and to rectify what is rectified."""
         parse_sixteen_bit(self.sixteen_bit_range, 'data.sixteen_bit_range')
         if self.rectified and self.rectify_alpha >= 0:
             raise SettingsError(

@@ -10,7 +10,7 @@ One set of classes for bags and for live topics, so that both give a frame the s
   stamps, where it is interpolated, and nothing is extrapolated; a frame that is fixed once stays
   so.
 - `Synchronizer`: takes messages as they come and finds the inputs of an image: which pose, which
-  points, which transforms, whether more may come, and what is wrong where there are none.
+  points, which transforms, whether more may come, and what is wrong where something is missing.
 
 The three are one file because they have one notion of time: a jump of the clock, the order of late
 messages and the wait for them mean the same to poses, clouds and transforms.
@@ -142,7 +142,7 @@ class CloudTrack(Track[Any]):
         super().__init__(_MAX_CLOUDS)
 
     def at(self, stamp_ns: int) -> Any | None:
-        """Give the message nearest in time, None where none is within 0.1 s."""
+        """Give the message nearest in time, None where no message is within 0.1 s."""
         found = [one for one in self.around(stamp_ns) if one is not None]
         if not found:
             return None
@@ -376,11 +376,11 @@ class ImageInputs:
     """Inputs synchronised with an image.
 
     Attributes:
-        pose: T_odom_body (4, 4), None where there is none.
-        points: (N, 3) metres in the frame of the lidar, None where there are none.
+        pose: T_odom_body (4, 4), None where it is missing.
+        points: (N, 3) metres in the frame of the lidar, None where they are missing.
         extrinsics: what transforms say at the stamp.
         is_final: whether messages that are still to come cannot change it.
-        problem: why a required input is missing; empty: none is.
+        problem: why a required input is missing; empty: nothing is missing.
         remark: anything else to report to the user.
     """
 
@@ -487,7 +487,7 @@ class Synchronizer:
     def add_odometry(self, message: Any, arrived_ns: int, time_ns: int | None = None) -> None:
         """Take a nav_msgs/Odometry, `time_ns` in place of its stamp where it is given.
 
-        Raises MessageError where its pose is none.
+        Raises MessageError where its pose is not finite or not a rotation.
         """
         stamp = stamp_ns(message.header) if time_ns is None else time_ns
         frames = (message.header.frame_id.lstrip('/'), message.child_frame_id.lstrip('/'))

@@ -135,7 +135,7 @@ class Extremes:
 class FrameResult:
     """The errors of one image.
 
-    `edges` is None where the truth is not dense, `confidence` where there was none, `flipped`
+    `edges` is None where the truth is not dense, `confidence` where it was not measured, `flipped`
     where the mirror image was not asked for. `bands` are median-scaled.
     """
 

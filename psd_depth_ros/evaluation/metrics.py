@@ -154,7 +154,7 @@ def median_scale(predicted: np.ndarray, true: np.ndarray) -> float:
 
 
 def average(metrics: Sequence[DepthMetrics]) -> DepthMetrics:
-    """The mean over images, each counting the same. Raises ValueError for none."""
+    """The mean over images, each counting the same. Raises ValueError without images."""
     if not metrics:
         raise ValueError('there is no image to average over')
     names = [field.name for field in fields(DepthMetrics)]
@@ -259,7 +259,7 @@ class EdgeMetrics:
     """`boundary_f1` in [0, 1], 1 is best. Distances in pixels, 0 is best, at most 10.
 
     `accuracy_px` is from predicted edges to true ones, `completeness_px` from true ones to
-    predicted ones; NaN where there are none to start from.
+    predicted ones; NaN where there are no such edges.
     """
 
     boundary_f1: float

@@ -99,7 +99,7 @@ class TrainingProcess:
 
 
 def _parse(line: str) -> Event | None:
-    """Return the event of a line, None where it is none."""
+    """Return the event of a line, None where it holds no event."""
     try:
         event = parse_json(line)
     except ParseError:

@@ -236,7 +236,7 @@ def _brown_fold(brown: Array) -> float:
 
 
 def _smallest_positive_root(polynomial_in_square: np.polynomial.Polynomial) -> float:
-    """Smallest t > 0 with p(t^2) = 0; infinity where there is none."""
+    """Smallest t > 0 with p(t^2) = 0; infinity without one."""
     roots = polynomial_in_square.trim().roots()
     real = roots.real[(np.abs(roots.imag) < 1e-9) & (roots.real > 0)]
     return float(np.sqrt(real.min())) if real.size else float('inf')

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from psd_depth_ros.geometry.camera import Camera
 
 Array = npt.NDArray[np.float64]
-# A quaternion (x, y, z, w) to its 3x3 matrix, ValueError where it is none: `from_quaternion`.
+# A quaternion (x, y, z, w) to its 3x3 matrix, ValueError where it is zero: `from_quaternion`.
 Rotation = Callable[[npt.ArrayLike], Array]
 
 _UNIT_TOLERANCE = 0.01

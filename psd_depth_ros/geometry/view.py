@@ -129,7 +129,7 @@ def are_square(view: Camera) -> bool:
 def find_doubts(camera: Camera, image_topic: str = '') -> list[str]:
     """Probable mistakes of a usable calibration, each with the next step.
 
-    `image_topic` is the topic of the images, '' where there is none.
+    `image_topic` is the topic of the images, '' where they come from files.
     """
     doubts = []
     if _RECTIFIED.search(image_topic) and not camera.is_rectified:

@@ -141,7 +141,7 @@ class ScaleSettings:
 
     @property
     def missing(self) -> str:
-        """The setting that the mode needs unless TF provides it, with advice; '' if none."""
+        """The setting that the mode needs unless TF provides it, with advice; '' without one."""
         if self.mode == 'camera_height' and self.camera_height_m == 0:
             return 'camera_height_m; measure the height of the lens above the ground in metres'
         if self.mode == 'lidar' and not self.lidar_pose:
@@ -444,7 +444,7 @@ class ScaleTracker:
             extrinsics: Result of `locate`; by default those of the settings.
 
         Returns:
-            The measurement, accepted or not; None where there was none (`problem` says why).
+            The measurement, accepted or not; None where nothing was measured (`problem` says why).
         """
         if self._source is None:
             return None

@@ -153,7 +153,7 @@ class ScaleMonitor:
 
 
 def _missing_extrinsics(settings: ScaleSettings, known: Extrinsics, remark: str) -> str:
-    """Which extrinsics a mode lacks although its inputs are there, '' where none."""
+    """Which extrinsics a mode lacks although its inputs are there, '' where it has all."""
     nothing = remark or 'there are no transforms'
     if settings.mode == 'lidar' and known.T_camera_lidar is None:
         return f'where the lidar is, is not known: {nothing}; set scale.lidar_pose'

@@ -79,7 +79,7 @@ class ScaleView:
     """One rectified frame with the inputs of the sources.
 
     `rgb` (H, W, 3); `depth` (H, W) in the unit to be scaled; `odometry` (4, 4) pose of the body in
-    the odometry frame; `lidar` (N, 3) points in the lidar frame; None where there is none.
+    the odometry frame; `lidar` (N, 3) points in the lidar frame; None where unknown.
     `extrinsics` are those of the rectified view.
     """
 

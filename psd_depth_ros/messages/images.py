@@ -220,7 +220,7 @@ class ImageDecoder:
 
     @property
     def note(self) -> str:
-        """Problem of the stream so far, with advice; '' where there is none."""
+        """Problem of the stream so far, with advice; '' without a problem."""
         return self._tone.note
 
     @property
@@ -490,7 +490,7 @@ class SixteenBitTone:
 
     @property
     def note(self) -> str:
-        """Problem of the stream so far, with advice; '' where there is none.
+        """Problem of the stream so far, with advice; '' without a problem.
 
         One dark image proves nothing: see `is_settled`.
         """

@@ -599,7 +599,7 @@ class PatchMix(Term):
         return {self.name: Input(image, context.intrinsics[mixed.rows])}
 
     def mixed(self, context: Context) -> Mixed | None:
-        """Which samples are mixed with which, drawn by their seeds; None for none."""
+        """Which samples are mixed with which, drawn by their seeds; None without mixing."""
 
         def draw() -> Mixed | None:
             seeds = context.batch.seeds

@@ -20,7 +20,7 @@ Pixels = NDArray[np.float32]
 class Tracks(NamedTuple):
     """Corners that were found again: `start` and `end` (n, 2) in pixels of either image.
 
-    `fraction` of all corners are among them, 0 where there were none.
+    `fraction` of all corners are among them, 0 without corners.
     """
 
     start: Pixels

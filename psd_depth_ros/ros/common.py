@@ -108,7 +108,7 @@ def shared_memory_environment(environment: Mapping[str, str], middleware: str) -
         middleware: What `rclpy.get_rmw_implementation_identifier` returns.
 
     Returns:
-        Variables to set: none for other middlewares, without room in /dev/shm, or where the user
+        Variables to set: empty for other middlewares, without room in /dev/shm, or where the user
         made a choice.
     """
     has_choice = any(environment.get(name) for name in _USER_CHOICES)

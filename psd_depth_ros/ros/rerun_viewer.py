@@ -166,7 +166,7 @@ def _find_rerun() -> Any:
 
 
 def _find_program() -> str:
-    """The viewer beside this Python, or on PATH. Raises SettingsError where there is none."""
+    """The viewer beside this Python, or on PATH. Raises SettingsError where it is missing."""
     beside = Path(sys.executable).with_name('rerun')
     program = str(beside) if beside.is_file() else shutil.which('rerun')
     if program is None:

@@ -145,7 +145,7 @@ def _make_rays(view: View, device: torch.device) -> torch.Tensor:
 
 
 def _describe(rows: P.Rows) -> P.Rows:
-    """Rows for lookup per pixel; a dummy where there is none."""
+    """Rows for lookup per pixel; a dummy without them."""
     return rows if len(rows) else np.ones((1, P.COLUMNS))
 
 

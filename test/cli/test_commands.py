@@ -14,11 +14,15 @@ import torch
 
 from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
 from psd_depth_ros.cli.main import COMMANDS, main, make_parser
+from psd_depth_ros.cli.options import build_settings
 from psd_depth_ros.cli.replay import node_arguments
 from psd_depth_ros.data.bags import BagReader, BagWriter
 from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.networks.depth_model import DepthModel, preset
+from psd_depth_ros.replay.offline import RunSettings
+from psd_depth_ros.synth import WorldSettings
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 
 
 @pytest.fixture(scope='module')
@@ -236,6 +240,21 @@ def test_every_command_explains_itself(command, capsys):
         make_parser().parse_args([command, '--help'])
     assert caught.value.code == 0
     assert len(capsys.readouterr().out.splitlines()) > 8
+
+
+@pytest.mark.parametrize('command', ['run', 'synth', 'train', 'finetune'])
+def test_the_examples_of_set_are_settings_of_the_command(command, capsys):
+    with pytest.raises(SystemExit):
+        main([command, '--help'])
+    words = ' '.join(capsys.readouterr().out.split())
+    examples = re.search('change a setting, such as (.*?);', words)[1].split(' or ')
+    if command == 'run':
+        assert build_settings(RunSettings, examples) != RunSettings()
+    elif command == 'synth':
+        assert build_settings(WorldSettings, examples) != WorldSettings()
+    else:
+        recipe = read_recipe(find_recipe('psd' if command == 'train' else 'finetune'))
+        assert change_recipe(recipe, examples, '--set') != recipe
 
 
 def test_help_is_light():

@@ -6,8 +6,10 @@ import signal
 import numpy as np
 import pytest
 
+from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.cli import train
 from psd_depth_ros.cli.main import main
+from psd_depth_ros.errors import BagError
 from psd_depth_ros.training.recipe import flatten_recipe, VideoRecipe
 
 
@@ -75,6 +77,21 @@ def test_a_resume_needs_the_weights_the_run_started_from(tmp_path, recipe, made,
     assert main([*command, '--imagenet', str(tmp_path / 'weights.npz')]) == 0
     assert main([*command, '--resume']) == 2
     assert 'start was imagenet ' in capsys.readouterr().err
+
+
+def test_training_starts_from_the_weights_of_the_package_by_name(tmp_path, recipe, monkeypatch):
+    starts = []
+
+    def make(options, recipe, folder, start):
+        starts.append(start)
+        raise BagError('enough')
+
+    monkeypatch.setattr(train, '_make_task', make)
+    command = ['train', recipe, '--output', str(tmp_path / 'run'), '--device', 'cpu', '--quiet']
+    assert main([*command, '--checkpoint', 'default']) == 2
+    assert starts[0].id == load_checkpoint().id
+    assert main([*command, '--checkpoint', 'gone.safetensors']) == 2
+    assert len(starts) == 1
 
 
 def test_recordings_are_no_use_to_rendered_worlds(tmp_path, capsys):

@@ -278,7 +278,7 @@ class BagFrames(FrameSource):
         yield None
 
     def _first_camera_info(self) -> Any:
-        """The first CameraInfo that can be read. Raises BagError where there is none."""
+        """The first CameraInfo that can be read. Raises BagError where all are unreadable."""
         assert self.camera_info_topic is not None
         count, reason = 0, ''
         for item in self._reader.messages([self.camera_info_topic]):
@@ -451,7 +451,7 @@ class BagDepthFrames(BagFrames):
             )
 
     def _depth_at(self, frame: TimedFrame, track: _DepthTrack) -> Map | None:
-        """The depth image nearest in time in the rectified view, None where there is none."""
+        """The depth image nearest in time in the rectified view, None where it is missing."""
         depth = track.at(frame.stamp_ns)
         if depth is None:
             return None
@@ -459,7 +459,7 @@ class BagDepthFrames(BagFrames):
         return rectify_depth(check_depth(name, depth, frame.rgb), frame.camera)
 
     def _project(self, frame: TimedFrame) -> Map | None:
-        """The depth of lidar points in the rectified view, None where there are none."""
+        """The depth of lidar points in the rectified view, None without points."""
         if frame.lidar is None:
             return None
         assert self.T_camera_lidar is not None, 'checked at the start'
@@ -490,7 +490,7 @@ class _DepthTrack:
         self._recent: deque[tuple[int, Any]] = deque()
 
     def at(self, time_ns: int) -> Map | None:
-        """The depth image nearest in time, None where none is within 50 ms."""
+        """The depth image nearest in time, None where it is more than 50 ms away."""
         while not self._recent or self._recent[-1][0] < time_ns + _MAX_DEPTH_GAP_NS:
             item = next(self._messages, None)
             if item is None:

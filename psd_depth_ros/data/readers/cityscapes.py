@@ -141,7 +141,7 @@ def _load_stereo(place: int, image: Path) -> TimedFrame:
     )
     depth = None
     if disparity is not None:
-        # The disparity is (p - 1) / 256 pixels; p of 0 means there is none.
+        # The disparity is (p - 1) / 256 pixels; p of 0 means unknown.
         pixels = (disparity.astype(np.float64) - 1.0) / 256.0
         found = fx * baseline_m / np.where(pixels > 0, pixels, np.nan)
         depth = check_depth(f'of {stem}', found.astype(np.float32), rgb)[:kept]

@@ -52,8 +52,8 @@ _COUNTED = ('.mp4', '.mov', '.m4v')
 _EPOCH = re.compile(
     r'(?:^|[^\d.])([1-9]\d{9}\.\d{1,9}|[1-9]\d{12}|[1-9]\d{15}|[1-9]\d{18})$', re.ASCII
 )
-# Seconds as numbers are printed: 9.25 comes before 9.5. What ends in 0 behind its point is none of
-# these, but the tenth image of a clip that is called 1.10.
+# Seconds as numbers are printed: 9.25 comes before 9.5. What ends in 0 behind its point is the
+# tenth image of a clip that is called 1.10.
 _SECONDS = re.compile(r'\d+(?:\.(?:0|\d*[1-9]))?', re.ASCII)
 # What the int32 seconds of a ROS stamp hold.
 _LAST_NS = (1 << 31) * 1_000_000_000
@@ -348,7 +348,7 @@ def complete_lens(lens: LensChoice, path: Path, own: Path) -> LensChoice:
     Returns:
         A lens that has a camera or a field of view.
 
-    Raises CalibrationError, which names the files looked for, where there is none.
+    Raises CalibrationError, which names the files looked for, where all are missing.
     """
     if lens.is_given:
         return lens
@@ -388,7 +388,7 @@ def _camera_of(rgb: npt.NDArray[np.uint8], lens: LensChoice, own: Camera | None 
 
 
 def _read_points(path: Path) -> npt.NDArray[np.float32] | None:
-    """Points (N, 3) of a sweep of KITTI (x, y, z, reflectance); None where there is none."""
+    """Points (N, 3) of a sweep of KITTI (x, y, z, reflectance); None without a file."""
     if not path.exists():
         return None
     points = np.fromfile(path, np.float32)
@@ -442,7 +442,7 @@ def stamps_in_names(files: Sequence[Path]) -> list[int]:
 
 
 def _epoch_ns(path: Path) -> int | None:
-    """The epoch time that the name of an image ends with, None where there is none."""
+    """The epoch time that the name of an image ends with, None without one."""
     found = _EPOCH.search(path.stem)
     if found is None:
         return None
@@ -454,7 +454,7 @@ def _epoch_ns(path: Path) -> int | None:
 
 
 def images_in(folder: Path) -> list[Path]:
-    """Image files of a folder in the order of their numbers; none where it is no folder."""
+    """Image files of a folder in the order of their numbers; empty where it is no folder."""
     if not folder.is_dir():
         return []
     files = (path for path in folder.iterdir() if not path.name.startswith('.'))

@@ -398,7 +398,7 @@ def find_listed(roots: list[Path], train_file: str, held_out_file: str) -> list[
 
 
 def velodyne_depth(points: NDArray[np.float32], camera: Camera, T_camera_velodyne: Array) -> Map:
-    """Depth (H, W) of a sweep (N, 4) in the image of a camera, NaN where there is none.
+    """Depth (H, W) of a sweep (N, 4) in the image of a camera, NaN at pixels without a point.
 
     As in the published protocol: points ahead of the car (x >= 0), pixels counted from 1, the
     nearest point of a pixel, and its distance ahead of the velodyne (x) as depth.

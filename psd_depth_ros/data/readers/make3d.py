@@ -34,7 +34,7 @@ def _matches(path: Path) -> bool:
 
 
 def _open(path: Path, options: SourceOptions) -> FrameSource:
-    """The test images; the camera must be given, the data have none. Raises EvaluationError."""
+    """The test images; the camera must be given, for the data lack it. Raises EvaluationError."""
     lens = options.lens
     if not lens.is_given:
         raise EvaluationError(

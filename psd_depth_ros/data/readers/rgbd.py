@@ -55,7 +55,7 @@ def check_any_depth(folder: Path, entries: Sequence[Entry]) -> None:
 
 
 def find_depth(folder: Path, stem: str) -> Path | None:
-    """The file of depth of a name, without its suffix; None where there is none."""
+    """The file of depth of a name, without its suffix; None where it is missing."""
     found = (folder / f'{stem}{suffix}' for suffix in DEPTH_SUFFIXES)
     return next((path for path in found if path.is_file()), None)
 

@@ -65,7 +65,7 @@ class TripletBatch:
         return len(self.seeds)
 
     def get(self, name: str) -> Tensor | None:
-        """The field of a name; None where the batch has none."""
+        """The field of a name; None where the batch lacks it."""
         return self._tensors.get(name)
 
     def fields(self) -> dict[str, Tensor]:
@@ -92,7 +92,7 @@ class TripletBatches:
     Every triplet comes once before any comes again; a batch holds images of one size. Half of
     the samples are mirrored, a window of down to `smallest_window` of the sides fills the whole
     image, and the colours of what networks see are changed, alike in the three frames of a
-    sample; without `augment` none of it.
+    sample; without `augment` frames stay as they are.
 
     Args:
         sequences: where the triplets come from.

@@ -352,7 +352,7 @@ class _Chooser:
             self.border = len(clock)
 
     def sources(self, target: int) -> tuple[str, list[int]]:
-        """Give the earlier and the later source, or the reason why there are none."""
+        """Give the earlier and the later source, or the reason why they are missing."""
         fault = self._fault(target)
         if not fault and target in (0, len(self._lost)):
             fault = 'end'

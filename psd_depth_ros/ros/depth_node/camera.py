@@ -168,7 +168,7 @@ class Calibration:
     Attributes:
         state: See CalibrationState.
         camera: The camera where there is one.
-        reason: Why there is none.
+        reason: Why there is no camera.
         seen: Fraction of the rectified view that the camera sees.
         description: The rectified view in words.
         doubts: What is probably wrong with a calibration that can be used.

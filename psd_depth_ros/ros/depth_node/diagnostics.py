@@ -59,7 +59,7 @@ CAMERA_KEYS = {
     'scale': 'factor from the depth of the checkpoint to metres',
     'scale_variance': 'variance of ln scale',
     'scale_source': 'where the scale comes from',
-    'problem': 'last problem; empty if there is none',
+    'problem': 'last problem; empty without a problem',
 }
 
 
@@ -78,7 +78,7 @@ def engine_status(
     Args:
         node_name: Name of the node.
         state: Its lifecycle state.
-        handle: The engine, None where none is loaded.
+        handle: The engine, None before one is loaded.
         problem: What failed, '' where nothing did.
     """
     values: dict[str, Any] = {'state': state, 'memory_mb': f'{resident_mb():.0f}'}

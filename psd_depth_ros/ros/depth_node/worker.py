@@ -124,7 +124,7 @@ class EngineHandle:
 
     @property
     def compiling(self) -> str:
-        """Image sizes that the engine is being compiled for now, '' where for none."""
+        """Image sizes that the engine is being compiled for now, '' without any."""
         cameras = self._compiling or ()
         return ', '.join(dict.fromkeys(f'{one.width}x{one.height}' for one in cameras))
 
