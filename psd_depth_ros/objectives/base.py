@@ -30,6 +30,7 @@ from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.bin_head import BinPrediction, expectation, expected_log_depth
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.teachers import Teachers
+from psd_depth_ros.visualisation import colour_depth
 
 T = TypeVar('T')
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
@@ -504,10 +505,16 @@ class Objective(nn.Module):
             }
 
     def visualise(self, batch: Any, network: DepthModel) -> dict[str, Image]:
-        """What the terms show of a batch at the end of a run, seen by `network`, by name."""
+        """Image, depth, and what the terms show of a batch at the end of a run, by name.
+
+        `network` takes the place of the one that is trained.
+        """
         context = Context(self, batch, 1.0, network)
-        found: dict[str, Image] = {}
         with torch.no_grad(), torch.autocast(context.intrinsics.device.type, enabled=False):
+            found: dict[str, Image] = {
+                'image': batch.image[0, 0].permute(1, 2, 0).cpu().numpy(),
+                'depth': draw_depth(context, context.prediction().log_depth[0, 0]),
+            }
             for term in context.terms.values():
                 found.update(term.visualise(context))
         return found
@@ -517,6 +524,14 @@ class Objective(nn.Module):
         self.teachers.apply(function)
         super()._apply(function, recurse)
         return self
+
+
+def draw_depth(context: Context, log_depth: Tensor) -> Image:
+    """Depth (H, W), coloured over the range of the first sample's full image."""
+    full = context.prediction().log_depth[0, 0].exp()
+    low, high = np.quantile(full.float().cpu().numpy(), (0.02, 0.98))
+    metres = log_depth.exp().float().cpu().numpy()
+    return colour_depth(metres, float(low), float(max(high, 1.01 * low)))
 
 
 def _as_float(image: Tensor) -> Tensor:

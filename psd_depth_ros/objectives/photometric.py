@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -40,7 +39,7 @@ from psd_depth_ros.losses.photometric import (
 )
 from psd_depth_ros.objectives.base import Context, EARLIER, Image, LATER, Term, TermSettings
 from psd_depth_ros.odometry.alignment import refine_motions
-from psd_depth_ros.visualisation import colour_depth, draw_heat, draw_masked
+from psd_depth_ros.visualisation import draw_heat, draw_masked
 
 MAX_SHOWN_ERROR = 0.3
 
@@ -149,12 +148,10 @@ class Photometric(Term):
         return settings.exempt_from_auto_mask_px if progress >= settings.exempt_start else 0.0
 
     def visualise(self, context: Context) -> dict[str, Image]:
-        """Image, depth, photometric error and auto-mask of the target."""
+        """Photometric error and auto-mask of the target."""
         image = context.batch.image[0, 0].permute(1, 2, 0).cpu().numpy()
         found = self.reprojection(context)
         return {
-            'image': image,
-            'depth': draw_depth(context, context.prediction().log_depth[0, 0]),
             'error': draw_heat((found.error[0, 0] / MAX_SHOWN_ERROR).cpu().numpy()),
             'auto_mask': draw_masked(image, found.auto_mask[0, 0].cpu().numpy()),
         }
@@ -271,11 +268,3 @@ def find_parallax(depth: Tensor, poses: Tensor, K: Tensor, focal: Tensor) -> Ten
     points = backproject(depth, K)
     found = [warp_sensitivity(transform(pose, points), pose[:, :3, 3], focal) for pose in poses]
     return torch.stack(found).amax(dim=0)
-
-
-def draw_depth(context: Context, log_depth: Tensor) -> Image:
-    """Depth (H, W), coloured over the range of the first sample's full image."""
-    full = context.prediction().log_depth[0, 0].exp()
-    low, high = np.quantile(full.float().cpu().numpy(), (0.02, 0.98))
-    metres = log_depth.exp().float().cpu().numpy()
-    return colour_depth(metres, float(low), float(max(high, 1.01 * low)))

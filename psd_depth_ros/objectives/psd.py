@@ -47,6 +47,7 @@ from psd_depth_ros.losses.depth import huber, scale_invariant, warp_sensitivity
 from psd_depth_ros.losses.photometric import Reprojection, smoothness
 from psd_depth_ros.objectives.base import (
     Context,
+    draw_depth,
     EARLIER,
     Image,
     Input,
@@ -57,7 +58,6 @@ from psd_depth_ros.objectives.base import (
     TermSettings,
 )
 from psd_depth_ros.objectives.photometric import (
-    draw_depth,
     find_parallax,
     MAX_SHOWN_ERROR,
     Photometric,

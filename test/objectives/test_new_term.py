@@ -65,3 +65,9 @@ def test_a_teacher_that_the_run_lacks_is_named(tmp_path):
 def test_data_that_no_recording_has_is_named(tmp_path):
     with pytest.raises(SettingsError, match='lidar'):
         make_task(tmp_path, 'objective.lidar=0.1')
+
+
+def test_an_objective_without_photometry_shows_image_and_depth(tmp_path):
+    task = make_task(tmp_path, 'objective.photometric=off', 'objective.velocity=0.1')
+    for preview in task.previews(task.depth).values():
+        assert preview.shape == (32, 2 * 96, 3)
