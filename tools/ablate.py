@@ -1,6 +1,6 @@
 """Train variants of a recipe with several seeds, and compare them.
 
-    python -m tools.ablate experiments/psd.yaml --output RUN --imagenet mobilenet_v2_folded.npz
+    python -m tools.ablate experiments/psd.yaml --output RUN --imagenet mobilenet_v2.npz
 
 All runs learn from the same rendered worlds and are measured on others. After each run RUN gets
 results.json (with the command that made it) and results.md (mean and standard deviation over
@@ -496,7 +496,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--resume', action='store_true', help='leave out runs that have ended')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
-    add_setting_option(parser)
+    add_setting_option(parser, 'steps=100')
     options = parser.parse_args(arguments)
     try:
         runs = tuple(options.runs.split(',')) if options.runs else ()

@@ -154,3 +154,10 @@ def test_a_gain_counts_beyond_two_deviations_of_the_difference(pairs, gain, sign
     assert (found.better, found.worse) == ('A3', 'A0+')
     assert found.gain == pytest.approx(gain)
     assert found.significant is significant
+
+
+def test_it_explains_itself(capsys):
+    with pytest.raises(SystemExit) as ended:
+        ablate.main(['--help'])
+    assert ended.value.code == 0
+    assert 'experiments/psd.yaml' in capsys.readouterr().out
