@@ -9,7 +9,7 @@ import json
 import math
 from typing import Any
 
-PREPARING, MEASURING, TRAINING, JUDGING = 'preparing', 'measuring', 'training', 'judging'
+PREPARING, TRAINING, JUDGING = 'preparing', 'training', 'judging'
 ACCEPTED, KEPT, STOPPED = 'accepted', 'kept', 'stopped'
 
 

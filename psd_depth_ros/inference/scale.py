@@ -186,12 +186,10 @@ class ScatterEstimate:
 
     def __init__(self) -> None:
         self._recent: deque[tuple[int, float]] = deque(maxlen=40)
-        self._white = self._rate = math.nan
 
     def add(self, stamp_ns: int, log_scale: float) -> None:
         """Add a measurement, accepted or refused."""
         self._recent.append((stamp_ns, log_scale))
-        self._white = self._rate = math.nan
 
     def estimate(self, variance: float) -> tuple[float, float]:
         """White variance R of a measurement, and rate q in 1/s.

@@ -11,8 +11,6 @@ from psd_depth_ros.messages.clouds import (
     CloudField,
     decode_cloud,
     decode_points,
-    pack_cloud,
-    pack_rgb,
     unpack_rgb,
 )
 from psd_depth_ros.messages.compressed import (
@@ -64,8 +62,6 @@ __all__ = [
     'is_compressed',
     'odometry_fields',
     'odometry_pose',
-    'pack_cloud',
-    'pack_rgb',
     'stamp_ns',
     'time_fields',
     'transform_fields',

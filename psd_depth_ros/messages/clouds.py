@@ -1,4 +1,4 @@
-"""PointCloud2 messages of any layout to named NumPy arrays, and back.
+"""PointCloud2 messages of any layout to named NumPy arrays, and points already packed to messages.
 
 Any order of fields, padding within points and rows, both byte orders. Building a cloud from depth
 is left to `inference.cloud`, which packs straight into the layout described here.
@@ -6,7 +6,7 @@ is left to `inference.cloud`, which packs straight into the layout described her
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 import sys
 from typing import Any
@@ -23,7 +23,6 @@ _MAX_POINT_STEP = 1 << 20
 _XYZ = ('x', 'y', 'z')
 # What PCL and its kind call the bytes between two fields.
 _PADDING = ('', '_')
-_DATATYPES = {dtype: number for number, dtype in _DTYPES.items()}
 
 
 @dataclass(frozen=True)
@@ -86,12 +85,6 @@ def unpack_rgb(packed: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     return np.stack(channels, axis=-1).astype(np.uint8)
 
 
-def pack_rgb(rgb: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-    """Pack colours (N, 3) uint8 into the `rgb` field of RViz and PCL: (N,) float32, 0x00RRGGBB."""
-    red, green, blue = (rgb[..., channel].astype(np.uint32) for channel in range(3))
-    return ((red << 16) | (green << 8) | blue).view(np.float32)
-
-
 def cloud_fields(
     data: npt.NDArray[np.uint8],
     fields: Sequence[CloudField],
@@ -121,32 +114,6 @@ def cloud_fields(
         'data': data,
         'is_dense': bool(is_dense),
     }
-
-
-def pack_cloud(arrays: Mapping[str, npt.NDArray[Any]], *, is_dense: bool = True) -> dict[str, Any]:
-    """Fields of an unorganised PointCloud2 from arrays by name, (N,) or (N, count) each."""
-    parts = {name: np.asarray(values) for name, values in arrays.items()}
-    dtype = np.dtype([(name, part.dtype, part.shape[1:]) for name, part in parts.items()])
-    size = len(next(iter(parts.values()))) if parts else 0
-    points = np.empty(size, dtype)
-    for name, part in parts.items():
-        points[name] = part
-    fields = [_describe(name, dtype) for name in parts]
-    data = points.view(np.uint8) if size else np.empty(0, np.uint8)
-    return cloud_fields(data, fields, size, point_step=dtype.itemsize, is_dense=is_dense)
-
-
-def _describe(name: str, dtype: np.dtype[Any]) -> CloudField:
-    layout: Mapping[str, Any] = dtype.fields or {}
-    part, offset = layout[name][:2]
-    base, shape = part.subdtype or (part, ())
-    number = _DATATYPES.get(base.str[1:])
-    if number is None:
-        raise MessageError(
-            f'cloud field {name!r} is {base}, expected one of '
-            f'{", ".join(str(np.dtype(code)) for code in _DTYPES.values())}'
-        )
-    return CloudField(name, offset, number, int(np.prod(shape, dtype=int)))
 
 
 def _points(message: Any, wanted: Sequence[Any]) -> npt.NDArray[Any]:

@@ -2,6 +2,7 @@ import argparse
 
 import cv2
 import numpy as np
+from pack_clouds import pack_cloud, pack_rgb
 import pytest
 
 from psd_depth_ros.cli import demo
@@ -27,8 +28,6 @@ from psd_depth_ros.messages import (
     compressed_fields,
     header_fields,
     image_fields,
-    pack_cloud,
-    pack_rgb,
 )
 from psd_depth_ros.visualisation import PANEL, SKY
 

@@ -4,6 +4,7 @@ import re
 from typing import Any
 
 import numpy as np
+from pack_clouds import pack_cloud
 import pytest
 
 from psd_depth_ros.data.message_types import MessageTypes
@@ -20,7 +21,6 @@ from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.messages import (
     header_fields,
     odometry_fields,
-    pack_cloud,
     transform_fields,
 )
 

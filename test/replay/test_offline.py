@@ -3,6 +3,7 @@
 from types import SimpleNamespace
 
 import numpy as np
+from pack_clouds import pack_cloud
 import pytest
 
 from psd_depth_ros.config import build
@@ -18,7 +19,6 @@ from psd_depth_ros.messages import (
     decode_cloud,
     decode_depth,
     image_fields,
-    pack_cloud,
     stamp_ns,
 )
 from psd_depth_ros.replay.offline import run_bag, RunSettings

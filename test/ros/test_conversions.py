@@ -10,6 +10,7 @@ import sys
 from types import ModuleType, SimpleNamespace
 
 import numpy as np
+from pack_clouds import pack_cloud
 import pytest
 from sensor_msgs.msg import Image, PointCloud2, PointField
 
@@ -22,7 +23,6 @@ from psd_depth_ros.messages import (
     ENCODINGS,
     image_fields,
     ImageDecoder,
-    pack_cloud,
 )
 from psd_depth_ros.ros import conversions
 from psd_depth_ros.ros.conversions import (

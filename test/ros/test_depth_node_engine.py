@@ -135,6 +135,6 @@ def wall(depth: Any) -> float:
 
 
 def pack(points: Any) -> dict[str, Any]:
-    from psd_depth_ros.messages import pack_cloud
+    from pack_clouds import pack_cloud
 
     return pack_cloud({name: points[:, index] for index, name in enumerate('xyz')})

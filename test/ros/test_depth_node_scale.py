@@ -11,6 +11,7 @@ from typing import Any, ClassVar
 
 from nav_msgs.msg import Odometry
 import numpy as np
+from pack_clouds import pack_cloud
 import pytest
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from robot_bag import pose_numbers, Robot, T_BASE_LIDAR, Wall, write_robot_bag
@@ -24,7 +25,7 @@ from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.pose import invert
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
-from psd_depth_ros.messages import decode_depth, pack_cloud, stamp_ns
+from psd_depth_ros.messages import decode_depth, stamp_ns
 from psd_depth_ros.replay.offline import run_bag, RunSettings
 from psd_depth_ros.ros.conversions import cloud_message, find_message_class
 from psd_depth_ros.ros.depth_node import scale

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import cv2
 import numpy as np
+from pack_clouds import pack_cloud
 
 from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.data.synchronizer import TF_TYPE
@@ -19,7 +20,6 @@ from psd_depth_ros.messages import (
     camera_info_fields,
     image_fields,
     odometry_fields,
-    pack_cloud,
     transform_fields,
 )
 

@@ -1,4 +1,5 @@
 import numpy as np
+from pack_clouds import pack_cloud
 import pytest
 
 from psd_depth_ros.data.bags import BagWriter
@@ -13,7 +14,6 @@ from psd_depth_ros.messages import (
     header_fields,
     image_fields,
     odometry_fields,
-    pack_cloud,
     transform_fields,
 )
 

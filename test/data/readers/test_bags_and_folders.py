@@ -5,6 +5,7 @@ from itertools import pairwise
 
 import cv2
 import numpy as np
+from pack_clouds import pack_cloud
 import pytest
 
 from psd_depth_ros.data.bags import BagWriter
@@ -21,7 +22,6 @@ from psd_depth_ros.messages import (
     header_fields,
     image_fields,
     odometry_fields,
-    pack_cloud,
 )
 from psd_depth_ros.replay.player import find_camera
 from psd_depth_ros.replay.recordings import open_recording

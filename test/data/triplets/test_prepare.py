@@ -6,6 +6,7 @@ import shutil
 
 import cv2
 import numpy as np
+from pack_clouds import pack_cloud
 import pytest
 
 from psd_depth_ros.config import build
@@ -15,7 +16,7 @@ from psd_depth_ros.data.triplets.cache import ArrayFile
 from psd_depth_ros.data.triplets.prepare import judge, prepare_sequences
 from psd_depth_ros.errors import BagError, SettingsError
 from psd_depth_ros.geometry.pose import invert, make_pose
-from psd_depth_ros.messages import image_fields, odometry_fields, pack_cloud, transform_fields
+from psd_depth_ros.messages import image_fields, odometry_fields, transform_fields
 
 FRAMES = 24
 
