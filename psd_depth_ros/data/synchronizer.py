@@ -143,10 +143,10 @@ class CloudTrack(Track[Any]):
 
     def at(self, stamp_ns: int) -> Any | None:
         """Give the message nearest in time, None where no message is within 0.1 s."""
-        found = [one for one in self.around(stamp_ns) if one is not None]
-        if not found:
+        candidates = [item for item in self.around(stamp_ns) if item is not None]
+        if not candidates:
             return None
-        nearest_ns, message = min(found, key=lambda one: abs(one[0] - stamp_ns))
+        nearest_ns, message = min(candidates, key=lambda item: abs(item[0] - stamp_ns))
         return message if abs(nearest_ns - stamp_ns) <= _MAX_CLOUD_GAP_NS else None
 
 
@@ -180,7 +180,7 @@ class TransformBuffer:
         """Names of all frames."""
         with self._lock:
             tracks = [track.around(track.newest_ns or 0)[0] for track in self._moving.values()]
-            links = [*self._fixed.values(), *(one[1] for one in tracks if one is not None)]
+            links = [*self._fixed.values(), *(item[1] for item in tracks if item is not None)]
             return sorted({*self._fixed, *self._moving, *(link.parent for link in links)})
 
     def add(self, message: Any, *, fixed: bool = False, time_ns: int | None = None) -> None:
@@ -189,15 +189,17 @@ class TransformBuffer:
         `time_ns` is in place of the stamps where it is given.
         """
         with self._lock:
-            for one in message.transforms:
-                child = one.child_frame_id.lstrip('/')
-                link = _Link(one.header.frame_id.lstrip('/'), one.transform, self._rotation)
+            for stamped in message.transforms:
+                child = stamped.child_frame_id.lstrip('/')
+                link = _Link(
+                    stamped.header.frame_id.lstrip('/'), stamped.transform, self._rotation
+                )
                 if fixed:
                     self._fixed[child] = link
                     self._moving.pop(child, None)
                 elif child not in self._fixed:
                     track = self._moving.setdefault(child, Track())
-                    track.add(stamp_ns(one.header) if time_ns is None else time_ns, link)
+                    track.add(stamp_ns(stamped.header) if time_ns is None else time_ns, link)
 
     def forget(self) -> None:
         """Forget all moving transforms, after a jump of the clock."""
@@ -224,8 +226,8 @@ class TransformBuffer:
 
     def _climb(self, frame: str, time_ns: int) -> tuple[dict[str, Array], str]:
         """T_ancestor_frame by ancestor, the frame itself first, and where the way up ends."""
-        found = {frame: np.eye(4)}
-        pose = found[frame]
+        poses = {frame: np.eye(4)}
+        pose = poses[frame]
         for _ in range(_MAX_CLIMB):
             link = self._fixed.get(frame)
             if link is not None:
@@ -235,12 +237,12 @@ class TransformBuffer:
                 if between is None:
                     break
                 parent, step = between
-            if parent in found:  # a loop, which no tree has
+            if parent in poses:  # a loop, which no tree has
                 break
             pose = step @ pose
             frame = parent
-            found[frame] = pose
-        return found, frame
+            poses[frame] = pose
+        return poses, frame
 
     def _between(self, frame: str, time_ns: int) -> tuple[str, Array] | None:
         """Parent of a moving frame at a time, and its pose in it; None where it is not known."""
@@ -304,12 +306,12 @@ class Located:
 
 def locate(buffer: TransformBuffer, names: FrameNames, time_ns: int) -> Located:
     """Look up the transforms between the frames of `names`."""
-    found: dict[str, Any] = {}
+    known: dict[str, Any] = {}
     sources: list[str] = []
     problems: list[Exception] = []
     for name, target, source in _wanted(names):
         try:
-            found[name] = buffer.lookup(target, source, time_ns)
+            known[name] = buffer.lookup(target, source, time_ns)
             sources.append(f'{source} in {target}')
         except (TransformError, MessageError) as error:
             problems.append(error)
@@ -325,13 +327,13 @@ def locate(buffer: TransformBuffer, names: FrameNames, time_ns: int) -> Located:
             text = f'{names.camera} is {height_m:.3f} m above {frame}, which is not the ground'
             problems.append(TransformError(text))
             continue
-        found['camera_height_m'] = height_m
-        found['up'] = T_ground_camera[2, :3].copy()
+        known['camera_height_m'] = height_m
+        known['up'] = T_ground_camera[2, :3].copy()
         sources.append(f'{names.camera} above {frame}')
         problems.clear()
         break
     return Located(
-        Extrinsics(**found),
+        Extrinsics(**known),
         '; '.join(str(error) for error in problems),
         any(getattr(error, 'may_come', False) for error in problems),
         ', '.join(sources),
@@ -353,13 +355,13 @@ def fixed_transforms(messages: Iterable[Any]) -> TransformBuffer:
     first: dict[str, tuple[str, Array, Any]] = {}
     loose: set[str] = set()
     for message in messages:
-        for one in message.transforms:
-            child, parent = one.child_frame_id.lstrip('/'), one.header.frame_id.lstrip('/')
+        for stamped in message.transforms:
+            child, parent = stamped.child_frame_id.lstrip('/'), stamped.header.frame_id.lstrip('/')
             try:
-                pose = transform_pose(one.transform)
+                pose = transform_pose(stamped.transform)
             except MessageError:
                 continue
-            known = first.setdefault(child, (parent, pose, one.transform))
+            known = first.setdefault(child, (parent, pose, stamped.transform))
             if known[0] != parent or np.abs(known[1] - pose).max() > _SAME:
                 loose.add(child)
     buffer = TransformBuffer()
@@ -415,8 +417,8 @@ class _Stream:
 
     def lead_ns(self, time_ns: int, arrived_ns: int) -> int:
         """How far the stamps are ahead of that of an image which came at the same time."""
-        beside = [one for one in self.stamps.around(arrived_ns) if one is not None]
-        leads = [one[1] - time_ns for one in beside if abs(one[0] - arrived_ns) <= PATIENCE_NS]
+        beside = [item for item in self.stamps.around(arrived_ns) if item is not None]
+        leads = [item[1] - time_ns for item in beside if abs(item[0] - arrived_ns) <= PATIENCE_NS]
         return min(leads, key=abs, default=0)
 
     def refuse(self, error: MessageError) -> None:
@@ -653,10 +655,10 @@ def _gap(track: PoseTrack | CloudTrack, time_ns: int, what: str, gap_s: float) -
     if before is not None and after is not None:
         apart_s = (after[0] - before[0]) * 1e-9
         return f'{what} are {apart_s:.2f} s apart around the image, expected {gap_s:g} s at most'
-    one = before or after
-    if one is None:
+    nearest = before or after
+    if nearest is None:
         return f'there are no {what} yet'
-    off_s = abs(one[0] - time_ns) * 1e-9
+    off_s = abs(nearest[0] - time_ns) * 1e-9
     side = 'older' if after is None else 'newer'
     return f'the nearest of the {what} is {off_s:.2f} s {side} than the image'
 

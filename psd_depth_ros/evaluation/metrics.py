@@ -159,7 +159,7 @@ def average(metrics: Sequence[DepthMetrics]) -> DepthMetrics:
         raise ValueError('there is no image to average over')
     names = [field.name for field in fields(DepthMetrics)]
     return DepthMetrics(
-        **{name: float(np.mean([getattr(one, name) for one in metrics])) for name in names}
+        **{name: float(np.mean([getattr(image, name) for image in metrics])) for name in names}
     )
 
 
@@ -212,21 +212,21 @@ def band_name(band: tuple[float, float]) -> str:
 
 def measure_bands(matched: Matched, bands: Bands) -> dict[str, BandMetrics]:
     """Measure the bands `[low, high)` of one image; a band without pixels is left out."""
-    found = {}
+    by_band = {}
     for low, high in bands:
         inside = (matched.true >= low) & (matched.true < high)
         pixels = int(np.count_nonzero(inside))
         if pixels == 0:
             continue
         predicted, true = matched.predicted[inside], matched.true[inside]
-        found[band_name((low, high))] = BandMetrics(
+        by_band[band_name((low, high))] = BandMetrics(
             abs_rel=float(np.mean(relative_error(predicted, true))),
             a1=float(np.mean(ratio_error(predicted, true) < 1.25)),
             bias=float(np.median(np.log(predicted / true))),
             share=pixels / len(inside),
             pixels=pixels,
         )
-    return found
+    return by_band
 
 
 def average_bands(
@@ -323,10 +323,10 @@ def _f1(predicted: list[Map], true: list[Map], threshold: float) -> float:
     precisions, recalls = [], []
     for p, t in zip(predicted, true, strict=True):
         for sign in (1.0, -1.0):
-            found, there = sign * p > threshold, sign * t > threshold
-            hits = int(np.count_nonzero(found & there))
-            precisions.append(hits / max(1, int(np.count_nonzero(found))))
-            recalls.append(hits / max(1, int(np.count_nonzero(there))))
+            edges, truth = sign * p > threshold, sign * t > threshold
+            hits = int(np.count_nonzero(edges & truth))
+            precisions.append(hits / max(1, int(np.count_nonzero(edges))))
+            recalls.append(hits / max(1, int(np.count_nonzero(truth))))
     precision, recall = float(np.mean(precisions)), float(np.mean(recalls))
     both = precision + recall
     return 2.0 * precision * recall / both if both > 0 else 0.0

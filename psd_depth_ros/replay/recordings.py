@@ -122,7 +122,7 @@ class BagRecording(Recording):
         self.topics |= dict.fromkeys(self._calibrated.values(), CAMERA_INFO_TYPE)
         self.start_ns, self.end_ns = self._reader.start_ns, self._reader.end_ns
         self._standing = _latched(self._reader) & set(self._names)
-        self.latched = frozenset(self._names[one] for one in self._standing)
+        self.latched = frozenset(self._names[channel] for channel in self._standing)
         self.unreadable = 0
         self._why = ''
 

@@ -154,8 +154,8 @@ class WorldsTask(Task):
             height, width = frames.rgb.shape[1:3]
             name = f'held_out_{width}x{height}'
             if name not in images:
-                one = Frames(frames.rgb[:1], frames.depth[:1], frames.intrinsics[:1])
-                images[name] = _preview(depth, self.recipe, self._focal_px, one)
+                first = Frames(frames.rgb[:1], frames.depth[:1], frames.intrinsics[:1])
+                images[name] = _preview(depth, self.recipe, self._focal_px, first)
         return images
 
     def describe(

@@ -502,7 +502,7 @@ class _DepthTrack:
             self._recent.popleft()
         if not self._recent:
             return None
-        stamp, message = min(self._recent, key=lambda one: abs(one[0] - time_ns))
+        stamp, message = min(self._recent, key=lambda item: abs(item[0] - time_ns))
         if abs(stamp - time_ns) > _MAX_DEPTH_GAP_NS:
             return None
         try:
@@ -520,14 +520,14 @@ def _pick_depth_topics(bag: BagReader, options: SourceOptions) -> tuple[str | No
             return (topic, None) if is_depth else (None, topic)
     depths = [topic for topic in bag.topics if _holds_depth(bag, topic)]
     clouds = [topic for topic, info in bag.topics.items() if info.msgtype == CLOUD_TYPE]
-    for found, option in ((depths, '--depth-topic'), (clouds, '--lidar-topic')):
-        if len(found) > 1:
+    for topics, option in ((depths, '--depth-topic'), (clouds, '--lidar-topic')):
+        if len(topics) > 1:
             raise EvaluationError(
-                f'bag {bag.path} has several topics that may be the truth: {", ".join(found)}; '
+                f'bag {bag.path} has several topics that may be the truth: {", ".join(topics)}; '
                 f'choose one with {option}'
             )
-        if found:
-            return (found[0], None) if found is depths else (None, found[0])
+        if topics:
+            return (topics[0], None) if topics is depths else (None, topics[0])
     raise EvaluationError(
         f'bag {bag.path} has nothing to measure against: expected a topic of depth images '
         f'(sensor_msgs/Image, {" or ".join(DEPTH_ENCODINGS)}) or of lidar points '

@@ -169,10 +169,10 @@ def find_fixed(
         for region in _regions((variation < min(levels, usual)) & ~fixed):
             if region[-1].any():
                 region = _fill_below(region)
-                found = _is_bonnet(region, variation, centre)
+                is_fixed = _is_bonnet(region, variation, centre)
             else:
-                found = _is_island(region, variation, mean)
-            if found:
+                is_fixed = _is_island(region, variation, mean)
+            if is_fixed:
                 fixed |= cv2.dilate(region.astype(np.uint8), np.ones((5, 5), np.uint8)) > 0
     return fixed
 
@@ -294,16 +294,16 @@ def choose_triplets(measures: FrameMeasures, settings: TripletSettings) -> Tripl
     chooser = _Chooser(measures, settings)
     count = len(measures.stamps_ns)
     border = chooser.border
-    found: dict[bool, list[list[int]]] = {False: [], True: []}
+    rows: dict[bool, list[list[int]]] = {False: [], True: []}
     rejected: Counter[str] = Counter()
     for target in range(count):
         reason, sources = chooser.sources(target)
         if reason:
             rejected[reason] += 1
         else:
-            found[target >= border].append([target, *sources])
+            rows[target >= border].append([target, *sources])
     counts = {name: rejected[name] for name in REASONS if rejected[name]}
-    return Triplets(_rows(found[False]), _rows(found[True]), counts)
+    return Triplets(_rows(rows[False]), _rows(rows[True]), counts)
 
 
 def list_triplets(
@@ -314,7 +314,7 @@ def list_triplets(
     `indices` are the numbers of the recording's frames.
     """
     places = {int(number): place for place, number in enumerate(indices)}
-    found: list[list[list[int]]] = [[], []]
+    rows: list[list[list[int]]] = [[], []]
     rejected: Counter[str] = Counter()
     for number, place in places.items():
         sources = [places.get(number - 1), places.get(number + 1)]
@@ -323,8 +323,10 @@ def list_triplets(
         elif None in sources:
             rejected['end'] += 1
         else:
-            found[number in held_out].append([place, *(one for one in sources if one is not None)])
-    return Triplets(_rows(found[False]), _rows(found[True]), dict(rejected))
+            rows[number in held_out].append(
+                [place, *(source for source in sources if source is not None)]
+            )
+    return Triplets(_rows(rows[False]), _rows(rows[True]), dict(rejected))
 
 
 def _rows(triplets: list[list[int]]) -> NDArray[np.int32]:
@@ -358,13 +360,13 @@ class _Chooser:
             fault = 'end'
         if fault:
             return fault, []
-        found = []
+        chosen = []
         for direction in (-1, 1):
             reason, source = self._search(target, direction)
             if reason:
                 return reason, []
-            found.append(source)
-        return '', found
+            chosen.append(source)
+        return '', chosen
 
     def _fault(self, index: int) -> str:
         if self._measures.saturation[index] > MOST_SATURATED:

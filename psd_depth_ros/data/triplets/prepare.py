@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 import hashlib
+import itertools
 from pathlib import Path
 
 import cv2
@@ -302,8 +303,8 @@ def _fixed(part: CachedFrames) -> NDArray[np.bool_]:
     """What never moves, at the size of the frames."""
     height, width = part.grey.shape[1:]
     small = part.camera.resize(width, height)
-    found = find_fixed(part.grey, part.neighbours[:, 0], (small.cx, small.cy))
-    return cv2.resize(found.astype(np.float32), part.camera.size[::-1]) > 0.01
+    fixed = find_fixed(part.grey, part.neighbours[:, 0], (small.cx, small.cy))
+    return cv2.resize(fixed.astype(np.float32), part.camera.size[::-1]) > 0.01
 
 
 def _fingerprint(part: CachedFrames, chosen: Triplets) -> str:
@@ -316,8 +317,10 @@ def _fingerprint(part: CachedFrames, chosen: Triplets) -> str:
 
 
 def _free_name(name: str, taken: dict[str, dict[str, int]]) -> str:
-    numbers = (f'{name}-{number}' for number in range(2, 1 << 30))
-    return name if name not in taken else next(one for one in numbers if one not in taken)
+    if name not in taken:
+        return name
+    numbered = (f'{name}-{number}' for number in itertools.count(2))
+    return next(free for free in numbered if free not in taken)
 
 
 def _nothing(settings: DataSettings, unreadable: list[Unreadable]) -> str:
@@ -325,7 +328,7 @@ def _nothing(settings: DataSettings, unreadable: list[Unreadable]) -> str:
         return 'no recordings are named; give bags, videos or folders under data.paths'
     if len(unreadable) == 1:
         return unreadable[0].reason
-    reasons = ''.join(f'\n  {one.path}: {one.reason}' for one in unreadable)
+    reasons = ''.join(f'\n  {recording.path}: {recording.reason}' for recording in unreadable)
     return f'none of the {len(unreadable)} recordings can be read:{reasons}'
 
 
@@ -359,7 +362,10 @@ def judge(preparation: Preparation) -> Fitness:
         label = 'left out' if len(preparation.rejected) == 1 else f'left out of {name}'
         lines.append((label, describe_counts(counts) or 'nothing'))
     lines += [('note', note) for note in preparation.notes]
-    lines += [('unreadable', f'{one.path}: {one.reason}') for one in preparation.unreadable]
+    lines += [
+        ('unreadable', f'{recording.path}: {recording.reason}')
+        for recording in preparation.unreadable
+    ]
     return Fitness(tuple(lines), tuple(_objections(preparation)))
 
 

@@ -140,7 +140,8 @@ class FrameCounters:
         """Arrivals per second over the newest seconds."""
         now_ns = time.monotonic_ns()
         with self._lock:
-            recent = [one for one in self._arrivals_ns if now_ns - one < window_s * 1e9]
+            start_ns = now_ns - window_s * 1e9
+            recent = [time_ns for time_ns in self._arrivals_ns if time_ns > start_ns]
         if len(recent) < 2:
             return 0.0
         return (len(recent) - 1) / max((recent[-1] - recent[0]) / 1e9, 1e-9)
@@ -202,7 +203,8 @@ def read_calibration(message: CameraInfo, settings: CameraSettings, topic: str) 
 def _content(message: CameraInfo) -> tuple[Any, ...]:
     """Everything but the header; the bytes of the matrices, because a NaN differs from itself."""
     roi = message.roi
-    matrices = (bytes(message.d), *(one.tobytes() for one in (message.k, message.r, message.p)))
+    K_R_P = (message.k, message.r, message.p)
+    matrices = (bytes(message.d), *(matrix.tobytes() for matrix in K_R_P))
     sizes = (message.width, message.height, message.binning_x, message.binning_y)
     window = (roi.x_offset, roi.y_offset, roi.width, roi.height)
     return (message.distortion_model, *matrices, *sizes, *window)
@@ -339,8 +341,8 @@ class CameraStream:
 
     def close(self) -> None:
         """Unsubscribe and take the outputs down."""
-        for one in self._inputs:
-            one.destroy()
+        for subscription in self._inputs:
+            subscription.destroy()
         self._inputs = []
         self._early = None
         with self._outputs_lock:
@@ -350,8 +352,8 @@ class CameraStream:
 
     def refresh(self) -> None:
         """Look up publishers and subscribers again; warn of a calibration that does not come."""
-        for one in self._inputs:
-            one.refresh(self._settings.image_reliability)
+        for subscription in self._inputs:
+            subscription.refresh(self._settings.image_reliability)
         if self._outputs is not None:
             self._outputs.refresh()
         self._follow_calibration()

@@ -138,7 +138,7 @@ def camera_status(
     }
     level, text = _judge(camera, active)
     if warning and level in (OK, WARN):
-        level, text = WARN, '; '.join(one for one in (camera.problem, warning) if one)
+        level, text = WARN, '; '.join(text for text in (camera.problem, warning) if text)
     return _status(f'{node_name}: {camera.name}', level, text, values)
 
 

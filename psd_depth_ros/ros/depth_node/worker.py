@@ -126,7 +126,7 @@ class EngineHandle:
     def compiling(self) -> str:
         """Image sizes that the engine is being compiled for now, '' without any."""
         cameras = self._compiling or ()
-        return ', '.join(dict.fromkeys(f'{one.width}x{one.height}' for one in cameras))
+        return ', '.join(dict.fromkeys(f'{camera.width}x{camera.height}' for camera in cameras))
 
     def check(self, path: str) -> None:
         """Raise PsdDepthError where `path` cannot be a checkpoint."""
@@ -266,7 +266,7 @@ class EngineHandle:
 
 def _is_compiled(engine: Engine, cameras: Sequence[Camera]) -> bool:
     """Whether images of these cameras need no compiling, alone and all in one batch."""
-    return engine.is_ready(cameras) and all(engine.is_ready([one]) for one in cameras)
+    return engine.is_ready(cameras) and all(engine.is_ready([camera]) for camera in cameras)
 
 
 def _describe(error: Exception) -> str:
@@ -416,7 +416,7 @@ class DepthWorker:
         compiled beside the others.
         """
         with self._engine.borrow() as engine:
-            known = [one.camera for one in self._cameras if one.camera is not None]
+            known = [stream.camera for stream in self._cameras if stream.camera is not None]
             refusal = self._engine.request_compilation(known)
             ready = []
             for camera, frame in batch:
@@ -430,7 +430,7 @@ class DepthWorker:
                 return []
             if engine.is_ready([frame.camera for _, frame in ready]):
                 return self._run_engine(engine, ready)
-            return [result for one in ready for result in self._run_engine(engine, [one])]
+            return [result for item in ready for result in self._run_engine(engine, [item])]
 
     def _run_engine(
         self, engine: Engine, batch: Sequence[tuple[CameraStream, PreparedFrame]]
