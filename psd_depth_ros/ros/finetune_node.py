@@ -17,6 +17,7 @@ import math
 import queue
 from typing import Any
 
+from builtin_interfaces.msg import Time
 import cv2
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.callback_groups import MutuallyExclusiveCallbackGroup
@@ -140,7 +141,7 @@ class RunState:
         return self.state
 
 
-def progress_array(stamp: Any, node_name: str, run: RunState) -> DiagnosticArray:
+def progress_array(stamp: Time, node_name: str, run: RunState) -> DiagnosticArray:
     """Make the message: ERROR where the run failed, WARN where its weights were not deployed."""
     pairs = [KeyValue(key=key, value=value) for key, value in progress_values(run).items()]
     level = DiagnosticStatus.OK
@@ -239,7 +240,7 @@ class FinetuneNode(Node):
         if self._process is not None:
             self._process.close(PATIENCE_S)
 
-    def _on_start(self, _request: Any, response: Any) -> Any:
+    def _on_start(self, _request: Trigger.Request, response: Trigger.Response) -> Trigger.Response:
         try:
             response.message = self._start()
             response.success = True
@@ -247,7 +248,9 @@ class FinetuneNode(Node):
             response.message, response.success = str(error), False
         return response
 
-    async def _on_stop(self, _request: Any, response: Any) -> Any:
+    async def _on_stop(
+        self, _request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
         """Answers when the state is on disk."""
         if self._process is None:
             response.message, response.success = f'nothing to stop: {self._state}', False
@@ -261,7 +264,9 @@ class FinetuneNode(Node):
         response.message = str(self._state)
         return response
 
-    def _on_status(self, _request: Any, response: Any) -> Any:
+    def _on_status(
+        self, _request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
         response.success = self._state.state != FAILED
         response.message = str(self._state)
         return response

@@ -22,6 +22,7 @@ from rclpy.qos import (
 )
 from rclpy.qos_overriding_options import QoSOverridingOptions
 from rclpy.subscription import Subscription
+from rclpy.topic_endpoint_info import TopicEndpointInfo
 
 RELIABILITIES = ('auto', 'reliable', 'best_effort')
 OUTPUT_OVERRIDES = (QoSPolicyKind.HISTORY, QoSPolicyKind.DEPTH, QoSPolicyKind.RELIABILITY)
@@ -213,7 +214,7 @@ class IncompatibleQosLogger:
                     f'[{describe(offered)}] on {self._topic}; {self._advice}',
                 )
 
-    def _log(self, info: Any, text: str) -> None:
+    def _log(self, info: TopicEndpointInfo, text: str) -> None:
         if info.node_name == _UNKNOWN and self._attempts:
             self._attempts -= 1
             return

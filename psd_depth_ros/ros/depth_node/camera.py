@@ -8,7 +8,7 @@ nothing: the network is compiled for a size only where images have it.
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from enum import Enum
 import threading
@@ -453,7 +453,9 @@ class CameraStream:
             self._problem = ''
         self._stamp_age_ns = self._node.get_clock().now().nanoseconds - time_ns
 
-    def drop(self, reason: str, problem: str, kind: Any = '', every_s: float = REPEAT_S) -> None:
+    def drop(
+        self, reason: str, problem: str, kind: Hashable = '', every_s: float = REPEAT_S
+    ) -> None:
         """Count an image without a result, and log the problem once per `kind`."""
         self.withhold(reason, problem)
         self._logger.error((reason, kind), f'{self.name}: {problem}', every_s)

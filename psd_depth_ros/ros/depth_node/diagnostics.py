@@ -12,6 +12,7 @@ import resource
 import sys
 from typing import Any
 
+from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 from psd_depth_ros.ros.depth_node.camera import CalibrationState, CameraReport
@@ -63,7 +64,7 @@ CAMERA_KEYS = {
 }
 
 
-def diagnostic_array(stamp: Any, statuses: Iterable[DiagnosticStatus]) -> DiagnosticArray:
+def diagnostic_array(stamp: Time, statuses: Iterable[DiagnosticStatus]) -> DiagnosticArray:
     """Make the message."""
     message = DiagnosticArray(status=list(statuses))
     message.header.stamp = stamp

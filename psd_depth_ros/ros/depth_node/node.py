@@ -397,7 +397,9 @@ class CheckpointReloader:
 
         self._engine.replace(path, self._cameras, self._judge, done)
 
-    async def _on_reload(self, _request: Any, response: Any) -> Any:
+    async def _on_reload(
+        self, _request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
         """Load the file of the parameter `checkpoint` again; answers when it is done."""
         path = str(self._node.get_parameter('checkpoint').value)
         reason = self.refuse(path)
