@@ -44,6 +44,21 @@ _ROS = ('image_width', 'image_height', 'camera_matrix')
 
 _FORMS = f'{" ".join(_SIMPLE)}, or the output of camera_calibration, OpenCV or Kalibr'
 
+# Other spellings of the keys of camera_calibration, in lower case without underscores.
+_SPELLINGS = {
+    'image_width': ('imagewidth', 'width', 'w'),
+    'image_height': ('imageheight', 'height', 'h'),
+    'camera_matrix': ('cameramatrix', 'k', 'intrinsicmatrix', 'cameraintrinsics'),
+    'distortion_coefficients': (
+        'distortioncoefficients', 'distcoeffs', 'distortioncoeffs', 'd', 'dist', 'distcoefs',
+    ),
+    'distortion_model': ('distortionmodel',),
+    'rectification_matrix': ('rectificationmatrix', 'r'),
+    'projection_matrix': ('projectionmatrix', 'p'),
+    'camera_model': ('cameramodel',),
+    'fisheye_model': ('fisheyemodel',),
+}  # fmt: skip
+
 
 class Mounting:
     """The fixed transforms among the frames of a robot."""
@@ -83,20 +98,6 @@ def _messages(reader: BagReader) -> Iterator[Any]:
                 continue
 
 
-# Other spellings of the keys of camera_calibration, in lower case without underscores.
-_SPELLINGS = {
-    'image_width': ('imagewidth', 'width', 'w'),
-    'image_height': ('imageheight', 'height', 'h'),
-    'camera_matrix': ('cameramatrix', 'k', 'intrinsicmatrix', 'cameraintrinsics'),
-    'distortion_coefficients': (
-        'distortioncoefficients', 'distcoeffs', 'distortioncoeffs', 'd', 'dist', 'distcoefs',
-    ),
-    'distortion_model': ('distortionmodel',),
-    'rectification_matrix': ('rectificationmatrix', 'r'),
-    'projection_matrix': ('projectionmatrix', 'p'),
-    'camera_model': ('cameramodel',),
-    'fisheye_model': ('fisheyemodel',),
-}  # fmt: skip
 _MEANING = {spelling: key for key, all_ in _SPELLINGS.items() for spelling in all_}
 
 

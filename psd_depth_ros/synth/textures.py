@@ -17,6 +17,15 @@ Tile = npt.NDArray[np.floating[Any]]
 Generator = np.random.Generator
 _V, _U = np.meshgrid(*[(np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE] * 2, indexing='ij')
 
+STREET_TILES = {
+    'plain': 1, 'asphalt': 2, 'paving': 2, 'grass': 1, 'leaves': 3, 'bark': 1, 'plaster': 1,
+    'masonry': 2, 'roof': 2, 'facade': 7, 'poster': 3, 'wood': 1, 'mottle': 1, 'weave': 1,
+}  # fmt: skip
+ROOM_TILES = {
+    'plain': 1, 'plaster': 2, 'wood': 4, 'weave': 3, 'tiles': 3, 'poster': 7, 'mottle': 2,
+    'leaves': 1, 'masonry': 1,
+}  # fmt: skip
+
 
 def make_noise(rng: Generator, slope: float) -> Tile:
     """Seamless noise (SIZE, SIZE) of spectrum 1/f^slope, zero mean, unit deviation."""
@@ -268,14 +277,6 @@ DRAW: dict[str, Callable[[Brush], Tile]] = {
     'tiles': draw_tiles,
     'mottle': draw_mottle,
 }
-STREET_TILES = {
-    'plain': 1, 'asphalt': 2, 'paving': 2, 'grass': 1, 'leaves': 3, 'bark': 1, 'plaster': 1,
-    'masonry': 2, 'roof': 2, 'facade': 7, 'poster': 3, 'wood': 1, 'mottle': 1, 'weave': 1,
-}  # fmt: skip
-ROOM_TILES = {
-    'plain': 1, 'plaster': 2, 'wood': 4, 'weave': 3, 'tiles': 3, 'poster': 7, 'mottle': 2,
-    'leaves': 1, 'masonry': 1,
-}  # fmt: skip
 
 
 class Palette:

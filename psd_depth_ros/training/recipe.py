@@ -45,6 +45,8 @@ _SCHEDULE = (
     'hundredth, or not at all, for an average over a long time'
 )
 
+RENAMED = {'monodepth2': 'baseline'}
+
 
 @dataclass(frozen=True)
 class TermChoice:
@@ -228,7 +230,6 @@ class VideoRecipe(Recipe):
 
 
 KINDS: dict[str, type[Recipe]] = {'worlds': WorldsRecipe, 'video': VideoRecipe}
-RENAMED = {'monodepth2': 'baseline'}
 
 
 def find_recipe(name: str) -> Path:

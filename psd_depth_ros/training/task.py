@@ -28,6 +28,8 @@ Start = Checkpoint | EncoderWeights | None
 CANONICAL_FOCAL_PX = 240.0  # of networks made anew
 B = TypeVar('B', bound='Batch')
 
+_SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
+
 
 class Batch(Protocol):
     """The data of one step."""
@@ -109,9 +111,6 @@ class Task(ABC):
         self, depth: DepthModel, step: int, scores: Mapping[str, float]
     ) -> CheckpointInfo:
         """Metadata of the kept checkpoint; called right after `validate` returned `scores`."""
-
-
-_SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
 
 
 def has_shape(found: Architecture, wanted: Architecture) -> bool:

@@ -49,6 +49,21 @@ _SAME_SCENE = 0.3
 # A wait this many times as long as usual means that frames were lost.
 _GAP = 3.0
 
+REASONS = {
+    'blurred': 'blurred',
+    'saturated': 'mostly black or white',
+    'stationary': 'the camera stands still',
+    'turning': 'the camera turns on the spot',
+    'fast': 'the image moves too far between frames',
+    'cut': 'another scene, or too little to track',
+    'gap': 'frames are missing before or after, or too far apart in time',
+    'end': 'first or last of the recording',
+    'split': 'at the border to what is held out',
+    'unlisted': 'not in the lists of the split',
+    'image': 'images that cannot be decoded',
+    'camera_info': 'no camera that fits',
+}
+
 
 @dataclass(frozen=True)
 class Shift:
@@ -242,22 +257,6 @@ def _outline(region: Mask) -> Mask:
     """Pixels of the region beside one that is not; the border of the image is no outline."""
     inner = cv2.erode(region.astype(np.uint8), np.ones((3, 3), np.uint8), borderValue=1)
     return region & (inner == 0)
-
-
-REASONS = {
-    'blurred': 'blurred',
-    'saturated': 'mostly black or white',
-    'stationary': 'the camera stands still',
-    'turning': 'the camera turns on the spot',
-    'fast': 'the image moves too far between frames',
-    'cut': 'another scene, or too little to track',
-    'gap': 'frames are missing before or after, or too far apart in time',
-    'end': 'first or last of the recording',
-    'split': 'at the border to what is held out',
-    'unlisted': 'not in the lists of the split',
-    'image': 'images that cannot be decoded',
-    'camera_info': 'no camera that fits',
-}
 
 
 @dataclass(frozen=True)

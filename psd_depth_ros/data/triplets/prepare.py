@@ -49,6 +49,20 @@ Report = Callable[[str, int, int], None]
 # Fewer triplets than this are learned by heart within seconds.
 FEWEST_TRIPLETS = 20
 
+_ADVICE = {
+    'blurred': 'nearly all frames are blurred: shorten the exposure or clean the lens',
+    'saturated': 'nearly all frames are black or white: check the exposure',
+    'stationary': 'the camera hardly moves: record while the robot drives',
+    'turning': 'the camera turns on the spot: record while the robot drives',
+    'fast': 'the image moves too far between frames: record at a higher rate',
+    'cut': 'neighbouring frames have too little in common: record at a higher rate',
+    'gap': 'frames are missing or too far apart: record at 5 Hz or more, and check for drops',
+    'end': 'the recording is very short: record minutes',
+    'split': 'the recording is very short: record minutes',
+    'image': 'most images cannot be decoded',
+    'camera_info': 'CameraInfo does not fit the images: give --camera camera.yaml',
+}
+
 
 @dataclass(frozen=True)
 class Unreadable:
@@ -420,18 +434,3 @@ def _objections(preparation: Preparation) -> Iterator[str]:
     if worst in _ADVICE and counts[worst] > preparation.triplets:
         text += f'; {_ADVICE[worst]}'
     yield text
-
-
-_ADVICE = {
-    'blurred': 'nearly all frames are blurred: shorten the exposure or clean the lens',
-    'saturated': 'nearly all frames are black or white: check the exposure',
-    'stationary': 'the camera hardly moves: record while the robot drives',
-    'turning': 'the camera turns on the spot: record while the robot drives',
-    'fast': 'the image moves too far between frames: record at a higher rate',
-    'cut': 'neighbouring frames have too little in common: record at a higher rate',
-    'gap': 'frames are missing or too far apart: record at 5 Hz or more, and check for drops',
-    'end': 'the recording is very short: record minutes',
-    'split': 'the recording is very short: record minutes',
-    'image': 'most images cannot be decoded',
-    'camera_info': 'CameraInfo does not fit the images: give --camera camera.yaml',
-}
