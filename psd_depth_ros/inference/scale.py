@@ -14,6 +14,7 @@ from typing import ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.config import setting
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera, Extrinsics
@@ -152,6 +153,16 @@ class ScaleSettings:
     def needs_metric_checkpoint(self) -> bool:
         """Whether only a metric checkpoint makes depth metric in this mode."""
         return self.mode == 'fixed' and self.factor == 0
+
+    def refuse_unscaled(self, checkpoint: Checkpoint) -> None:
+        """Raise SettingsError where depth would be called metres without being metric."""
+        if self.needs_metric_checkpoint and not checkpoint.info.output.metric:
+            raise SettingsError(
+                f'checkpoint {checkpoint.path or "of the package"} is not metric and scale.mode '
+                'is fixed without a scale.factor, so its depth is not metres. Choose scale.mode '
+                'odometry, camera_height or lidar, give scale.factor, or choose scale.mode '
+                'relative (topics depth_relative/...)'
+            )
 
 
 class MeasuredScale(NamedTuple):

@@ -18,7 +18,7 @@ from psd_depth_ros.data.bags import BagWriter
 from psd_depth_ros.data.frames import FrameSource, TimedFrame
 from psd_depth_ros.data.message_types import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE_TYPES
 from psd_depth_ros.data.synchronizer import has_jumped, ImageInputs
-from psd_depth_ros.errors import CalibrationError, SettingsError
+from psd_depth_ros.errors import CalibrationError
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame, Scale
 from psd_depth_ros.inference.postprocess import DepthSettings
@@ -158,12 +158,7 @@ class _Pipeline:
         self._stamp_ns: int | None = None
         if self._measures:
             source.request_transforms(required_inputs(settings.scale))
-        if settings.scale.needs_metric_checkpoint and not output.metric:
-            raise SettingsError(
-                'the checkpoint does not know metres, and scale.mode is fixed without a factor; '
-                'set scale.factor, another scale.mode, or scale.mode relative for depth up to an '
-                'unknown factor'
-            )
+        settings.scale.refuse_unscaled(engine.checkpoint)
 
     def infer(self, frame: TimedFrame) -> DepthFrame | None:
         """Depth of a frame; None while the scale is unknown."""

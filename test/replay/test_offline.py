@@ -33,7 +33,9 @@ class FlatWorld:
 
     def __init__(self, metric=True, fails_at=()):
         output = SimpleNamespace(metric=metric, scale_sigma=0.1)
-        self.checkpoint = SimpleNamespace(info=SimpleNamespace(output=output))
+        self.checkpoint = SimpleNamespace(
+            path='relative.safetensors', info=SimpleNamespace(output=output)
+        )
         self.fails_at = fails_at
         self.scales = []
 
@@ -154,7 +156,8 @@ def test_a_fixed_factor_scales_the_depth(run):
 
 
 def test_depth_of_unknown_scale_is_not_called_metric(run):
-    with pytest.raises(SettingsError, match=r'does not know metres.*scale\.mode relative'):
+    expected = r'relative\.safetensors is not metric and .*scale\.mode relative'
+    with pytest.raises(SettingsError, match=expected):
         run(FlatWorld(metric=False))
     report, path = run(FlatWorld(metric=False), settings={'scale.mode': 'relative'})
     assert report.frames_out == 4

@@ -386,10 +386,4 @@ def refuse_unscaled(settings: ScaleSettings, checkpoint: Checkpoint) -> None:
     """Raise SettingsError where depth would be called metres without being metric."""
     if settings.missing and not has_tf():
         raise SettingsError(f'mode {settings.mode} needs {settings.missing} ({NO_TF})')
-    if settings.needs_metric_checkpoint and not checkpoint.info.output.metric:
-        raise SettingsError(
-            f'checkpoint {checkpoint.path or "of the package"} is not metric and '
-            'scale.mode is fixed without a scale.factor, so its depth is not metres. Choose '
-            'scale.mode odometry, camera_height or lidar, give scale.factor, or choose '
-            'scale.mode relative (topics depth_relative/...)'
-        )
+    settings.refuse_unscaled(checkpoint)
