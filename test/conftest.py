@@ -27,12 +27,12 @@ DOMAINS = range(1, 101)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Rooms whose files take longest come first, so that no worker is left with one at the end."""
+    """Folders that take longest come first, so that no worker is left with one at the end."""
     slow = ('ros', 'training', 'inference', 'cli')
 
     def order(item: pytest.Item) -> int:
-        room = item.path.parent.name
-        return slow.index(room) if room in slow else len(slow)
+        folder = item.path.parent.name
+        return slow.index(folder) if folder in slow else len(slow)
 
     items.sort(key=order)
 

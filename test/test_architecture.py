@@ -1,4 +1,4 @@
-"""The rooms and the doors between them: an import that goes uphill fails here."""
+"""The subpackages and their order: an import that goes uphill fails here."""
 
 import ast
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ FLOORS = [
     {'yaml_text'},
     {'errors'},
 ]
-LEVEL = {room: len(FLOORS) - index for index, floor in enumerate(FLOORS) for room in floor}
+LEVEL = {package: len(FLOORS) - index for index, floor in enumerate(FLOORS) for package in floor}
 ROS_LIBRARIES = {
     'ament_index_python',
     'builtin_interfaces',
@@ -63,8 +63,8 @@ def module_of(path: Path) -> str:
     return '.'.join(parts[:-1] if parts[-1] == '__init__' else parts)
 
 
-def room_of(path: Path) -> str:
-    """The room of a file: the folder, or the module, right below the package."""
+def subpackage_of(path: Path) -> str:
+    """The subpackage of a file: the folder, or the module, right below the package."""
     return path.relative_to(ROOT).parts[0].removesuffix('.py')
 
 
@@ -88,7 +88,7 @@ def imports_of(tree: ast.Module, path: Path) -> Iterator[str]:
             yield from names if module == PACKAGE else submodules
 
 
-def rooms_entered(path: Path) -> set[str]:
+def packages_imported(path: Path) -> set[str]:
     ours = (name.split('.') for name in imports(path) if name.startswith(f'{PACKAGE}.'))
     return {parts[1] for parts in ours if parts[1] in LEVEL}
 
@@ -96,15 +96,15 @@ def rooms_entered(path: Path) -> set[str]:
 def test_imports_go_down():
     uphill = []
     for path in FILES:
-        room = room_of(path)
-        if room == '__init__':
+        package = subpackage_of(path)
+        if package == '__init__':
             assert not [name for name in imports(path) if name.startswith(PACKAGE)]
             continue
-        assert room in LEVEL, f'{room} is no room of the plan: give it a floor in this test'
+        assert package in LEVEL, f'{package} has no floor: give it one in this test'
         uphill += [
             f'{name_of(path)} imports {other} from its own floor or above'
-            for other in sorted(rooms_entered(path) - {room})
-            if LEVEL[other] >= LEVEL[room]
+            for other in sorted(packages_imported(path) - {package})
+            if LEVEL[other] >= LEVEL[package]
         ]
     assert not uphill, '\n'.join(uphill)
 
@@ -122,11 +122,11 @@ def test_no_circle_of_files_not_even_in_functions():
         pytest.fail('files import each other: ' + ' -> '.join(error.args[1]))
 
 
-def test_ros_is_met_in_one_room_only():
+def test_ros_is_imported_in_one_subpackage_only():
     found = {
         name_of(path): libraries
         for path in FILES
-        if room_of(path) != 'ros'
+        if subpackage_of(path) != 'ros'
         and (libraries := {name.split('.')[0] for name in imports(path)} & ROS_LIBRARIES)
     }
     assert not found

@@ -11,6 +11,7 @@ import yaml
 
 import psd_depth_ros
 from psd_depth_ros.config import build, specs
+from psd_depth_ros.objectives.base import Term
 from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings
 
@@ -144,6 +145,12 @@ def test_files_named_in_the_pages_are_there(page):
     for name in inline_code(read(page)):
         if re.fullmatch(pattern + r'[\w./-]*', name) and '/my_' not in name:
             assert (ROOT / name).exists(), f'{page.name} names {name}, which is not there'
+
+
+def test_every_attribute_of_a_term_is_explained_to_contributors():
+    names = {name for name in vars(Term) if not name.startswith('_')} | {'name'}
+    table = set(re.findall(r'`(\w+)`', read(ROOT / 'CONTRIBUTING.md')))
+    assert not names - table
 
 
 def test_the_tree_of_the_readme_is_that_of_the_architecture_test():

@@ -248,7 +248,11 @@ def test_installed_prefix_is_what_ros_looks_for(setup_arguments):
         pytest.skip('the package is not installed in this environment')
     for folder, files in setup_arguments['data_files']:
         for file in files:
-            assert (prefix / folder / Path(file).name).is_file(), f'{folder}/{file}'
+            installed = prefix / folder / Path(file).name
+            assert installed.is_file(), (
+                f'{folder}/{file} was not there when the package was installed last: run '
+                '`make install`'
+            )
     for script in (prefix / 'lib' / NAME).iterdir():
         assert script.stat().st_mode & stat.S_IXUSR
 

@@ -2,7 +2,7 @@
 
 A child is told to stop by SIGINT, then SIGTERM, then SIGKILL. Logs are for people: how far a
 node is, is told by exit codes and topics. Linux also ends it where the parent
-dies without a word (PR_SET_PDEATHSIG). What the nodes do is left to the `ros` room.
+dies without a word (PR_SET_PDEATHSIG). What the nodes do is left to `ros`.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
 """Recordings as timed frames: bags, videos and image folders.
 
-What a message holds is decided in `messages`; training sets are built on top of this room.
+What a message holds is decided in `messages`; training sets are built on top of this subpackage.
 """

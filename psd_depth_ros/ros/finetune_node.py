@@ -73,7 +73,7 @@ PROGRESS_KEYS = {
     'weights were no worse), stopping, stopped or failed',
     'step': 'steps done; while preparing, frames decoded; while judging, triplets measured',
     'of': 'total of these; of steps an estimate where `minutes` limits them; 0: unknown',
-    'loss': 'training loss; loss.TERM is one term of it',
+    'loss': 'training loss, the sum of the weighted terms; loss.TERM is one of them',
     'images_per_second': 'training images per second',
     'time_left_s': 'estimated time until training ends',
     'score': 'held-out error at the last validation; score.NAME are other figures',
