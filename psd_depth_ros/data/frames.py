@@ -398,6 +398,8 @@ class Reader:
         has_lidar: whether frames can come with lidar points.
         has_topics: whether topics are chosen from, and messages have times of recording.
         takes_lens: whether a camera given by the caller replaces that of the recording.
+        depth_options: fields of `SourceOptions` about exact depth that it reads, of split_file,
+            truth_folder and units_per_metre.
         is_recording: whether a folder of the layout is one recording, not a set of them.
         recordings: the recordings of the layout below a folder.
     """
@@ -409,6 +411,7 @@ class Reader:
     has_lidar: bool = False
     has_topics: bool = False
     takes_lens: bool = True
+    depth_options: frozenset[str] = frozenset()
     is_recording: Callable[[Path], bool] = lambda path: True
     recordings: Callable[[Path], list[Path]] = lambda path: []
 

@@ -144,6 +144,13 @@ def _refuse_unused(path: Path, reader: Reader, options: SourceOptions) -> None:
         names = [name for name, value in given.items() if value is not None and value is not False]
         if names and not is_used:
             raise SettingsError(f'{why}; leave out {", ".join(names)}')
+    for field, name, what in (
+        ('split_file', '--split-file', 'has no list of images'),
+        ('truth_folder', '--truth', 'has its depth in its own folder'),
+        ('units_per_metre', '--depth-scale', 'has depth of a known unit'),
+    ):
+        if getattr(options, field) is not None and field not in reader.depth_options:
+            raise SettingsError(f'{layout} {what}; leave out {name}')
     if options.with_lidar and not reader.has_lidar:
         raise SettingsError(f'{layout} has no lidar; choose another scale.mode than lidar')
 

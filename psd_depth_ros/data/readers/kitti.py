@@ -518,5 +518,6 @@ RAW = Reader(
     _open_raw,
     has_depth=True,
     takes_lens=False,
+    depth_options=frozenset({'split_file', 'truth_folder'}),
     is_recording=lambda path: False,
 )

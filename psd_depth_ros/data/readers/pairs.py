@@ -66,4 +66,6 @@ def _open(path: Path, options: SourceOptions) -> FrameSource:
     return PairFrames(path, options)
 
 
-READER = Reader('pairs', _matches, _open, has_depth=True)
+READER = Reader(
+    'pairs', _matches, _open, has_depth=True, depth_options=frozenset({'units_per_metre'})
+)

@@ -92,4 +92,6 @@ def _open(path: Path, options: SourceOptions) -> FrameSource:
     return RgbdFrames(path, options)
 
 
-READER = Reader('rgbd', _matches, _open, has_depth=True)
+READER = Reader(
+    'rgbd', _matches, _open, has_depth=True, depth_options=frozenset({'units_per_metre'})
+)

@@ -546,8 +546,16 @@ def test_options_that_mean_nothing_to_a_layout_are_refused(tmp_path):
     world = 'synth:street:0?frames=2&size=64x32'
     with pytest.raises(SettingsError, match='a camera that is known exactly; leave out --fov'):
         open_frames(world, horizontal_fov_deg=20.0)
-    with pytest.raises(SettingsError, match=r'leave out --camera$'):
-        open_with_depth(world, SourceOptions(LensChoice(CAMERA)))
+    for given, message in (
+        ({'lens': LensChoice(CAMERA)}, r'leave out --camera$'),
+        ({'split_file': tmp_path}, 'has no list of images; leave out --split-file'),
+        ({'truth_folder': tmp_path}, 'leave out --truth'),
+        ({'units_per_metre': 256.0}, 'has depth of a known unit; leave out --depth-scale'),
+        ({'lidar_pose': (0.0,) * 7}, 'has no lidar; leave out --lidar-pose'),
+        ({'depth_topic': '/depth'}, 'has no topics; leave out --depth-topic'),
+    ):
+        with pytest.raises(SettingsError, match=message):
+            open_with_depth(world, SourceOptions(**given))
 
 
 def test_kinds_are_told_by_name(tmp_path):
