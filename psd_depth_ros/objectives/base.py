@@ -81,6 +81,7 @@ class Input(NamedTuple):
 
     image: Tensor  # (B, 3, H, W) uint8, or float in [0, 1]
     intrinsics: Tensor  # (B, 4) fx fy cx cy in pixels
+    is_normalised: bool = False  # already as the network's encoder expects
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ def predict(
             need; else those of every fourth of its pixels and rows, at half the time on a CPU.
     """
     intrinsics = given.intrinsics
-    image = network.normalise(given.image).contiguous(memory_format=torch.channels_last)
+    image = given.image if given.is_normalised else network.normalise(given.image)
+    image = image.contiguous(memory_format=torch.channels_last)
     bins = network.predict_bins(image, intrinsics) if network.has_bins else None
     output = network(image, intrinsics) if bins is None else None
     with torch.autocast(image.device.type, enabled=False):
@@ -345,8 +347,9 @@ class Context:
         if len(inputs) == 1:
             return {'target': self.predict(self._student, inputs['target'])}
         together = Input(
-            torch.cat([_as_float(one.image) for one in inputs.values()]),
+            torch.cat([self._student.normalise(one.image) for one in inputs.values()]),
             torch.cat([one.intrinsics for one in inputs.values()]),
+            is_normalised=True,
         )
         both = self.predict(self._student, together)
         found, start = {}, 0
@@ -395,11 +398,11 @@ class Context:
     def _network_poses(self) -> Tensor:
         pose_net = self.objective.pose
         assert pose_net is not None, 'an objective with a pose network'
-        images = 2.0 * (self.batch.image_augmented.float() / 255.0) - 1.0
+        images = self.batch.image_augmented.float()
         height, width = (round(POSE_INPUT_SCALE * side) for side in images.shape[-2:])
         size = (height, max(width, MIN_POSE_INPUT_PX))
         with self._networks_run(with_grad=True):
-            small = F.interpolate(images.flatten(0, 1), size, mode='area')
+            small = F.interpolate(images.flatten(0, 1), size, mode='area') / 127.5 - 1.0
             target, earlier, later = small.unflatten(0, images.shape[:2]).unbind(1)
             found = pose_net(torch.cat([earlier, target]), torch.cat([target, later])).float()
         with torch.autocast(images.device.type, enabled=False):
@@ -532,7 +535,3 @@ def draw_depth(context: Context, log_depth: Tensor) -> Image:
     low, high = np.quantile(full.float().cpu().numpy(), (0.02, 0.98))
     metres = log_depth.exp().float().cpu().numpy()
     return colour_depth(metres, float(low), float(max(high, 1.01 * low)))
-
-
-def _as_float(image: Tensor) -> Tensor:
-    return image / 255.0 if image.dtype == torch.uint8 else image

@@ -594,8 +594,8 @@ class PatchMix(Term):
         mixed = self.mixed(context)
         if mixed is None:
             return {}
-        shown = context.batch.image_augmented[:, 0] / 255.0
-        image = mixed.mix.apply(shown[mixed.rows], shown[mixed.donors])
+        shown = context.batch.image_augmented[:, 0]
+        image = mixed.mix.apply(shown[mixed.rows] / 255.0, shown[mixed.donors] / 255.0)
         return {self.name: Input(image, context.intrinsics[mixed.rows])}
 
     def mixed(self, context: Context) -> Mixed | None:
