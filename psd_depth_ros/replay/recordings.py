@@ -24,7 +24,7 @@ from psd_depth_ros.data.message_types import (
     ODOMETRY_TYPE,
 )
 from psd_depth_ros.data.open import kind_of, open_frames
-from psd_depth_ros.errors import BagError, MessageError
+from psd_depth_ros.errors import BagError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.messages import camera_info_fields, header_fields, image_fields, stamp_ns
 from psd_depth_ros.parsing import user_path
@@ -294,10 +294,12 @@ def open_recording(
         image_topic: The camera it belongs to, where a bag has several.
         stamps: `header` or `recorded`: stamps of the messages of a bag.
 
-    Raises BagError and CalibrationError as `open_frames` does.
+    Raises BagError, CalibrationError and SettingsError as `open_frames` does.
     """
     path = user_path(path)
     if kind_of(path) != 'bag':
+        if only:
+            raise SettingsError(f'{path} has no topics to choose from; leave out topics')
         source = open_frames(
             path,
             image_topic,

@@ -382,6 +382,8 @@ class Player:
 def _pick_camera(path: Path, settings: ReplaySettings) -> tuple[str, str]:
     """Recorded names of the camera's topics; '' where there is no one camera to speak of."""
     if kind_of(path) != 'bag':
+        if settings.camera_info_topic:
+            raise SettingsError(f'{path} has no topics; leave out camera_info_topic')
         return IMAGE_TOPIC, CAMERA_INFO_TOPIC
     wanted = settings.image_topic or settings.image_as or settings.camera_info_as
     with BagReader(path) as reader:

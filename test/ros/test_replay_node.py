@@ -21,6 +21,7 @@ from psd_depth_ros.ros.replay_node import ReplayNode, STATUS_KEYS
 Start = Callable[..., Any]
 NODE = 'psd_depth_ros.ros.replay_node'
 FRAMES = 8
+WORLD = 'synth:street:0?frames=2&size=64x32'
 START_NS = 50_000_000_000
 PERIOD_NS = 50_000_000
 
@@ -186,6 +187,9 @@ def test_without_a_recording_the_process_ends_with_the_reason(start: Start) -> N
         ({'recording': 'missing.mcap'}, 'missing.mcap is not there'),
         ({'recording': 'BAG', 'topics': ['/front/imag']}, 'did you mean /front/image'),
         ({'recording': 'BAG', 'image_topic': '/odom'}, 'is nav_msgs/msg/Odometry, expected'),
+        ({'recording': WORLD, 'camera_info_topic': '/info'}, 'leave out camera_info_topic'),
+        ({'recording': WORLD, 'stamps': 'recorded'}, 'leave out --stamps recorded'),
+        ({'recording': WORLD, 'topics': ['/front/image']}, 'leave out topics'),
     ],
 )
 def test_what_cannot_be_played_is_said(

@@ -543,6 +543,8 @@ def test_options_that_mean_nothing_to_a_layout_are_refused(tmp_path):
                 open_recording(folder, **options)
             with pytest.raises(SettingsError, match=message):
                 find_camera(folder, **options)
+    with pytest.raises(SettingsError, match='no topics to choose from; leave out topics'):
+        open_recording(folder, only=('/image',))
     world = 'synth:street:0?frames=2&size=64x32'
     with pytest.raises(SettingsError, match='a camera that is known exactly; leave out --fov'):
         open_frames(world, horizontal_fov_deg=20.0)
