@@ -346,10 +346,10 @@ class InProcessNode:
         make: Callable[..., Any],
         domain: int,
         arguments: list[str],
-        capture: pytest.CaptureFixture,
+        log: ProcessLog,
     ) -> None:
-        self._capture = capture
-        self._output = ''
+        self._log = log
+        self._begin = len(log.read())
         self._context = Context()
         rclpy.init(context=self._context, domain_id=domain)
         given = ['--ros-args', *arguments]
@@ -361,9 +361,8 @@ class InProcessNode:
 
     @property
     def output(self) -> str:
-        """What was logged since its start."""
-        self._output += ''.join(self._capture.readouterr())
-        return self._output
+        """What this process wrote since the node's start."""
+        return self._log.read()[self._begin :]
 
     @property
     def is_running(self) -> bool:
@@ -384,7 +383,6 @@ class InProcessNode:
         self._thread.join()
         self.node.destroy_node()
         self._context.try_shutdown()
-        sys.stdout.write(self.output)
 
     def _spin(self) -> None:
         """As `run_node` does it."""
@@ -394,16 +392,49 @@ class InProcessNode:
             self.node.close()
 
 
+class ProcessLog:
+    """A file that gets whatever this process writes while a test runs, and can be read meanwhile.
+
+    `capfd.readouterr` empties its file after reading: lines written in between are lost. pytest
+    takes the descriptors back when the phase of a test ends.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._stream = path.open('a', buffering=1)
+
+    def take(self) -> None:
+        """Send output here, where it does not go here already."""
+        own = os.fstat(self._stream.fileno()).st_ino
+        for number in (1, 2):
+            if os.fstat(number).st_ino != own:
+                os.dup2(self._stream.fileno(), number)
+        sys.stdout = sys.stderr = self._stream
+
+    def read(self) -> str:
+        self.take()
+        return self._path.read_text(errors='replace')
+
+    def close(self) -> None:
+        self._stream.close()
+
+
 @pytest.fixture
-def in_process(
-    bench: Bench, capfd: pytest.CaptureFixture
-) -> Iterator[Callable[..., InProcessNode]]:
+def process_log(tmp_path: Path) -> Iterator[ProcessLog]:
+    log = ProcessLog(tmp_path / 'process.log')
+    yield log
+    sys.stdout.write((tmp_path / 'process.log').read_text(errors='replace'))
+    log.close()
+
+
+@pytest.fixture
+def in_process(bench: Bench, process_log: ProcessLog) -> Iterator[Callable[..., InProcessNode]]:
     """Make a node here: `in_process(Node class, *ROS arguments, parameter=value, ...)`."""
     made: list[InProcessNode] = []
 
     def run(make: Callable[..., Any], *arguments: str, **parameters: Any) -> InProcessNode:
         given = [*_flags(parameters), *arguments]
-        made.append(InProcessNode(make, bench.domain, given, capfd))
+        made.append(InProcessNode(make, bench.domain, given, process_log))
         return made[-1]
 
     yield run
