@@ -111,7 +111,10 @@ def build(cls: type[T], mapping: Mapping[str, Any], source: str = '') -> T:
         if name not in known:
             raise SettingsError(_unknown(name, list(known), source, removed(cls)))
         values[name] = _check(known[name], value, source)
-    return _assemble(cls, values, '')
+    try:
+        return _assemble(cls, values, '')
+    except SettingsError as error:  # of a class that checks its settings against each other
+        raise SettingsError(f'{source_prefix(source)}{error}') from error
 
 
 def validate(instance: Any, source: str = '') -> None:

@@ -46,6 +46,13 @@ _SCHEDULE = (
 )
 
 RENAMED = {'monodepth2': 'baseline'}
+# Settings of the objective from before it was a list of terms, where terms stand now.
+_FORMER_TERMS = {
+    'uniformity': 'bin_uniformity',
+    'auto_mask': 'photometric.auto_mask',
+    'minimum_reprojection': 'photometric.minimum_reprojection',
+    'brightness': 'photometric.brightness',
+}
 
 
 @dataclass(frozen=True)
@@ -184,12 +191,18 @@ def _removed_terms() -> dict[str, str]:
         'patch_mix.share': 'mix.fraction',
         'patch_mix.start': 'mix.start and mix_consistency.start',
     }
-    same = ('weight', 'minimum_zoom', 'maximum_zoom', 'start', 'largest_offset', 'convention')
+    same = ('minimum_zoom', 'maximum_zoom', 'largest_offset', 'convention')
     plain |= {f'patch.{name}': f'patch.{name}' for name in same}
-    plain |= {f'distillation.{n}': f'distillation.{n}' for n in ('weight', 'start', 'full')}
-    plain |= {f'distillation.{n}': f'distillation.{n}' for n in ('masked', 'teacher')}
+    kept = ('weight', 'start', 'full', 'masked', 'teacher')
+    plain |= {f'distillation.{name}': f'distillation.{name}' for name in kept}
     found = {old: f'it is {OBJECTIVE}.{new.replace(" and ", " and objective.")}'
              for old, new in plain.items()}  # fmt: skip
+    shared = 'photometric, smoothness, patch, patch_smoothness and patch_level'
+    found['patch.start'] = f'it is the start of the terms {shared}'
+    found['patch.weight'] = (
+        'weight w is w / (1 + w) in objective.patch.weight and 1 / (1 + w) in that of '
+        f'photometric; likewise of {shared}'
+    )
     for old in ('patch', 'distillation', 'patch_mix'):
         found[f'{old}.enabled'] = 'take the term out of the list `objective`, or put it in'
     return found
@@ -324,13 +337,8 @@ def _read_term(entry: Any, source: str) -> TermChoice:
     try:
         settings = build(find_term(name).Settings, values, f'{OBJECTIVE}.{name}')
     except SettingsError as error:
-        raise SettingsError(f'{source_prefix(source)}{_of_term(str(error), name)}') from error
+        raise SettingsError(f'{source_prefix(source)}{error}') from error
     return TermChoice(name, settings)
-
-
-def _of_term(text: str, name: str) -> str:
-    """A message that names the term."""
-    return text if name in text else f'{OBJECTIVE}.{name}: {text}'
 
 
 def _check_objective(recipe: Recipe, source: str) -> None:
@@ -356,6 +364,15 @@ def _change_term(terms: dict[str, Any], key: str, value: Any, source: str) -> No
             f'{source} {key}: expected {OBJECTIVE}.TERM.SETTING=VALUE, {OBJECTIVE}.TERM=WEIGHT or '
             f'{OBJECTIVE}.TERM=off'
         )
+    if name in _FORMER_TERMS:
+        raise SettingsError(
+            f'{source_prefix(source)}{key} is no setting any more; it is '
+            f'{OBJECTIVE}.{_FORMER_TERMS[name]}'
+        )
+    try:
+        find_term(name)
+    except SettingsError as error:
+        raise SettingsError(f'{source_prefix(source)}{error}') from error
     if setting_name:
         terms.setdefault(name, {'term': name})[setting_name] = value
     elif value is False:  # `off` in YAML

@@ -51,6 +51,21 @@ def test_changes_reach_terms_add_them_and_take_them_out():
     )
 
 
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        ('objective.velocitee=off', "--set: unknown term 'velocitee'; did you mean 'velocity'"),
+        ('objective.auto_mask=false', 'any more; it is objective.photometric.auto_mask'),
+        ('objective.uniformity=0', 'any more; it is objective.bin_uniformity'),
+        ('patch.weight=0.3', 'w / (1 + w) in objective.patch.weight and 1 / (1 + w)'),
+    ],
+)
+def test_a_change_of_no_term_is_refused(change, message):
+    with pytest.raises(SettingsError) as caught:
+        change_recipe(build_recipe(VideoRecipe, PLAIN), [change], '--set')
+    assert message in str(caught.value)
+
+
 def test_what_builds_on_a_term_goes_with_it():
     recipe = change_recipe(read_recipe(find_recipe('psd')), ['objective.patch=off'], 'test')
     names = {term.name for term in recipe.objective}
