@@ -50,7 +50,12 @@ def test_shared_memory_is_chosen_where_nobody_else_did(monkeypatch, tmp_path):
     assert choose({}, 'rmw_fastrtps_cpp') == {}
 
 
-def test_equal_events_are_logged_once_or_once_in_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+Throttled = tuple[ThrottledLogger, SimpleNamespace, list[str]]
+
+
+@pytest.fixture
+def throttled(monkeypatch: pytest.MonkeyPatch) -> Throttled:
+    """A logger, the clock that it sees (`now_s`), and what it has logged."""
     clock = SimpleNamespace(now_s=1.0)
     clock.monotonic = lambda: clock.now_s
     monkeypatch.setattr(common, 'time', clock)
@@ -59,7 +64,11 @@ def test_equal_events_are_logged_once_or_once_in_a_while(monkeypatch: pytest.Mon
     class Logger:
         error = warning = staticmethod(said.append)
 
-    logger = ThrottledLogger(Logger())
+    return ThrottledLogger(Logger()), clock, said
+
+
+def test_equal_events_are_logged_once_or_once_in_a_while(throttled: Throttled) -> None:
+    logger, clock, said = throttled
     for _ in range(3):
         logger.error('jpeg', 'corrupt')
         logger.warn('info', 'missing', every_s=5.0)
@@ -68,17 +77,9 @@ def test_equal_events_are_logged_once_or_once_in_a_while(monkeypatch: pytest.Mon
 
 
 def test_a_flood_of_different_messages_is_cut_short_and_takes_no_memory(
-    monkeypatch: pytest.MonkeyPatch,
+    throttled: Throttled,
 ) -> None:
-    clock = SimpleNamespace(now_s=1.0)
-    clock.monotonic = lambda: clock.now_s
-    monkeypatch.setattr(common, 'time', clock)
-    said: list[str] = []
-
-    class Logger:
-        error = warning = staticmethod(said.append)
-
-    logger = ThrottledLogger(Logger())
+    logger, clock, said = throttled
     for second in range(100):
         for number in range(100):
             logger.error((second, number), f'{second}.{number} is wrong')
