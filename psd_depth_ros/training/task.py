@@ -147,6 +147,13 @@ def _read_checkpoint(start: Checkpoint, recipe: Recipe, wanted: Architecture) ->
     return model
 
 
+def start_provenance(start: Start) -> tuple[Mapping[str, Any], ...]:
+    """What the start was learned from, as entries of `CheckpointInfo.data`."""
+    if isinstance(start, Checkpoint):
+        return tuple(start.info.data)
+    return () if start is None else (start.provenance(),)
+
+
 def canonical_focal_px(start: Start) -> float:
     """Canonical focal length of the start, in pixels."""
     if isinstance(start, Checkpoint):

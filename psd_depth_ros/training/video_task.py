@@ -21,7 +21,7 @@ from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.evaluation.metrics import measure
 from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.encoders import EncoderWeights, freeze_norm
+from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.objectives.base import Context, Image, Objective, Prediction
 from psd_depth_ros.objectives.photometric import align_poses, Photometric, PhotometricSettings
@@ -33,6 +33,7 @@ from psd_depth_ros.training.task import (
     ParameterGroup,
     Start,
     start_network,
+    start_provenance,
     Task,
 )
 from psd_depth_ros.visualisation import draw_tiles
@@ -279,15 +280,14 @@ class VideoTask(Task):
             output=replace(output, metric=self._is_metric(old)),
             training=trained,
             data=(
-                *(old.data if old is not None else ()),
-                *([start.provenance()] if isinstance(start, EncoderWeights) else ()),
+                *start_provenance(start),
                 *({'name': s.name, 'licence': 'of the recording'} for s in self._data.sequences),
             ),
         )
 
     def _is_metric(self, old: CheckpointInfo | None) -> bool:
         tied = any(
-            one['known'] >= MIN_METRIC_FRACTION * max(1, one['triplets']) and one['known'] > 0
+            0 < one['known'] >= MIN_METRIC_FRACTION * one['triplets']
             for one in self._tied.values()
         )
         kept = any(

@@ -24,7 +24,7 @@ from psd_depth_ros.inference.postprocess import (
     LN_DELTA1,
 )
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.encoders import EncoderWeights, freeze_norm
+from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.objectives.base import Objective
 from psd_depth_ros.training.recipe import dump_recipe, WorldsRecipe
 from psd_depth_ros.training.task import (
@@ -33,6 +33,7 @@ from psd_depth_ros.training.task import (
     ParameterGroup,
     Start,
     start_network,
+    start_provenance,
     Task,
 )
 from psd_depth_ros.training.worlds import (
@@ -179,8 +180,7 @@ class WorldsTask(Task):
             ),
             training={'recipe': dump_recipe(recipe), 'steps': step, 'validation': dict(scores)},
             data=(
-                *(start.info.data if isinstance(start, Checkpoint) else ()),
-                *([start.provenance()] if isinstance(start, EncoderWeights) else ()),
+                *start_provenance(start),
                 {'name': 'psd_depth_ros synthetic worlds', 'licence': 'Apache-2.0'},
             ),
         )
