@@ -50,14 +50,20 @@ class Decoder(nn.Module):
             inputs = outputs
 
     def forward(self, deepest: Tensor, skips: Sequence[Tensor], intrinsics: Tensor) -> Tensor:
-        """Decode to (B, channels[-1], H/2, W/2).
+        """The last of `stage_maps`: (B, channels[-1], H/2, W/2)."""
+        return self.stage_maps(deepest, skips, intrinsics)[-1]
+
+    def stage_maps(
+        self, deepest: Tensor, skips: Sequence[Tensor], intrinsics: Tensor
+    ) -> list[Tensor]:
+        """Decode to maps (B, channels[i], H/s, W/s) at strides s of 16, 8, 4, 2.
 
         Args:
             deepest: (B, inputs, H/32, W/32).
             skips: Four maps (B, skips[i], H / 2^(i+1), W / 2^(i+1)).
             intrinsics: (B, 4) fx fy cx cy in pixels of the input image.
         """
-        x = deepest
+        x, found = deepest, []
         for index, (stage, skip) in enumerate(zip(self.stages, reversed(skips), strict=True)):
             x = F.interpolate(x, scale_factor=2.0, mode='nearest')
             # the stem's float32 map must not turn the whole stage into float32
@@ -66,7 +72,8 @@ class Decoder(nn.Module):
                 place = row_positions(intrinsics, skip.shape[-2], skip.shape[-1], 16 >> index)
                 parts.append(place.to(x.dtype))
             x = stage(torch.cat(parts, dim=1))
-        return x
+            found.append(x)
+        return found
 
 
 def row_positions(intrinsics: Tensor, height: int, width: int, stride: int) -> Tensor:

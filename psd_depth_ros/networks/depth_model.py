@@ -160,19 +160,36 @@ class DepthModel(nn.Module):
 
     def read(self, maps: list[Tensor], intrinsics: Tensor) -> DepthOutput:
         """The second half of `forward`: from the encoder's five maps."""
-        if self.has_bins:
-            return expectation(self.decode(maps, intrinsics))
-        features = self.decoder(self.aggregator(maps[4]), maps[:4], intrinsics)
-        output: DepthOutput = self.head(features)
-        return output
+        output = self.read_head(*self.decoder_maps(maps, intrinsics))
+        return expectation(output) if isinstance(output, BinPrediction) else output
 
     def decode(self, maps: list[Tensor], intrinsics: Tensor) -> BinPrediction:
         """The second half of `predict_bins`: from the encoder's five maps."""
+        output = self.read_head(*self.decoder_maps(maps, intrinsics))
+        assert isinstance(output, BinPrediction), 'a network with bins'
+        return output
+
+    def decoder_maps(
+        self, maps: list[Tensor], intrinsics: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """Tokens (B, N, d) of the aggregator, and the decoder's maps at strides 16, 8, 4, 2.
+
+        Without bins the aggregator gives no tokens, but its map (B, d, H/32, W/32).
+        """
+        if not self.has_bins:
+            deepest = self.aggregator(maps[4])
+            return deepest, self.decoder.stage_maps(deepest, maps[:4], intrinsics)
         tokens = self.aggregator(maps[4], intrinsics)
         deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
-        features = self.decoder(deepest, maps[:4], intrinsics)
-        result: BinPrediction = self.head(tokens, features)
-        return result
+        return tokens, self.decoder.stage_maps(deepest, maps[:4], intrinsics)
+
+    def read_head(self, tokens: Tensor, decoded: list[Tensor]) -> BinPrediction | DepthOutput:
+        """Scores over bins, or depth where there are none, from what `decoder_maps` gives."""
+        if self.has_bins:
+            bins: BinPrediction = self.head(tokens, decoded[-1])
+            return bins
+        output: DepthOutput = self.head(decoded[-1])
+        return output
 
 
 def load_model(checkpoint: Checkpoint) -> DepthModel:

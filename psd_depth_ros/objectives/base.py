@@ -24,10 +24,16 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.config import setting
+from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.warp import camera_matrix, invert
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.bin_head import BinPrediction, expectation, expected_log_depth
+from psd_depth_ros.networks.bin_head import (
+    BinPrediction,
+    DepthOutput,
+    expectation,
+    expected_log_depth,
+)
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.teachers import Teachers
 from psd_depth_ros.visualisation import colour_depth
@@ -36,6 +42,7 @@ T = TypeVar('T')
 Image = NDArray[np.uint8]  # (H, W, 3) RGB
 
 FRAMES = ('target', 'earlier', 'later')
+CLEAN_FRAMES = tuple(f'clean_{name}' for name in FRAMES)  # without the change of colours
 EARLIER, LATER = 0, 1  # the sources of a triplet
 STUDENT = 'student'
 POSE_INPUT_SCALE = 0.5  # side of the pose network's input over that of the depth network's
@@ -92,6 +99,8 @@ class Prediction:
     sigma: Tensor  # (B, 1, H / 2, W / 2) standard deviation of u
     bins: BinPrediction | None  # see `predict` for its logits
     log_ratio: Tensor  # (B, 1, 1, 1) ln(fx / f_c): u minus canonical log-depth
+    features: tuple[Tensor, ...] = ()  # five maps of the encoder, at strides 2 to 32
+    decoder_maps: tuple[Tensor, ...] = ()  # of the decoder, at strides 16, 8, 4, 2
 
     @property
     def depth(self) -> Tensor:
@@ -101,7 +110,14 @@ class Prediction:
     def rows(self, chosen: slice) -> Prediction:
         """The prediction of some of the images."""
         bins = None if self.bins is None else BinPrediction(*(one[chosen] for one in self.bins))
-        return Prediction(self.log_depth[chosen], self.sigma[chosen], bins, self.log_ratio[chosen])
+        return Prediction(
+            self.log_depth[chosen],
+            self.sigma[chosen],
+            bins,
+            self.log_ratio[chosen],
+            tuple(one[chosen] for one in self.features),
+            tuple(one[chosen] for one in self.decoder_maps),
+        )
 
 
 def predict(
@@ -119,11 +135,12 @@ def predict(
     intrinsics = given.intrinsics
     image = given.image if given.is_normalised else network.normalise(given.image)
     image = image.contiguous(memory_format=torch.channels_last)
-    bins = network.predict_bins(image, intrinsics) if network.has_bins else None
-    output = network(image, intrinsics) if bins is None else None
+    features = network.encode(image)
+    tokens, decoded = network.decoder_maps(features, intrinsics)
+    output: BinPrediction | DepthOutput = network.read_head(tokens, decoded)
+    bins = output if isinstance(output, BinPrediction) else None
     with torch.autocast(image.device.type, enabled=False):
         if bins is None:
-            assert output is not None
             canonical, sigma = output.log_depth.float(), output.sigma
         elif all_logits:
             canonical, sigma, _ = expectation(bins)
@@ -132,7 +149,7 @@ def predict(
             bins = bins._replace(logits=scores)
         log_ratio = (intrinsics[:, :1, None, None] / canonical_focal_px).log()
         log_depth = F.interpolate(canonical + log_ratio, image.shape[-2:], mode='bilinear')
-    return Prediction(log_depth, sigma, bins, log_ratio)
+    return Prediction(log_depth, sigma, bins, log_ratio, tuple(features), tuple(decoded))
 
 
 class Term(ABC):
@@ -177,6 +194,26 @@ class Term(ABC):
     def field_fractions(self) -> Mapping[str, float]:
         """Fields that it wants only in a fraction of the steps."""
         return {}
+
+    @property
+    def maps(self) -> Mapping[str, str]:
+        """Fields that a frozen network or a folder of maps makes: what `data.maps` opens."""
+        return {}
+
+    @property
+    def averages(self) -> Mapping[str, float]:
+        """Teachers that are moving averages of the student, with their decay in a step."""
+        return {}
+
+    def look_at(self, sequences: Iterable[Sequence]) -> None:  # noqa: B027
+        """See the recordings before training. Raises SettingsError where they do not fit."""
+
+    def make_module(self, depth: DepthModel) -> nn.Module | None:
+        """What the term trains or keeps beside the networks: `Context.module` gives it.
+
+        It is saved with the state of the run, not with the checkpoint.
+        """
+        return None
 
     @abstractmethod
     def __call__(self, context: Context) -> Tensor:
@@ -292,7 +329,8 @@ class Context:
 
         The student sees the target and all extra inputs in one pass. Teachers have no gradient.
         """
-        if network == STUDENT and image not in FRAMES[1:] and with_grad:
+        apart = {*FRAMES[1:], *CLEAN_FRAMES}
+        if network == STUDENT and image not in apart and with_grad:
             return self.once('student', self._predict_student)[image]
         return self.once(
             ('prediction', network, image),
@@ -303,18 +341,17 @@ class Context:
             ),
         )
 
-    def features(self, network: str = STUDENT, image: str = 'target') -> list[Tensor]:
-        """The five maps of a network's encoder for an image; those of teachers without gradient.
+    def features(self, network: str = STUDENT, image: str = 'target') -> tuple[Tensor, ...]:
+        """The five maps of the encoder, at strides 2 to 32, in the pass of `prediction`."""
+        return self.prediction(network, image).features
 
-        They are computed apart from `prediction`.
-        """
+    def decoder_maps(self, network: str = STUDENT, image: str = 'target') -> tuple[Tensor, ...]:
+        """The decoder's maps at strides 16, 8, 4, 2, in the pass of `prediction`."""
+        return self.prediction(network, image).decoder_maps
 
-        def encode() -> list[Tensor]:
-            model = self.network(network)
-            with self._networks_run(with_grad=network == STUDENT):
-                return model.encode(model.normalise(self.input(image).image))
-
-        return self.once(('features', network, image), encode)
+    def module(self, term: str) -> nn.Module:
+        """What a term has made by `Term.make_module`."""
+        return self.objective.owned[term]
 
     def predict(self, network: DepthModel, given: Input, *, with_grad: bool = True) -> Prediction:
         """Depth of any images; nothing of it is kept."""
@@ -325,9 +362,14 @@ class Context:
             )
 
     def input(self, image: str) -> Input:
-        """What networks see of a frame of the triplet, or the extra input of a term."""
+        """What networks see of a frame of the triplet, or the extra input of a term.
+
+        Names are those of `FRAMES`, `CLEAN_FRAMES`, and of extra inputs.
+        """
         if image in FRAMES:
             return Input(self.batch.image_augmented[:, FRAMES.index(image)], self.intrinsics)
+        if image in CLEAN_FRAMES:
+            return Input(self.batch.image[:, CLEAN_FRAMES.index(image)], self.intrinsics)
         return self.extra_inputs[image]
 
     @property
@@ -442,9 +484,10 @@ class Objective(nn.Module):
         pose: The pose network, for triplets.
         teachers: Other networks by name. They are no part of the module: neither trained nor
             saved with it, but moved with it.
+        sequences: The recordings that are learned from, for terms that look at them.
 
     Raises:
-        SettingsError: a term lacks another one, or a teacher.
+        SettingsError: a term lacks another one, or a teacher, or does not fit the recordings.
     """
 
     def __init__(
@@ -455,16 +498,23 @@ class Objective(nn.Module):
         canonical_focal_px: float,
         pose: PoseNet | None = None,
         teachers: Teachers | None = None,
+        sequences: Iterable[Sequence] = (),
     ) -> None:
         super().__init__()
         self.depth = depth
         self.pose = pose
         self.canonical_focal_px = canonical_focal_px
         self._teachers = [teachers or Teachers()]  # in a list: no submodule
-        self.terms = {term.name: term for term in terms}
-        for term in self.terms.values():
-            term.bind(self.terms)
-            self.teachers.check(term.name, term.teachers)
+        self.terms = bind_terms(terms, self.teachers)
+        known = list(sequences)
+        self.owned = nn.ModuleDict()
+        for name, term in self.terms.items():
+            term.look_at(known)
+            module = term.make_module(depth)
+            if module is not None:
+                self.owned[name] = module
+            for teacher, decay in term.averages.items():
+                self.teachers.add_average(teacher, depth, decay)
 
     @property
     def teachers(self) -> Teachers:
@@ -475,11 +525,6 @@ class Objective(nn.Module):
     def fields(self) -> frozenset[str]:
         """Batch fields that the terms read."""
         return frozenset().union(*(term.needs | term.optional for term in self.terms.values()))
-
-    @property
-    def needs(self) -> frozenset[str]:
-        """Batch fields that some recording must have."""
-        return frozenset().union(*(term.needs for term in self.terms.values()))
 
     @property
     def field_fractions(self) -> dict[str, float]:
@@ -527,6 +572,16 @@ class Objective(nn.Module):
         self.teachers.apply(function)
         super()._apply(function, recurse)
         return self
+
+
+def bind_terms(terms: Iterable[Term], teachers: Teachers) -> dict[str, Term]:
+    """Terms by name, each knowing the others. Raises SettingsError as `Objective` does."""
+    found = {term.name: term for term in terms}
+    averages = {name for term in found.values() for name in term.averages}
+    for term in found.values():
+        term.bind(found)
+        teachers.check(term.name, term.teachers - averages)
+    return found
 
 
 def draw_depth(context: Context, log_depth: Tensor) -> Image:

@@ -19,7 +19,7 @@ our own:
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import cv2
@@ -730,12 +730,7 @@ def _partner(index: int, count: int) -> int:
 
 def _shifted(prediction: Prediction, offset: Tensor) -> Prediction:
     """A prediction with an offset (B,) added to its log-depth."""
-    return Prediction(
-        prediction.log_depth + offset[:, None, None, None],
-        prediction.sigma,
-        prediction.bins,
-        prediction.log_ratio,
-    )
+    return replace(prediction, log_depth=prediction.log_depth + offset[:, None, None, None])
 
 
 def _multiple_of_32(length: float) -> int:
