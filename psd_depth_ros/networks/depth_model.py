@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass, replace
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn, Tensor
@@ -82,6 +82,14 @@ def preset(name: str, head: str = 'bins') -> Architecture:
     if head == 'disparity':
         found = replace(found, positions=False, max_canonical_depth_m=200.0)
     return found
+
+
+class NetworkPass(NamedTuple):
+    """A pass of a depth network with the maps on the way."""
+
+    output: BinPrediction | DepthOutput
+    features: list[Tensor]  # of the encoder, at strides 2 to 32
+    decoder_maps: list[Tensor]  # at strides 16, 8, 4, 2
 
 
 class DepthModel(nn.Module):
@@ -160,36 +168,32 @@ class DepthModel(nn.Module):
 
     def read(self, maps: list[Tensor], intrinsics: Tensor) -> DepthOutput:
         """The second half of `forward`: from the encoder's five maps."""
-        output = self.read_head(*self.decoder_maps(maps, intrinsics))
+        output, _ = self._decode(maps, intrinsics)
         return expectation(output) if isinstance(output, BinPrediction) else output
 
     def decode(self, maps: list[Tensor], intrinsics: Tensor) -> BinPrediction:
         """The second half of `predict_bins`: from the encoder's five maps."""
-        output = self.read_head(*self.decoder_maps(maps, intrinsics))
+        output, _ = self._decode(maps, intrinsics)
         assert isinstance(output, BinPrediction), 'a network with bins'
         return output
 
-    def decoder_maps(
+    def predict_all(self, image: Tensor, intrinsics: Tensor) -> NetworkPass:
+        """What `predict_bins` or `forward` gives, with the maps on the way, for training."""
+        features = self.encode(image)
+        output, decoder_maps = self._decode(features, intrinsics)
+        return NetworkPass(output, features, decoder_maps)
+
+    def _decode(
         self, maps: list[Tensor], intrinsics: Tensor
-    ) -> tuple[Tensor, list[Tensor]]:
-        """Tokens (B, N, d) of the aggregator, and the decoder's maps at strides 16, 8, 4, 2.
-
-        Without bins the aggregator gives no tokens, but its map (B, d, H/32, W/32).
-        """
-        if not self.has_bins:
-            deepest = self.aggregator(maps[4])
-            return deepest, self.decoder.stage_maps(deepest, maps[:4], intrinsics)
-        tokens = self.aggregator(maps[4], intrinsics)
-        deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
-        return tokens, self.decoder.stage_maps(deepest, maps[:4], intrinsics)
-
-    def read_head(self, tokens: Tensor, decoded: list[Tensor]) -> BinPrediction | DepthOutput:
-        """Scores over bins, or depth where there are none, from what `decoder_maps` gives."""
+    ) -> tuple[BinPrediction | DepthOutput, list[Tensor]]:
+        """What the head says, and the decoder's maps at strides 16, 8, 4, 2."""
         if self.has_bins:
-            bins: BinPrediction = self.head(tokens, decoded[-1])
-            return bins
-        output: DepthOutput = self.head(decoded[-1])
-        return output
+            tokens = self.aggregator(maps[4], intrinsics)
+            deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
+            decoded = self.decoder.stage_maps(deepest, maps[:4], intrinsics)
+            return self.head(tokens, decoded[-1]), decoded
+        decoded = self.decoder.stage_maps(self.aggregator(maps[4]), maps[:4], intrinsics)
+        return self.head(decoded[-1]), decoded
 
 
 def load_model(checkpoint: Checkpoint) -> DepthModel:

@@ -135,21 +135,20 @@ def predict(
     intrinsics = given.intrinsics
     image = given.image if given.is_normalised else network.normalise(given.image)
     image = image.contiguous(memory_format=torch.channels_last)
-    features = network.encode(image)
-    tokens, decoded = network.decoder_maps(features, intrinsics)
-    output: BinPrediction | DepthOutput = network.read_head(tokens, decoded)
-    bins = output if isinstance(output, BinPrediction) else None
+    output, features, decoder_maps = network.predict_all(image, intrinsics)
+    bins: BinPrediction | None = None
     with torch.autocast(image.device.type, enabled=False):
-        if bins is None:
+        if isinstance(output, DepthOutput):
             canonical, sigma = output.log_depth.float(), output.sigma
         elif all_logits:
+            bins = output
             canonical, sigma, _ = expectation(bins)
         else:
-            canonical, sigma, scores = expected_log_depth(bins)
-            bins = bins._replace(logits=scores)
+            canonical, sigma, scores = expected_log_depth(output)
+            bins = output._replace(logits=scores)
         log_ratio = (intrinsics[:, :1, None, None] / canonical_focal_px).log()
         log_depth = F.interpolate(canonical + log_ratio, image.shape[-2:], mode='bilinear')
-    return Prediction(log_depth, sigma, bins, log_ratio, tuple(features), tuple(decoded))
+    return Prediction(log_depth, sigma, bins, log_ratio, tuple(features), tuple(decoder_maps))
 
 
 class Term(ABC):

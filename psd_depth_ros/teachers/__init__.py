@@ -1,5 +1,5 @@
 """Networks that teach, and are not trained."""
 
-from psd_depth_ros.teachers.teachers import EMA, INITIAL, Teachers
+from psd_depth_ros.teachers.teachers import EMA, INITIAL, TEACHER, Teachers, update_average
 
-__all__ = ['EMA', 'INITIAL', 'Teachers']
+__all__ = ['EMA', 'INITIAL', 'TEACHER', 'Teachers', 'update_average']

@@ -11,11 +11,15 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from typing import Any
 
+import torch
+from torch import nn
+
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.networks import DepthModel
 
 EMA = 'ema'
 INITIAL = 'initial'
+TEACHER = 'teacher'  # a slow average of the student, with a decay of its own
 _REMEDIES = {
     EMA: 'the training loop provides it',
     INITIAL: 'start the run from a checkpoint (--checkpoint)',
@@ -30,6 +34,7 @@ class Teachers:
 
     def __init__(self) -> None:
         self._networks: dict[str, DepthModel] = {}
+        self._decays: dict[str, float] = {}
 
     def __getitem__(self, name: str) -> DepthModel:
         """Give a teacher. Raises SettingsError for a name that is unknown."""
@@ -56,6 +61,33 @@ class Teachers:
             parameter.requires_grad_(False)
         self._networks[name] = copy
 
+    def add_average(self, name: str, network: DepthModel, decay: float) -> None:
+        """Take a copy of a network that `update` draws towards it.
+
+        Raises SettingsError where it is there already with another decay.
+        """
+        if self._decays.get(name, decay) != decay:
+            raise SettingsError(
+                f'the teacher {name!r} is asked for with decays {self._decays[name]:g} and '
+                f'{decay:g}; give both terms the same decay'
+            )
+        if name not in self._networks:
+            self.add_copy(name, network)
+            self._decays[name] = decay
+
+    @property
+    def averages(self) -> nn.ModuleDict:
+        """The teachers of `add_average` by name, to be saved with the state of a run."""
+        return nn.ModuleDict({name: self._networks[name] for name in self._decays})
+
+    def update(self, network: DepthModel, step: int) -> None:
+        """Draw the averages towards the student after a step (from 1) of the run.
+
+        While they are young they follow it faster: the decay is at most (1 + step) / (10 + step).
+        """
+        for name, decay in self._decays.items():
+            update_average(self._networks[name], network, min(decay, (1 + step) / (10 + step)))
+
     def check(self, term: str, names: Iterable[str]) -> None:
         """Raise SettingsError where a term asks for a teacher that this run cannot have."""
         for name in sorted(names):
@@ -70,3 +102,19 @@ class Teachers:
         """Move the networks, as `nn.Module._apply` does."""
         for network in self._networks.values():
             network._apply(function)
+
+
+@torch.no_grad()
+def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
+    """Move averaged weights towards those of a model: average = decay average + (1 - decay) model.
+
+    Buffers that are no floating-point numbers are copied.
+    """
+    kept, latest = [], []
+    for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
+        if old.is_floating_point():
+            kept.append(old)
+            latest.append(new)
+        else:
+            old.copy_(new)
+    torch._foreach_lerp_(kept, latest, 1.0 - decay)  # on a GPU a few kernels for all of them

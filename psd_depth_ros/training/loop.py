@@ -215,6 +215,7 @@ class _Run:
         norm = torch.nn.utils.clip_grad_norm_(state.parameters, self.recipe.clip)
         state.optimiser.step()
         state.update_average()
+        self.task.after_step(state.step)
         self._step_log.add(progress, rates, terms, norm, waited_s)
 
     def _seed_step(self) -> None:

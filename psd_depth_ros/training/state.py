@@ -17,6 +17,7 @@ from psd_depth_ros.checkpoint import pack, read_metadata, unpack
 from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.files import make_folder, remove_temporaries, write_file
 from psd_depth_ros.parsing import ARRAY_BYTES, parse_json, ParseError, read_bytes, shorten
+from psd_depth_ros.teachers import update_average
 from psd_depth_ros.training.recipe import FINAL_FACTOR, Recipe
 from psd_depth_ros.training.run_folder import STATE_PATTERN
 from psd_depth_ros.training.task import Task
@@ -49,6 +50,7 @@ class RunState:
         if hasattr(task, 'teacher'):
             task.teacher = self.average
         self._depth = task.depth
+        self._kept = task.kept
         self.optimiser = _make_optimiser(task)
         self.step = 0
         self.seconds = 0.0
@@ -84,6 +86,7 @@ class RunState:
         parts = {
             'module': self.module.state_dict(),
             'average': self.average.state_dict(),
+            'kept': self._kept.state_dict(),
             'optimiser': _flatten(self.optimiser),
         }
         tensors = {
@@ -108,6 +111,7 @@ class RunState:
         try:
             self.module.load_state_dict(_part(snapshot, 'module'))
             self.average.load_state_dict(_part(snapshot, 'average'))
+            self._kept.load_state_dict(_part(snapshot, 'kept'))
             _unflatten(self.optimiser, _part(snapshot, 'optimiser'))
         except (RuntimeError, LookupError, ValueError) as error:
             said = shorten(' '.join(str(error).split()))
@@ -145,19 +149,6 @@ def average_decay(recipe: Recipe, step: int) -> float:
     """
     weight = recipe.average_power + 1.0
     return min(recipe.average, (1.0 + step) / (1.0 + weight + step))
-
-
-@torch.no_grad()
-def update_average(average: nn.Module, model: nn.Module, decay: float) -> None:
-    """Move the averaged weights towards the current ones."""
-    kept, latest = [], []
-    for old, new in zip(average.state_dict().values(), model.state_dict().values(), strict=True):
-        if old.is_floating_point():
-            kept.append(old)
-            latest.append(new)
-        else:
-            old.copy_(new)
-    torch._foreach_lerp_(kept, latest, 1.0 - decay)  # on a GPU a few kernels for all of them
 
 
 def _make_optimiser(task: Task) -> torch.optim.AdamW:

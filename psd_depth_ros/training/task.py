@@ -68,6 +68,14 @@ class Task(ABC):
         return {}
 
     @property
+    def kept(self) -> nn.Module:
+        """What is saved with the state of the run and not trained, such as teachers."""
+        return nn.ModuleDict()
+
+    def after_step(self, step: int) -> None:  # noqa: B027
+        """Follow the weights after a step (from 1) of the optimiser."""
+
+    @property
     @abstractmethod
     def depth(self) -> DepthModel:
         """The depth network inside `module`, which is averaged, validated and kept."""

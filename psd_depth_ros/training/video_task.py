@@ -23,7 +23,7 @@ from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.networks.pose_net import PoseNet
-from psd_depth_ros.objectives.base import Context, Image, Objective, Prediction
+from psd_depth_ros.objectives.base import bind_terms, Context, Image, Objective, Prediction
 from psd_depth_ros.objectives.photometric import align_poses, Photometric, PhotometricSettings
 from psd_depth_ros.teachers import EMA, INITIAL, Teachers
 from psd_depth_ros.training.recipe import dump_recipe, LEARNED, TRACKED, VideoRecipe
@@ -85,26 +85,30 @@ class VideoTask(Task):
         torch.manual_seed(recipe.seed)
         self._depth = start_network(recipe, start, recipe.head)
         self._focal_px = canonical_focal_px(start)
+        pose = PoseNet()
         teachers = Teachers()
         if isinstance(start, Checkpoint):
             teachers.add_copy(INITIAL, self._depth)
         self._start = start
         self.start_id = start.id if isinstance(start, Checkpoint) else ''
         self._keeps_norm = recipe.freeze_norm and start is not None
+        terms = recipe.make_terms()
+        bind_terms(terms, teachers)  # what does not fit is said before hours of preparation
+        check_fields(frozenset().union(*(term.needs for term in terms)), data.sequences)
+        self._data = data = self._with_poses(data, INITIAL in teachers, report)
         self._objective = Objective(
-            recipe.make_terms(),
+            terms,
             self._depth,
             canonical_focal_px=self._focal_px,
-            pose=PoseNet(),
+            pose=pose,
             teachers=teachers,
+            sequences=data.sequences,
         )
         self.module: nn.Module = self._objective
-        terms = self._objective.terms
-        photometric = terms.get(Photometric.name) or Photometric(PhotometricSettings())
+        photometric = self._objective.terms.get(Photometric.name)
+        photometric = photometric or Photometric(PhotometricSettings())
         assert isinstance(photometric, Photometric)
         self._photometric = photometric
-        check_fields(self._objective.needs, data.sequences)
-        self._data = data = self._with_poses(data, report)
         self._tied = self._count_tied()
         self._depth_groups = depth_groups(recipe, self._depth)
         fields = self._objective.fields
@@ -130,7 +134,9 @@ class VideoTask(Task):
             return fields - {'pose_prior'}
         return fields | {'pose_prior'}
 
-    def _with_poses(self, data: Preparation, report: Callable[[int, int], None]) -> Preparation:
+    def _with_poses(
+        self, data: Preparation, has_learned: bool, report: Callable[[int, int], None]
+    ) -> Preparation:
         """The recordings, with estimated motions where the recipe has `poses: tracked`."""
         if self.recipe.poses != TRACKED:
             return data
@@ -141,7 +147,7 @@ class VideoTask(Task):
                     sequence,
                     self._depth,
                     self._focal_px,
-                    knows_nothing=INITIAL not in self._objective.teachers,
+                    knows_nothing=not has_learned,
                     report=report,
                 )
                 sequence = replace(sequence, pair_poses=found)
@@ -193,10 +199,21 @@ class VideoTask(Task):
         return describe_data(self._data)
 
     def groups(self) -> list[ParameterGroup]:
-        """The encoder, the rest of the depth network, the pose network."""
+        """The encoder, the rest of the depth network, the pose network, what terms own."""
         assert self._objective.pose is not None
         pose = tuple(self._objective.pose.parameters())
-        return [*self._depth_groups, ParameterGroup('pose', pose, self.recipe.pose_rate)]
+        groups = [*self._depth_groups, ParameterGroup('pose', pose, self.recipe.pose_rate)]
+        owned = tuple(self._objective.owned.parameters())
+        return [*groups, ParameterGroup('terms', owned, self.recipe.rate)] if owned else groups
+
+    @property
+    def kept(self) -> nn.Module:
+        """The slow teachers."""
+        return self._objective.teachers.averages
+
+    def after_step(self, step: int) -> None:
+        """Draw the slow teachers towards the student."""
+        self._objective.teachers.update(self._depth, step)
 
     def prepare(self, progress: float) -> None:
         """Set train mode; the encoder's batch norm is frozen where the recipe says so."""

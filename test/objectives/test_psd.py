@@ -15,6 +15,7 @@ from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.geometry.pose import relative
 from psd_depth_ros.geometry.warp import pixel_grid, sample
 from psd_depth_ros.networks import DepthModel, DepthOutput, Normalisation, preset
+from psd_depth_ros.networks.depth_model import NetworkPass
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.objectives import psd
 from psd_depth_ros.objectives.base import Context, Objective
@@ -48,6 +49,9 @@ class Oracle(nn.Module):
         depth = sample(self.depth_m.expand(len(image), -1, -1, -1), there.round())
         canonical = (depth * self.focal / intrinsics[:, :1, None, None]).log() + self.gain
         return DepthOutput(canonical, torch.full_like(canonical, 0.05), canonical * 0)
+
+    def predict_all(self, image: Tensor, intrinsics: Tensor) -> NetworkPass:
+        return NetworkPass(self(image, intrinsics), [], [])
 
 
 @pytest.fixture(scope='module')
@@ -342,6 +346,9 @@ class TwoOracles(nn.Module):
     def forward(self, image: Tensor, intrinsics: Tensor) -> DepthOutput:
         canonical = self.truth(image, intrinsics)
         return DepthOutput(canonical, torch.full_like(canonical, 0.05), canonical * 0)
+
+    def predict_all(self, image: Tensor, intrinsics: Tensor) -> NetworkPass:
+        return NetworkPass(self(image, intrinsics), [], [])
 
 
 def test_pasted_parts_are_judged_by_their_own_geometry(
