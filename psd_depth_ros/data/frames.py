@@ -117,6 +117,7 @@ class TimedFrame:
             0 or not finite where unknown, +Inf for sky. None where the recording lacks it or it
             was not asked for. Of the image's size, unless `to_depth_grid` is given.
         extrinsics: what TF knew at the stamp, where that was asked for.
+        moving: (h, w) bool, the pixels of `depth_m` that show moving things; None: not known.
         problem: why there is no pose or no points where they were asked for.
         remark: what TF did not know.
         name: for reports; empty: the index.
@@ -133,6 +134,7 @@ class TimedFrame:
     lidar: npt.NDArray[np.float32] | None = None
     depth_m: npt.NDArray[np.float32] | None = None
     extrinsics: Extrinsics | None = None
+    moving: NDArray[np.bool_] | None = None
     problem: str = ''
     remark: str = ''
     name: str = ''

@@ -24,6 +24,7 @@ from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation.metrics import (
     average,
     average_bands,
+    average_parts,
     BandMetrics,
     DepthMetrics,
     EdgeMetrics,
@@ -33,6 +34,7 @@ from psd_depth_ros.evaluation.metrics import (
     measure_confidence,
     measure_edges,
     measure_matched,
+    measure_part,
     Sparsification,
     TwoWays,
 )
@@ -136,7 +138,8 @@ class FrameResult:
     """The errors of one image.
 
     `edges` is None where the truth is not dense, `confidence` where it was not measured, `flipped`
-    where the mirror image was not asked for. `bands` are median-scaled.
+    where the mirror image was not asked for, `moving` where nothing is known to move. `bands` and
+    `moving` are median-scaled.
     """
 
     name: str
@@ -146,6 +149,7 @@ class FrameResult:
     edges: EdgeMetrics | None = None
     confidence: Mapping[str, Sparsification] | None = None
     flipped: TwoWays | None = None
+    moving: BandMetrics | None = None
     seconds: float = 0.0
 
 
@@ -200,6 +204,7 @@ class Evaluation:
                 'by_distance': self.unscaled_by_distance,
             },
             'by_distance': self.by_distance,
+            'moving': self._moving(),
             'coverage': self.unscaled.coverage,
             'scale': self._scale(),
             **self._edges(),
@@ -215,6 +220,11 @@ class Evaluation:
         ratios = np.array(self.ratios)
         median = float(np.median(ratios))
         return {'median': median, 'std_over_median': float(np.std(ratios / median))}
+
+    def _moving(self) -> dict[str, Any] | None:
+        """Errors over moving things, median-scaled; None where nothing is known to move."""
+        parts = [{'moving': one.moving} for one in self.frames if one.moving is not None]
+        return average_parts(parts, ('moving',))['moving'] if parts else None
 
     def _edges(self) -> dict[str, float | None]:
         """Means over the images with dense truth; an edge metric without edges does not count."""
@@ -288,9 +298,13 @@ def measure_frame(
     protocol: Protocol,
     name: str = '',
     confidence: Map | None = None,
+    moving: NDArray[np.bool_] | None = None,
     seconds: float = 0.0,
 ) -> FrameResult | None:
-    """Measure one depth image; None where no pixel can be compared."""
+    """Measure one depth image; None where no pixel can be compared.
+
+    `moving` (h, w) is true on things that move.
+    """
     inside = protocol.restrict(truth)
     scaled = _match(depth, inside, protocol, median_scaled=True)
     unscaled = _match(depth, inside, protocol, median_scaled=False)
@@ -309,6 +323,7 @@ def measure_frame(
         unscaled_bands=measure_bands(unscaled, protocol.bands_m),
         edges=edges,
         confidence=None if confidence is None else measure_confidence(scaled, confidence),
+        moving=None if moving is None else measure_part(scaled, moving[scaled.mask]),
         seconds=seconds,
     )
 
@@ -341,7 +356,9 @@ def _measure_prediction(
     if frame.depth_m is None:
         return None
     depth, confidence = map(frame.on_depth_grid, (predicted.depth_m, predicted.confidence))
-    return measure_frame(depth, frame.depth_m, protocol, _name(frame), confidence, seconds)
+    return measure_frame(
+        depth, frame.depth_m, protocol, _name(frame), confidence, frame.moving, seconds
+    )
 
 
 def _add_flip(
@@ -400,6 +417,7 @@ def _row(frame: FrameResult) -> dict[str, Any]:
         'rmse': scaled.rmse,
         'scale': scaled.scale,
         'boundary_f1': None if frame.edges is None else frame.edges.boundary_f1,
+        'moving_abs_rel': None if frame.moving is None else frame.moving.abs_rel,
     }
 
 

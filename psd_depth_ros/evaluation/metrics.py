@@ -192,9 +192,9 @@ def _errors(predicted: Values, true: Values) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class BandMetrics:
-    """Errors over the pixels whose truth lies in one band.
+    """Errors over the pixels whose truth lies in one band, or over those of moving things.
 
-    `bias` is the median of ln p/gt: above 0 is seen too far, below too near. The band has so many
+    `bias` is the median of ln p/gt: above 0 is seen too far, below too near. They are so many
     `pixels`, the fraction `share` of all that are measured in the image.
     """
 
@@ -212,33 +212,47 @@ def band_name(band: tuple[float, float]) -> str:
 
 def measure_bands(matched: Matched, bands: Bands) -> dict[str, BandMetrics]:
     """Measure the bands `[low, high)` of one image; a band without pixels is left out."""
-    by_band = {}
-    for low, high in bands:
-        inside = (matched.true >= low) & (matched.true < high)
-        pixels = int(np.count_nonzero(inside))
-        if pixels == 0:
-            continue
-        predicted, true = matched.predicted[inside], matched.true[inside]
-        by_band[band_name((low, high))] = BandMetrics(
-            abs_rel=float(np.mean(relative_error(predicted, true))),
-            a1=float(np.mean(ratio_error(predicted, true) < 1.25)),
-            bias=float(np.median(np.log(predicted / true))),
-            share=pixels / len(inside),
-            pixels=pixels,
+    found = {
+        band_name((low, high)): measure_part(
+            matched, (matched.true >= low) & (matched.true < high)
         )
-    return by_band
+        for low, high in bands
+    }
+    return {name: part for name, part in found.items() if part is not None}
+
+
+def measure_part(matched: Matched, inside: NDArray[np.bool_]) -> BandMetrics | None:
+    """Measure some of the pixels of an image, (N,) true; None where there are none."""
+    pixels = int(np.count_nonzero(inside))
+    if pixels == 0:
+        return None
+    predicted, true = matched.predicted[inside], matched.true[inside]
+    return BandMetrics(
+        abs_rel=float(np.mean(relative_error(predicted, true))),
+        a1=float(np.mean(ratio_error(predicted, true) < 1.25)),
+        bias=float(np.median(np.log(predicted / true))),
+        share=pixels / len(inside),
+        pixels=pixels,
+    )
 
 
 def average_bands(
     images: Sequence[Mapping[str, BandMetrics]], bands: Bands
 ) -> dict[str, dict[str, Any]]:
-    """The means over the images that have pixels in a band, and how many `frames` those are.
+    """The means over the images by band of metres; see `average_parts`."""
+    return average_parts(images, [band_name(band) for band in bands])
+
+
+def average_parts(
+    images: Sequence[Mapping[str, BandMetrics]], names: Sequence[str]
+) -> dict[str, dict[str, Any]]:
+    """The means over the images that have pixels in a part, and how many `frames` those are.
 
     `pooled_abs_rel` is the mean over the pixels of all images: few far pixels of one image weigh
-    little there. `share` is the mean over all images. A band that no image has holds None.
+    little there. `share` is the mean over all images. A part that no image has holds None.
     """
     averages: dict[str, dict[str, Any]] = {}
-    for name in map(band_name, bands):
+    for name in names:
         rows = [asdict(image[name]) for image in images if name in image]
         means = {
             key: float(np.mean([row[key] for row in rows])) if rows else None

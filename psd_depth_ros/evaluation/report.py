@@ -87,6 +87,12 @@ def describe(report: dict[str, Any]) -> list[str]:
         f'{report["coverage"]:.1%} of the true depths have a prediction; '
         f'{1000 * report["seconds_per_frame"]:.0f} ms a frame',
     ]
+    moving = report['moving']
+    if moving is not None:
+        lines.append(
+            f'moving things: abs_rel {moving["abs_rel"]:.3f}, median ln p/gt '
+            f'{moving["bias"]:+.3f} ({moving["share"]:.1%} of {moving["frames"]} images)'
+        )
     if report['boundary_f1'] is not None:
         lines.append(f'edges: boundary F1 {report["boundary_f1"]:.3f} (1 is best)')
     if report['ause'] is not None:

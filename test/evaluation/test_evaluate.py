@@ -9,9 +9,9 @@ import pytest
 
 from psd_depth_ros.data.frames import LoadedFrames, TimedFrame
 from psd_depth_ros.errors import EvaluationError
-from psd_depth_ros.evaluation.evaluate import evaluate, measure_frame
+from psd_depth_ros.evaluation.evaluate import evaluate, Evaluation, measure_frame
 from psd_depth_ros.evaluation.protocols import find_protocol
-from psd_depth_ros.evaluation.report import render_html
+from psd_depth_ros.evaluation.report import describe, render_html
 from psd_depth_ros.geometry import Camera
 
 CAMERA = Camera(40, 30, 30.0, 30.0, 19.5, 14.5)
@@ -89,6 +89,21 @@ def test_the_mirror_image_has_a_mirrored_camera_and_is_averaged_in_disparity():
     assert [one.cx for one in engine.cameras] == [10.0, 29.0]
     assert found['unscaled']['abs_rel'] == pytest.approx(1 / 3)
     assert found['flip']['unscaled']['abs_rel'] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_moving_things_are_measured_apart():
+    depth, truth = np.full((4, 6), 10.0, np.float32), np.full((4, 6), 10.0, np.float32)
+    truth[:2, :2] = 20.0  # a car, taken for the wall behind which it is
+    moving = truth > 15.0
+    found = measure_frame(depth, truth, OUTDOOR, moving=moving)
+    assert found.moving.abs_rel == pytest.approx(0.5)
+    assert found.moving.pixels == 4
+    report = Evaluation(OUTDOOR, (found, measure_frame(depth, truth, OUTDOOR))).as_dict()
+    assert report['moving']['abs_rel'] == pytest.approx(0.5)
+    assert report['moving']['frames'] == 1
+    assert any('moving things: abs_rel 0.500' in line for line in describe(report))
+    still = measure_frame(depth, truth, OUTDOOR, moving=np.zeros((4, 6), bool))
+    assert still.moving is None
 
 
 def test_nothing_to_measure_is_an_error():

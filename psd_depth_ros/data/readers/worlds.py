@@ -65,6 +65,7 @@ class WorldFrames(FrameSource):
                     self._world.camera,
                     frame.T_world_camera,
                     depth_m=frame.depth_m.numpy(),
+                    moving=frame.moving.numpy(),
                     sequence=str(self.path),
                 )
             )
