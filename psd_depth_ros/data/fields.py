@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cached_property
+import zlib
 
 import cv2
 import numpy as np
@@ -288,13 +289,28 @@ class Lidar(Provider):
         return padded
 
 
+class Recording(Provider):
+    """() int64: `recording_id` of the recording that a sample is from."""
+
+    name = 'recording'
+
+    def make(self, example: Example) -> Tensor:
+        """The number of the sequence's name."""
+        return torch.tensor(recording_id(example.sequence.name), dtype=torch.int64)
+
+
+def recording_id(name: str) -> int:
+    """A number that stands for the name of a recording in a batch, the same in every run."""
+    return zlib.crc32(name.encode())
+
+
 # What every batch has, and what it has where a loss asks for it.
 ALWAYS = frozenset({'image', 'image_augmented', 'intrinsics', 'valid', 'seeds'})
 PROVIDERS: dict[str, Provider] = {
     provider.name: provider
     for provider in (
         *(Image(), ImageAugmented(), Intrinsics(), Valid(), Seeds()),
-        *(Fine(), FineAugmented(), PosePrior(), Distance(), CameraHeight(), Lidar()),
+        *(Fine(), FineAugmented(), PosePrior(), Distance(), CameraHeight(), Lidar(), Recording()),
     )
 }
 

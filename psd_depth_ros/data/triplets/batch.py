@@ -42,6 +42,7 @@ class TripletBatch:
     distance_m: Tensor  # (B, 2) float32 from the target to each source
     camera_height_m: Tensor  # (B,) float32
     lidar: Tensor  # (B, M, 3) float32 x, y in pixels of `image`, Z in metres; M may be 0
+    recording: Tensor  # (B,) int64 `data.fields.recording_id` of the recording
 
     def __init__(self, **tensors: Tensor) -> None:
         self._tensors = tensors
