@@ -90,6 +90,14 @@ def draw_masked(image: Picture, mask: NDArray[np.bool_]) -> Picture:
     return image // 4 + (image // 4 * 3) * mask.astype(np.uint8)[..., None]
 
 
+def draw_regions(image: Picture, regions: Sequence[tuple[NDArray[np.bool_], Colour]]) -> Picture:
+    """An image, tinted with a colour in each of some regions (H, W); the last one covers."""
+    tinted = image.copy()
+    for mask, colour in regions:
+        tinted[mask] = image[mask] // 2 + np.array(colour, np.uint8) // 2
+    return tinted
+
+
 def _look_up(index: NDArray[np.uint8], colour_map: int) -> Picture:
     return cv2.cvtColor(cv2.applyColorMap(index, colour_map), cv2.COLOR_BGR2RGB)
 

@@ -1,9 +1,10 @@
-"""Robust and scale-invariant differences of log-depth, and what the warp tells of it."""
+"""Robust and scale-invariant differences of log-depth, normals, and what the warp tells of it."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 HUBER_DELTA = 0.05
 
@@ -43,3 +44,17 @@ def warp_sensitivity(points: Tensor, translation: Tensor, focal: Tensor) -> Tens
     across = focal[:, 0, None, None] * (t_x - x * t_z)
     down = focal[:, 1, None, None] * (t_y - y * t_z)
     return (torch.hypot(across, down) / z)[:, None]
+
+
+def surface_normals(points: Tensor) -> Tensor:
+    """Unit normals (B, 3, H - 2, W - 2) of a surface that a camera sees, for all inner pixels.
+
+    The cross product of the differences to both sides; level ground below the camera has (0, -1,
+    0), a wall ahead (0, 0, -1): they point to the camera. A common scale of the points cancels.
+
+    Args:
+        points: (B, 3, H, W) in the optical frame, x right, y down, z forward.
+    """
+    across = points[..., 1:-1, 2:] - points[..., 1:-1, :-2]
+    down = points[..., 2:, 1:-1] - points[..., :-2, 1:-1]
+    return F.normalize(torch.linalg.cross(down, across, dim=1), dim=1)

@@ -1,0 +1,116 @@
+"""Affine alignment and the loss of maps known up to scale and shift; numbers by hand."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from psd_depth_ros.losses.affine import affine_invariant_loss, fit_affine, gradient_error
+
+SHAPE = (1, 1, 20, 30)
+WHOLE = torch.ones(SHAPE, dtype=torch.bool)
+RAMP = torch.linspace(0.0, 1.0, 600).view(SHAPE)
+
+
+def with_outliers(values: torch.Tensor, fraction: float, wrong: torch.Tensor) -> torch.Tensor:
+    """Values of which a fraction, drawn at random, are wrong."""
+    chosen = torch.randperm(values.numel(), generator=torch.Generator().manual_seed(0))
+    chosen = chosen[: int(fraction * values.numel())]
+    found = values.flatten().clone()
+    found[chosen] = wrong.flatten()[chosen]
+    return found.view(values.shape)
+
+
+@pytest.mark.parametrize('fraction', [0.0, 0.3])
+@pytest.mark.parametrize(
+    'wrong', [torch.full(SHAPE, 5.0), torch.rand(SHAPE) * 4 - 2, RAMP.flip(-1).flip(-2)]
+)
+def test_scale_and_shift_are_exact_in_spite_of_outliers(fraction, wrong):
+    y = 0.02 * with_outliers(RAMP, fraction, wrong) + 0.3
+    fit = fit_affine(RAMP, y, WHOLE)
+    assert fit.scale.item() == pytest.approx(0.02, rel=1e-4)
+    assert fit.shift.item() == pytest.approx(0.3, rel=1e-4)
+    torch.testing.assert_close(fit.inverse(fit(RAMP)), RAMP)
+
+
+def test_a_map_that_is_half_flat_is_aligned():
+    """Disparity of the sky is 0 in most of an image: its median deviation is 0."""
+    x = (RAMP - 0.6).clamp(min=0.0)
+    fit = fit_affine(x, 3.0 * x + 1.0, WHOLE)
+    assert fit.scale.item() == pytest.approx(3.0, rel=1e-4)
+    assert fit.shift.item() == pytest.approx(1.0, rel=1e-4)
+
+
+def test_a_network_that_knows_nothing_gets_a_positive_scale():
+    spread = 0.25  # of the ramp: the median of |x - 1/2|
+    noise = torch.randn(SHAPE, generator=torch.Generator().manual_seed(1))
+    for y in (-RAMP, 0.1 + 1e-4 * noise):
+        scale = fit_affine(RAMP, y, WHOLE).scale.item()
+        unit = (y - y.median()).abs().median().item()
+        assert scale == pytest.approx(max(unit, 0.01 * y.median().abs().item()) / spread, rel=0.02)
+
+
+def test_the_loss_is_zero_for_every_scale_and_shift_and_has_no_unit():
+    disparity = torch.rand(SHAPE, generator=torch.Generator().manual_seed(2)) + 0.1
+    other = 7.0 * disparity - 3.0
+    other[..., :5, :] = torch.nan
+    assert affine_invariant_loss(disparity, other, WHOLE).item() == pytest.approx(0.0, abs=1e-5)
+    bent = disparity**2
+    losses = [
+        affine_invariant_loss(a * bent, b * other, WHOLE).item()
+        for a, b in ((1.0, 1.0), (9.0, 1.0), (1.0, 0.2))
+    ]
+    assert losses[0] > 0.05
+    assert losses == pytest.approx([losses[0]] * 3, rel=1e-3)
+
+
+def test_a_flat_disparity_is_drawn_apart():
+    """A fit of the teacher to the student would be perfect with a scale of 0."""
+    disparity = torch.full(SHAPE, 0.1).requires_grad_()
+    loss = affine_invariant_loss(disparity, RAMP, WHOLE)
+    loss.sum().backward()
+    assert loss.item() > 0.9  # |q'| is 1 on average
+    assert disparity.grad is not None
+    assert disparity.grad[0, 0, -1].mean() < 0 < disparity.grad[0, 0, 0].mean()
+
+
+def test_samples_without_a_map_give_nothing():
+    disparity = torch.rand(2, 1, 20, 30).requires_grad_()
+    other = torch.rand(2, 1, 20, 30)
+    other[1] = torch.nan
+    loss = affine_invariant_loss(disparity, other, WHOLE.expand(2, -1, -1, -1))
+    loss.sum().backward()
+    assert loss[0] > 0
+    assert loss[1] == 0
+    assert disparity.grad is not None
+    assert torch.isfinite(disparity.grad).all()
+    assert (disparity.grad[1] == 0).all()
+
+
+def test_slopes_by_hand():
+    # 1 in every column: scale k sees steps of 2^k columns, and none downwards
+    difference = torch.arange(16.0).expand(1, 1, 16, 16).clone()
+    whole = torch.ones_like(difference, dtype=torch.bool)
+    assert gradient_error(difference, whole).item() == pytest.approx(1 + 2 + 4 + 8)
+    difference[..., 8, 8] = 1e6  # pairs with a pixel outside the mask do not count
+    assert gradient_error(difference, difference < 100).item() == pytest.approx(15)
+
+
+def test_gradient_of_the_loss():
+    generator = torch.Generator().manual_seed(3)
+    disparity = torch.rand(1, 1, 8, 8, generator=generator).double().requires_grad_()
+    other = torch.rand(1, 1, 8, 8, generator=generator).double()
+    fixed = disparity.detach()
+    fit = fit_affine(other, fixed, torch.isfinite(other))
+
+    def loss(values):  # the fit has no gradient, so it is held
+        difference = (fit.inverse(values) - other) / fit.spread
+        mask = torch.isfinite(other)
+        return difference.abs().mean() + 0.5 * gradient_error(difference, mask).sum()
+
+    (expected,) = torch.autograd.grad(loss(disparity), disparity)
+    found = affine_invariant_loss(disparity, other, torch.isfinite(other))
+    assert found.item() == pytest.approx(loss(disparity).item())
+    (given,) = torch.autograd.grad(found.sum(), disparity)
+    torch.testing.assert_close(given, expected)
+    assert torch.autograd.gradcheck(loss, (disparity,), eps=1e-7, atol=1e-4)
