@@ -81,7 +81,7 @@ def _dark(rgb: Rgb, severity: int, rng: np.random.Generator) -> Rgb:
     """Less light, with the shot noise and read noise of so few photons (Gaussian)."""
     exposure = (0.5, 0.32, 0.2, 0.12, 0.07)[severity]
     light = _linear(rgb) * np.float32(exposure)
-    deviation = np.sqrt(light / 2000.0 + 0.002**2)
+    deviation = np.sqrt(light / 800.0 + 0.003**2)
     return _encode(light + deviation * _normal(rng, rgb.shape))
 
 
