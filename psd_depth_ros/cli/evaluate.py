@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 import json
 import os
 from pathlib import Path
@@ -53,6 +54,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--flip', action='store_true', help='also measure the mean with the mirror image'
     )
+    _add_robust_options(parser)
     _add_data_options(parser)
     add_lens_options(parser)
     add_sixteen_bit_option(parser)
@@ -60,6 +62,28 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--backend', default='auto', help='auto, torch, openvino or onnxruntime')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute, rectified=False, rectify_alpha=-1.0)
+
+
+def _add_robust_options(parser: argparse.ArgumentParser) -> None:
+    robust = parser.add_argument_group('corrupted images')
+    robust.add_argument(
+        '--robust',
+        action='store_true',
+        help='also measure under fog, blur, noise and others, in five severities: 91 images for '
+        'each one',
+    )
+    robust.add_argument(
+        '--corruptions', metavar='NAMES', help='only these, such as fog,snow (default: all 18)'
+    )
+    robust.add_argument(
+        '--severities', metavar='N', help='only these, such as 1,3,5 (default: 1,2,3,4,5)'
+    )
+    robust.add_argument(
+        '--baseline',
+        metavar='F',
+        type=Path,
+        help='--json of an earlier run with --robust on the same data, to compare with (mCE)',
+    )
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -92,9 +116,18 @@ def execute(options: argparse.Namespace) -> int:
     """Measure, print and write."""
     from psd_depth_ros.evaluation.evaluate import evaluate, open_data, parse_range
     from psd_depth_ros.evaluation.report import write_html
+    from psd_depth_ros.evaluation.robustness import (
+        measure_robustness,
+        parse_corruptions,
+        parse_severities,
+        read_baseline,
+    )
     from psd_depth_ros.inference import DepthEngine
     from psd_depth_ros.runtime import configure_runtime
 
+    _check_robust(options)
+    corruptions = parse_corruptions(options.corruptions)
+    severities = parse_severities(options.severities)
     source, protocol = open_data(options.data, options.protocol, _source_options(options))
     source.select(parse_range(options.frames))
     if not source.selected:
@@ -103,6 +136,9 @@ def execute(options: argparse.Namespace) -> int:
         _prepare(path)
     if options.max_depth is not None:
         protocol = protocol.capped(options.max_depth)
+    baseline = None if options.baseline is None else read_baseline(options.baseline)
+    if baseline is not None:
+        baseline.check_options(protocol, corruptions, severities)
     checkpoint = None if options.checkpoint == 'default' else options.checkpoint
     engine = DepthEngine.from_checkpoint(checkpoint, options.device, options.backend)
     configure_runtime(engine.backend)
@@ -112,6 +148,18 @@ def execute(options: argparse.Namespace) -> int:
             evaluation = evaluate(
                 engine, source, protocol, flip=options.flip, examples=kept, progress=advance
             )
+        robustness = None
+        if options.robust:
+            with progress_bar(f'corrupted images on {engine.device}', options.quiet) as advance:
+                robustness = measure_robustness(
+                    engine,
+                    source,
+                    protocol,
+                    corruptions=corruptions,
+                    severities=severities,
+                    examples=options.html is not None,
+                    progress=advance,
+                )
     finally:
         engine.close()
         source.close()
@@ -123,14 +171,24 @@ def execute(options: argparse.Namespace) -> int:
         'backend': engine.backend,
         **evaluation.as_dict(),
     }
+    if robustness is not None:
+        if baseline is not None:
+            baseline.check_images(robustness)
+        report['robustness'] = robustness.as_dict(baseline)
     if options.json is not None:
         _write_json(options.json, report)
     if options.html is not None:
-        write_html(options.html, report, evaluation)
+        write_html(options.html, report, evaluation, robustness)
     _print(report)
     for note in source.notes:
         print(f'note: {note}')
     return 0
+
+
+def _check_robust(options: argparse.Namespace) -> None:
+    for name in ('corruptions', 'severities', 'baseline'):
+        if getattr(options, name) is not None and not options.robust:
+            raise EvaluationError(f'--{name} is about corrupted images; add --robust')
 
 
 def _source_options(options: argparse.Namespace) -> SourceOptions:
@@ -183,26 +241,35 @@ def _print(report: dict[str, Any]) -> None:
     from psd_depth_ros.evaluation.report import (
         COLUMNS,
         describe,
+        describe_robustness,
         DISTANCE_COLUMNS,
         distance_rows,
         figure_rows,
+        robustness_columns,
+        robustness_rows,
     )
 
-    tables = (
-        (f'{report["frames"]} images, {report["protocol_rules"]}', COLUMNS, figure_rows(report)),
-        (
-            'by distance, median-scaled',
-            DISTANCE_COLUMNS,
-            distance_rows(report['by_distance']),
-        ),
-    )
     console = Console()
-    for title, columns, rows in tables:
+
+    def draw(title: str, columns: Sequence[str], rows: Sequence[tuple[str, list[str]]]) -> None:
         table = Table(title=title, title_justify='left', box=SIMPLE, padding=(0, 0, 0, 1))
         for name in ('', *columns):
             table.add_column(name, justify='right', no_wrap=True)
         for label, cells in rows:
             table.add_row(label, *cells)
         console.print(table)
-    for line in describe(report):
-        console.print(line, highlight=False, soft_wrap=True)
+
+    def write(lines: Sequence[str]) -> None:
+        for line in lines:
+            console.print(line, highlight=False, soft_wrap=True)
+
+    draw(f'{report["frames"]} images, {report["protocol_rules"]}', COLUMNS, figure_rows(report))
+    bands = distance_rows(report['by_distance'])
+    draw('by distance, median-scaled', DISTANCE_COLUMNS, bands)
+    write(describe(report))
+    if 'robustness' in report:
+        figures = report['robustness']
+        columns = robustness_columns(figures, means=False)
+        rows = robustness_rows(figures, means=False)
+        draw('\ncorrupted images, median-scaled', columns, rows)
+        write(describe_robustness(figures))

@@ -286,7 +286,7 @@ def evaluate(
             extremes.add(_example(frame, predicted, frames[-1]))
         if progress is not None:
             progress(done, len(source.selected))
-    _check_measured(frames, without_truth, protocol)
+    check_measured(len(frames), without_truth, protocol)
     kept = extremes.examples
     unreadable = source.skipped_by_reason
     return Evaluation(protocol, tuple(frames), without_truth, unreadable, stability.result, kept)
@@ -346,7 +346,8 @@ def _predict(engine: DepthEngine, frame: TimedFrame) -> tuple[DepthFrame, float]
     return predicted, time.perf_counter() - start
 
 
-def _name(frame: TimedFrame) -> str:
+def name_frame(frame: TimedFrame) -> str:
+    """The name of a frame in reports."""
     return frame.name or f'{frame.index:06d}'
 
 
@@ -357,7 +358,7 @@ def _measure_prediction(
         return None
     depth, confidence = map(frame.on_depth_grid, (predicted.depth_m, predicted.confidence))
     return measure_frame(
-        depth, frame.depth_m, protocol, _name(frame), confidence, frame.moving, seconds
+        depth, frame.depth_m, protocol, name_frame(frame), confidence, frame.moving, seconds
     )
 
 
@@ -392,8 +393,9 @@ def _example(frame: TimedFrame, predicted: DepthFrame, result: FrameResult) -> E
     return Example(result.name, result.errors, predicted.rgb, depth, frame.depth_m)
 
 
-def _check_measured(frames: list[FrameResult], others: int, protocol: Protocol) -> None:
-    if not frames:
+def check_measured(measured: int, others: int, protocol: Protocol) -> None:
+    """Raise EvaluationError where of all images none could be measured."""
+    if not measured:
         raise EvaluationError(
             f'of {others} images none has a true depth between {protocol.minimum_m:g} and '
             f'{protocol.truth_limit_m:g} m inside the crop of protocol {protocol.name}; expected '

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.evaluation.evaluate import Evaluation, Example
 from psd_depth_ros.evaluation.protocols import Protocol
+from psd_depth_ros.evaluation.robustness import Measured, Robustness
 from psd_depth_ros.files import write_atomically
 from psd_depth_ros.visualisation import (
     colour_depth,
@@ -117,9 +118,61 @@ def _not_counted(report: dict[str, Any]) -> list[str]:
     return [f'{count} images {what}: not counted' for what, count in counts.items() if count]
 
 
-def depth_range(examples: Sequence[Example], protocol: Protocol) -> tuple[float, float]:
+def robustness_columns(robustness: dict[str, Any], *, means: bool = True) -> list[str]:
+    """Names of the columns of `robustness_rows`.
+
+    DEE by severity and their mean, with `means` also those of abs_rel and a1, then resilience and
+    where there is a baseline corruption error, in percent.
+    """
+    severities = [f'DEE {severity}' for severity in robustness['severities']]
+    other = ['abs_rel', 'a1'] if means else []
+    return [*severities, 'DEE', *other, 'RR %', *(['CE %'] if robustness['baseline'] else [])]
+
+
+def robustness_rows(
+    robustness: dict[str, Any], *, means: bool = True
+) -> list[tuple[str, list[str]]]:
+    """Each corruption with its figures, the images as they are before, the mean after them."""
+    severities = [str(severity) for severity in robustness['severities']]
+    rates = ('rr', 'ce') if robustness['baseline'] else ('rr',)
+
+    def cells(figures: dict[str, Any]) -> list[str]:
+        single = figures.get('by_severity', {})
+        shown = [single[one]['dee'] if one in single else None for one in severities]
+        shown += [figures[name] for name in (('dee', 'abs_rel', 'a1') if means else ('dee',))]
+        percents = [figures.get(name) for name in rates]
+        return [
+            *('' if one is None else f'{one:.3f}' for one in shown),
+            *('' if one is None else f'{one:.1f}' for one in percents),
+        ]
+
+    mean = {**robustness['mean'], 'rr': robustness['mrr'], 'ce': robustness['mce']}
+    rows = {'clean': robustness['clean'], **robustness['by_corruption'], 'mean': mean}
+    return [(name, cells(figures)) for name, figures in rows.items()]
+
+
+def describe_robustness(robustness: dict[str, Any]) -> list[str]:
+    """The means in words: AbsRel and delta1, mRR, mCE."""
+    clean, mean, mrr = robustness['clean'], robustness['mean'], robustness['mrr']
+    count = len(robustness['corruptions'])
+    lines = [
+        f'mean of {count} corruption{"s" if count != 1 else ""}: abs_rel {mean["abs_rel"]:.3f} '
+        f'(clean {clean["abs_rel"]:.3f}), a1 {mean["a1"]:.3f} (clean {clean["a1"]:.3f})',
+        f'mRR {mrr:.1f} % (100 %: corruptions cost nothing)'
+        if mrr is not None
+        else f'mRR: not defined where the clean DEE is 1 or more ({clean["dee"]:.3f})',
+    ]
+    if robustness['mce'] is not None:
+        lines.append(
+            f'mCE {robustness["mce"]:.1f} % of baseline {robustness["baseline"]} '
+            '(below 100 %: more robust than it)'
+        )
+    return lines
+
+
+def depth_range(truths: Sequence[Map], protocol: Protocol) -> tuple[float, float]:
     """Depths of the first and the last colour, from the truth of all that is shown."""
-    known = [one.truth[np.isfinite(one.truth) & (one.truth > 0)] for one in examples]
+    known = [truth[np.isfinite(truth) & (truth > 0)] for truth in truths]
     depths = np.concatenate([depth[depth < protocol.maximum_m] for depth in known])
     if not depths.size:
         return 1.0, protocol.maximum_m
@@ -196,18 +249,25 @@ th { font-weight: 600; } thead th { color: var(--faint); font-weight: 500; }
 """
 
 
-def write_html(path: Path, report: dict[str, Any], evaluation: Evaluation) -> None:
-    """Write the figures of a JSON report and the examples that an evaluation kept.
+def write_html(
+    path: Path,
+    report: dict[str, Any],
+    evaluation: Evaluation,
+    robustness: Robustness | None = None,
+) -> None:
+    """Write the figures of a JSON report and the examples that evaluation and robustness kept.
 
     Raises EvaluationError where the file cannot be written.
     """
     try:
-        write_atomically(path, render_html(report, evaluation).encode())
+        write_atomically(path, render_html(report, evaluation, robustness).encode())
     except OSError as error:
         raise EvaluationError(f'report {path} cannot be written: {error}') from error
 
 
-def render_html(report: dict[str, Any], evaluation: Evaluation) -> str:
+def render_html(
+    report: dict[str, Any], evaluation: Evaluation, robustness: Robustness | None = None
+) -> str:
     """The whole page."""
     heading = f'Depth of {Path(str(report["data"])).name or report["data"]}'
     parts = [
@@ -225,6 +285,7 @@ def render_html(report: dict[str, Any], evaluation: Evaluation) -> str:
         '</ul>',
         *_distances(report),
         *_charts(evaluation),
+        *_robustness(report.get('robustness'), robustness),
         *_examples(evaluation),
         '</html>\n',
     ]
@@ -265,6 +326,56 @@ def _charts(evaluation: Evaluation) -> list[str]:
     ]
 
 
+def _robustness(figures: dict[str, Any] | None, robustness: Robustness | None) -> list[str]:
+    """The table of corruptions, and one frame under each: the image above its depth."""
+    if figures is None:
+        return []
+    parts = [
+        '<h2>Corrupted images</h2><ul>',
+        *(f'<li>{escape(line)}</li>' for line in describe_robustness(figures)),
+        '</ul>',
+        _table(('', *robustness_columns(figures)), robustness_rows(figures)),
+        '<p class="faint">DEE: (abs_rel - a1 + 1) / 2, median-scaled, 0 is best; DEE 1 to DEE 5 '
+        'by severity. RR: (1 - DEE) / (1 - DEE clean). CE: DEE / DEE of the baseline. The '
+        'corruptions are those of this package; do not compare with published tables.</p>',
+    ]
+    if robustness is None or robustness.examples is None:
+        return parts
+    examples = robustness.examples
+    limits = depth_range([examples.truth], robustness.protocol)
+    parts += [
+        f'<h2>Image {escape(examples.name)} under each corruption</h2>',
+        _legend(limits, errors=False),
+        '<div class="views" style="--least: 260px">',
+        *(_corrupted(one, limits) for one in examples.shown),
+        '</div>',
+    ]
+    return parts
+
+
+def draw_corrupted(measured: Measured, limits_m: tuple[float, float], width: int) -> Picture:
+    """An RGB picture of a width: the image above its median-scaled depth."""
+    size = width, round(width * measured.rgb.shape[0] / measured.rgb.shape[1])
+    depth = colour_depth(resize(measured.depth, size), *limits_m)
+    return np.concatenate([resize(measured.rgb, size), depth])
+
+
+def _corrupted(measured: Measured, limits: tuple[float, float]) -> str:
+    what = f'{measured.corruption} {measured.severity}' if measured.corruption else 'clean'
+    picture = _embed(draw_corrupted(measured, limits, 360))
+    caption = f'{what}: DEE {measured.dee:.3f}, abs_rel {measured.abs_rel:.3f}'
+    return (
+        f'<figure><img src="{picture}" alt="{escape(what)}"><figcaption>{escape(caption)}'
+        '</figcaption></figure>'
+    )
+
+
+def _embed(picture: Picture, *, lossless: bool = False) -> str:
+    """The address of a picture that is in the page itself."""
+    data, kind = encode_picture(picture, lossless=lossless)
+    return f'data:{kind};base64,{base64.b64encode(data).decode("ascii")}'
+
+
 def _examples(evaluation: Evaluation) -> list[str]:
     groups = (
         ('Worst images', evaluation.examples.worst),
@@ -273,7 +384,7 @@ def _examples(evaluation: Evaluation) -> list[str]:
     shown = [one for _, group in groups for one in group]
     if not shown:
         return []
-    limits = depth_range(shown, evaluation.protocol)
+    limits = depth_range([one.truth for one in shown], evaluation.protocol)
     parts = []
     for title, group in groups:
         if group:
@@ -290,8 +401,7 @@ def _frame(example: Example, evaluation: Evaluation, limits: tuple[float, float]
     )
     views, dots = [], is_sparse(example)
     for caption, picture in draw_example(example, evaluation.protocol, limits).items():
-        data, kind = encode_picture(picture, lossless=dots and caption in ('truth', 'error'))
-        source = f'data:{kind};base64,{base64.b64encode(data).decode("ascii")}'
+        source = _embed(picture, lossless=dots and caption in ('truth', 'error'))
         views.append(
             f'<figure><img src="{source}" alt="{caption}"><figcaption>{caption}</figcaption>'
             '</figure>'
@@ -305,7 +415,7 @@ def _frame(example: Example, evaluation: Evaluation, limits: tuple[float, float]
     )
 
 
-def _legend(limits: tuple[float, float]) -> str:
+def _legend(limits: tuple[float, float], *, errors: bool = True) -> str:
     depths = np.geomspace(*limits, 9, dtype=np.float32)
     colours = colour_depth(depths[None], *limits)[0]
     factor = float(np.exp(ERROR_LIMIT))
@@ -314,7 +424,7 @@ def _legend(limits: tuple[float, float]) -> str:
     return (
         '<div class="legend">'
         + draw_ramp(colours.tolist(), depth_labels)
-        + draw_ramp((TOO_NEAR, RIGHT, TOO_FAR), error_labels)
+        + (draw_ramp((TOO_NEAR, RIGHT, TOO_FAR), error_labels) if errors else '')
         + '<span class="faint">dark: sky, beyond the range, or no truth</span></div>'
     )
 

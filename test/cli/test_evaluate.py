@@ -3,6 +3,7 @@
 from dataclasses import asdict
 import json
 
+import numpy as np
 import pytest
 import torch
 
@@ -60,9 +61,34 @@ def test_fewer_frames_and_a_nearer_cap(drive, checkpoint, tmp_path):
     assert found['by_distance']['20-40']['abs_rel'] is None
 
 
+def test_corrupted_images_are_measured_and_compared(drive, checkpoint, tmp_path, capsys):
+    figures, page = tmp_path / 'f.json', tmp_path / 'f.html'
+    arguments = ['evaluate', checkpoint, drive, '--robust', '--corruptions', 'fog,contrast']
+    arguments += ['--severities', '1,5', '--frames', ':2', '--backend', 'torch', '--device', 'cpu']
+    assert main([*map(str, arguments), '--json', str(figures), '--html', str(page)]) == 0
+    found = json.loads(figures.read_text())['robustness']
+    assert found['corruptions'] == ['fog', 'contrast']
+    assert found['frames'] == 2
+    assert np.shape(found['per_frame']['corrupted']['fog']['abs_rel']) == (2, 2)
+    assert page.read_text().count('<img') == 8 + 3
+    assert f'mRR {found["mrr"]:.1f} %' in capsys.readouterr().out
+    again = [*map(str, arguments), '--baseline', str(figures)]
+    assert main(again) == 0
+    assert 'mCE 100.0 %' in capsys.readouterr().out
+    assert main([*again, '--severities', '1,3']) == 2
+    assert 'same --severities' in capsys.readouterr().err
+    assert main([*again, '--frames', '1:3']) == 2
+    assert 'same DATA and --frames' in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ('more', 'said'),
     [
+        (['--corruptions', 'fog'], 'add --robust'),
+        (['--severities', '1'], 'add --robust'),
+        (['--robust', '--corruptions', 'fogg'], "did you mean 'fog'"),
+        (['--robust', '--severities', '1,6'], 'from 1 to 5'),
+        (['--robust', '--baseline', '/none.json'], '--baseline /none.json'),
         (['--protocol', 'eigen'], 'nyuv2'),
         (['--frames', '3'], 'START:STOP'),
         (['--frames', '9:'], 'leaves no images'),
