@@ -42,6 +42,27 @@ _HOPELESS_AFTER = 100
 
 
 @dataclass(frozen=True)
+class Origin:
+    """Where the frames of a sequence are in their recording.
+
+    Maps that lie apart from the recording are matched with its frames by this.
+
+    Attributes:
+        path: of the recording.
+        names: of the frames' files, without suffix; empty texts where frames have no files.
+        numbers: (N,) count the images of the recording, see `TimedFrame.index`.
+        positions: (h, w, 2) float32, of every pixel of the network's input its place x, y in the
+            recorded image, in fractions of the width and the height from the outer edges; NaN
+            where that image does not see it. None where the recorded image is the view.
+    """
+
+    path: Path
+    names: tuple[str, ...]
+    numbers: NDArray[np.int64]
+    positions: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
 class Sequence:
     """The frames of one recording and the triplets that can be learned from.
 
@@ -66,6 +87,11 @@ class Sequence:
         fingerprint: differs where the data do.
         image: (N, h, w, 3) uint8, the frames at the size of the network's input, sampled from the
             recorded ones as a node samples them (`preprocess`); None where `rgb` has that size.
+        origin: where the frames are in their recording.
+        pseudo_depth: (N, h, w) float16, disparity by a depth teacher up to an unknown scale and
+            shift of each frame, larger is nearer, at the size of the network's input.
+        semantics: (N, C, ceil(h / 8), ceil(w / 8)) float16, class probabilities or features by a
+            semantic expert.
     """
 
     name: str
@@ -84,6 +110,15 @@ class Sequence:
     pair_poses: Mapping[tuple[int, int], NDArray[np.float64]] | None = None
     fingerprint: str = ''
     image: NDArray[np.uint8] | None = None
+    origin: Origin | None = None
+    pseudo_depth: NDArray[np.float16] | None = None
+    semantics: NDArray[np.float16] | None = None
+
+    @property
+    def network_size(self) -> tuple[int, int]:
+        """Height and width of the network's input."""
+        height, width = self.camera.size
+        return height // self.fine_factor, width // self.fine_factor
 
     def network_image(self, index: int) -> NDArray[np.uint8]:
         """A frame (h, w, 3) at the size of the network's input."""
@@ -95,8 +130,7 @@ class Sequence:
         """Resize a frame (H, W, 3) of `rgb`, or a window of one, to the network's input."""
         if self.fine_factor == 1:
             return frame
-        height, width = (side // self.fine_factor for side in self.camera.size)
-        return cv2.resize(frame, (width, height), interpolation=cv2.INTER_AREA)
+        return cv2.resize(frame, self.network_size[::-1], interpolation=cv2.INTER_AREA)
 
 
 @dataclass(frozen=True)
@@ -121,6 +155,7 @@ class TimedFrame:
         problem: why there is no pose or no points where they were asked for.
         remark: what TF did not know.
         name: for reports; empty: the index.
+        file: name of the image's file without suffix; empty where it has none.
         sequence: frames with the same one follow each other in time; empty: not known to.
         to_depth_grid: brings a map (H, W) onto the grid of `depth_m`, where that is another.
     """
@@ -139,6 +174,7 @@ class TimedFrame:
     remark: str = ''
     name: str = ''
     sequence: str = ''
+    file: str = ''
     to_depth_grid: Callable[[DepthMap], DepthMap] | None = None
 
     def on_depth_grid(self, values: DepthMap) -> DepthMap:

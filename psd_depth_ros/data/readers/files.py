@@ -313,6 +313,7 @@ class ListedFrames(FrameSource):
             depth,
             name=entry.name,
             sequence=entry.sequence,
+            file=entry.path.stem,
         )
 
 

@@ -33,6 +33,7 @@ from psd_depth_ros.errors import BagError
 from psd_depth_ros.files import atomic_path
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import invert, transform
+from psd_depth_ros.geometry.view import sampling_map
 from psd_depth_ros.parsing import (
     ARRAY_BYTES,
     ParseError,
@@ -48,7 +49,7 @@ _MOST_POINTS = 4096
 _NEAREST_M = 0.1
 
 # Raise it when the same recording would be written differently.
-VERSION = 5
+VERSION = 6
 _MOST_CAMERAS = 16
 _INDEX = 'recording.json'
 _BEGINNING = 65536  # bytes
@@ -139,6 +140,11 @@ class FrameWriter:
         self._grey = ArrayFile(folder / 'grey.npy')
         self._depth: ArrayFile | None = None
         self._facts: list[tuple[int, int, float, float]] = []
+        self._names: list[str] = []
+        self._positions = np.zeros(0, np.float32)
+        if not camera.is_rectified:
+            pixels = sampling_map(camera, camera.rectified().resize(width, height))
+            self._positions = (pixels + 0.5) / np.array(camera.size[::-1], np.float32)
         self._poses: list[Array] = []
         self._points: list[NDArray[np.float32]] = []
         self._shifts: list[tuple[float, float, float]] = []
@@ -161,6 +167,7 @@ class FrameWriter:
         sharpness = measure_sharpness(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
         measures = (sharpness, measure_saturation(grey))
         self._facts.append((frame.index, frame.stamp_ns, *measures))
+        self._names.append(frame.file)
         if self._last is not None:
             shift = measure_shift(self._last[0], grey, self._last[1], self._focal)
             self._shifts.append((shift.flow, shift.parallax, shift.tracked))
@@ -176,6 +183,8 @@ class FrameWriter:
             self._folder / 'facts.npz',
             seen=self._seen(),
             indices=np.array(indices, np.int64),
+            names=np.array(self._names, np.str_),
+            positions=self._positions,
             stamps_ns=np.array(stamps, np.int64),
             sharpness=np.array(sharpness, np.float32),
             saturation=np.array(saturation, np.float32),
@@ -230,7 +239,7 @@ class CachedFrames:
     """The frames of a recording that one camera took, with what was measured of them.
 
     Fields that are not explained are those of `Sequence`. `indices` (N,) count the images of the
-    recording, `seen` (H, W) is false where rectifying leaves nothing, `neighbours` (N - 1, 3) are
+    recording; for `names` and `positions` see `Origin`. `seen` (H, W) is false where rectifying leaves nothing, `neighbours` (N - 1, 3) are
     flow, parallax and tracked between a frame and the next, see `Shift`.
     """
 
@@ -242,6 +251,8 @@ class CachedFrames:
     poses_are_of_camera: bool
     seen: NDArray[np.bool_]
     indices: NDArray[np.int64]
+    names: tuple[str, ...]
+    positions: NDArray[np.float32] | None
     stamps_ns: NDArray[np.int64]
     poses: NDArray[np.float64] | None
     lidar: tuple[NDArray[np.float32], ...] | None
@@ -475,6 +486,7 @@ def _load_part(part: Path) -> CachedFrames:
     values = read_arrays(part / 'facts.npz')
     facts = read_json_object(part / 'facts.json')
     poses, points, counts = (values.pop(name) for name in ('poses', 'points', 'point_counts'))
+    names, positions = values.pop('names'), values.pop('positions')
     camera = Camera(**facts['camera'])
     rgb, image, depth = (_load_array(part / f'{name}.npy') for name in ('rgb', 'image', 'depth'))
     if rgb is None:  # measured only
@@ -488,6 +500,8 @@ def _load_part(part: Path) -> CachedFrames:
         poses_are_of_camera=facts['poses_are_of_camera'],
         poses=poses if len(poses) else None,
         lidar=tuple(np.split(points, np.cumsum(counts)[:-1])) if counts.any() else None,
+        names=tuple(names.tolist()),
+        positions=positions if len(positions) else None,
         **values,
     )
 

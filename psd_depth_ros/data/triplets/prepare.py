@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.data.calibration_file import load_camera
-from psd_depth_ros.data.frames import FrameSource, Recording, Sequence
+from psd_depth_ros.data.frames import FrameSource, Origin, Recording, Sequence
 from psd_depth_ros.data.open import find_reader, find_recordings, open_frames
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.cache import (
@@ -161,7 +161,7 @@ def prepare_sequences(
             chosen = _choose(recording, part, settings)
             counts.update(chosen.rejected)
             own = name if len(kept.parts) == 1 else f'{name}/{number}'
-            sequences.append(decoder.sequence(own, kept, part, chosen))
+            sequences.append(decoder.sequence(own, recording.path, kept, part, chosen))
         rejected[name] = dict(counts)
     if not sequences:
         raise BagError(_nothing(settings, unreadable))
@@ -253,7 +253,12 @@ class _Decoder:
         )
 
     def sequence(
-        self, name: str, kept: CachedRecording, part: CachedFrames, chosen: Triplets
+        self,
+        name: str,
+        path: Path,
+        kept: CachedRecording,
+        part: CachedFrames,
+        chosen: Triplets,
     ) -> Sequence:
         """Put frames and triplets together."""
         settings = self._settings
@@ -276,6 +281,7 @@ class _Decoder:
             fine_factor=self._layout.fine_factor,
             depth=part.depth,
             fingerprint=_fingerprint(part, chosen),
+            origin=Origin(path, part.names, part.indices, part.positions),
         )
 
 
