@@ -1,0 +1,243 @@
+"""Frozen networks of other people: depth teachers and semantic experts.
+
+What they say of a frame depends on the frame alone, so it is computed once and kept
+(`data.teacher_maps`). A specification names a network (see `options.parse_spec`):
+
+- NAME.safetensors: a checkpoint of this package,
+- `hf:OWNER/NAME`, or a folder with config.json: a network of Hugging Face `transformers`,
+- NAME.onnx, NAME.tflite,
+- any other folder: maps that were computed before, see `folder.MapFolder`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.networks import load_model
+from psd_depth_ros.preprocess import network_size
+from psd_depth_ros.teachers.files import FileNetwork, Network
+from psd_depth_ros.teachers.folder import (
+    CLASSES,
+    DEPTH,
+    guess_output,
+    MapFolder,
+    one_hot,
+    UNKNOWN_LICENCE,
+)
+from psd_depth_ros.teachers.options import HUB, parse_spec, TeacherOptions
+from psd_depth_ros.teachers.placement import place
+
+Image = NDArray[np.uint8]
+Map = NDArray[np.float32]
+Provenance = tuple[Mapping[str, Any], ...]
+
+_FILES = ('.onnx', '.tflite')
+_CHECKPOINT = '.safetensors'
+
+
+class DepthTeacher:
+    """A network that gives relative depth.
+
+    Args:
+        network: Gives one map for an image.
+        name: For people.
+        options: How to use it; `output` is depth or disparity.
+    """
+
+    def __init__(self, network: Network, name: str, options: TeacherOptions) -> None:
+        self._network = network
+        self._options = options
+        self.name = options.name or name
+        self.id = options.identify(network.content)
+        self.provenance: Provenance = (
+            {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE},
+        )
+
+    def __call__(self, rgb: Image, camera: Camera) -> Map:
+        """Disparity (h, w) of the whole image, at a size of its own.
+
+        Args:
+            rgb: (H, W, 3).
+            camera: Of the image, rectified.
+
+        Returns:
+            float32, up to an unknown scale and shift, larger is nearer, NaN where unknown.
+        """
+        output = _run(self._network, rgb, camera, self._options, self._read)
+        if self._options.output == 'disparity':
+            return output[0]
+        with np.errstate(divide='ignore', invalid='ignore'):
+            return 1.0 / output[0]
+
+    def _read(self, output: NDArray) -> Map:
+        """The one map (1, h, w) of an output, NaN where it cannot be."""
+        found = np.asarray(output, np.float32).reshape(-1, *output.shape[-2:])
+        if len(found) != 1:
+            raise SettingsError(
+                f'teacher {self.name} gives {len(found)} maps, expected one of depth; name the '
+                'output of depth as output_name, or bring it as a semantic expert'
+            )
+        known = np.isfinite(found)
+        if self._options.output == 'depth':
+            known &= found > 0
+        return np.where(known, found, np.float32(np.nan))
+
+
+class SemanticExpert:
+    """A network that gives classes, or features, of every pixel; see `DepthTeacher`."""
+
+    def __init__(self, network: Network, name: str, options: TeacherOptions) -> None:
+        self._network = network
+        self._options = options
+        self.name = options.name or name
+        self.id = options.identify(network.content)
+        self.provenance: Provenance = (
+            {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE},
+        )
+
+    def __call__(self, rgb: Image, camera: Camera) -> Map:
+        """Probabilities of classes, or features, (C, h, w) of the whole image.
+
+        Args:
+            rgb: (H, W, 3).
+            camera: Of the image, rectified.
+
+        Returns:
+            float32 at a size of its own, NaN where unknown.
+        """
+        return _run(self._network, rgb, camera, self._options, self._read)
+
+    def _read(self, output: NDArray) -> Map:
+        if np.issubdtype(output.dtype, np.integer):
+            classes = self._options.classes
+            if not classes:
+                raise SettingsError(
+                    f'{self.name} gives numbers of classes; say how many classes there are, such '
+                    f'as {self.name}?classes=21'
+                )
+            return one_hot(output.reshape(output.shape[-2:]), classes, self.name)
+        scores = np.asarray(output, np.float32)
+        if scores.ndim != 3 or self._options.features:
+            return scores.reshape(-1, *scores.shape[-2:])
+        is_probability = scores.min() >= 0 and np.allclose(scores.sum(axis=0), 1, atol=1e-2)
+        return scores if is_probability else _softmax(scores)
+
+
+def open_depth_teacher(spec: str) -> DepthTeacher | MapFolder:
+    """Open a depth teacher, or a folder of depth maps, by its specification.
+
+    Raises SettingsError where it cannot be read or what its output means is unclear, and
+    CheckpointError for a damaged checkpoint.
+    """
+    where, options = parse_spec(spec)
+    path = Path(where)
+    if path.suffix == _CHECKPOINT:
+        return CheckpointTeacher(path, options)
+    if path.suffix in _FILES:
+        network = FileNetwork(path, options)
+        options = guess_output(options, network.output, f'output {network.output!r} of {path}')
+        return DepthTeacher(network, path.stem, options)
+    if is_hub_network(where):
+        raise SettingsError(f'teacher {spec}: networks of transformers cannot be read yet')
+    return MapFolder(_folder(path, spec), DEPTH, options)
+
+
+def open_semantic_expert(spec: str) -> SemanticExpert | MapFolder:
+    """Open a semantic expert, or a folder of class maps; see `open_depth_teacher`."""
+    where, options = parse_spec(spec)
+    path = Path(where)
+    if path.suffix == _CHECKPOINT:
+        raise SettingsError(
+            f'{path} is a checkpoint of a depth network, which knows no classes; expected '
+            'hf:OWNER/NAME, a folder with config.json, .onnx, .tflite, or a folder of maps'
+        )
+    if path.suffix in _FILES:
+        return SemanticExpert(FileNetwork(path, options), path.stem, options)
+    if is_hub_network(where):
+        raise SettingsError(f'teacher {spec}: networks of transformers cannot be read yet')
+    return MapFolder(_folder(path, spec), CLASSES, options)
+
+
+def is_hub_network(where: str) -> bool:
+    """Whether a place is of a network of `transformers`."""
+    return where.startswith(HUB) or (Path(where) / 'config.json').is_file()
+
+
+class CheckpointTeacher(DepthTeacher):
+    """A depth network of this package."""
+
+    def __init__(self, path: Path, options: TeacherOptions) -> None:
+        checkpoint = load_checkpoint(path)
+        self._info = checkpoint.info
+        self._model = load_model(checkpoint).eval()
+        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        self._model.to(self._device)
+        self._flips = options.flip
+        self.name = options.name or checkpoint.info.name
+        self.id = options.identify(checkpoint.id)
+        licence = {'licence': options.licence} if options.licence else {}
+        self.provenance = (*checkpoint.info.data, {'name': self.name, **licence})
+
+    @torch.inference_mode()
+    def __call__(self, rgb: Image, camera: Camera) -> Map:
+        """See `DepthTeacher.__call__`; in 1/metres where the checkpoint is metric."""
+        height, width = network_size(camera, self._info.input.pixel_budget)
+        small = camera.resize(width, height)
+        image = cv2.resize(
+            np.ascontiguousarray(rgb), (width, height), interpolation=cv2.INTER_AREA
+        )
+        disparity = self._predict(image, small)
+        if self._flips:
+            mirrored = self._predict(np.ascontiguousarray(image[:, ::-1]), small.flip())
+            disparity = np.float32(0.5) * (disparity + mirrored[:, ::-1])
+        return disparity
+
+    def _predict(self, image: Image, camera: Camera) -> Map:
+        tensor = torch.from_numpy(image).permute(2, 0, 1)[None].to(self._device)
+        intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
+        output = self._model(self._model.normalise(tensor), intrinsics.to(self._device))
+        ratio = camera.canonical_ratio(self._info.output.canonical_focal_px)
+        disparity = (-output.log_depth[0, 0].float()).exp() / ratio
+        return disparity.cpu().numpy()
+
+
+def _run(
+    network: Network,
+    rgb: Image,
+    camera: Camera,
+    options: TeacherOptions,
+    read: Callable[[NDArray], Map],
+) -> Map:
+    """Maps (C, h, w) of the whole image; `read` makes them of an output of the network."""
+    placement = place(rgb.shape[:2], camera, network.input_size(rgb.shape[:2]), options)
+    image = placement.image(rgb)
+    maps = read(network.run(image))
+    if options.flip:
+        mirrored = read(network.run(np.ascontiguousarray(image[:, ::-1])))
+        maps = np.float32(0.5) * (maps + mirrored[..., ::-1])
+    return placement.whole(maps)
+
+
+def _folder(path: Path, spec: str) -> Path:
+    if path.is_dir():
+        return path
+    raise SettingsError(
+        f'teacher {spec}: there is no such folder; expected a checkpoint (.safetensors), '
+        'hf:OWNER/NAME, a folder with config.json, an .onnx or .tflite file, or a folder of maps'
+    )
+
+
+def _softmax(scores: Map) -> Map:
+    exponentials = np.exp(scores - scores.max(axis=0))
+    result: Map = exponentials / exponentials.sum(axis=0)
+    return result

@@ -1,0 +1,146 @@
+"""Where a frozen network or a folder of maps lies, and how it is to be used.
+
+A specification is a path or `hf:OWNER/NAME`, with options behind it: `net.tflite?output=depth`.
+A file NAME.yaml beside NAME.onnx or NAME.tflite, and maps.yaml or teacher.yaml in a folder, may
+hold the same options; those of the specification go before them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from psd_depth_ros.config import build, dump, parse_changes, setting
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.parsing import ParseError, read_yaml, user_path
+
+HUB = 'hf:'
+_OPTIONS_FILES = ('maps.yaml', 'teacher.yaml')
+_VERSION = 1  # raise it when the same network would give other maps
+
+
+@dataclass(frozen=True)
+class TeacherOptions:
+    """How images enter a network, and what its maps mean.
+
+    With `focal_px` the image is resampled to the camera that the network was trained with, since
+    such a network takes the size of things for their distance. What of the image that camera does
+    not see stays unknown.
+    """
+
+    output: str = setting(
+        '',
+        'What a depth map holds: depth, or disparity (nearer is larger); empty: by the name of '
+        'the output',
+        choices=('', 'depth', 'disparity'),
+    )
+    output_name: str = setting('', 'Output that is taken of a network with several')
+    mean: tuple[float, ...] = setting(
+        (0.0, 0.0, 0.0), 'Subtracted from the image, of inputs of floats'
+    )
+    std: tuple[float, ...] = setting((1.0, 1.0, 1.0), 'Divides what is left', minimum=1e-6)
+    input_max: float = setting(
+        1.0, 'Value of white before `mean` is subtracted: 1 or 255', minimum=1e-6
+    )
+    channels: str = setting('rgb', 'Order of the colours', choices=('rgb', 'bgr'))
+    flip: bool = setting(False, 'Take the mean with the map of the mirror image: twice as long')
+    keep_aspect: bool = setting(
+        False, 'Fit the image into the input with grey borders, instead of squeezing it'
+    )
+    height: int = setting(
+        0, 'Height of the input, of networks that take any', 'px', minimum=0, maximum=4096
+    )
+    width: int = setting(
+        0, 'Width of the input, of networks that take any', 'px', minimum=0, maximum=4096
+    )
+    focal_px: float = setting(
+        0.0, 'Focal length of the camera to resample to; 0: the image as it is', 'px', minimum=0.0
+    )
+    focal_width: int = setting(
+        0, 'Image width at which that focal length holds', 'px', minimum=0, maximum=100000
+    )
+    principal: tuple[float, ...] = setting(
+        (0.5, 0.5),
+        'Principal point of that camera, in fractions of width and height',
+        minimum=0.0,
+        maximum=1.0,
+    )
+    classes: int = setting(
+        0, 'Number of classes of maps that hold class numbers', minimum=0, maximum=1024
+    )
+    features: bool = setting(
+        False, 'The output of a semantic expert holds features, not scores of classes'
+    )
+    name: str = setting('', 'Name in the provenance of checkpoints; empty: that of the file')
+    licence: str = setting('', 'Licence in the provenance of checkpoints')
+
+    def __post_init__(self) -> None:
+        """Check settings against each other."""
+        for key, count in (('mean', 3), ('std', 3), ('principal', 2)):
+            if len(getattr(self, key)) != count:
+                raise SettingsError(f'{key} has {len(getattr(self, key))} numbers, not {count}')
+        if bool(self.focal_px) != bool(self.focal_width):
+            raise SettingsError('focal_px and focal_width belong together; give both or neither')
+        if self.focal_px and self.keep_aspect:
+            raise SettingsError('focal_px places the image already; leave out keep_aspect')
+        if bool(self.height) != bool(self.width):
+            raise SettingsError('height and width belong together; give both or neither')
+
+    def identify(self, content: str) -> str:
+        """An id of a network, or of maps, used in this way; `content` is a hash of its own."""
+        facts = dump(self)
+        for key in ('name', 'licence'):
+            facts.pop(key)
+        text = json.dumps([_VERSION, content, facts], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def parse_spec(spec: str, **defaults: Any) -> tuple[str, TeacherOptions]:
+    """Path (or hub id) and options of a specification.
+
+    `defaults` stand behind the options of the file beside it. Raises SettingsError.
+    """
+    where, _, query = spec.partition('?')
+    if not where.startswith(HUB):
+        where = str(user_path(where))
+    values = dict(defaults)
+    beside = _options_file(where)
+    if beside is not None:
+        values |= _read_options(beside)
+    values |= parse_changes([one for one in query.split('&') if one], f'teacher {where}')
+    return where, build(TeacherOptions, values, f'teacher {where}')
+
+
+def _options_file(where: str) -> Path | None:
+    if where.startswith(HUB):
+        return None
+    path = Path(where)
+    beside = [path.with_suffix('.yaml')]
+    if path.is_dir():
+        beside = [path / name for name in _OPTIONS_FILES]
+    return next((one for one in beside if one.is_file()), None)
+
+
+def _read_options(path: Path) -> dict[str, Any]:
+    try:
+        values = read_yaml(path)
+    except ParseError as error:
+        raise SettingsError(f'{path} {error}') from error
+    if not isinstance(values, dict):
+        raise SettingsError(f'{path}: expected options such as `output: depth`')
+    build(TeacherOptions, values, str(path))  # so that a wrong key is told with its file
+    return values
+
+
+def hash_files(files: list[Path], root: Path) -> str:
+    """A hash of the names, sizes and contents of files below a folder."""
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f'{file.relative_to(root)} {file.stat().st_size}\n'.encode())
+        with open(file, 'rb') as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
