@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.resample import positions, sample_bilinear
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,22 @@ class Window:
     def coverage(self, mask: NDArray[np.bool_]) -> NDArray[np.float32]:
         """Fraction of every output pixel (h, w) that a mask (H, W) covers."""
         return self._take(mask.astype(np.float32), cv2.INTER_LINEAR)
+
+    def map(self, maps: NDArray, size: tuple[int, int], output: tuple[int, int]) -> NDArray:
+        """The part of maps in the window, resized bilinearly and mirrored as the image is.
+
+        Args:
+            maps: (..., h, w) of the whole image, at any size; NaN is unknown.
+            size: Height and width of the whole image.
+            output: Height and width of the result.
+
+        Returns:
+            (..., *output) float32.
+        """
+        y, x = maps.shape[-2] / size[0], maps.shape[-1] / size[1]
+        rows = positions(output[0], self.y * y - 0.5, (self.y + self.height) * y - 0.5)
+        columns = positions(output[1], self.x * x - 0.5, (self.x + self.width) * x - 0.5)
+        return sample_bilinear(maps, rows, columns[::-1] if self.mirrored else columns)
 
     def pixels(self, pixels: NDArray[np.float32]) -> NDArray[np.float32]:
         """Where pixels (n, 2) of the whole image lie in the output; some lie outside."""

@@ -1,7 +1,7 @@
 """Fields of a training batch, one provider each.
 
-A loss names the fields it reads; the loader makes those and no others. To add a field (a map of
-pseudo depth, a segmentation ...), write a `Provider` and list it in `PROVIDERS`.
+A loss names the fields it reads; the loader makes those and no others. To add a field, write a
+`Provider` and list it in `PROVIDERS`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor
 
 from psd_depth_ros.augment.colour import Colours
 from psd_depth_ros.augment.crops import centred_window, Window
-from psd_depth_ros.data.frames import Sequence
+from psd_depth_ros.data.frames import SEMANTIC_STRIDE, Sequence
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import relative
@@ -304,6 +304,55 @@ def recording_id(name: str) -> int:
     return zlib.crc32(name.encode())
 
 
+class TeacherMap(Provider):
+    """A map of a teacher for the target frame, from a sequence that has them."""
+
+    def maps(self, sequence: Sequence) -> NDArray[np.float16] | None:
+        """The maps (N, ..., h, w) of all frames, None where there are none."""
+        maps: NDArray[np.float16] | None = getattr(sequence, self.name)
+        return maps
+
+    def is_in(self, sequence: Sequence) -> bool:
+        """Whether the map of any frame has a known value."""
+        maps = self.maps(sequence)
+        return maps is not None and any(np.isfinite(one).any() for one in maps)
+
+    def window(self, example: Example, output: tuple[int, int], channels: int) -> Tensor:
+        """The window of the map at a size; NaN in so many channels where there are none."""
+        maps = self.maps(example.sequence)
+        if maps is None:
+            return torch.full((channels, *output), torch.nan)
+        found = example.window.map(maps[example.triplet[0]], example.sequence.camera.size, output)
+        return torch.from_numpy(found.reshape(-1, *output))
+
+
+class PseudoDepth(TeacherMap):
+    """(1, H, W) float32: disparity by a depth teacher, in a scale and shift of its own."""
+
+    name = 'pseudo_depth'
+    remedy = 'name a depth teacher in the term that asks for it (docs/teachers.md)'
+
+    def make(self, example: Example) -> Tensor:
+        """The window of the map."""
+        return self.window(example, example.scaled.size, 1)
+
+
+class Semantics(TeacherMap):
+    """(C, ceil(H / 8), ceil(W / 8)) float32: class probabilities or features by an expert.
+
+    C is 0 where the run has no expert.
+    """
+
+    name = 'semantics'
+    remedy = 'name a semantic expert in the term that asks for it (docs/teachers.md)'
+
+    def make(self, example: Example) -> Tensor:
+        """The window of the maps."""
+        height, width = example.scaled.size
+        output = (-(-height // SEMANTIC_STRIDE), -(-width // SEMANTIC_STRIDE))
+        return self.window(example, output, 0)
+
+
 # What every batch has, and what it has where a loss asks for it.
 ALWAYS = frozenset({'image', 'image_augmented', 'intrinsics', 'valid', 'seeds'})
 PROVIDERS: dict[str, Provider] = {
@@ -311,6 +360,7 @@ PROVIDERS: dict[str, Provider] = {
     for provider in (
         *(Image(), ImageAugmented(), Intrinsics(), Valid(), Seeds()),
         *(Fine(), FineAugmented(), PosePrior(), Distance(), CameraHeight(), Lidar(), Recording()),
+        *(PseudoDepth(), Semantics()),
     )
 }
 

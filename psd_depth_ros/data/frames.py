@@ -37,6 +37,7 @@ VIDEO_SUFFIXES = (
     *('.wmv', '.flv', '.3gp', '.ogv'),
 )
 IMAGE_SUFFIXES = ('.jpg', '.jpeg', '.png', '.bmp', '.ppm', '.pgm', '.tif', '.tiff', '.webp')
+SEMANTIC_STRIDE = 8  # pixels of the network's input for one of `Sequence.semantics`
 # Give up a recording whose first frames, this many, are all unusable.
 _HOPELESS_AFTER = 100
 

@@ -1,7 +1,7 @@
 """Frozen networks of other people: depth teachers and semantic experts.
 
 What they say of a frame depends on the frame alone, so it is computed once and kept
-(`data.teacher_maps`). A specification names a network (see `options.parse_spec`):
+(`data.maps`). A specification names a network (see `options.parse_spec`):
 
 - NAME.safetensors: a checkpoint of this package,
 - `hf:OWNER/NAME`, or a folder with config.json: a network of Hugging Face `transformers`,

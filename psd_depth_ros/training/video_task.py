@@ -15,6 +15,7 @@ from torch import nn, Tensor
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.data.fields import check_fields, count_known
+from psd_depth_ros.data.maps import compute_maps, open_teachers
 from psd_depth_ros.data.triplets.batch import TripletBatch, TripletBatches
 from psd_depth_ros.data.triplets.motions import estimate_motions
 from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
@@ -63,8 +64,9 @@ class VideoTask(Task):
         recipe: Terms and settings.
         data: The decoded recordings.
         start: A checkpoint, encoder weights, or None for random weights.
-        report: Called with the number of frames whose motion was estimated, and of all frames,
-            where the recipe has `poses: tracked`.
+        report: Called with the number of frames done and of all frames, where motions are
+            estimated (`poses: tracked`) and where teachers of the terms make maps.
+        cache: Folder that keeps the maps of teachers; None: they are kept in memory.
 
     Raises:
         CheckpointError: the checkpoint does not fit the recipe.
@@ -79,6 +81,7 @@ class VideoTask(Task):
         data: Preparation,
         start: Start = None,
         report: Callable[[int, int], None] = lambda done, total: None,
+        cache: Path | None = None,
     ) -> None:
         data.check()
         self.recipe = recipe
@@ -94,8 +97,15 @@ class VideoTask(Task):
         self._keeps_norm = recipe.freeze_norm and start is not None
         terms = recipe.make_terms()
         bind_terms(terms, teachers)  # what does not fit is said before hours of preparation
-        check_fields(frozenset().union(*(term.needs for term in terms)), data.sequences)
-        self._data = data = self._with_poses(data, INITIAL in teachers, report)
+        self._map_teachers = open_teachers(terms)
+        needs = frozenset[str]().union(*(term.needs for term in terms))
+        check_fields(needs - self._map_teachers.keys(), data.sequences)
+        data = self._with_poses(data, INITIAL in teachers, report)
+        for field, teacher in self._map_teachers.items():
+            maps = compute_maps(data.sequences, teacher, field, cache, report)
+            data = replace(data, sequences=maps.sequences, notes=(*data.notes, *maps.notes))
+        check_fields(needs, data.sequences)
+        self._data = data
         self._objective = Objective(
             terms,
             self._depth,
@@ -178,7 +188,7 @@ class VideoTask(Task):
             fine_factor=FINE_FACTOR,
             report=lambda _, done, total: report(done, total),
         )
-        return cls(recipe, data, start, report)
+        return cls(recipe, data, start, report, folder / 'frames')
 
     @property
     def depth(self) -> DepthModel:
@@ -195,8 +205,14 @@ class VideoTask(Task):
         self._objective.teachers.add(EMA, network)
 
     def data_description(self) -> dict[str, Any]:
-        """Recordings, their frames and triplets, and what was rejected."""
-        return describe_data(self._data)
+        """Recordings, their frames and triplets, what was rejected, teachers of maps."""
+        description = describe_data(self._data)
+        if self._map_teachers:
+            description['teachers'] = {
+                field: {'name': teacher.name, 'id': teacher.id}
+                for field, teacher in self._map_teachers.items()
+            }
+        return description
 
     def groups(self) -> list[ParameterGroup]:
         """The encoder, the rest of the depth network, the pose network, what terms own."""
@@ -298,6 +314,7 @@ class VideoTask(Task):
             training=trained,
             data=(
                 *start_provenance(start),
+                *(entry for one in self._map_teachers.values() for entry in one.provenance),
                 *({'name': s.name, 'licence': 'of the recording'} for s in self._data.sequences),
             ),
         )

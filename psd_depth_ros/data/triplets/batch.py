@@ -43,6 +43,8 @@ class TripletBatch:
     camera_height_m: Tensor  # (B,) float32
     lidar: Tensor  # (B, M, 3) float32 x, y in pixels of `image`, Z in metres; M may be 0
     recording: Tensor  # (B,) int64 `data.fields.recording_id` of the recording
+    pseudo_depth: Tensor  # (B, 1, H, W) float32 disparity of the target, own scale and shift
+    semantics: Tensor  # (B, C, ceil(H / 8), ceil(W / 8)) float32 of the target
 
     def __init__(self, **tensors: Tensor) -> None:
         self._tensors = tensors

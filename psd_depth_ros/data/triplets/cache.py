@@ -144,7 +144,8 @@ class FrameWriter:
         self._positions = np.zeros(0, np.float32)
         if not camera.is_rectified:
             pixels = sampling_map(camera, camera.rectified().resize(width, height))
-            self._positions = (pixels + 0.5) / np.array(camera.size[::-1], np.float32)
+            sides = np.array(camera.size[::-1])
+            self._positions = ((pixels + 0.5) / sides).astype(np.float32)
         self._poses: list[Array] = []
         self._points: list[NDArray[np.float32]] = []
         self._shifts: list[tuple[float, float, float]] = []
@@ -238,9 +239,10 @@ class FrameWriter:
 class CachedFrames:
     """The frames of a recording that one camera took, with what was measured of them.
 
-    Fields that are not explained are those of `Sequence`. `indices` (N,) count the images of the
-    recording; for `names` and `positions` see `Origin`. `seen` (H, W) is false where rectifying leaves nothing, `neighbours` (N - 1, 3) are
-    flow, parallax and tracked between a frame and the next, see `Shift`.
+    Fields that are not explained are those of `Sequence`, `names` and `positions` those of
+    `Origin`. `indices` (N,) count the images of the recording, `seen` (H, W) is false where
+    rectifying leaves nothing, `neighbours` (N - 1, 3) are flow, parallax and tracked between a
+    frame and the next, see `Shift`.
     """
 
     rgb: NDArray[np.uint8]
