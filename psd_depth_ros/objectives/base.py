@@ -523,7 +523,9 @@ class Objective(nn.Module):
     @property
     def fields(self) -> frozenset[str]:
         """Batch fields that the terms read."""
-        return frozenset().union(*(term.needs | term.optional for term in self.terms.values()))
+        return frozenset[str]().union(
+            *(term.needs | term.optional | term.maps.keys() for term in self.terms.values())
+        )
 
     @property
     def field_fractions(self) -> dict[str, float]:

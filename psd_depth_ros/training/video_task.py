@@ -104,7 +104,7 @@ class VideoTask(Task):
         for field, teacher in self._map_teachers.items():
             maps = compute_maps(data.sequences, teacher, field, cache, report)
             data = replace(data, sequences=maps.sequences, notes=(*data.notes, *maps.notes))
-        check_fields(needs, data.sequences)
+        check_fields(needs | self._map_teachers.keys(), data.sequences)
         self._data = data
         self._objective = Objective(
             terms,
