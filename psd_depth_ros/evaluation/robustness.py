@@ -241,8 +241,13 @@ def measure_robustness(
         examples: Keep the first frame under every corruption at the middle severity.
         progress: Called with the images done and their number, corrupted ones included.
 
-    Raises EvaluationError where no frame can be measured.
+    Raises EvaluationError where no frame can be measured, ValueError for unknown corruptions or
+    severities, or none.
     """
+    if not corruptions or not set(corruptions) <= set(CORRUPTIONS):
+        raise ValueError(f'corruptions are {list(corruptions)}, expected of {list(CORRUPTIONS)}')
+    if not severities or not set(severities) <= set(SEVERITIES):
+        raise ValueError(f'severities are {list(severities)}, expected of {list(SEVERITIES)}')
     conditions = [(name, severity) for name in corruptions for severity in severities]
     middle = severities[len(severities) // 2]
     total = (1 + len(conditions)) * len(source.selected)

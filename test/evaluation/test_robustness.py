@@ -155,6 +155,16 @@ def test_frames_without_truth_are_left_out():
         run(frame(0, None))
 
 
+@pytest.mark.parametrize(
+    'wrong', [{'corruptions': ('mist',)}, {'corruptions': ()}, {'severities': (0,)}]
+)
+def test_unknown_corruptions_are_refused_before_anything_is_measured(wrong):
+    engine = Engine()
+    with pytest.raises(ValueError, match='expected of'):
+        run(frame(0), engine=engine, **wrong)
+    assert not engine.seen
+
+
 def report_of(found, path):
     path.write_text(json.dumps({'checkpoint': 'abc', 'robustness': found.as_dict()}))
     return path
