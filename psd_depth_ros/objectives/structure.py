@@ -68,6 +68,7 @@ STRIDE_16 = 3  # index of the encoder's map of that stride
 CHOICE_SEED, CONDITION_SEED = 4, 5  # added to a sample's seed for draws that are independent
 DARK = 0.01  # added to the illumination, of images in [0, 1]
 RETINEX_SHRINK, RETINEX_RADIUS = 4, 4  # the filter works on a quarter of the size
+EDGE_SCORE = 2.0  # of a node with itself, before the softmax over nodes
 RETINEX_CONTRAST = 0.2  # relative: weaker edges than this are smoothed away in the illumination
 
 
@@ -494,6 +495,9 @@ class GraphModule(nn.Module):
         self.reconstruct = nn.Linear(width, teacher)
         for assign in (self.student_assign, self.teacher_assign):
             nn.init.normal_(assign.weight, std=assign.in_features**-0.5)
+        if student == teacher:  # the same encoder: graphs begin alike, as far as features are
+            self.student_assign.load_state_dict(self.teacher_assign.state_dict())
+            self.student_project.load_state_dict(self.teacher_project.state_dict())
 
     def student(self, features: Tensor) -> Graph:
         """The graphs of maps (B, C, h, w) of the student."""
@@ -518,7 +522,8 @@ class GraphTerm(Term):
     + usage (2 ln n - H_s - H_t). [stated: learnable isomorphic graphs between flattened features
     of student and teacher; ours: all of the equation]
 
-    Nodes of the same number are to correspond, which makes the graphs isomorphic. The teacher's
+    Nodes have a fixed length (`make_graph`). Those of the same number are to correspond, which
+    makes the graphs isomorphic. The teacher's
     Phi, W and D learn only from making its features again out of nodes. Q is the softmax of the
     same scores over nodes, and H the entropy of its mean over pixels: that of P is constant. The
     student's features are those of images in bad conditions, where there are some.
@@ -617,18 +622,27 @@ class GraphTerm(Term):
 
 def flatten_pixels(features: Tensor) -> Tensor:
     """vec F: maps (B, C, h, w) as (B, N, C), every pixel with mean 0 and variance 1."""
-    return F.layer_norm(features.flatten(2).transpose(1, 2), features.shape[1:2])
+    return F.layer_norm(features.flatten(2).transpose(1, 2), features.shape[1:2], eps=1e-10)
 
 
 def make_graph(pixels: Tensor, assign: nn.Module, project: nn.Module, temperature: float) -> Graph:
     """The graphs of pixels (B, N, C): P = softmax_N(Phi F / tau), V = P F^T W, A = softmax(V V^T).
 
-    `assign` is Phi, from C to n; `project` is W, from C to d.
+    Nodes get a fixed length, by which V V^T / sqrt d of a node with itself is `EDGE_SCORE`: left
+    to themselves they grow, as that helps to make the features again, until A is the identity.
+
+    Args:
+        pixels: (B, N, C) of which every one has mean 0 and variance 1.
+        assign: Phi, from C to n.
+        project: W, from C to d.
+        temperature: tau.
     """
     scores = assign(pixels).transpose(1, 2) / temperature  # (B, n, N)
     assignment = scores.softmax(dim=2)
     nodes = project(assignment @ pixels)  # (B, n, d)
-    edges = (nodes @ nodes.transpose(1, 2) / math.sqrt(nodes.shape[2])).softmax(dim=2)
+    scale = math.sqrt(nodes.shape[2])
+    nodes = math.sqrt(EDGE_SCORE * scale) * F.normalize(nodes, dim=2)
+    edges = (nodes @ nodes.transpose(1, 2) / scale).softmax(dim=2)
     return Graph(nodes, edges, assignment, scores.softmax(dim=1))
 
 
