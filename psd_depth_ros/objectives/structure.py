@@ -68,6 +68,8 @@ STRIDE_16 = 3  # index of the encoder's map of that stride
 CHOICE_SEED, CONDITION_SEED = 4, 5  # added to a sample's seed for draws that are independent
 DARK = 0.01  # added to the illumination, of images in [0, 1]
 RETINEX_SHRINK, RETINEX_RADIUS = 4, 4  # the filter works on a quarter of the size
+UNKNOWN_SCORE = -1e9
+MIN_KNOWN = 0.5  # of the pixels, for an expert to teach
 EDGE_SCORE = 2.0  # of a node with itself, before the softmax over nodes
 RETINEX_CONTRAST = 0.2  # relative: weaker edges than this are smoothed away in the illumination
 
@@ -477,7 +479,7 @@ class Graph(NamedTuple):
     nodes: Tensor  # V (B, n, d)
     edges: Tensor  # A (B, n, n), rows sum to 1
     assignment: Tensor  # P (B, n, N): where each node looks, sums to 1 over the N pixels
-    membership: Tensor  # Q (B, n, N): which node each pixel is of, sums to 1 over the nodes
+    membership: Tensor  # Q (B, n, N): which node each pixel is of, sums to 1 over the nodes, or 0
 
 
 class GraphModule(nn.Module):
@@ -506,11 +508,18 @@ class GraphModule(nn.Module):
         )
 
     def teacher(self, features: Tensor) -> tuple[Graph, Tensor]:
-        """The graphs of maps (B, C, h, w) of the teacher, and how badly they explain it (B,)."""
-        pixels = flatten_pixels(features)
-        graph = make_graph(pixels, self.teacher_assign, self.teacher_project, self.temperature)
+        """The graphs of maps (B, C, h, w) of the teacher, and how badly they explain it (B,).
+
+        Pixels with NaN in any channel are left out.
+        """
+        known = torch.isfinite(features).all(dim=1).flatten(1)  # (B, N)
+        pixels = flatten_pixels(features.nan_to_num(0.0))
+        graph = make_graph(
+            pixels, self.teacher_assign, self.teacher_project, self.temperature, known
+        )
         back = self.reconstruct(graph.membership.transpose(1, 2) @ graph.nodes)
-        return graph, (back - pixels).square().mean(dim=(1, 2))
+        error = (back - pixels).square().mean(dim=2) * known
+        return graph, error.sum(dim=1) / known.sum(dim=1).clamp(min=1)
 
 
 class GraphTerm(Term):
@@ -557,9 +566,8 @@ class GraphTerm(Term):
             return
         counts = {}
         for one in sequences:
-            semantics = getattr(one, 'semantics', None)
-            if semantics is not None:
-                counts[int(semantics.shape[1])] = one.name
+            if one.semantics is not None:
+                counts[int(one.semantics.shape[1])] = one.name
         if len(counts) > 1:
             said = ', '.join(f'{count} in {name}' for count, name in sorted(counts.items()))
             raise SettingsError(
@@ -576,12 +584,13 @@ class GraphTerm(Term):
         return GraphModule(channels, expert, settings.nodes, settings.width, settings.temperature)
 
     def __call__(self, context: Context) -> Tensor:
-        """0 for samples about which the expert says nothing."""
+        """0 for samples of which the expert knows less than half of the pixels."""
         module = self._module(context)
         image, rows = self._seen(context)
         student = module.student(context.features(STUDENT, image)[STRIDE_16].float())
-        features, known = self._taught(context, rows)
+        features = self._taught(context, rows)
         teacher, unexplained = module.teacher(features)
+        known = torch.isfinite(features).all(dim=1).flatten(1).float().mean(dim=1) > MIN_KNOWN
         unused = unused_nodes(student) + unused_nodes(teacher)
         loss = isomorphism_loss(student, teacher) + unexplained + self.settings.usage * unused
         return spread(context, rows, torch.where(known, loss, 0.0))
@@ -610,14 +619,11 @@ class GraphTerm(Term):
             return Adverse.name, pairs.rows
         return 'target', torch.arange(len(context), device=context.intrinsics.device)
 
-    def _taught(self, context: Context, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """The teacher's maps (n, C, h, w) at stride 16, and for which they are known (n,)."""
+    def _taught(self, context: Context, rows: Tensor) -> Tensor:
+        """The teacher's maps (n, C, h, w) at stride 16, NaN where they are unknown."""
         if self.settings.expert:
-            maps = F.avg_pool2d(context.batch.semantics[rows].float(), 2)
-        else:
-            maps = context.features(TEACHER, CLEAN)[STRIDE_16][rows].float()
-        known = torch.isfinite(maps).flatten(1).all(dim=1)
-        return torch.where(known[:, None, None, None], maps, 0.0), known
+            return F.avg_pool2d(context.batch.semantics[rows].float(), 2)
+        return context.features(TEACHER, CLEAN)[STRIDE_16][rows].float()
 
 
 def flatten_pixels(features: Tensor) -> Tensor:
@@ -625,7 +631,13 @@ def flatten_pixels(features: Tensor) -> Tensor:
     return F.layer_norm(features.flatten(2).transpose(1, 2), features.shape[1:2], eps=1e-10)
 
 
-def make_graph(pixels: Tensor, assign: nn.Module, project: nn.Module, temperature: float) -> Graph:
+def make_graph(
+    pixels: Tensor,
+    assign: nn.Module,
+    project: nn.Module,
+    temperature: float,
+    known: Tensor | None = None,
+) -> Graph:
     """The graphs of pixels (B, N, C): P = softmax_N(Phi F / tau), V = P F^T W, A = softmax(V V^T).
 
     Nodes get a fixed length, by which V V^T / sqrt d of a node with itself is `EDGE_SCORE`: left
@@ -636,14 +648,18 @@ def make_graph(pixels: Tensor, assign: nn.Module, project: nn.Module, temperatur
         assign: Phi, from C to n.
         project: W, from C to d.
         temperature: tau.
+        known: (B, N) bool, pixels that count; None: all.
     """
     scores = assign(pixels).transpose(1, 2) / temperature  # (B, n, N)
-    assignment = scores.softmax(dim=2)
+    assignment, membership = scores.softmax(dim=2), scores.softmax(dim=1)
+    if known is not None:
+        assignment = scores.masked_fill(~known[:, None], UNKNOWN_SCORE).softmax(dim=2)
+        membership = membership * known[:, None]
     nodes = project(assignment @ pixels)  # (B, n, d)
     scale = math.sqrt(nodes.shape[2])
     nodes = math.sqrt(EDGE_SCORE * scale) * F.normalize(nodes, dim=2)
     edges = (nodes @ nodes.transpose(1, 2) / scale).softmax(dim=2)
-    return Graph(nodes, edges, assignment, scores.softmax(dim=1))
+    return Graph(nodes, edges, assignment, membership)
 
 
 def isomorphism_loss(student: Graph, teacher: Graph) -> Tensor:
@@ -655,7 +671,8 @@ def isomorphism_loss(student: Graph, teacher: Graph) -> Tensor:
 
 def unused_nodes(graph: Graph) -> Tensor:
     """ln n minus the entropy of the mean use of the n nodes, (B,): 0 where all are used alike."""
-    use = graph.membership.mean(dim=2)
+    use = graph.membership.sum(dim=2)
+    use = use / use.sum(dim=1, keepdim=True).clamp(min=1e-6)
     return (use * (use * use.shape[1]).clamp(min=1e-8).log()).sum(dim=1)
 
 
