@@ -23,6 +23,7 @@ MOST_FITTED = 16384  # pixels of an image that take part in a fit, evenly spread
 LEAST_RATIO = 0.25  # of a trimmed scale to that of the spreads, below which it is not believed
 HEAVY_TAIL = 0.25  # of the mean deviation, which the spread is at least: half a map may be flat
 MIN_SPREAD = 0.01  # smallest deviation of a disparity map, as a fraction of its median
+LEAST_CONTRAST = 0.2  # the same in the loss
 GRADIENT_SCALES = 4
 FEWEST_PIXELS = 32  # of a sample that is aligned
 
@@ -32,12 +33,19 @@ class Affine(NamedTuple):
 
     scale: Tensor  # (B,) positive
     shift: Tensor  # (B,)
+    median: Tensor  # (B,) of x
     spread: Tensor  # (B,) deviation of x from its median, the unit of x
     known: Tensor  # (B,) bool: enough pixels were there
 
     def __call__(self, x: Tensor) -> Tensor:
         """Map x (B, 1, H, W) to y."""
         return self.scale[:, None, None, None] * x + self.shift[:, None, None, None]
+
+    def steepened(self, least: float) -> Affine:
+        """The line whose spread of y is at least the fraction `least` of y at the median of x."""
+        middle = self.scale * self.median + self.shift
+        scale = torch.maximum(self.scale, least * middle.abs() / self.spread)
+        return self._replace(scale=scale, shift=middle - scale * self.median)
 
     def inverse(self, y: Tensor) -> Tensor:
         """Map y (B, 1, H, W) to x."""
@@ -83,10 +91,14 @@ def fit_affine(x: Tensor, y: Tensor, mask: Tensor) -> Affine:
     scale = slope * robust
     shift = y_median + offset * y_spread - scale * x_median
     known = count >= FEWEST_PIXELS
-    return Affine(torch.where(known, scale, 1.0), torch.where(known, shift, 0.0), x_spread, known)
+    return Affine(
+        torch.where(known, scale, 1.0), torch.where(known, shift, 0.0), x_median, x_spread, known
+    )
 
 
-def affine_invariant_loss(disparity: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+def affine_invariant_loss(
+    disparity: Tensor, other: Tensor, mask: Tensor, least_contrast: float = LEAST_CONTRAST
+) -> Tensor:
     """Difference of a disparity from a map known up to scale and shift, in value and slope, (B,).
 
     L = mean |d' - q'| + 1/2 sum_k mean |grad (d' - q')|, over four scales k, each of half the
@@ -95,16 +107,19 @@ def affine_invariant_loss(disparity: Tensor, other: Tensor, mask: Tensor) -> Ten
     parameters have no gradient. A sample with less than 32 pixels gives 0.
 
     The disparity is the one that is mapped, not the other: a flat disparity would otherwise be
-    matched perfectly by a scale of 0.
+    matched perfectly by a scale of 0. For the same reason it is compared as if its contrast, the
+    deviation over the median, were `least_contrast` at least: every shift is allowed, so a large
+    one would make a nearly flat disparity perfect, and a network that begins flat would stay so.
 
     Args:
         disparity: (B, 1, H, W) what is learned.
         other: (B, 1, H, W) the teacher's, NaN where unknown.
         mask: (B, 1, H, W) bool, the pixels that count.
+        least_contrast: Streets have 0.3 to 1.0, rooms 0.1 to 0.5.
     """
     mask = mask & torch.isfinite(other)
     target = torch.where(mask, other, 0.0)
-    fit = fit_affine(other, disparity.detach(), mask)
+    fit = fit_affine(other, disparity.detach(), mask).steepened(least_contrast)
     unit = fit.spread[:, None, None, None]
     difference = torch.where(mask, (fit.inverse(disparity) - target) / unit, 0.0)
     loss = _masked_mean(difference.abs(), mask) + 0.5 * gradient_error(difference, mask)

@@ -30,7 +30,7 @@ from psd_depth_ros.config import setting
 from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.warp import backproject, inverse_warp
-from psd_depth_ros.losses.affine import affine_invariant_loss, fit_affine
+from psd_depth_ros.losses.affine import affine_invariant_loss, fit_affine, LEAST_CONTRAST
 from psd_depth_ros.losses.depth import huber, surface_normals
 from psd_depth_ros.losses.multi_view import multi_view_masks, Thresholds
 from psd_depth_ros.losses.photometric import masked_mean, smoothness
@@ -74,6 +74,12 @@ class PseudoDepthSettings(TermSettings):
     epochs: int = setting(
         20, 'Equal parts of the run, for `forgetting: epochs`', minimum=1, maximum=10000
     )
+
+    least_contrast: float = setting(
+        LEAST_CONTRAST, 'Disparity whose deviation is a smaller fraction of its median is drawn '
+        'apart; photometry says how far. Streets have 0.3 to 1.0, rooms 0.1 to 0.5', minimum=0.0,
+        maximum=10.0,
+    )  # fmt: skip
 
     def weight_at(self, progress: float) -> float:
         """The weight at `progress` of the run.
@@ -134,7 +140,9 @@ class PseudoDepth(Term):
         if isinstance(teacher, EmaTeacher) and teacher.settings.filter:
             mask = mask & teacher.masks(context).static
         disparity = (-context.prediction().log_depth).exp()
-        loss = affine_invariant_loss(disparity, context.batch.pseudo_depth, mask)
+        loss = affine_invariant_loss(
+            disparity, context.batch.pseudo_depth, mask, self.settings.least_contrast
+        )
         return loss * self._adaptive_factor(context)
 
     def visualise(self, context: Context) -> dict[str, Image]:

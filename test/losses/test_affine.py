@@ -74,6 +74,16 @@ def test_a_flat_disparity_is_drawn_apart():
     assert disparity.grad[0, 0, -1].mean() < 0 < disparity.grad[0, 0, 0].mean()
 
 
+def test_a_nearly_flat_disparity_is_no_match():
+    """Deviation over median is 0.02 of an allowed 0.2; at 0.3 every scale and shift is right."""
+    loss = affine_invariant_loss(0.02 * RAMP + 0.24, RAMP, WHOLE)
+    # d' = 0.1 q' about the median: |d' - q'| is 0.9 on average, slopes are 0.9 of those of q'
+    expected = 0.9 * (1.0 + 0.5 * gradient_error(RAMP / 0.25, WHOLE).item())
+    assert loss.item() == pytest.approx(expected, rel=0.01)
+    steep = affine_invariant_loss(0.6 * RAMP + 0.2, RAMP, WHOLE)
+    assert steep.item() == pytest.approx(0.0, abs=1e-4)
+
+
 def test_samples_without_a_map_give_nothing():
     disparity = torch.rand(2, 1, 20, 30).requires_grad_()
     other = torch.rand(2, 1, 20, 30)

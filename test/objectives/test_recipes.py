@@ -18,7 +18,7 @@ from psd_depth_ros.training.recipe import (
     WorldsRecipe,
 )
 
-SHIPPED = ('psd', 'baseline', 'kitti', 'cityscapes', 'finetune', 'ablation', 'starter')
+SHIPPED = ('psd', 'ss_mde', 'baseline', 'kitti', 'cityscapes', 'finetune', 'ablation', 'starter')
 PLAIN = {'objective': [{'term': 'photometric'}, {'term': 'smoothness', 'weight': 1e-3}]}
 
 

@@ -136,7 +136,7 @@ def test_a_prior_without_a_teacher_is_refused():
 
 def test_pseudo_depth_counts_on_static_pixels_only():
     settings = PseudoDepthSettings(weight=0.1, teacher='maps', forgetting='none')
-    depth = wall() + torch.linspace(0, 5, WIDTH)
+    depth = wall() + torch.linspace(0, 60, WIDTH)
     pseudo = 3.0 / depth - 1.0
     pseudo[SQUARE] = 9.0  # wrong about what moves
     terms = [PseudoDepth(settings), ema()]
