@@ -295,13 +295,13 @@ class Recording(Provider):
     name = 'recording'
 
     def make(self, example: Example) -> Tensor:
-        """The number of the sequence's name."""
-        return torch.tensor(recording_id(example.sequence.name), dtype=torch.int64)
+        """The number of the sequence."""
+        return torch.tensor(recording_id(example.sequence), dtype=torch.int64)
 
 
-def recording_id(name: str) -> int:
-    """A number that stands for the name of a recording in a batch, the same in every run."""
-    return zlib.crc32(name.encode())
+def recording_id(sequence: Sequence) -> int:
+    """A number that stands for a recording in a batch, the same in every run."""
+    return zlib.crc32(f'{sequence.name} {sequence.fingerprint}'.encode())
 
 
 class TeacherMap(Provider):

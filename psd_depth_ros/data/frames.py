@@ -116,6 +116,15 @@ class Sequence:
     semantics: NDArray[np.float16] | None = None
 
     @property
+    def names(self) -> tuple[str, ...]:
+        """Names by which others may call the recording: of itself, its file, its folders."""
+        found = [self.name, self.name.partition('/')[0]]
+        if self.origin is not None:
+            path = self.origin.path
+            found += [path.stem, path.name, *(parent.name for parent in list(path.parents)[:2])]
+        return tuple(dict.fromkeys(name for name in found if name))
+
+    @property
     def network_size(self) -> tuple[int, int]:
         """Height and width of the network's input."""
         height, width = self.camera.size

@@ -134,19 +134,10 @@ def _source(sequence: Sequence, teacher: Teacher, is_only: bool) -> Iterator[Map
     """The maps of the frames in order, each made when it is asked for; None without any."""
     if not isinstance(teacher, MapFolder):
         return (teacher(np.asarray(rgb), sequence.camera) for rgb in sequence.rgb)
-    files = teacher.find(_recording_names(sequence), _frame_names(sequence), is_only=is_only)
+    files = teacher.find(sequence.names, _frame_names(sequence), is_only=is_only)
     if all(file is None for file in files):
         return None
     return (None if file is None else _rectified(teacher.read(file), sequence) for file in files)
-
-
-def _recording_names(sequence: Sequence) -> list[str]:
-    """Names that a folder of maps may give the recording: its own, and those of its folders."""
-    names = [sequence.name, sequence.name.partition('/')[0]]
-    if sequence.origin is not None:
-        path = sequence.origin.path
-        names += [path.stem, path.name, *(parent.name for parent in list(path.parents)[:2])]
-    return names
 
 
 def _frame_names(sequence: Sequence) -> list[tuple[str, ...]]:
@@ -163,7 +154,7 @@ def _frame_names(sequence: Sequence) -> list[tuple[str, ...]]:
 def _nothing_fits(sequences: Items[Sequence], teacher: MapFolder) -> str:
     expected = []
     for sequence in sequences[:3]:
-        names = list(dict.fromkeys(name for name in _recording_names(sequence) if name))
+        names = sequence.names
         frames = [one[0] for one in _frame_names(sequence)]
         expected.append(f'{" or ".join(names)}: {frames[0]} ... {frames[-1]}')
     return (

@@ -272,7 +272,7 @@ class AdverseRecordingsSettings(SlowTeacherSettings):
     """Which recordings are bad throughout, and who teaches on them."""
 
     recordings: tuple[str, ...] = setting(
-        (), 'Names of recordings, or patterns of them with * and ?'
+        (), 'Names of recordings or of their folders, or patterns of them with * and ?'
     )
     teacher: str = setting(
         'initial', 'Who teaches: the network that the run began with, or the slow average',
@@ -314,17 +314,22 @@ class AdverseRecordings(Term):
 
     def look_at(self, sequences: Iterable[Sequence]) -> None:
         """Find the recordings. Raises SettingsError for a pattern that matches none."""
-        names = sorted({sequence.name for sequence in sequences})
+        known = list(sequences)
         chosen = set()
         for pattern in self.settings.recordings:
-            matching = [name for name in names if fnmatchcase(name, pattern)]
+            matching = {
+                recording_id(one)
+                for one in known
+                if any(fnmatchcase(name, pattern) for name in one.names)
+            }
             if not matching:
+                there = '; '.join(dict.fromkeys(' or '.join(one.names) for one in known))
                 raise SettingsError(
                     f'objective.{self.name}.recordings has {pattern!r}, which no recording '
-                    f'matches; there are {", ".join(names) or "none"}'
+                    f'matches; there are {there or "none"}'
                 )
             chosen.update(matching)
-        self._chosen = tuple(recording_id(name) for name in sorted(chosen))
+        self._chosen = tuple(sorted(chosen))
 
     def __call__(self, context: Context) -> Tensor:
         """0 for samples of other recordings."""

@@ -47,9 +47,11 @@ class Named:
     """A sequence of which only the name counts."""
 
     semantics = None
+    fingerprint = ''
 
     def __init__(self, name: str) -> None:
         self.name = name
+        self.names = (name, f'folder_of_{name}')
 
 
 def make_objective(*terms: dict[str, Any], names: tuple[str, ...] = ()) -> Objective:
@@ -148,11 +150,11 @@ def test_samples_that_are_seen_clean_count_by_those_that_are_not() -> None:
 def test_bad_recordings_have_no_photometry_and_a_teacher(teacher: str) -> None:
     objective = make_objective(
         PHOTOMETRIC,
-        {'term': 'adverse_recordings', 'recordings': ['night_*'], 'teacher': teacher},
+        {'term': 'adverse_recordings', 'recordings': ['*_night_?'], 'teacher': teacher},
         names=('night_1', 'day'),
     )
     names = ['day', 'night_1', 'day', 'night_1']
-    batch = make_batch(recording=torch.tensor([recording_id(name) for name in names]))
+    batch = make_batch(recording=torch.tensor([recording_id(Named(name)) for name in names]))
     with torch.no_grad():
         for parameter in objective.depth.head.parameters():
             parameter.mul_(1.5)
@@ -167,7 +169,10 @@ def test_bad_recordings_have_no_photometry_and_a_teacher(teacher: str) -> None:
 
 
 def test_a_pattern_without_a_recording_is_refused() -> None:
-    with pytest.raises(SettingsError, match=r"'dusk', which no recording.*there are day, night"):
+    with pytest.raises(
+        SettingsError,
+        match=r"'dusk', which no recording.*there are night or folder_of_night; day or",
+    ):
         make_objective(
             PHOTOMETRIC,
             {'term': 'adverse_recordings', 'recordings': ['dusk', 'night']},
