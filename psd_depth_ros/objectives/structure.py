@@ -279,15 +279,6 @@ class AdverseRecordingsSettings(SlowTeacherSettings):
         choices=('initial', 'slow'),
     )  # fmt: skip
 
-    def __post_init__(self) -> None:
-        """Refuse an empty list."""
-        super().__post_init__()
-        if self.weight > 0 and not self.recordings:
-            raise SettingsError(
-                'recordings is empty: name those that are bad throughout, such as '
-                '[night_*], or leave the term out'
-            )
-
 
 class AdverseRecordings(Term):
     """Recordings in bad conditions throughout learn from a clean teacher, not from photometry.
@@ -313,8 +304,14 @@ class AdverseRecordings(Term):
         return {TEACHER: self.settings.decay} if self._teacher == TEACHER else {}
 
     def look_at(self, sequences: Iterable[Sequence]) -> None:
-        """Find the recordings. Raises SettingsError for a pattern that matches none."""
+        """Find the recordings. Raises SettingsError without any, or where a pattern has none."""
         known = list(sequences)
+        there = '; '.join(dict.fromkeys(' or '.join(one.names) for one in known)) or 'none'
+        if not self.settings.recordings:
+            raise SettingsError(
+                f'objective.{self.name}.recordings is empty; name those that are bad throughout, '
+                f'of {there}, or leave {self.name} out of the objective'
+            )
         chosen = set()
         for pattern in self.settings.recordings:
             matching = {
@@ -323,10 +320,9 @@ class AdverseRecordings(Term):
                 if any(fnmatchcase(name, pattern) for name in one.names)
             }
             if not matching:
-                there = '; '.join(dict.fromkeys(' or '.join(one.names) for one in known))
                 raise SettingsError(
                     f'objective.{self.name}.recordings has {pattern!r}, which no recording '
-                    f'matches; there are {there or "none"}'
+                    f'matches; there are {there}'
                 )
             chosen.update(matching)
         self._chosen = tuple(sorted(chosen))

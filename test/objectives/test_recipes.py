@@ -18,7 +18,10 @@ from psd_depth_ros.training.recipe import (
     WorldsRecipe,
 )
 
-SHIPPED = ('psd', 'ss_mde', 'baseline', 'kitti', 'cityscapes', 'finetune', 'ablation', 'starter')
+SHIPPED = (
+    *('psd', 'ss_mde', 'structure_centric', 'baseline', 'kitti', 'cityscapes', 'finetune'),
+    *('ablation', 'starter'),
+)
 PLAIN = {'objective': [{'term': 'photometric'}, {'term': 'smoothness', 'weight': 1e-3}]}
 
 
@@ -84,6 +87,10 @@ def test_what_builds_on_a_term_goes_with_it():
         ({'term': 'distant'}, 'term distant builds on patch, which the objective of the recipe'),
         ({'term': 'distillation'}, 'term distillation builds on patch'),
         ({'term': 'mix_consistency'}, 'term mix_consistency builds on mix'),
+        ({'term': 'adverse_consistency'}, 'term adverse_consistency builds on adverse'),
+        ({'term': 'adverse', 'kinds': ['fogg']}, "'fogg', expected one of all, fog"),
+        ({'term': 'adverse', 'kinds': ['all', 'fog']}, 'expected [all] or some of fog, rain'),
+        ({'term': 'adverse', 'minimum_severity': 0.9, 'maximum_severity': 0.1}, 'is above max'),
         ({'term': 'smoothness'}, 'objective has smoothness more than once'),
         ('velocity', "objective has 'velocity', expected a term such as"),
         ({'weight': 1.0}, 'expected a term such as'),

@@ -169,6 +169,8 @@ def test_bad_recordings_have_no_photometry_and_a_teacher(teacher: str) -> None:
 
 
 def test_a_pattern_without_a_recording_is_refused() -> None:
+    with pytest.raises(SettingsError, match=r'recordings is empty.*of day or'):
+        make_objective(PHOTOMETRIC, {'term': 'adverse_recordings'}, names=('day',))
     with pytest.raises(
         SettingsError,
         match=r"'dusk', which no recording.*there are night or folder_of_night; day or",
