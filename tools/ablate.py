@@ -3,15 +3,17 @@
     python -m tools.ablate experiments/psd.yaml --output RUN --imagenet mobilenet_v2.npz
 
 All runs learn from the same rendered worlds and are measured on others. After each run RUN gets
-results.json (with the command that made it) and results.md (mean and standard deviation over
-seeds, differences paired by seed); runs/VARIANT_seedN are run folders. `--resume` leaves out runs
-that have ended. Set OMP_WAIT_POLICY=PASSIVE where other programs want the cores.
+results.json (with the command that made it) and results.md: mean and standard deviation over
+seeds, and by how much an error is lower, with its 95 % interval over seeds and frames (paired
+bootstrap, Efron and Tibshirani 1993). runs/VARIANT_seedN are run folders, and
+frames/VARIANT_seedN.json has the errors of every frame. `--resume` leaves out runs that have
+ended. Set OMP_WAIT_POLICY=PASSIVE where other programs want the cores.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 import json
 import math
@@ -23,16 +25,17 @@ import time
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from psd_depth_ros.cli.options import add_setting_option, progress_bar
-from psd_depth_ros.data.frames import FrameSource, LoadedFrames, TimedFrame
-from psd_depth_ros.data.frames import Sequence as Frames
+from psd_depth_ros.data.frames import FrameSource, LoadedFrames
+from psd_depth_ros.data.open import open_with_depth
 from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
-from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.errors import EvaluationError, ParseError, PsdDepthError, SettingsError
-from psd_depth_ros.evaluation.evaluate import evaluate
+from psd_depth_ros.evaluation.evaluate import evaluate, Evaluation
 from psd_depth_ros.evaluation.protocols import find_protocol
+from psd_depth_ros.evaluation.robustness import measure_robustness
 from psd_depth_ros.files import write_file
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.networks.encoders import read_encoder_weights
@@ -53,8 +56,17 @@ DISTANT = 'abs_rel_40_80'  # the figure of the comparisons
 COLUMNS = {
     'abs_rel': 'AbsRel', 'abs_rel_0_10': '0-10 m', 'abs_rel_10_20': '10-20 m',
     'abs_rel_20_40': '20-40 m', DISTANT: '40-80 m', 'boundary_f1': 'boundary F1',
+    'moving_abs_rel': 'movers', 'weather_abs_rel': 'weather',
+    'dee': 'DEE, corrupted', 'mrr': 'mRR %',
 }  # fmt: skip
 SIGNIFICANT = 2.0  # standard deviations of a difference
+RESAMPLES = 2000
+OPTIONAL = frozenset({'moving_abs_rel', 'weather_abs_rel', 'dee', 'mrr'})
+# The errors of the frames of a run by figure: (C, N), NaN where a frame has none. With several
+# rows, as DEE has one of each corruption, the ratio of two runs is the mean of the rows' ratios:
+# that of DEE is the mCE of one run to the other.
+Values = NDArray[np.float64]
+Frames = Mapping[str, Values]
 Job = tuple[str, int]  # variant and seed
 
 
@@ -74,13 +86,26 @@ class Variant:
 
 
 @dataclass(frozen=True)
+class Robust:
+    """How robustness is measured: corruptions of every n-th test frame, and worlds in weather."""
+
+    every: int = 10
+    severities: tuple[int, ...] = (1, 3, 5)
+    weather: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
 class Experiment:
-    """Variants of a recipe, the worlds they are measured on, and the pairs to compare."""
+    """Variants of a recipe, the worlds they are measured on, and what to compare.
+
+    `comparisons` hold the variant that should be better, the other one, and the figure.
+    """
 
     recipe: VideoRecipe
     variants: Mapping[str, Variant]
     test: tuple[str, ...]
-    comparisons: tuple[tuple[str, str], ...] = ()
+    comparisons: tuple[tuple[str, str, str], ...] = ()
+    robust: Robust | None = None
 
     def __post_init__(self) -> None:
         """Raise SettingsError for runs that would not compare fairly."""
@@ -93,7 +118,8 @@ class Experiment:
                     f'{variant.based_on} and {variant.compute_of} too'
                 )
         worlds = [path for path in self.recipe.data.paths if path.startswith(PREFIX)]
-        if _seeds(worlds) & _seeds(self.test):
+        weather = () if self.robust is None else self.robust.weather
+        if _seeds(worlds) & _seeds((*self.test, *weather)):
             raise SettingsError('worlds to train on and to test on share a seed; keep them apart')
 
     def jobs(self, seeds: int) -> list[Job]:
@@ -134,6 +160,15 @@ class Result:
     figures: Mapping[str, float | None]
 
 
+@dataclass(frozen=True)
+class TestFrames:
+    """Rendered frames to measure on."""
+
+    plain: FrameSource
+    corrupted: FrameSource | None = None
+    weather: FrameSource | None = None
+
+
 def read_experiment(
     path: Path, runs: Sequence[str] = (), changes: Sequence[str] = ()
 ) -> Experiment:
@@ -147,8 +182,15 @@ def read_experiment(
         recipe = read_recipe(find_recipe(values['recipe']))
         variants = {name: Variant(**{**one, 'changes': _changes(raw, name)})
                     for name, one in raw.items()}  # fmt: skip
-        comparisons = tuple((low, high) for low, high in values.get('comparisons', ()))
+        comparisons = tuple(
+            (low, high, *(figure or [DISTANT]))
+            for low, high, *figure in values.get('comparisons', ())
+        )
         test = tuple(values['test'])
+        robust = values.get('robust')
+        if robust is not None:
+            robust = Robust(**{k: tuple(v) if isinstance(v, list) else v
+                               for k, v in robust.items()})  # fmt: skip
     except ParseError as error:
         raise SettingsError(f'{path}: experiment {error}') from error
     except (TypeError, KeyError, ValueError) as error:
@@ -161,7 +203,7 @@ def read_experiment(
     if unknown:
         raise SettingsError(f'no variant {", ".join(unknown)}; expected {", ".join(variants)}')
     chosen = {name: one for name, one in variants.items() if not runs or name in runs}
-    return Experiment(change_recipe(recipe, changes, '--set'), chosen, test, comparisons)
+    return Experiment(change_recipe(recipe, changes, '--set'), chosen, test, comparisons, robust)
 
 
 def _changes(variants: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -195,6 +237,7 @@ def run_experiment(
     plan = json.loads(
         json.dumps({
             'recipe': dump_recipe(experiment.recipe), 'test': experiment.test, 'start': start_id,
+            **({} if experiment.robust is None else {'robust': asdict(experiment.robust)}),
         })
     )  # fmt: skip
     results = _read_results(output, plan) if resume else _begin(output)
@@ -204,43 +247,61 @@ def run_experiment(
         if job not in {(result.variant, result.seed) for result in results}
     ]
     with progress_bar('worlds', quiet) as advance:
-        data, test = (
-            prepare_sequences(
-                settings,
-                pixel_budget=experiment.recipe.pixel_budget,
-                cache=worlds or output / 'worlds',
-                fine_factor=FINE_FACTOR,
-                report=lambda name, done, total: advance(done, total, f'rendering {name}'),
-            )
-            for settings in (
-                experiment.recipe.data,
-                replace(DataSettings(), paths=experiment.test),
-            )
+        data = prepare_sequences(
+            experiment.recipe.data,
+            pixel_budget=experiment.recipe.pixel_budget,
+            cache=worlds or output / 'worlds',
+            fine_factor=FINE_FACTOR,
+            report=lambda name, done, total: advance(done, total, f'rendering {name}'),
         )
-    data.check()
-    samples = as_source(test)
+        data.check()
+        test = render_test(experiment, advance)
     for name, seed in jobs:
         recipe = experiment.recipe_for(name, seed, results)
         folder = output / 'runs' / f'{name}_seed{seed}'
-        result = train_and_measure(
-            recipe, data, samples, folder, start, start_id, device, f'{name}, seed {seed}', quiet
-        )
+        result, frames = train_and_measure(
+            recipe, data, test, folder, start, start_id, device, f'{name}, seed {seed}', quiet,
+            () if experiment.robust is None else experiment.robust.severities,
+        )  # fmt: skip
         results.append(result)
+        _write_frames(output, result, frames)
         write_results(experiment, output, plan, results)
     return results
+
+
+def render_test(experiment: Experiment, advance: Callable[[int, int, str], None]) -> TestFrames:
+    """Render the frames to measure on; they stay in memory."""
+
+    def load(paths: Sequence[str], every: int = 1) -> FrameSource:
+        frames = []
+        names = [name for path in paths for name in list_worlds(path)]
+        for done, name in enumerate(names, 1):
+            with open_with_depth(name) as source:
+                world = name.partition('?')[0].removeprefix(PREFIX).replace(':', '-')
+                frames += [replace(one, name=f'{world}-{one.index}') for one in source.frames()]
+            advance(done, len(names), f'rendering {name}')
+        return LoadedFrames(Path('test'), frames[::every], lambda _, frame: frame)
+
+    robust = experiment.robust
+    if robust is None:
+        return TestFrames(load(experiment.test))
+    return TestFrames(
+        load(experiment.test), load(experiment.test, robust.every), load(robust.weather)
+    )
 
 
 def train_and_measure(
     recipe: VideoRecipe,
     data: Preparation,
-    samples: FrameSource,
+    test: TestFrames,
     folder: Path,
     start: Any,
     start_id: str,
     device: str,
     title: str,
     quiet: bool,
-) -> Result:
+    severities: Sequence[int] = (),
+) -> tuple[Result, Frames]:
     """One run; one that was broken off begins anew, since its computing time is not known."""
     shutil.rmtree(folder, ignore_errors=True)
     task = VideoTask(recipe, data, start)
@@ -256,53 +317,83 @@ def train_and_measure(
     compute_s = outcome.seconds
     if next(task.module.parameters()).device.type == 'cpu':
         compute_s = time.process_time() - before_s  # the same whatever else the machine does
-    figures = measure(outcome.path, samples, device)
+    figures, frames = measure(outcome.path, test, device, severities)
     images = recipe.batch * outcome.step
-    return Result(
+    result = Result(
         recipe.name, recipe.seed, outcome.step, images, outcome.seconds, compute_s, figures
     )
+    return result, frames
 
 
-def measure(checkpoint: Path | None, samples: FrameSource, device: str) -> dict[str, float | None]:
-    """Figures by name over all test frames; None each for a network that collapsed."""
+def measure(
+    checkpoint: Path | None, test: TestFrames, device: str, severities: Sequence[int] = ()
+) -> tuple[dict[str, float | None], Frames]:
+    """Figures by name, and the errors of every frame; None each for a network that collapsed."""
+    nothing: dict[str, float | None] = dict.fromkeys(COLUMNS)
     if checkpoint is None:
-        return dict.fromkeys(COLUMNS)
+        return nothing, {}
     engine = DepthEngine.from_checkpoint(checkpoint, device, 'torch')
+    protocol = find_protocol(PROTOCOL)
     try:
-        report = evaluate(engine, samples, find_protocol(PROTOCOL)).as_dict()
+        frames = _frame_errors(evaluate(engine, test.plain, protocol))
+        if test.weather is not None:
+            weather = _frame_errors(evaluate(engine, test.weather, protocol))
+            frames['weather_abs_rel'] = weather['abs_rel']
+        figures = {name: _mean(frames[name]) for name in COLUMNS if name in frames}
+        if test.corrupted is not None:
+            found = measure_robustness(engine, test.corrupted, protocol, severities=severities)
+            frames['dee'] = np.stack([one.dee.mean(axis=0) for one in found.corrupted.values()])
+            figures['dee'], figures['mrr'] = _mean(frames['dee']), found.mrr
     except EvaluationError:
-        return dict.fromkeys(COLUMNS)
+        return nothing, {}
     finally:
         engine.close()
-    bands = {
-        f'abs_rel_{name.replace("-", "_")}': band['abs_rel']
-        for name, band in report['by_distance'].items()
-    }
-    found = {
-        'abs_rel': report['median_scaled']['abs_rel'],
-        'boundary_f1': report['boundary_f1'],
-        **bands,
-    }
-    return {name: found.get(name) for name in COLUMNS}
+    return {**nothing, **figures}, frames
 
 
-def as_source(data: Preparation) -> FrameSource:
-    """Rendered frames with their exact depth. Raises SettingsError for recordings without."""
-    for sequence in data.sequences:
-        if sequence.depth is None:
-            raise SettingsError(f'{sequence.name} has no true depth; test on synth:street:...')
-    items = [(one, index) for one in data.sequences for index in range(len(one.rgb))]
-    return LoadedFrames(Path('test'), items, _load)
+def _frame_errors(evaluation: Evaluation) -> dict[str, Values]:
+    """The errors of every frame by figure, (1, N)."""
+    rows = []
+    for frame in evaluation.frames:
+        bands = {f'abs_rel_{name.replace("-", "_")}': one.abs_rel
+                 for name, one in frame.bands.items()}  # fmt: skip
+        rows.append(
+            {
+                'abs_rel': frame.errors.median_scaled.abs_rel,
+                'boundary_f1': math.nan if frame.edges is None else frame.edges.boundary_f1,
+                'moving_abs_rel': math.nan if frame.moving is None else frame.moving.abs_rel,
+                **bands,
+            }
+        )
+    names = {name for row in rows for name in row}
+    return {name: np.array([[row.get(name, math.nan) for row in rows]]) for name in names}
 
 
-def _load(place: int, item: tuple[Frames, int]) -> TimedFrame:
-    sequence, index = item
-    assert sequence.depth is not None, 'checked before'
-    depth = np.asarray(sequence.depth[index], np.float32)
-    rgb = np.ascontiguousarray(sequence.rgb[index])
-    name = f'{sequence.name}-{index}'
-    stamp_ns = int(sequence.stamps_ns[index])
-    return TimedFrame(place, stamp_ns, '', rgb, sequence.camera, depth_m=depth, name=name)
+def _mean(values: Values) -> float | None:
+    return float(np.nanmean(values)) if np.isfinite(values).any() else None
+
+
+def _frames_path(output: Path, variant: str, seed: int) -> Path:
+    return output / 'frames' / f'{variant}_seed{seed}.json'
+
+
+def _write_frames(output: Path, result: Result, frames: Frames) -> None:
+    path = _frames_path(output, result.variant, result.seed)
+    path.parent.mkdir(exist_ok=True)
+    rounded = {name: np.round(values, 5).tolist() for name, values in frames.items()}
+    write_file(path, json.dumps(_without_nan(rounded)).encode())
+
+
+def _read_frames(output: Path, results: Sequence[Result]) -> dict[Job, Frames]:
+    found = {}
+    for one in results:
+        path = _frames_path(output, one.variant, one.seed)
+        if path.exists():
+            values = read_json_object(path)
+            found[one.variant, one.seed] = {
+                name: np.array(rows, np.float64) for name, rows in values.items()
+            }
+    return found
 
 
 def _begin(output: Path) -> list[Result]:
@@ -355,15 +446,19 @@ class Spread:
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much lower an error is in `better` than in `worse`, over the seeds that both have.
+    """How much lower a figure is in `better` than in `worse`, over the seeds that both have.
 
-    `gain` is a fraction of the error of `worse`, `difference` that of each seed; `significant`
-    where its mean exceeds two standard deviations, None with one seed.
+    `gain` is a fraction of the figure of `worse`, and `interval` holds its 2.5th and 97.5th
+    percentile over resampled seeds and frames, NaN where frames are not known. `difference` is
+    that of each seed; `significant` where its mean exceeds two standard deviations, None with one
+    seed.
     """
 
     better: str
     worse: str
+    figure: str
     gain: float
+    interval: tuple[float, float]
     difference: Spread
 
     @property
@@ -375,26 +470,71 @@ class Comparison:
 
 
 def compare(
-    results: Sequence[Result], pairs: Sequence[tuple[str, str]], figure: str = DISTANT
+    results: Sequence[Result],
+    wanted: Sequence[tuple[str, str, str]],
+    frames: Mapping[Job, Frames] | None = None,
 ) -> list[Comparison]:
-    """Compare the pairs for which there are results, paired by seed."""
-    found = {
-        (result.variant, result.seed): error
-        for result in results
-        if (error := result.figures.get(figure)) is not None
-    }
+    """Compare pairs of variants by a figure, paired by seed, and by frame where these are known.
+
+    The gain of `dee` is 1 - mCE of one variant to the other.
+    """
+    jobs = {(one.variant, one.seed): one for one in results}
     comparisons = []
-    for better, worse in pairs:
-        both = [
-            (low, found[worse, seed])
-            for (name, seed), low in found.items()
-            if name == better and (worse, seed) in found
+    for better, worse, figure in wanted:
+        found = [
+            (low, high, seed)
+            for name, seed in jobs
+            if name == better and (worse, seed) in jobs
+            if (low := jobs[better, seed].figures.get(figure)) is not None
+            if (high := jobs[worse, seed].figures.get(figure)) is not None
         ]
-        if both:
-            low, high = np.array(both).T
-            gain = 1.0 - float(low.mean() / high.mean())
-            comparisons.append(Comparison(better, worse, gain, Spread.of(list(high - low))))
+        if not found:
+            continue
+        gain = 1.0 - sum(low for low, _, _ in found) / sum(high for _, high, _ in found)
+        interval = (math.nan, math.nan)
+        difference = Spread.of([high - low for low, high, _ in found])
+        by_frame = [
+            [(frames or {}).get((name, seed), {}).get(figure) for _, _, seed in found]
+            for name in (better, worse)
+        ]
+        low_rows, high_rows = ([one for one in row if one is not None] for row in by_frame)
+        if len(low_rows) == len(high_rows) == len(found):
+            gain, interval = bootstrap_gain(np.stack(low_rows), np.stack(high_rows))
+        comparisons.append(Comparison(better, worse, figure, gain, interval, difference))
     return comparisons
+
+
+def bootstrap_gain(
+    low: Values, high: Values, resamples: int = RESAMPLES
+) -> tuple[float, tuple[float, float]]:
+    """1 - mean_c (mean low_c / mean high_c), and its 95 % interval.
+
+    Seeds and frames are drawn with replacement, the same for both (Efron and Tibshirani 1993, An
+    Introduction to the Bootstrap, chapter 8).
+
+    Args:
+        low: (S, C, N) errors of S seeds, C rows and N frames; NaN where a frame has none.
+        high: The same of the other variant.
+        resamples: How often to draw.
+    """
+    both = np.isfinite(low) & np.isfinite(high)
+    low, high = np.where(both, low, 0.0), np.where(both, high, 0.0)
+    rng = np.random.default_rng(0)
+    seeds, _, count = low.shape
+
+    def gain(weight_s: Values, weight_n: Values) -> float:
+        sums = [np.einsum('scn,s,n->c', one, weight_s, weight_n) for one in (low, high)]
+        return 1.0 - float(np.mean(sums[0] / sums[1]))
+
+    draws = [
+        gain(
+            np.bincount(rng.integers(0, seeds, seeds), minlength=seeds).astype(float),
+            np.bincount(rng.integers(0, count, count), minlength=count).astype(float),
+        )
+        for _ in range(resamples)
+    ]
+    interval = np.percentile(draws, [2.5, 97.5])
+    return gain(np.ones(seeds), np.ones(count)), (float(interval[0]), float(interval[1]))
 
 
 def summarise(results: Sequence[Result], name: str) -> dict[str, Spread]:
@@ -410,6 +550,7 @@ def write_results(
     experiment: Experiment, output: Path, plan: Mapping[str, Any], results: Sequence[Result]
 ) -> None:
     """Write results.json and results.md."""
+    frames = _read_frames(output, results)
     values = {
         'command': shlex.join(['python', '-m', 'tools.ablate', *sys.argv[1:]]),
         **plan,
@@ -421,19 +562,28 @@ def write_results(
             for name, variant in experiment.variants.items()
         },
         'comparisons': [
-            {**asdict(one), 'figure': DISTANT, 'significant': one.significant}
-            for one in compare(results, experiment.comparisons)
+            {**asdict(one), 'significant': one.significant}
+            for one in compare(results, experiment.comparisons, frames)
         ],
         'runs': [asdict(result) for result in results],
     }
     text = json.dumps(_without_nan(values), indent=2) + '\n'
     write_file(output / 'results.json', text.encode())
-    write_file(output / 'results.md', render(experiment, results).encode())
+    write_file(output / 'results.md', render(experiment, results, frames).encode())
 
 
-def render(experiment: Experiment, results: Sequence[Result]) -> str:
-    """The tables as Markdown."""
+def render(
+    experiment: Experiment,
+    results: Sequence[Result],
+    frames: Mapping[Job, Frames] | None = None,
+) -> str:
+    """The tables as Markdown; columns of which no run has a figure are left out."""
     recipe = experiment.recipe
+    shown = {
+        figure: title
+        for figure, title in COLUMNS.items()
+        if figure not in OPTIONAL or any(run.figures.get(figure) is not None for run in results)
+    }
     rows = []
     for name, variant in experiment.variants.items():
         runs = [result for result in results if result.variant == name]
@@ -441,18 +591,30 @@ def render(experiment: Experiment, results: Sequence[Result]) -> str:
             images, compute_s = (
                 np.mean([getattr(run, key) for run in runs]) for key in ('images', 'compute_s')
             )
-            figures = map(str, summarise(results, name).values())
+            spreads = summarise(results, name)
+            figures = [str(spreads[figure]) for figure in shown]
             rows.append([
                 name, variant.title, *figures, str(len(runs)), f'{images:.0f}',
                 f'{compute_s / 60:.1f}',
             ])  # fmt: skip
     verdicts = {None: 'one seed: cannot be told from chance', True: 'yes', False: 'no'}
     pairs = [
-        [one.better, one.worse, f'{one.gain:+.1%}', str(one.difference), verdicts[one.significant]]
-        for one in compare(results, experiment.comparisons)
+        [
+            one.better,
+            one.worse,
+            COLUMNS[one.figure],
+            f'{one.gain:+.1%}',
+            '-'
+            if math.isnan(one.interval[0])
+            else f'{one.interval[0]:+.1%} to {one.interval[1]:+.1%}',
+            str(one.difference),
+            verdicts[one.significant],
+        ]
+        for one in compare(results, experiment.comparisons, frames)
     ]
-    heads = ['run', 'variant', *COLUMNS.values(), 'seeds', 'images', 'compute min']
-    pair_heads = ['run', 'against', 'lower by', 'difference', 'more than 2 sd']
+    heads = ['run', 'variant', *shown.values(), 'seeds', 'images', 'compute min']
+    pair_heads = ['run', 'against', 'figure', 'lower by', '95 % interval', 'difference',
+                  'more than 2 sd']  # fmt: skip
     return '\n'.join([
         'Mean ± standard deviation over seeds, on rendered worlds that were not trained on. '
         'AbsRel after scaling each image by its median, over all pixels up to 80 m and by true '
@@ -461,7 +623,7 @@ def render(experiment: Experiment, results: Sequence[Result]) -> str:
         f'{recipe.preset}; worlds {", ".join(recipe.data.paths)}; tested on '
         f'{", ".join(experiment.test)}.',
         '', *_table(heads, rows), '',
-        'Error at 40-80 m, paired by seed:', '', *_table(pair_heads, pairs), '',
+        'Paired by seed and frame:', '', *_table(pair_heads, pairs), '',
     ])  # fmt: skip
 
 
@@ -516,7 +678,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except PsdDepthError as error:
         print(f'tools.ablate: error: {error}', file=sys.stderr)
         return 2
-    print(render(experiment, results))
+    print(render(experiment, results, _read_frames(options.output, results)))
     return 0
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from psd_depth_ros.errors import EvaluationError, SettingsError
@@ -86,12 +87,12 @@ def test_a_network_that_collapsed_has_a_row_without_figures(tmp_path, monkeypatc
         def close(self):
             pass
 
-    def collapsed(engine, samples, protocol):
+    def collapsed(engine, frames, protocol):
         raise EvaluationError('of 48 images none has a true depth')
 
     monkeypatch.setattr(ablate, 'DepthEngine', Engine)
     monkeypatch.setattr(ablate, 'evaluate', collapsed)
-    figures = ablate.measure(tmp_path / 'best.safetensors', None, 'cpu')
+    figures, _ = ablate.measure(tmp_path / 'best.safetensors', ablate.TestFrames(None), 'cpu')
     assert set(figures.values()) == {None}
     run = replace(result('A0', 1, 0.0), figures=figures)
     assert '| - | - | - |' in ablate.render(TOY, [run])
@@ -150,10 +151,33 @@ def test_a_gain_counts_beyond_two_deviations_of_the_difference(pairs, gain, sign
     results = []
     for seed, (baseline, psd) in enumerate(pairs):
         results += [result('A0+', seed, baseline), result('A3', seed, psd)]
-    (found,) = compare(results, [('A3', 'A0+'), ('A3', 'A0')])
+    (found,) = compare(results, [('A3', 'A0+', DISTANT), ('A3', 'A0', DISTANT)])
     assert (found.better, found.worse) == ('A3', 'A0+')
     assert found.gain == pytest.approx(gain)
     assert found.significant is significant
+
+
+def test_the_interval_of_a_gain_is_over_seeds_and_frames():
+    rng = np.random.default_rng(0)
+    frames = rng.uniform(0.1, 0.9, (3, 1, 200))  # hard and easy frames: paired, they cancel
+    gain, interval = ablate.bootstrap_gain(0.8 * frames, frames, 200)
+    assert (gain, *interval) == pytest.approx((0.2, 0.2, 0.2))
+    noise = rng.normal(0.0, 0.2, frames.shape)
+    gain, (low, high) = ablate.bootstrap_gain(frames + noise, frames, 200)
+    assert low < 0.0 < high
+    frames[0, 0, :10] = np.nan  # such as frames without moving things
+    assert ablate.bootstrap_gain(0.5 * frames, frames, 20)[0] == pytest.approx(0.5)
+
+
+def test_the_gain_of_corrupted_images_is_that_of_mce():
+    # DEE of two corruptions: 0.2 / 0.4 and 0.3 / 0.3, whose mean is 0.75
+    low, high = np.array([[0.2, 0.2], [0.3, 0.3]]), np.array([[0.4, 0.4], [0.3, 0.3]])
+    runs = [replace(result(name, 1, 0.0), figures={'dee': dee.mean()})
+            for name, dee in (('C1', low), ('A0', high))]  # fmt: skip
+    frames = {('C1', 1): {'dee': low}, ('A0', 1): {'dee': high}}
+    (found,) = compare(runs, [('C1', 'A0', 'dee')], frames)
+    assert found.gain == pytest.approx(0.25)
+    assert found.interval == pytest.approx((0.25, 0.25))
 
 
 def test_it_explains_itself(capsys):
