@@ -203,6 +203,7 @@ def read_experiment(
     if unknown:
         raise SettingsError(f'no variant {", ".join(unknown)}; expected {", ".join(variants)}')
     chosen = {name: one for name, one in variants.items() if not runs or name in runs}
+    recipe = change_recipe(recipe, values.get('changes', {}), str(path))
     return Experiment(change_recipe(recipe, changes, '--set'), chosen, test, comparisons, robust)
 
 

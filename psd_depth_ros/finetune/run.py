@@ -39,7 +39,12 @@ from psd_depth_ros.networks.depth_model import PRESETS
 from psd_depth_ros.parsing import user_path
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import Outcome, run_training
-from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.recipe import (
+    change_recipe,
+    find_recipe,
+    read_finetune_recipe,
+    VideoRecipe,
+)
 from psd_depth_ros.training.run_folder import has_state, RunFolder
 from psd_depth_ros.training.task import has_shape, Task
 from psd_depth_ros.training.video_task import VideoTask
@@ -55,7 +60,7 @@ def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
         raise SettingsError(
             'camera and horizontal_fov_deg both say what the lens is; give one of them'
         )
-    recipe = read_recipe(find_recipe(settings.recipe))
+    recipe = read_finetune_recipe(find_recipe(settings.recipe))
     if not isinstance(recipe, VideoRecipe):
         raise SettingsError(
             f'recipe {settings.recipe} is of kind {recipe.kind!r}, expected video, which learns '

@@ -37,6 +37,7 @@ from psd_depth_ros.parsing import ParseError, read_yaml, shorten, user_path
 R = TypeVar('R', bound='Recipe')
 
 OBJECTIVE = 'objective'
+FINETUNE = 'finetune'
 LEARNED, RECORDED, TRACKED = 'learned', 'recorded', 'tracked'
 # Where the learning rates of a schedule end, as a factor of where they were.
 FINAL_FACTOR = {'step': 0.1, 'cosine': 0.01, 'constant': 1.0}
@@ -263,18 +264,42 @@ def find_recipe(name: str) -> Path:
 
 def read_recipe(path: Path) -> Recipe:
     """Read a recipe; SettingsError where it is missing, not YAML, or has a wrong setting."""
-    try:
-        values: Any = read_yaml(path)
-    except ParseError as error:
-        raise SettingsError(f'{shorten(path)}: recipe {error}') from error
-    if not isinstance(values, dict):
-        raise SettingsError(f'{path}: recipe is empty, expected settings such as "steps: 6000"')
+    values = _read_values(path)
+    values.pop(FINETUNE, None)
     kind = values.get('kind', 'video')
     if not isinstance(kind, str) or kind not in KINDS:
         raise SettingsError(
             f'{path}: kind is {shorten(repr(kind))}, expected one of {", ".join(KINDS)}'
         )
     return build_recipe(KINDS[kind], values, str(path))
+
+
+def read_finetune_recipe(path: Path) -> Recipe:
+    """What a recipe becomes where it fine-tunes weights that are good already.
+
+    Its section `finetune` lists by dotted name what differs from the recipe `finetune`; a recipe
+    without that section stays as it is. Raises SettingsError like `read_recipe`.
+    """
+    changes = _read_values(path).get(FINETUNE)
+    if changes is None:
+        return read_recipe(path)
+    if not isinstance(changes, Mapping):
+        raise SettingsError(
+            f'{path}: {FINETUNE} is {shorten(repr(changes))}, expected changes of the recipe '
+            f'{FINETUNE} by name, such as "objective.adverse.weight: 0.5"'
+        )
+    base = read_recipe(find_recipe(FINETUNE))
+    return change_recipe(base, {'name': path.stem, **changes}, f'{path}: {FINETUNE}')
+
+
+def _read_values(path: Path) -> dict[str, Any]:
+    try:
+        values: Any = read_yaml(path)
+    except ParseError as error:
+        raise SettingsError(f'{shorten(path)}: recipe {error}') from error
+    if not isinstance(values, dict):
+        raise SettingsError(f'{path}: recipe is empty, expected settings such as "steps: 6000"')
+    return values
 
 
 def build_recipe(cls: type[R], values: Mapping[str, Any], source: str = '') -> R:

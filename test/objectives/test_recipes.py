@@ -13,6 +13,7 @@ from psd_depth_ros.training.recipe import (
     dump_recipe,
     find_recipe,
     flatten_recipe,
+    read_finetune_recipe,
     read_recipe,
     VideoRecipe,
     WorldsRecipe,
@@ -30,6 +31,26 @@ def test_a_shipped_recipe_is_the_same_after_a_round_trip(name):
     recipe = read_recipe(find_recipe(name))
     assert build_recipe(type(recipe), dump_recipe(recipe)) == recipe
     assert change_recipe(recipe, [], 'test') == recipe
+
+
+def test_a_recipe_says_how_it_fine_tunes(tmp_path):
+    base = read_recipe(find_recipe('finetune'))
+    path = tmp_path / 'mine.yaml'
+    text = 'steps: 7\nobjective: [{term: photometric}]\n'
+    path.write_text(text)
+    assert read_finetune_recipe(path) == read_recipe(path), 'a file without the section is itself'
+    path.write_text(f'{text}finetune: {{objective.geometry.weight: 0.05, batch: 2}}\n')
+    assert read_recipe(path).steps == 7
+    found = read_finetune_recipe(path)
+    assert found == change_recipe(
+        base, {'name': 'mine', 'objective.geometry.weight': 0.05, 'batch': 2}, 'test'
+    )
+    path.write_text(f'{text}finetune: 3\n')
+    with pytest.raises(SettingsError, match='finetune is 3, expected changes of the recipe'):
+        read_finetune_recipe(path)
+    path.write_text(f'{text}finetune: {{stepps: 3}}\n')
+    with pytest.raises(SettingsError, match=r"mine.yaml: finetune: .*did you mean 'steps'"):
+        read_finetune_recipe(path)
 
 
 def test_a_weight_begins_rises_and_ends():
