@@ -102,9 +102,12 @@ def affine_invariant_loss(
     """Difference of a disparity from a map known up to scale and shift, in value and slope, (B,).
 
     L = mean |d' - q'| + 1/2 sum_k mean |grad (d' - q')|, over four scales k, each of half the
-    pixels a side. d' is the disparity, mapped to the scale and shift of the other by `fit_affine`;
-    both in units of the deviation of the other from its median, so that L has no unit. The
-    parameters have no gradient. A sample with less than 32 pixels gives 0.
+    pixels a side. d' is the disparity over its mean, mapped to the scale and shift of the other by
+    `fit_affine`; both in units of the deviation of the other from its median, so that L has no
+    unit. The parameters of the fit have no gradient; that of the mean sees to it that L says
+    nothing about a common factor of the disparity, which the other does not know: without, near
+    pixels that are to come nearer took all others with them. A sample with less than 32 pixels
+    gives 0.
 
     The disparity is the one that is mapped, not the other: a flat disparity would otherwise be
     matched perfectly by a scale of 0. For the same reason it is compared as if its contrast, the
@@ -119,6 +122,7 @@ def affine_invariant_loss(
     """
     mask = mask & torch.isfinite(other)
     target = torch.where(mask, other, 0.0)
+    disparity = disparity / _masked_mean(disparity, mask).clamp(min=1e-9)[:, None, None, None]
     fit = fit_affine(other, disparity.detach(), mask).steepened(least_contrast)
     unit = fit.spread[:, None, None, None]
     difference = torch.where(mask, (fit.inverse(disparity) - target) / unit, 0.0)

@@ -110,17 +110,20 @@ def test_gradient_of_the_loss():
     generator = torch.Generator().manual_seed(3)
     disparity = torch.rand(1, 1, 8, 8, generator=generator).double().requires_grad_()
     other = torch.rand(1, 1, 8, 8, generator=generator).double()
-    fixed = disparity.detach()
-    fit = fit_affine(other, fixed, torch.isfinite(other))
+    mask = torch.isfinite(other)
+    fixed = (disparity / disparity.mean()).detach()
+    fit = fit_affine(other, fixed, mask)
 
     def loss(values):  # the fit has no gradient, so it is held
-        difference = (fit.inverse(values) - other) / fit.spread
-        mask = torch.isfinite(other)
+        difference = (fit.inverse(values / values.mean()) - other) / fit.spread
         return difference.abs().mean() + 0.5 * gradient_error(difference, mask).sum()
 
     (expected,) = torch.autograd.grad(loss(disparity), disparity)
-    found = affine_invariant_loss(disparity, other, torch.isfinite(other))
+    found = affine_invariant_loss(disparity, other, mask)
     assert found.item() == pytest.approx(loss(disparity).item())
     (given,) = torch.autograd.grad(found.sum(), disparity)
     torch.testing.assert_close(given, expected)
+    # a common factor of the disparity, which is a shift of ln Z, has no gradient
+    assert (given * disparity).sum().item() == pytest.approx(0.0, abs=1e-9)
+    assert given.abs().max() > 0.01
     assert torch.autograd.gradcheck(loss, (disparity,), eps=1e-7, atol=1e-4)

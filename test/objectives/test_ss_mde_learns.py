@@ -57,7 +57,7 @@ def test_a_street_is_learned_by_heart() -> None:
     torch.manual_seed(1)
     network = DepthModel(preset('lite'))
     objective = Objective(
-        recipe.make_terms(), network, canonical_focal_px=240.0, pose=PoseNet()
+        recipe.make_terms(), network, canonical_focal_px=80.0, pose=PoseNet()
     ).train()
     freeze_norm(network.encoder, everywhere=False)
     batch, depth = make_batch(World(2000005, STREET))
@@ -74,7 +74,7 @@ def test_a_street_is_learned_by_heart() -> None:
         objective.teachers.update(network, step + 1)
     assert {'pseudo_depth', 'ema_teacher', 'dynamic_ranking', 'multi_scale'} <= set(terms)
     assert losses[-1] < 0.9 * losses[0]
-    assert error(objective, batch, depth) < 0.75 * untrained  # from 0.89 to 0.43
+    assert error(objective, batch, depth) < 0.75 * untrained  # from 0.90 to 0.38
 
 
 @torch.no_grad()
