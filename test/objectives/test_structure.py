@@ -109,20 +109,27 @@ def test_an_adverse_image_is_judged_by_the_clean_one(monkeypatch: pytest.MonkeyP
     assert found['adverse'].item() == pytest.approx(found['photometric'].item(), rel=1e-4)
     assert found['adverse_consistency'].item() == pytest.approx(0.0, abs=1e-6)
 
-    seen = []
-    compare = structure.Photometric.compare
+    compared, warped = [], []
+    compare, warp = structure.Photometric.compare, structure.inverse_warp
 
-    def spy(self: Any, target: Any, *rest: Any) -> Any:
-        seen.append(target.image)
+    def spy_compare(self: Any, target: Any, *rest: Any) -> Any:
+        compared.append(target.image)
         return compare(self, target, *rest)
 
-    monkeypatch.setattr(structure.Photometric, 'compare', spy)
+    def spy_warp(source: torch.Tensor, *rest: Any) -> Any:
+        warped.append(source)
+        return warp(source, *rest)
+
+    monkeypatch.setattr(structure.Photometric, 'compare', spy_compare)
+    monkeypatch.setattr(structure, 'inverse_warp', spy_warp)
     objective = make_objective(PHOTOMETRIC, {**adverse, 'kinds': ['night']})
-    context = Context(objective, batch, 0.0)
+    context = Context(objective, make_batch(), 0.0)  # whose colours are changed, too
     terms = objective.evaluate(context)
     assert (context.input('adverse').image - context.images[0]).abs().mean() > 0.02
-    for target in seen:
-        assert torch.equal(target, context.images[0])
+    assert len(compared) == 2
+    assert all(torch.equal(image, context.images[0]) for image in compared)
+    assert len(warped) == 2
+    assert all(torch.equal(*pair) for pair in zip(warped, context.images[1:], strict=True))
     terms['adverse'].backward()
     pose = objective.pose
     assert pose is not None
