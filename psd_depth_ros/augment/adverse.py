@@ -20,6 +20,7 @@ from functools import lru_cache
 import math
 
 import numpy as np
+from numpy.typing import NDArray
 import torch
 from torch import Tensor
 import torch.nn.functional as F
@@ -134,7 +135,11 @@ class _Draw:
 
     def colour(self, *rgb: float) -> Tensor:
         """A colour (3, 1, 1)."""
-        return self._like.new_tensor(rgb)[:, None, None]
+        return self.tensor(np.array(rgb))[:, None, None]
+
+    def tensor(self, values: NDArray[np.float64]) -> Tensor:
+        """Numbers on the device of the image, which is not waited for."""
+        return torch.from_numpy(values.astype(np.float32)).to(self._like.device, non_blocking=True)
 
 
 # Weather.
@@ -211,13 +216,13 @@ def _lamps(draw: _Draw, y: Tensor, x: Tensor) -> Tensor:
     chosen = colours[draw.rng.integers(0, 3, count)]
     at_x, at_y = draw.rng.uniform(-1, 1, count), draw.rng.uniform(-0.7, 0.25, count)
     size = draw.rng.uniform(0.004, 0.016, count)
-    glow = x.new_zeros(())
+    glow = torch.zeros((), device=x.device)
     for strength, width in ((1.3, 1.0), (0.25, 4.0), (0.06, 14.0)):  # core, halo, haze
-        r = x.new_tensor(width * size)
-        across = (-((x[None] - x.new_tensor(at_x)[:, None]) / r[:, None]).square()).exp()
-        down = (y[:, None] - y.new_tensor(at_y)[None]) * aspect / r[None]
+        r = draw.tensor(width * size)
+        across = (-((x[None] - draw.tensor(at_x)[:, None]) / r[:, None]).square()).exp()
+        down = (y[:, None] - draw.tensor(at_y)[None]) * aspect / r[None]
         down = (-down.square()).exp()  # (H, n)
-        glow = glow + (strength * x.new_tensor(chosen.T)[:, None] * down[None]) @ across
+        glow = glow + (strength * draw.tensor(chosen.T)[:, None] * down[None]) @ across
     return glow
 
 
@@ -276,7 +281,9 @@ def _noise(image: Tensor, depth_m: Tensor, draw: _Draw) -> Tensor:
 
 def _jpeg(image: Tensor, depth_m: Tensor, draw: _Draw) -> Tensor:
     """Luma and chroma of blocks of 8x8 pixels, rounded in frequency at JPEG's quality of 8 up."""
-    transform, steps, to_ycc, to_rgb = (one.to(image) for one in _jpeg_tables())
+    transform, steps, to_ycc, to_rgb = (
+        one.to(image.device, non_blocking=True) for one in _jpeg_tables()
+    )
     ycc = (to_ycc @ (image.flatten(1) - 0.5)).view_as(image)
     blocks = ycc.unflatten(1, (-1, 8)).unflatten(3, (-1, 8)).transpose(2, 3)  # c, i, j, 8, 8
     found = transform @ blocks @ transform.T

@@ -344,9 +344,8 @@ class AdverseRecordings(Term):
 
         def find() -> Tensor:
             known: Tensor = context.batch.recording
-            return torch.isin(
-                known, torch.tensor(self._chosen).to(known.device, non_blocking=True)
-            )
+            chosen = torch.tensor(self._chosen).to(known.device, non_blocking=True)
+            return (known[:, None] == chosen[None]).any(dim=1)
 
         return context.once('adverse recordings', find)
 

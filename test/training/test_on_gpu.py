@@ -50,12 +50,21 @@ def test_losses_are_those_of_a_cpu(tmp_path: Path) -> None:
     assert found[1] == pytest.approx(found[0], rel=0.03, abs=1e-4)
 
 
-@pytest.mark.parametrize(('choice', 'most'), [('random', 0), ('distant', 1)])
+STRUCTURE = ('adverse', 'adverse_consistency', 'reflectance', 'illumination_smoothness', 'graph')
+
+
+@pytest.mark.parametrize(
+    ('choice', 'most', 'more'), [('random', 0, ()), ('distant', 1, ()), ('random', 0, STRUCTURE)]
+)
 def test_a_step_hardly_waits_for_the_gpu(  # type: ignore[no-untyped-def]
-    tmp_path: Path, gpu_waits, choice: str, most: int
+    tmp_path: Path, gpu_waits, choice: str, most: int, more: tuple[str, ...]
 ) -> None:
     """Only to choose patches by the depth of the full image, once."""
-    task = make_task(tmp_path, f'objective.patch.selection={choice}')
+    task = make_task(
+        tmp_path,
+        f'objective.patch.selection={choice}',
+        *(f'objective.{name}=0.1' for name in more),
+    )
     task.module.to('cuda')
     task.prepare(1.0)
     parameters = list(task.module.parameters())
