@@ -104,16 +104,11 @@ class FileNetwork(Network):
 
     def _tensor(self, image: Image) -> NDArray:
         """The input (1, 3, h, w) or (1, h, w, 3) of an image (h, w, 3)."""
-        options = self._options
-        pixels: NDArray = image[..., ::-1] if options.channels == 'bgr' else image
+        pixels: NDArray = image[..., ::-1] if self._options.channels == 'bgr' else image
         if self._input.kind == 'int8':
             pixels = (pixels.astype(np.int16) - 128).astype(np.int8)
         elif self._input.kind != 'uint8':
-            scaled = pixels.astype(np.float32) * np.float32(options.input_max / 255.0)
-            scaled = (scaled - np.array(options.mean, np.float32)) / np.array(
-                options.std, np.float32
-            )
-            pixels = scaled.astype(_TYPES[self._input.kind])
+            pixels = normalise(image, self._options).astype(_TYPES[self._input.kind])
         if not self._input.channels_last:
             pixels = pixels.transpose(2, 0, 1)
         return np.ascontiguousarray(pixels[None])
@@ -175,6 +170,15 @@ class FileNetwork(Network):
                 f'teacher {self.path} takes images of {own[1]}x{own[0]} only; leave out height '
                 'and width'
             )
+
+
+def normalise(image: Image, options: TeacherOptions) -> NDArray[np.float32]:
+    """The values (h, w, 3) that a network of floats gets for an image (h, w, 3)."""
+    pixels = image[..., ::-1] if options.channels == 'bgr' else image
+    values = pixels.astype(np.float32) * np.float32(options.input_max / 255.0)
+    mean, std = (np.array(one, np.float32) for one in (options.mean, options.std))
+    normalised: NDArray[np.float32] = (values - mean) / std
+    return normalised
 
 
 Loaded = tuple[

@@ -12,6 +12,7 @@ What they say of a frame depends on the frame alone, so it is computed once and 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,13 @@ from psd_depth_ros.teachers.folder import (
     MapFolder,
     one_hot,
     UNKNOWN_LICENCE,
+)
+from psd_depth_ros.teachers.hub import (
+    find_folder,
+    guess_hub_output,
+    HubNetwork,
+    is_hub_network,
+    read_defaults,
 )
 from psd_depth_ros.teachers.options import HUB, parse_spec, TeacherOptions
 from psd_depth_ros.teachers.placement import place
@@ -148,7 +156,7 @@ def open_depth_teacher(spec: str) -> DepthTeacher | MapFolder:
         options = guess_output(options, network.output, f'output {network.output!r} of {path}')
         return DepthTeacher(network, path.stem, options)
     if is_hub_network(where):
-        raise SettingsError(f'teacher {spec}: networks of transformers cannot be read yet')
+        return _open_hub_depth(where, spec)
     return MapFolder(_folder(path, spec), DEPTH, options)
 
 
@@ -164,13 +172,35 @@ def open_semantic_expert(spec: str) -> SemanticExpert | MapFolder:
     if path.suffix in _FILES:
         return SemanticExpert(FileNetwork(path, options), path.stem, options)
     if is_hub_network(where):
-        raise SettingsError(f'teacher {spec}: networks of transformers cannot be read yet')
+        return _open_hub_expert(where, spec)
     return MapFolder(_folder(path, spec), CLASSES, options)
 
 
-def is_hub_network(where: str) -> bool:
-    """Whether a place is of a network of `transformers`."""
-    return where.startswith(HUB) or (Path(where) / 'config.json').is_file()
+def _open_hub_depth(where: str, spec: str) -> DepthTeacher:
+    folder = find_folder(where)
+    defaults = read_defaults(folder, where)
+    if output := guess_hub_output(folder, where):
+        defaults['output'] = output
+    _, options = parse_spec(spec, **defaults)
+    if not options.output:
+        raise SettingsError(
+            f'teacher {where}: its kind does not tell whether it gives depth or disparity; say '
+            'it, with ?output=depth or ?output=disparity behind the name'
+        )
+    return DepthTeacher(HubNetwork(folder, where, options, True), _hub_name(where), options)
+
+
+def _open_hub_expert(where: str, spec: str) -> SemanticExpert:
+    folder = find_folder(where)
+    _, options = parse_spec(spec, **read_defaults(folder, where))
+    network = HubNetwork(folder, where, options, False)
+    if not network.has_classes:
+        options = replace(options, features=True)
+    return SemanticExpert(network, _hub_name(where), options)
+
+
+def _hub_name(where: str) -> str:
+    return where.removeprefix(HUB) if where.startswith(HUB) else Path(where).name
 
 
 class CheckpointTeacher(DepthTeacher):

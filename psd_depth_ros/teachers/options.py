@@ -48,7 +48,8 @@ class TeacherOptions:
     channels: str = setting('rgb', 'Order of the colours', choices=('rgb', 'bgr'))
     flip: bool = setting(False, 'Take the mean with the map of the mirror image: twice as long')
     keep_aspect: bool = setting(
-        False, 'Fit the image into the input with grey borders, instead of squeezing it'
+        False,
+        'Fit the image into the input as it is, its border continued, instead of squeezing it',
     )
     height: int = setting(
         0, 'Height of the input, of networks that take any', 'px', minimum=0, maximum=4096

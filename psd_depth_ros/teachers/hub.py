@@ -1,0 +1,255 @@
+"""Networks of Hugging Face `transformers` (extra `transformers`): depth, classes or features.
+
+Weights are read from safetensors only, and no code that comes with them is run. A folder is read
+as it is; `hf:OWNER/NAME` is taken from the local cache of the hub, else downloaded into it once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.parsing import ParseError, read_json_object
+from psd_depth_ros.teachers.files import Image, Network, normalise
+from psd_depth_ros.teachers.options import hash_files, HUB, TeacherOptions
+
+CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
+_PATTERNS = (CONFIG, PREPROCESSOR, '*.safetensors', '*.safetensors.index.json')
+_DEPTH_HEAD, _CLASS_HEAD = 'ForDepthEstimation', 'ForSemanticSegmentation'
+# What networks give by their type, where it does not depend on the weights.
+_OUTPUTS = {'glpn': 'depth', 'zoedepth': 'depth', 'depth_pro': 'depth'}
+_DEFAULT_MULTIPLE = 32
+_SHORTEST_SIDE_ASPECT = 4 / 3  # of the image that a size of the shortest edge is meant for
+
+
+def is_hub_network(where: str) -> bool:
+    """Whether a place is of a network of `transformers`."""
+    return where.startswith(HUB) or (Path(where) / CONFIG).is_file()
+
+
+def find_folder(where: str) -> Path:
+    """The folder of a network: a place that is one, or the local copy of `hf:OWNER/NAME`.
+
+    `hf:OWNER/NAME@REVISION` names a branch, tag or commit. Raises SettingsError where it is
+    neither in the cache nor can be downloaded.
+    """
+    if not where.startswith(HUB):
+        return Path(where)
+    try:
+        from huggingface_hub import snapshot_download
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ImportError as error:
+        raise _missing(where) from error
+    name, _, revision = where.removeprefix(HUB).partition('@')
+    for is_local in (True, False):
+        try:
+            folder = Path(
+                snapshot_download(
+                    name,
+                    revision=revision or None,
+                    allow_patterns=list(_PATTERNS),
+                    local_files_only=is_local,
+                )
+            )
+        except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
+            if is_local:
+                continue
+            raise SettingsError(
+                f'teacher {where} is not on this machine and cannot be downloaded ({error}); '
+                f'download it where there is a network (`hf download {name}`), copy the folder '
+                'with its config.json here, and give that folder in its place'
+            ) from error
+        if (folder / CONFIG).is_file() and any(folder.glob('*.safetensors')):
+            return folder
+    raise SettingsError(
+        f'teacher {where} has no {CONFIG} and weights in safetensors; weights in other formats '
+        'are not read, as they can hold programs'
+    )
+
+
+def read_defaults(folder: Path, where: str) -> dict[str, Any]:
+    """Options as the folder states them: `mean`, `std`, `input_max`. Raises SettingsError."""
+    path = folder / PREPROCESSOR
+    if not path.is_file():
+        return {}
+    values = _read_json(path, where)
+    found: dict[str, Any] = {}
+    if values.get('do_normalize', True):
+        for key, name in (('mean', 'image_mean'), ('std', 'image_std')):
+            if isinstance(values.get(name), list):
+                found[key] = values[name]
+    if not values.get('do_rescale', True):
+        found['input_max'] = 255.0
+    elif 'rescale_factor' in values:
+        found['input_max'] = round(255.0 * float(values['rescale_factor']), 6)
+    return found
+
+
+def guess_hub_output(folder: Path, where: str) -> str:
+    """What a depth network gives, depth or disparity; '' where that is not known."""
+    config = _read_json(folder / CONFIG, where)
+    kind = str(config.get('model_type'))
+    if kind == 'depth_anything':
+        is_metric = config.get('depth_estimation_type', 'relative') == 'metric'
+        return 'depth' if is_metric else 'disparity'
+    return _OUTPUTS.get(kind, '')
+
+
+class HubNetwork(Network):
+    """A network of a folder with config.json.
+
+    `has_classes` tells whether a semantic network gives scores of classes; else it is a backbone
+    and gives its last map of features.
+
+    Args:
+        folder: With config.json and safetensors.
+        where: What the user named, for messages.
+        options: How to use it.
+        is_depth: Whether depth is asked for.
+    """
+
+    def __init__(self, folder: Path, where: str, options: TeacherOptions, is_depth: bool) -> None:
+        """Load the network. Raises SettingsError."""
+        weights = sorted(folder.glob('*.safetensors'))
+        if not weights:
+            raise SettingsError(
+                f'teacher {where}: {folder} has no weights in safetensors; weights in other '
+                'formats are not read, as they can hold programs'
+            )
+        stated = [path for path in (folder / CONFIG, folder / PREPROCESSOR) if path.is_file()]
+        self.content = hash_files([*stated, *weights], folder)
+        self._where = where
+        self._options = options
+        self._config = _read_json(folder / CONFIG, where)
+        self._preprocessor: Mapping[str, Any] = {}
+        if (folder / PREPROCESSOR).is_file():
+            self._preprocessor = _read_json(folder / PREPROCESSOR, where)
+        plain = TeacherOptions()
+        if not self._preprocessor and (options.mean, options.std) == (plain.mean, plain.std):
+            raise SettingsError(
+                f'teacher {where} comes without {PREPROCESSOR}; give what its images are '
+                'normalised with, such as '
+                f'{where}?mean=[0.485,0.456,0.406]&std=[0.229,0.224,0.225]'
+            )
+        heads = [str(one) for one in self._config.get('architectures') or ()]
+        self.has_classes = any(one.endswith(_CLASS_HEAD) for one in heads)
+        self._is_depth = is_depth
+        if is_depth and not any(one.endswith(_DEPTH_HEAD) for one in heads):
+            raise SettingsError(
+                f'teacher {where} is {", ".join(heads) or "of no stated kind"}, expected a '
+                f'network that ends with {_DEPTH_HEAD}'
+            )
+        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        self._model = self._load(folder).eval().to(self._device)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """See `Network.size`."""
+        return self._options.height, self._options.width
+
+    def input_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """The image's shape with as many pixels as the network's own size, in whole patches.
+
+        Options may give a size instead.
+        """
+        if self._options.height:
+            return self.size
+        height, width = image_size
+        pixels = self._own_pixels() or height * width
+        multiple = self._multiple()
+        scale = math.sqrt(pixels / (height * width))
+        rows, columns = (max(1, round(side * scale / multiple)) for side in image_size)
+        return rows * multiple, columns * multiple
+
+    @torch.inference_mode()
+    def run(self, image: Image) -> NDArray:
+        """See `Network.run`."""
+        pixels = np.ascontiguousarray(normalise(image, self._options).transpose(2, 0, 1)[None])
+        output = self._model(torch.from_numpy(pixels).to(self._device))
+        if self._is_depth:
+            found = output.predicted_depth.reshape(output.predicted_depth.shape[-2:])
+        elif self.has_classes:
+            found = output.logits[0]
+        else:
+            found = output.feature_maps[-1][0]
+        return found.float().cpu().numpy()
+
+    def _load(self, folder: Path) -> torch.nn.Module:
+        try:
+            import transformers
+        except ImportError as error:
+            raise _missing(self._where) from error
+        safe = {'local_files_only': True, 'use_safetensors': True, 'trust_remote_code': False}
+        try:
+            if self._is_depth:
+                network = transformers.AutoModelForDepthEstimation.from_pretrained(folder, **safe)
+            elif self.has_classes:
+                network = transformers.AutoModelForSemanticSegmentation.from_pretrained(
+                    folder, **safe
+                )
+            else:
+                # AutoBackbone takes a folder for a name on the hub.
+                config = transformers.AutoConfig.from_pretrained(
+                    folder, local_files_only=True, trust_remote_code=False
+                )
+                if hasattr(config, 'reshape_hidden_states'):
+                    config.reshape_hidden_states = True  # maps, not tokens
+                kind = transformers.MODEL_FOR_BACKBONE_MAPPING[type(config)]
+                network = kind.from_pretrained(
+                    folder, config=config, local_files_only=True, use_safetensors=True
+                )
+        except (OSError, ValueError, KeyError, RuntimeError) as error:
+            raise SettingsError(
+                f'teacher {self._where} cannot be read by transformers '
+                f'{transformers.__version__}: {error}'
+            ) from error
+        loaded: torch.nn.Module = network
+        return loaded
+
+    def _own_pixels(self) -> int:
+        """Pixels of the size that the network's preprocessing resizes to, 0 without one."""
+        if not self._preprocessor.get('do_resize', True):
+            return 0
+        size = self._preprocessor.get('size')
+        if isinstance(size, int):
+            return size * size
+        if isinstance(size, Mapping):
+            if 'height' in size and 'width' in size:
+                return int(size['height']) * int(size['width'])
+            if 'shortest_edge' in size:
+                return round(int(size['shortest_edge']) ** 2 * _SHORTEST_SIDE_ASPECT)
+        return 0
+
+    def _multiple(self) -> int:
+        """What the sides of an input have to be whole multiples of."""
+        preprocessor, config = self._preprocessor, self._config
+        backbone = config.get('backbone_config') or {}
+        found = (
+            preprocessor.get('ensure_multiple_of'),
+            preprocessor.get('size_divisor'),
+            config.get('patch_size'),
+            backbone.get('patch_size') if isinstance(backbone, Mapping) else None,
+        )
+        multiples = [one for one in found if isinstance(one, int) and one > 1]
+        return math.lcm(*multiples) if multiples else _DEFAULT_MULTIPLE
+
+
+def _read_json(path: Path, where: str) -> dict[str, Any]:
+    try:
+        return read_json_object(path)
+    except ParseError as error:
+        raise SettingsError(f'teacher {where}: {path} {error}') from error
+
+
+def _missing(where: str) -> SettingsError:
+    return SettingsError(
+        f'teacher {where} needs transformers: pip install "psd_depth_ros[transformers]", or '
+        'compute its maps elsewhere and give their folder'
+    )
