@@ -45,7 +45,7 @@ FOREIGN_OPTIONS = {
     '--ros-args', '--show-args', '--system-site-packages',
 }  # fmt: skip
 FOREIGN_NAMES = re.compile(
-    r'header\.stamp|.*\.(py|md|ya?ml|txt|npz|csv|json|html|safetensors|mcap)'
+    r'header\.stamp|.*\.(py|md|ya?ml|txt|npz|csv|json|html|safetensors|mcap|onnx|tflite)'
 )
 
 

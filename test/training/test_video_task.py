@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, OutputInfo, save_checkpoint
@@ -112,3 +113,27 @@ def test_provenance_names_what_was_loaded(data, checkpoint):
         info_of(recipe, data, weights).data
     )
     assert names(checkpoint(True)) == ['old data', *drives]
+
+
+def test_a_teacher_of_maps_is_told_in_run_and_checkpoint(data, tmp_path):
+    """One of the two drives has maps: disparity is the number of the frame."""
+    drive = data.sequences[0]
+    for number in drive.origin.numbers.tolist():
+        file = tmp_path / 'disparity' / drive.name / f'{number:04d}.npy'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.full((4, 8), 1.0 + number, np.float32))
+    (tmp_path / 'disparity' / 'maps.yaml').write_text(f'licence: {LICENCE}\n')
+    recipe = recipe_of('baseline', f'objective.pseudo_depth.teacher={tmp_path}/disparity')
+    task = VideoTask(recipe, data, cache=tmp_path / 'frames')
+    assert len(list((tmp_path / 'frames').iterdir())) == 1
+    assert {'name': 'disparity', 'licence': LICENCE} in task.describe(task.depth, 1, {}).data
+    description = task.data_description()
+    assert description['notes'][-1] == f'{data.sequences[1].name} has no maps of disparity'
+    batch = task.batch(1, 0, 1)
+    assert batch.pseudo_depth.shape[1:] == (1, *batch.image.shape[-2:])
+    # A run goes on with the same teacher only: what tells of it is in the description.
+    again = VideoTask(recipe, data, cache=tmp_path / 'frames')
+    assert again.data_description() == description
+    np.save(file, np.zeros((4, 8), np.float32))
+    assert VideoTask(recipe, data).data_description() != description
+    assert 'teachers' not in VideoTask(recipe_of('baseline'), data).data_description()
