@@ -28,6 +28,7 @@ from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings, PROGRESS_KEYS
 from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
+from psd_depth_ros.teachers.options import TeacherOptions
 from psd_depth_ros.training.recipe import KINDS, VideoRecipe, WorldsRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -186,6 +187,7 @@ def tables() -> dict[str, dict[str, str]]:
             'progress of finetune_node': keys_table(PROGRESS_KEYS),
             'status of replay_node': keys_table(STATUS_KEYS),
         },
+        'teachers.md': {'options of a teacher': parameters_table(TeacherOptions)},
         'commands.md': {'commands': commands_text()},
         'recipes.md': {
             'settings of a recipe': parameters_table(VideoRecipe),
