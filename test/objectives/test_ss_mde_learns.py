@@ -70,11 +70,12 @@ def test_a_street_is_learned_by_heart() -> None:
         losses.append(float(loss.detach()))
         optimiser.zero_grad()
         loss.backward()
+        torch.nn.utils.clip_grad_norm_(objective.parameters(), recipe.clip)
         optimiser.step()
         objective.teachers.update(network, step + 1)
     assert {'pseudo_depth', 'ema_teacher', 'dynamic_ranking', 'multi_scale'} <= set(terms)
-    assert losses[-1] < 0.9 * losses[0]
-    assert error(objective, batch, depth) < 0.75 * untrained  # from 0.90 to 0.38
+    assert losses[-1] < 0.75 * losses[1]  # movers are found from the second step on
+    assert error(objective, batch, depth) < 0.75 * untrained  # from 0.89 to 0.47
 
 
 @torch.no_grad()
