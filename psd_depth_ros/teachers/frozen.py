@@ -215,8 +215,8 @@ class CheckpointTeacher(DepthTeacher):
         self._flips = options.flip
         self.name = options.name or checkpoint.info.name
         self.id = options.identify(checkpoint.id)
-        licence = {'licence': options.licence} if options.licence else {}
-        self.provenance = (*checkpoint.info.data, {'name': self.name, **licence})
+        own = {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE}
+        self.provenance = (*checkpoint.info.data, own)
 
     @torch.inference_mode()
     def __call__(self, rgb: Image, camera: Camera) -> Map:

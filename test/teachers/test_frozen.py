@@ -211,6 +211,7 @@ def test_a_checkpoint_teaches_what_it_predicts(tmp_path):
     camera = Camera(416, 128, 240.0, 240.0, 207.5, 63.5)
     teacher = open_depth_teacher(str(own))
     assert teacher.provenance[:-1] == tuple(load_checkpoint(own).info.data)
+    assert all({'name', 'licence'} <= set(one) for one in teacher.provenance)
     engine = DepthEngine.from_checkpoint(own, backend='torch', device='cpu')
     wanted = engine.infer(image, camera).depth_m
     known = np.isfinite(wanted)
