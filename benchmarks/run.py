@@ -21,6 +21,7 @@ from training import measure_reading, measure_training
 
 PARTS = ('network', 'pipeline', 'end_to_end', 'training')
 PSD_SHARE = 0.6  # of the rate of the baseline
+PAPER_SHARE = 0.6  # of the rate of PSD
 WAITING_SHARE = 0.05  # of a step
 
 
@@ -86,7 +87,7 @@ def _training_targets(results: dict[str, Any]) -> list[dict[str, Any]]:
     runs = [row for row in results.get('training', ()) if row['device'] == 'cpu']
     if not runs:
         return []
-    baseline, psd = runs[:2]
+    baseline, psd, *papers = [row for row in runs if row['input'] == runs[0]['input']]
     share = psd['of_baseline']
     waiting = max(row['waiting'] for row in runs)
     return [
@@ -95,6 +96,13 @@ def _training_targets(results: dict[str, Any]) -> list[dict[str, Any]]:
             baseline['images_per_s'], 'at least', 8.0, 'images/s',
         ),
         _target('rate of PSD', 100 * share, 'at least', 100 * PSD_SHARE, '% of it'),
+        *(
+            _target(
+                f'rate of {row["recipe"]}', 100 * row['images_per_s'] / psd['images_per_s'],
+                'at least', 100 * PAPER_SHARE, '% of PSD',
+            )
+            for row in papers
+        ),
         _target('waiting for data', 100 * waiting, 'at most', 100 * WAITING_SHARE, '% of a step'),
     ]  # fmt: skip
 

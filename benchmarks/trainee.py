@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import nn, Tensor
 
+from psd_depth_ros.checkpoint import default_checkpoint
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.networks import DepthModel, Normalisation, preset
 from psd_depth_ros.networks.encoders import EncoderWeights
@@ -42,7 +43,7 @@ def main(recipe_name: str, pixels: str, steps: str, bag: str, cache: str, device
     data = prepare_sequences(
         recipe.data, pixel_budget=recipe.pixel_budget, cache=Path(cache), fine_factor=FINE_FACTOR
     )
-    task = VideoTask(recipe, data, folded_weights())
+    task = VideoTask(recipe, data, folded_weights(), cache=Path(cache))
     seen: list[StepReport] = []
     with tempfile.TemporaryDirectory(dir=cache) as folder:
         run_training(task, RunFolder(Path(folder) / 'run'), device=device, report=seen.append)
@@ -58,6 +59,10 @@ def make_recipe(name: str, pixels: int, steps: int, bag: str) -> VideoRecipe:
     }  # fmt: skip
     for term in shipped.objective:
         changes |= {f'objective.{term.name}.{key}': 0.0 for key in ('start', 'full')}
+        changes[f'objective.{term.name}.end'] = 1.0
+        if term.name == 'pseudo_depth':
+            changes['objective.pseudo_depth.teacher'] = str(default_checkpoint())
+            changes['objective.pseudo_depth.forgetting'] = 'none'
     return change_recipe(shipped, changes, name)
 
 

@@ -263,6 +263,7 @@ def run_experiment(
         result, frames = train_and_measure(
             recipe, data, test, folder, start, start_id, device, f'{name}, seed {seed}', quiet,
             () if experiment.robust is None else experiment.robust.severities,
+            worlds or output / 'worlds',
         )  # fmt: skip
         results.append(result)
         _write_frames(output, result, frames)
@@ -302,10 +303,11 @@ def train_and_measure(
     title: str,
     quiet: bool,
     severities: Sequence[int] = (),
+    cache: Path | None = None,
 ) -> tuple[Result, Frames]:
     """One run; one that was broken off begins anew, since its computing time is not known."""
     shutil.rmtree(folder, ignore_errors=True)
-    task = VideoTask(recipe, data, start)
+    task = VideoTask(recipe, data, start, cache=cache)
     task.start_id = start_id
     before_s = time.process_time()
     with progress_bar(title, quiet) as advance:
