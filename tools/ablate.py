@@ -57,7 +57,8 @@ COLUMNS = {
     'abs_rel': 'AbsRel', 'abs_rel_0_10': '0-10 m', 'abs_rel_10_20': '10-20 m',
     'abs_rel_20_40': '20-40 m', DISTANT: '40-80 m', 'boundary_f1': 'boundary F1',
     'moving_abs_rel': 'movers', 'weather_abs_rel': 'weather',
-    'dee': 'DEE, corrupted', 'mrr': 'mRR %',
+    'dee': 'DEE, corrupted', 'mrr': 'mRR %', 'unscaled_abs_rel': 'AbsRel, not scaled',
+    'scale_spread': 'spread of scale',
 }  # fmt: skip
 SIGNIFICANT = 2.0  # standard deviations of a difference
 RESAMPLES = 2000
@@ -338,15 +339,17 @@ def measure(
     engine = DepthEngine.from_checkpoint(checkpoint, device, 'torch')
     protocol = find_protocol(PROTOCOL)
     try:
-        frames = _frame_errors(evaluate(engine, test.plain, protocol))
+        found = evaluate(engine, test.plain, protocol)
+        frames = _frame_errors(found)
         if test.weather is not None:
             weather = _frame_errors(evaluate(engine, test.weather, protocol))
             frames['weather_abs_rel'] = weather['abs_rel']
         figures = {name: _mean(frames[name]) for name in COLUMNS if name in frames}
+        figures['scale_spread'] = float(np.std(np.log(found.ratios)))
         if test.corrupted is not None:
-            found = measure_robustness(engine, test.corrupted, protocol, severities=severities)
-            frames['dee'] = np.stack([one.dee.mean(axis=0) for one in found.corrupted.values()])
-            figures['dee'], figures['mrr'] = _mean(frames['dee']), found.mrr
+            robust = measure_robustness(engine, test.corrupted, protocol, severities=severities)
+            frames['dee'] = np.stack([one.dee.mean(axis=0) for one in robust.corrupted.values()])
+            figures['dee'], figures['mrr'] = _mean(frames['dee']), robust.mrr
     except EvaluationError:
         return nothing, {}
     finally:
@@ -363,6 +366,7 @@ def _frame_errors(evaluation: Evaluation) -> dict[str, Values]:
         rows.append(
             {
                 'abs_rel': frame.errors.median_scaled.abs_rel,
+                'unscaled_abs_rel': frame.errors.unscaled.abs_rel,
                 'boundary_f1': math.nan if frame.edges is None else frame.edges.boundary_f1,
                 'moving_abs_rel': math.nan if frame.moving is None else frame.moving.abs_rel,
                 **bands,
