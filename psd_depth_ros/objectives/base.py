@@ -229,7 +229,10 @@ class Term(ABC):
         return {}
 
     def photometric_weight(self, context: Context) -> Tensor | None:
-        """A factor (B, 1, H, W) of the photometric error of the full image; None: 1."""
+        """A factor (B, 1, H, W) of the photometric error of the image; None: 1.
+
+        Patches and mixed images have the factors of the pixels that they show.
+        """
         return None
 
     def refine_poses(self, context: Context, poses: Tensor) -> Tensor:

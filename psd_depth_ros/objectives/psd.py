@@ -129,6 +129,7 @@ class PatchView:
     sources: Tensor  # (2, B, 3, fH, fW) uint8
     target: Target
     full_log_depth: Tensor  # (B, 1, h, w) of the full image, at the pixels of the patch
+    weight: Tensor | None  # (B, 1, h, w) of the photometric error, as in the full image; None: 1
 
     @property
     def K(self) -> Tensor:
@@ -186,6 +187,7 @@ class Patch(Term):
             fine = batch.fine.transpose(0, 1)  # (3, B, 3, fH, fW) uint8
             image, *sources = (patches.cut(one, factor) / 255.0 for one in fine)
             valid = sample(batch.valid.float(), patches.pixels()) > 0.5
+            weight = context.photometric_weight
             return PatchView(
                 patches,
                 factor,
@@ -195,6 +197,7 @@ class Patch(Term):
                 fine[1:],
                 self._photometric.prepare_target(image, torch.stack(sources), valid),
                 sample(full.log_depth, patches.pixels()),
+                None if weight is None else sample(weight, patches.pixels()),
             )
 
         return context.once('patch view', cut)
@@ -280,7 +283,7 @@ class Patch(Term):
         view, depth = self.view(context), log_depth.exp()
         limit_px = self._photometric.exempt_px(context.progress)
         exempt = view.parallax(depth) < limit_px if limit_px > 0 else None
-        return self._photometric.compare(view.target, view.warp(depth), exempt)
+        return self._photometric.compare(view.target, view.warp(depth), exempt, view.weight)
 
     def _draw(self, context: Context, full: Prediction) -> Patches:
         settings = self.settings
@@ -646,10 +649,12 @@ class PatchMix(Term):
         limit_px = photometric.exempt_px(context.progress)
         if limit_px > 0:
             exempt = _mixed_parallax(context, mixed, depth) < limit_px
+        weight = context.photometric_weight
         return photometric.compare(
             photometric.prepare_target(target, torch.stack(sources), valid),
             _warp_mixed(context, mixed, depth),
             exempt,
+            None if weight is None else mix.apply(weight[rows], weight[donors]),
         )
 
 

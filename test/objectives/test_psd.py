@@ -19,7 +19,7 @@ from psd_depth_ros.networks.depth_model import NetworkPass
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.objectives import psd
 from psd_depth_ros.objectives.base import Context, Objective
-from psd_depth_ros.objectives.photometric import find_parallax
+from psd_depth_ros.objectives.photometric import find_parallax, Smoothness
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.teachers import EMA, Teachers
 from psd_depth_ros.training.recipe import build_recipe, change_recipe, VideoRecipe
@@ -382,6 +382,30 @@ def test_pasted_parts_are_judged_by_their_own_geometry(
     assert results[True]['mix'] < results[False]['mix']
     # about the error of the clean images, seams and all
     assert results[True]['mix'] < 1.3 * 0.5 * results[True]['photometric']
+
+
+def test_what_is_masked_in_the_image_is_masked_in_patches_and_mixed_images(
+    street: Street, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A mask of moving things takes their gradient away wherever they are seen."""
+    batch = with_two(street)
+    torch.manual_seed(0)
+    network = DepthModel(preset('lite', 'disparity'))
+    terms = ('objective.distant=0.5', 'objective.patch_smoothness=off')
+    settings = recipe(*terms, 'objective.distillation=off', extra=MIX[:1])
+    for factor, has_gradient in ((1.0, True), (0.0, False)):
+        monkeypatch.setattr(
+            Smoothness,
+            'photometric_weight',
+            lambda self, context, factor=factor: torch.full_like(context.images[0, :, :1], factor),
+        )
+        network.zero_grad()
+        objective = make_objective(settings, network, still_pose())
+        losses = objective(batch, 0.5)
+        assert {'photometric', 'patch', 'distant', 'mix'} <= losses.keys()
+        sum(losses[name] for name in ('patch', 'distant', 'mix')).backward()
+        found = [float(p.grad.abs().sum()) for p in network.parameters() if p.grad is not None]
+        assert (sum(found) > 0.0) == has_gradient
 
 
 def test_a_batch_is_the_mean_of_its_parts(street: Street) -> None:
