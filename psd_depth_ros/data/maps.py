@@ -7,7 +7,7 @@ and the size.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 import hashlib
@@ -47,10 +47,16 @@ _SAMPLED_FRAMES = 32
 
 @dataclass(frozen=True)
 class TeacherMaps:
-    """Sequences with maps of one teacher, and remarks for people."""
+    """Sequences with maps of one teacher, remarks for people, and who the teacher was.
+
+    `id` differs where the maps may; `provenance` has entries of `CheckpointInfo.data`.
+    """
 
     sequences: tuple[Sequence, ...]
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...]
+    name: str
+    id: str
+    provenance: tuple[Mapping[str, Any], ...]
 
 
 def open_teacher(field: str, spec: str) -> Teacher:
@@ -99,7 +105,8 @@ def compute_maps(
         BagError: they cannot be kept, as on a full disk.
     """
     total = sum(len(sequence.rgb) for sequence in sequences)
-    sources = [_source(sequence, teacher, len(sequences) == 1) for sequence in sequences]
+    is_only = len({sequence.origin and sequence.origin.path for sequence in sequences}) == 1
+    sources = [_source(sequence, teacher, is_only) for sequence in sequences]
     without = [one.name for one, found in zip(sequences, sources, strict=True) if found is None]
     if isinstance(teacher, MapFolder) and len(without) == len(sequences):
         raise SettingsError(_nothing_fits(sequences, teacher))
@@ -123,7 +130,7 @@ def compute_maps(
             array = np.broadcast_to(np.float16(np.nan), shape)
         found.append(replace(sequence, **{field: array}))  # type: ignore[arg-type]
     notes = (f'{name} has no maps of {teacher.name}' for name in without)
-    return TeacherMaps(tuple(found), tuple(notes))
+    return TeacherMaps(tuple(found), tuple(notes), teacher.name, teacher.id, teacher.provenance)
 
 
 def _after(before: int, total: int, report: Report) -> Callable[[int], None]:

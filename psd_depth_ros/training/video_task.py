@@ -97,14 +97,18 @@ class VideoTask(Task):
         self._keeps_norm = recipe.freeze_norm and start is not None
         terms = recipe.make_terms()
         bind_terms(terms, teachers)  # what does not fit is said before hours of preparation
-        self._map_teachers = open_teachers(terms)
+        map_teachers = open_teachers(terms)
         needs = frozenset[str]().union(*(term.needs for term in terms))
-        check_fields(needs - self._map_teachers.keys(), data.sequences)
+        check_fields(needs - map_teachers.keys(), data.sequences)
         data = self._with_poses(data, INITIAL in teachers, report)
-        for field, teacher in self._map_teachers.items():
+        self._map_teachers: dict[str, dict[str, str]] = {}  # not the networks, which have done
+        self._map_provenance: list[Mapping[str, Any]] = []
+        for field, teacher in map_teachers.items():
             maps = compute_maps(data.sequences, teacher, field, cache, report)
             data = replace(data, sequences=maps.sequences, notes=(*data.notes, *maps.notes))
-        check_fields(needs | self._map_teachers.keys(), data.sequences)
+            self._map_teachers[field] = {'name': maps.name, 'id': maps.id}
+            self._map_provenance += maps.provenance
+        check_fields(needs | map_teachers.keys(), data.sequences)
         self._data = data
         self._objective = Objective(
             terms,
@@ -208,10 +212,7 @@ class VideoTask(Task):
         """Recordings, their frames and triplets, what was rejected, teachers of maps."""
         description = describe_data(self._data)
         if self._map_teachers:
-            description['teachers'] = {
-                field: {'name': teacher.name, 'id': teacher.id}
-                for field, teacher in self._map_teachers.items()
-            }
+            description['teachers'] = self._map_teachers
         return description
 
     def groups(self) -> list[ParameterGroup]:
@@ -314,7 +315,7 @@ class VideoTask(Task):
             training=trained,
             data=(
                 *start_provenance(start),
-                *(entry for one in self._map_teachers.values() for entry in one.provenance),
+                *self._map_provenance,
                 *({'name': s.name, 'licence': 'of the recording'} for s in self._data.sequences),
             ),
         )

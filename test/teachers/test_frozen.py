@@ -16,8 +16,7 @@ pytest.importorskip('onnxruntime')
 onnx = pytest.importorskip('onnx')
 
 from onnx import helper, TensorProto  # noqa: E402
-
-from test.support.teacher_files import write_onnx, write_red, write_tflite  # noqa: E402
+from teacher_files import write_onnx, write_red, write_tflite  # noqa: E402
 
 CAMERA = Camera(6, 4, 6.0, 6.0, 2.5, 1.5)
 

@@ -19,6 +19,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (28, 56, 3)).astype(np.uint8)
 
 @pytest.fixture(autouse=True)
 def offline(monkeypatch, tmp_path):
+    torch.manual_seed(2)
     monkeypatch.setenv('HF_HUB_OFFLINE', '1')
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_OFFLINE', True)
     monkeypatch.setattr('huggingface_hub.constants.HF_HUB_CACHE', str(tmp_path / 'cache'))
@@ -32,7 +33,6 @@ def backbone_config():
 
 
 def save(network, folder, size):
-    torch.manual_seed(1)
     network.save_pretrained(folder)
     preprocessor = {'image_mean': MEAN, 'image_std': STD, 'rescale_factor': 1 / 255, **size}
     (folder / 'preprocessor_config.json').write_text(json.dumps(preprocessor))
