@@ -82,7 +82,7 @@ def multi_view_masks(
         D = depth_difference(moved[:, 2:].clamp(min=1e-3), own)
         back = transform(invert(pose), backproject_pixels(own, pixels, K))
         e_d = ((back[:, 2:] - depth).abs() / depth).clamp(max=1.0)
-        e_p = (project(back, K) - grid).norm(dim=-1)[:, None]
+        e_p = torch.hypot(*(project(back, K) - grid).unbind(-1))[:, None]
         if thresholds.relative:
             weight = inside.to(depth.dtype)
             mean = (e_d * weight).sum(dim=(2, 3), keepdim=True)
