@@ -54,6 +54,25 @@ def test_the_moving_square_is_found_and_nothing_else():
     assert (total == 1).all()
 
 
+def test_what_moves_is_found_by_the_one_view_that_sees_it():
+    depth, others = scene(2.5)
+    away = poses()
+    away[1, 0, 0, 3] = -1e3
+    others[1] = SQUARE_M  # would agree if it were seen there
+    found = multi_view_masks(depth, others, away, K)
+    assert found.dynamic[depth == SQUARE_M].all()
+
+
+def test_a_pixel_that_comes_back_elsewhere_is_not_confirmed():
+    """4 % of depth are 1.2 pixels where the camera moves by 2 m beside a wall at 4 m."""
+    depth = torch.full((1, 1, HEIGHT, WIDTH), 4.0)
+    beside = torch.eye(4).repeat(1, 1, 1, 1)
+    beside[0, 0, 0, 3] = 2.0
+    for limit_px, is_static in ((1.0, False), (1.3, True)):
+        found = multi_view_masks(depth, 1.04 * depth[None], beside, K, Thresholds(pixel=limit_px))
+        assert bool(found.static.any()) is is_static
+
+
 def test_what_no_view_sees_is_noisy():
     depth, others = scene(0.0)
     turned = poses()

@@ -10,6 +10,7 @@ from torch import nn
 
 from psd_depth_ros.data.triplets.batch import TripletBatch
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.losses.photometric import smoothness
 from psd_depth_ros.networks import DepthModel, preset
 from psd_depth_ros.objectives.base import Context, Objective, Prediction, TermSettings
 from psd_depth_ros.objectives.photometric import Photometric, PhotometricSettings
@@ -127,6 +128,18 @@ def test_adaptive_forgetting_resumes_where_it_was():
         torch.testing.assert_close(second.state_dict()[name], value, rtol=0, atol=0)
 
 
+@pytest.mark.parametrize('training', [True, False])
+def test_only_training_moves_the_weight(training):
+    settings = PseudoDepthSettings(teacher='maps', forgetting='adaptive')
+    terms = [Photometric(PhotometricSettings()), PseudoDepth(settings)]
+    context = look(terms, wall(), wall(), pseudo_depth=1.0 / wall())
+    with torch.set_grad_enabled(training):
+        terms[1](context)
+    state = context.module('pseudo_depth')
+    assert isinstance(state, AdaptiveForgetting)
+    assert state.count == float(training)
+
+
 def test_a_prior_without_a_teacher_is_refused():
     for settings in (PseudoDepthSettings(), PseudoDepthSettings(forgetting='none')):
         with pytest.raises(SettingsError, match=r'teacher=PATH.*objective\.pseudo_depth=off'):
@@ -206,14 +219,25 @@ def test_a_car_that_hides_at_infinity_is_found_by_pseudo_depth():
     assert not disagreement(hidden, pseudo, valid, 0.3).any()
 
 
+def test_what_the_noise_of_the_map_explains_has_not_moved():
+    generator = torch.Generator().manual_seed(0)
+    disparity = 0.1 + 0.9 * torch.rand(1, 1, HEIGHT, WIDTH, generator=generator)
+    noise = 0.02 * torch.randn(disparity.shape, generator=generator)
+    valid = torch.ones_like(disparity, dtype=torch.bool)
+    found = disagreement(1 / disparity, 5.0 * (disparity + noise), valid, 0.05)
+    assert found.float().mean() < 0.01  # beyond three standard deviations
+    assert ((disparity + noise) / disparity).log().abs().gt(0.05).float().mean() > 0.2
+
+
 def test_the_filter_takes_the_word_of_pseudo_depth_where_asked():
-    pseudo = 2.0 / (wall() + torch.linspace(0, 5, WIDTH))
-    hidden = wall() + torch.linspace(0, 5, WIDTH)
-    hidden[:, :, 5:10, 5:10] = 500.0
-    plain, asked = ema(), ema(pseudo_difference=0.5)
-    for term, moves in ((plain, False), (asked, True)):
-        masks = term.masks(look([term], wall(), hidden, pseudo_depth=pseudo))
-        assert masks.dynamic[:, :, 5:10, 5:10].all() or not moves
+    depth = wall() + torch.linspace(0, 0.5, WIDTH)
+    pseudo = 2.0 / depth
+    pseudo[:, :, 5:10, 5:10] = 2.0 / 5.0  # views agree that the wall is there
+    part = (slice(None), slice(None), slice(5, 10), slice(5, 10))
+    for term, moves in ((ema(), False), (ema(pseudo_difference=0.5), True)):
+        masks = term.masks(look([term], wall(), depth, pseudo_depth=pseudo))
+        assert masks.dynamic[part].all() == moves
+        assert masks.static[part].all() != moves
         assert not (masks.static & masks.dynamic).any()
 
 
@@ -275,6 +299,20 @@ def test_normals_of_what_moves_by_hand():
     assert normals(context).item() == pytest.approx(0.0, abs=1e-6)
 
 
+def test_pixels_without_pseudo_depth_teach_nothing():
+    terms = [DynamicNormals(TermSettings()), DynamicRanking(RankingSettings())]
+    flat = torch.full((1, 1, HEIGHT, WIDTH), WALL_M).requires_grad_()
+    pseudo = 2.0 / wall()
+    pseudo[SQUARE] = torch.nan
+    context = look([ema(), *terms], flat, wall(), pseudo_depth=pseudo)
+    context.once('ema_teacher', lambda: ema_masks(moving=True))
+    loss = torch.cat([term(context) for term in terms])
+    assert (loss == 0).all()
+    loss.sum().backward()
+    assert flat.grad is not None
+    assert torch.isfinite(flat.grad).all()
+
+
 def inner_masks() -> Masks:
     """Masks in which the inner part of the square moves, away from its border."""
     masks = ema_masks(moving=True)
@@ -328,3 +366,8 @@ def test_scales_start_in_the_middle_and_learn():
     assert all(p.grad is not None and p.grad.abs().sum() > 0 for p in objective.owned.parameters())
     assert depth.decoder.stages[0][0].weight.grad.abs().sum() > 0
     assert [one.shape[-2:] for one in scales.log_depths(context)] == [(64, 96)] * 3
+    rough = MultiScale(MultiScaleSettings(smoothness=4.0))
+    rough.bind(objective.terms)
+    smooth = [smoothness((-one).exp(), context.images[0]) for one in scales.log_depths(context)]
+    expected = sum(4.0 / stride * one for stride, one in zip((16, 8, 4), smooth, strict=True)) / 3
+    torch.testing.assert_close(rough(context) - scales(context), expected * (1 - 1e-3 / 4))
