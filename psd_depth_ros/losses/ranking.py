@@ -7,6 +7,7 @@ Pairs of a pixel that moves and one that stands still are ranked after SC-DepthV
 from __future__ import annotations
 
 from collections.abc import Sequence
+import math
 
 import torch
 from torch import Tensor
@@ -51,7 +52,7 @@ def draw_positions(seeds: Sequence[int], count: int) -> Tensor:
 def order_labels(log_depth: Tensor, other: Tensor, equal_ratio: float = EQUAL_RATIO) -> Tensor:
     """+1 where the first of two log-depths is the farther one, -1 the nearer, 0 about equal."""
     difference = log_depth - other
-    limit = difference.new_tensor(equal_ratio).log()
+    limit = math.log(equal_ratio)
     return (difference > limit).to(difference.dtype) - (difference < -limit).to(difference.dtype)
 
 
