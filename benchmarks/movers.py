@@ -66,13 +66,17 @@ class Street:
         """(1, 1, H, W)."""
         return self.frames[target].moving[None, None]
 
+    def scaled(self, target: int) -> list[Tensor]:
+        """Depth of the default weights of all frames, in the metres of one."""
+        counted = self.exact[target] < FARTHEST_M
+        scale = (self.exact[target] / self.network[target])[counted].median()
+        return [scale * one for one in self.network]
+
     def masks(self, gap: int) -> Iterator[tuple[int, str, str, Tensor, Tensor]]:
         """Frame, kind of depth, what finds movers, the mask found, and the pixels that count."""
         for target in range(gap, FRAMES - gap):
             counted = self.exact[target] < FARTHEST_M
-            scale = (self.exact[target] / self.network[target])[counted].median()
-            network = [scale * one for one in self.network]
-            for name, depths in (('exact', self.exact), ('lite', network)):
+            for name, depths in (('exact', self.exact), ('lite', self.scaled(target))):
                 for limit in (0.05, 0.10, 0.15):
                     found = self.look(depths, target, gap, Thresholds(dynamic=limit))
                     yield target, name, f'views, D > {limit:.2f}', found, counted
@@ -104,8 +108,7 @@ def draw(street: Street, folder: Path, seed: int) -> None:
     """Write the image with its movers, and the masks of the default weights' depth."""
     rows = []
     for target in (2, 5):
-        scale = (street.exact[target] / street.network[target]).median()
-        depths = [scale * one for one in street.network]
+        depths = street.scaled(target)
         masks = multi_view_masks(
             depths[target],
             torch.stack([depths[target - 2], depths[target + 2]]),
