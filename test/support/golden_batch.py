@@ -46,6 +46,8 @@ def golden_arrays() -> dict[str, np.ndarray]:
     for sample, count in enumerate((60, 20, 0, 45)):
         unit = rng.random((count, 3))
         lidar[sample, :count] = unit * [WIDTH - 1, HEIGHT - 1, 30.0] + [0, 0, 2.0]
+    y, x = np.mgrid[:HEIGHT, :WIDTH]
+    pseudo_depth = np.tile(0.2 + 0.01 * y + 0.002 * x, (SAMPLES, 1, 1, 1))
     intrinsics = [[160.0, 160.0, 95.5 + s, 31.5 - s] for s in range(SAMPLES)]
     return {
         'image': image,
@@ -56,6 +58,7 @@ def golden_arrays() -> dict[str, np.ndarray]:
         'distance_m': distance_m.astype(np.float32),
         'camera_height_m': np.array([1.5, np.nan, 1.6, 1.2], np.float32),
         'lidar': lidar,
+        'pseudo_depth': pseudo_depth.astype(np.float32),
         'seeds': np.array([11, 12, 13, 14], np.int64),
         'fine': fine,
         'fine_augmented': fine_augmented[:, 0].copy(),
