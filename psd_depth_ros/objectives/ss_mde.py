@@ -1,7 +1,8 @@
 """SS-MDE, top to bottom: pseudo-depth with forgetting, mean teacher, multi-view filter, movers.
 
-Hu et al. 2024, "SS-MDE", Sensors 24(13):4090, https://doi.org/10.3390/s24134090. The paper's
-ideas, as its abstract states them; equations are our own, or those of the papers named below:
+Hu, Feng, Li, Zhang, Zhao 2024, "Monocular Depth Estimation via Self-Supervised Self-Distillation",
+Sensors 24(13):4090, https://doi.org/10.3390/s24134090. The paper's ideas, as its abstract states
+them; equations are our own, or those of the papers named below:
 
 1. Depth of a pretrained network, known up to scale and shift, teaches the static part of the image
    at first. A forgetting factor takes it back while geometry is learned (`pseudo_depth`).
