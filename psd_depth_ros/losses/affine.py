@@ -1,4 +1,4 @@
-"""Affine alignment of two maps with outliers, and losses of a map known up to scale and shift.
+"""Alignment of two maps with outliers, and losses of a map known up to scale, or scale and shift.
 
 A network that was trained on mixed data (LeReS, MiDaS, Depth Anything ...) knows disparity up to
 a positive scale and a shift, differently in each image, and is wrong somewhere: what it says of
@@ -26,6 +26,7 @@ MIN_SPREAD = 0.01  # smallest deviation of a disparity map, as a fraction of its
 LEAST_CONTRAST = 0.2  # the same in the loss
 GRADIENT_SCALES = 4
 FEWEST_PIXELS = 32  # of a sample that is aligned
+MOST_DIFFERENCE = 1.0  # of log-depth; a pixel that is farther off is an outlier and learns nothing
 
 
 class Affine(NamedTuple):
@@ -94,6 +95,43 @@ def fit_affine(x: Tensor, y: Tensor, mask: Tensor) -> Affine:
     return Affine(
         torch.where(known, scale, 1.0), torch.where(known, shift, 0.0), x_median, x_spread, known
     )
+
+
+@torch.no_grad()
+def fit_scale(x: Tensor, y: Tensor, mask: Tensor) -> Affine:
+    """Fit y = a x, of positive maps, by the median of ln y - ln x; arguments as of `fit_affine`.
+
+    Up to half of the pixels may be anything. Pixels that are not above 0 do not count.
+    """
+    mask = mask & torch.isfinite(x) & torch.isfinite(y) & (x > 0) & (y > 0)
+    x, y, mask = x.flatten(1), y.flatten(1), mask.flatten(1)
+    ratio = torch.where(mask, y / torch.where(mask, x, 1.0), torch.nan)
+    known = mask.sum(dim=1) >= FEWEST_PIXELS
+    scale = torch.where(known, ratio.nanmedian(dim=1).values, 1.0)
+    median, spread = _median_and_deviation(x, mask)
+    return Affine(scale, torch.zeros_like(scale), median, spread.clamp(min=1e-9), known)
+
+
+def scaled_log_loss(log_depth: Tensor, other: Tensor, mask: Tensor) -> Tensor:
+    """Difference of log-depth from a disparity known up to a factor, in value and slope, (B,).
+
+    L = mean |e| + 1/2 sum_k mean |grad e|, e = u + ln q - median(u + ln q), over four scales k
+    like `affine_invariant_loss`. The median has no gradient; where |e| is above 1 there is none
+    either. A sample with less than 32 pixels gives 0.
+
+    Args:
+        log_depth: (B, 1, H, W) u, what is learned.
+        other: (B, 1, H, W) q, the teacher's disparity, NaN where unknown.
+        mask: (B, 1, H, W) bool, the pixels that count.
+    """
+    mask = mask & torch.isfinite(other) & (other > 0)
+    known = mask.flatten(1).sum(dim=1) >= FEWEST_PIXELS
+    sum_of_logs = log_depth + torch.where(mask, other, 1.0).log()
+    middle = torch.where(mask, sum_of_logs.detach(), torch.nan).flatten(1).nanmedian(dim=1).values
+    difference = sum_of_logs - middle.nan_to_num(0.0)[:, None, None, None]
+    difference = torch.where(mask, difference, 0.0).clamp(-MOST_DIFFERENCE, MOST_DIFFERENCE)
+    loss = _masked_mean(difference.abs(), mask) + 0.5 * gradient_error(difference, mask)
+    return torch.where(known, loss, 0.0)
 
 
 def affine_invariant_loss(

@@ -18,7 +18,7 @@ The light pose network of the paper is `networks.pose_net`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 import math
 from typing import cast, NamedTuple
@@ -31,7 +31,14 @@ from psd_depth_ros.config import setting
 from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry.warp import backproject, inverse_warp
-from psd_depth_ros.losses.affine import affine_invariant_loss, fit_affine, LEAST_CONTRAST
+from psd_depth_ros.losses.affine import (
+    Affine,
+    affine_invariant_loss,
+    fit_affine,
+    fit_scale,
+    LEAST_CONTRAST,
+    scaled_log_loss,
+)
 from psd_depth_ros.losses.depth import huber, surface_normals
 from psd_depth_ros.losses.multi_view import multi_view_masks, Thresholds
 from psd_depth_ros.losses.photometric import masked_mean, smoothness
@@ -42,6 +49,8 @@ from psd_depth_ros.objectives.photometric import find_parallax, Photometric, Tar
 from psd_depth_ros.teachers import TEACHER
 from psd_depth_ros.visualisation import draw_regions
 
+ALIGNMENTS = {'affine': fit_affine, 'scale': fit_scale}
+Fit = Callable[[Tensor, Tensor, Tensor], Affine]
 PSEUDO_DEPTH = 'pseudo_depth'  # the term, and the batch field
 TARGET = 'clean_target'  # what the teacher sees, in the colours of the recording
 SOURCES = ('clean_earlier', 'clean_later')
@@ -75,11 +84,16 @@ class PseudoDepthSettings(TermSettings):
     epochs: int = setting(
         20, 'Equal parts of the run, for `forgetting: epochs`', minimum=1, maximum=10000
     )
-
+    alignment: str = setting(
+        'affine', 'What each map lacks: scale and shift of disparity (MiDaS, LeReS, Depth '
+        'Anything), or a scale alone, as the maps of networks that give depth; with a scale they '
+        'say how deep a scene is, too, and differences of log-depth count',
+        choices=tuple(ALIGNMENTS),
+    )  # fmt: skip
     least_contrast: float = setting(
-        LEAST_CONTRAST, 'Disparity whose deviation is a smaller fraction of its median is drawn '
-        'apart; photometry says how far. Streets have 0.3 to 1.0, rooms 0.1 to 0.5', minimum=0.0,
-        maximum=10.0,
+        LEAST_CONTRAST, 'With `alignment: affine`: disparity whose deviation is a smaller '
+        'fraction of its median is drawn apart; photometry says how far. Streets have 0.3 to '
+        '1.0, rooms 0.1 to 0.5', minimum=0.0, maximum=10.0,
     )  # fmt: skip
 
     def weight_at(self, progress: float) -> float:
@@ -98,7 +112,7 @@ class PseudoDepthSettings(TermSettings):
 class PseudoDepth(Term):
     """Disparity of another network, known up to scale and shift, on what is static.
 
-    Each map is aligned to the student's disparity by a trimmed fit without gradient. A pixel
+    Each map is aligned to the student's disparity by a robust fit without gradient. A pixel
     without a map counts for nothing, a sample without one gives 0. Where `ema_teacher` filters,
     only its static pixels count, else all valid ones.
     """
@@ -135,15 +149,17 @@ class PseudoDepth(Term):
         return AdaptiveForgetting() if self.settings.forgetting == 'adaptive' else None
 
     def __call__(self, context: Context) -> Tensor:
-        """L = mean |d' - q'| + 1/2 sum_k mean |grad (d' - q')| of each sample."""
+        """`affine_invariant_loss` or `scaled_log_loss` of each sample."""
         mask = context.batch.valid
         teacher = context.terms.get(EmaTeacher.name)
         if isinstance(teacher, EmaTeacher) and teacher.settings.filter:
             mask = mask & teacher.masks(context).static
-        disparity = (-context.prediction().log_depth).exp()
-        loss = affine_invariant_loss(
-            disparity, context.batch.pseudo_depth, mask, self.settings.least_contrast
-        )
+        log_depth, pseudo = context.prediction().log_depth, context.batch.pseudo_depth
+        if self.settings.alignment == 'scale':
+            loss = scaled_log_loss(log_depth, pseudo, mask)
+        else:
+            least = self.settings.least_contrast
+            loss = affine_invariant_loss((-log_depth).exp(), pseudo, mask, least)
         return loss * self._adaptive_factor(context)
 
     def visualise(self, context: Context) -> dict[str, Image]:
@@ -321,7 +337,8 @@ class EmaTeacher(Term):
         static, dynamic = found.static & valid, found.dynamic & valid
         pseudo = context.batch.get(PSEUDO_DEPTH)
         if pseudo is not None and settings.pseudo_difference > 0:
-            moved = disagreement(depth, pseudo, valid, settings.pseudo_difference)
+            fit = pseudo_fit(context)
+            moved = disagreement(depth, pseudo, valid, settings.pseudo_difference, fit)
             static, dynamic = static & ~moved, dynamic | moved
         share = dynamic.sum(dim=(2, 3), keepdim=True) / valid.sum(dim=(2, 3), keepdim=True)
         believed = share <= MOST_DYNAMIC
@@ -331,8 +348,16 @@ class EmaTeacher(Term):
         return Masks(static, dynamic, noisy, torch.where(dynamic, 0.0, weight))
 
 
+def pseudo_fit(context: Context) -> Fit:
+    """How maps of pseudo-depth are aligned in this recipe."""
+    term = context.objective.terms.get(PSEUDO_DEPTH)
+    return ALIGNMENTS[term.settings.alignment] if isinstance(term, PseudoDepth) else fit_affine
+
+
 @torch.no_grad()
-def disagreement(depth: Tensor, pseudo: Tensor, valid: Tensor, largest: float) -> Tensor:
+def disagreement(
+    depth: Tensor, pseudo: Tensor, valid: Tensor, largest: float, align: Fit = fit_affine
+) -> Tensor:
     """Where a depth map contradicts an aligned map of pseudo-depth, (B, 1, H, W) bool.
 
     |ln Z - ln Z_Q| is above `largest`, and the disparities differ by more than three standard
@@ -344,10 +369,11 @@ def disagreement(depth: Tensor, pseudo: Tensor, valid: Tensor, largest: float) -
         pseudo: (B, 1, H, W) disparity up to scale and shift, NaN where unknown.
         valid: (B, 1, H, W) bool, pixels that count.
         largest: Difference of log-depth.
+        align: How the map is aligned.
     """
     known = valid & torch.isfinite(pseudo)
     disparity = 1.0 / depth
-    fit = fit_affine(pseudo, disparity, known)
+    fit = align(pseudo, disparity, known)
     aligned = fit(torch.where(known, pseudo, 0.0))
     difference = (aligned - disparity).abs()
     median = torch.where(known, difference, torch.nan).flatten(1).nanmedian(dim=1).values
@@ -459,7 +485,7 @@ def make_label(context: Context) -> Label:
             teacher = context.objective.terms[EmaTeacher.name]
             assert isinstance(teacher, EmaTeacher)
             static = teacher.masks(context).static
-            aligned, fitted = align_pseudo_depth(own, pseudo, known & static)
+            aligned, fitted = align_pseudo_depth(own, pseudo, known & static, pseudo_fit(context))
             has_map = fitted[:, None, None, None]
             return Label(torch.where(has_map & known, aligned, own), known | ~has_map)
 
@@ -467,20 +493,23 @@ def make_label(context: Context) -> Label:
 
 
 @torch.no_grad()
-def align_pseudo_depth(log_depth: Tensor, pseudo: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+def align_pseudo_depth(
+    log_depth: Tensor, pseudo: Tensor, mask: Tensor, align: Fit = fit_affine
+) -> tuple[Tensor, Tensor]:
     """Log-depth of a map of pseudo-depth in the scale of a network's.
 
     Args:
         log_depth: (B, 1, H, W) of the network.
         pseudo: (B, 1, H, W) disparity up to scale and shift, NaN where unknown.
         mask: (B, 1, H, W) bool, pixels that are aligned.
+        align: How.
 
     Returns:
         (B, 1, H, W), no farther than the farthest pixel of the network, NaN where unknown; and
         (B,) bool whether enough pixels were there.
     """
     disparity = (-log_depth).exp()
-    fit = fit_affine(pseudo, disparity, mask)
+    fit = align(pseudo, disparity, mask)
     least = disparity.amin(dim=(1, 2, 3), keepdim=True)
     return -torch.maximum(fit(pseudo), least).log(), fit.known
 
@@ -491,7 +520,8 @@ def _draw_pseudo_depth(context: Context) -> dict[str, Image]:
         return {}
     own, first = context.prediction().log_depth[:1], pseudo[:1]
     mask = context.batch.valid[:1] & torch.isfinite(first)
-    return {PSEUDO_DEPTH: draw_depth(context, align_pseudo_depth(own, first, mask)[0][0, 0])}
+    aligned, _ = align_pseudo_depth(own, first, mask, pseudo_fit(context))
+    return {PSEUDO_DEPTH: draw_depth(context, aligned[0, 0])}
 
 
 def _inner(mask: Tensor) -> Tensor:
