@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from psd_depth_ros.losses.affine import affine_invariant_loss, fit_affine, gradient_error
+from psd_depth_ros.losses.affine import (
+    affine_invariant_loss,
+    fit_affine,
+    fit_scale,
+    gradient_error,
+    scaled_log_loss,
+)
 
 SHAPE = (1, 1, 20, 30)
 WHOLE = torch.ones(SHAPE, dtype=torch.bool)
@@ -127,3 +133,37 @@ def test_gradient_of_the_loss():
     assert (given * disparity).sum().item() == pytest.approx(0.0, abs=1e-9)
     assert given.abs().max() > 0.01
     assert torch.autograd.gradcheck(loss, (disparity,), eps=1e-7, atol=1e-4)
+
+
+def test_a_scale_alone_is_exact_in_spite_of_outliers():
+    y = 0.02 * with_outliers(RAMP + 1.0, 0.3, torch.full(SHAPE, 50.0))
+    fit = fit_scale(RAMP + 1.0, y, WHOLE)
+    assert (fit.scale.item(), fit.shift.item()) == pytest.approx((0.02, 0.0), rel=1e-4)
+    unknown = torch.where(RAMP > 0.5, torch.nan, RAMP + 1.0)
+    assert fit_scale(unknown, y, WHOLE).scale.item() == pytest.approx(0.02, rel=1e-4)
+
+
+def test_the_loss_of_log_depth_is_blind_to_scale_and_sees_a_shift():
+    other = RAMP + 0.5  # disparity
+    log_depth = -other.log()
+    assert scaled_log_loss(log_depth + 1.7, other, WHOLE).item() == pytest.approx(0.0, abs=1e-5)
+    assert scaled_log_loss(-(other + 0.5).log(), other, WHOLE).item() > 0.1
+    # half of the pixels are 0.2 too far: their median lies on one side, 0.1 on average; one row
+    # of steps at each of four scales, two neighbours a pixel
+    wrong = log_depth + 0.2 * (torch.arange(20) >= 10).view(1, 1, 20, 1)
+    steps = sum(0.2 / (20 // step - (0 if 20 % step else 1)) for step in (1, 2, 4))
+    steps += 0.2 / 2  # three rows are left at the coarsest scale
+    found = scaled_log_loss(wrong, other, WHOLE).item()
+    assert found == pytest.approx(0.1 + 0.5 * steps, rel=1e-3)
+
+
+def test_what_is_far_off_learns_nothing_of_log_depth():
+    other = RAMP + 0.5
+    log_depth = -other.log()
+    log_depth[..., 0, :] += 3.0
+    log_depth[..., 10, :] += 0.5
+    log_depth.requires_grad_()
+    scaled_log_loss(log_depth, other, WHOLE).backward()
+    gradient = log_depth.grad.abs().sum(dim=-1)[0, 0]
+    assert gradient[0] == 0.0
+    assert gradient[10] > 0.01
