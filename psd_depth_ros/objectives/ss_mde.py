@@ -101,6 +101,11 @@ class PseudoDepthSettings(TermSettings):
         'fraction of its median is drawn apart; photometry says how far. Streets have 0.3 to '
         '1.0, rooms 0.1 to 0.5', minimum=0.0, maximum=10.0,
     )  # fmt: skip
+    pixels: str = setting(
+        'not_dynamic', 'What is taught where `ema_teacher` filters: all valid pixels, those that '
+        'do not move, or only those whose depth neighbouring frames confirm',
+        choices=('all', 'not_dynamic', 'static'),
+    )  # fmt: skip
 
     def weight_at(self, progress: float) -> float:
         """The weight at `progress` of the run.
@@ -120,7 +125,8 @@ class PseudoDepth(Term):
 
     Each map is aligned to the student's disparity by a robust fit without gradient. A pixel
     without a map counts for nothing, a sample without one gives 0. Where `ema_teacher` filters,
-    only its static pixels count, else all valid ones.
+    its dynamic pixels do not count: static here means the scene, not only what the teacher has
+    right already.
     """
 
     name = PSEUDO_DEPTH
@@ -156,10 +162,7 @@ class PseudoDepth(Term):
 
     def __call__(self, context: Context) -> Tensor:
         """`affine_invariant_loss` or `scaled_log_loss` of each sample."""
-        mask = context.batch.valid
-        teacher = context.terms.get(EmaTeacher.name)
-        if isinstance(teacher, EmaTeacher) and teacher.settings.filter:
-            mask = mask & teacher.masks(context).static
+        mask = self._pixels(context)
         log_depth, pseudo = context.prediction().log_depth, context.batch.pseudo_depth
         if self.settings.alignment == 'scale':
             loss = scaled_log_loss(log_depth, pseudo, mask)
@@ -171,6 +174,15 @@ class PseudoDepth(Term):
     def visualise(self, context: Context) -> dict[str, Image]:
         """The map of the first sample, aligned to the depth of the student."""
         return _draw_pseudo_depth(context)
+
+    def _pixels(self, context: Context) -> Tensor:
+        """The pixels that are taught (B, 1, H, W) bool."""
+        valid: Tensor = context.batch.valid
+        teacher = context.terms.get(EmaTeacher.name)
+        if self.settings.pixels == 'all' or not isinstance(teacher, EmaTeacher):
+            return valid
+        masks = teacher.masks(context)
+        return masks.static if self.settings.pixels == 'static' else valid & ~masks.dynamic
 
     def _adaptive_factor(self, context: Context) -> Tensor | float:
         """What is left of the weight; 1 without adaptive forgetting."""

@@ -147,17 +147,27 @@ def test_a_prior_without_a_teacher_is_refused():
     assert PseudoDepth(PseudoDepthSettings(teacher='a/b')).maps == {'pseudo_depth': 'a/b'}
 
 
-def test_pseudo_depth_counts_on_static_pixels_only():
-    settings = PseudoDepthSettings(weight=0.1, teacher='maps', forgetting='none')
+@pytest.mark.parametrize('pixels', ['all', 'not_dynamic', 'static'])
+def test_pseudo_depth_counts_on_the_pixels_that_were_asked_for(pixels):
+    settings = PseudoDepthSettings(weight=0.1, teacher='maps', forgetting='none', pixels=pixels)
     depth = wall() + torch.linspace(0, 60, WIDTH)
     pseudo = 3.0 / depth - 1.0
     pseudo[SQUARE] = 9.0  # wrong about what moves
+    pseudo[:, :, :5, :5] = 9.0  # and about what is noisy
     terms = [PseudoDepth(settings), ema()]
     context = look(terms, depth, wall(), pseudo_depth=pseudo)
-    context.once('ema_teacher', lambda: ema_masks(moving=True))
-    assert terms[0](context).item() == pytest.approx(0.0, abs=1e-4)
-    unfiltered = look([terms[0]], depth, wall(), pseudo_depth=pseudo)
-    assert terms[0](unfiltered).item() > 1.0
+    masks = ema_masks(moving=True)
+    masks.static[:, :, :5, :5] = False
+    masks.noisy[:, :, :5, :5] = True
+    context.once('ema_teacher', lambda: masks)
+    found = terms[0](context).item()
+    unfiltered = terms[0](look([terms[0]], depth, wall(), pseudo_depth=pseudo)).item()
+    if pixels == 'static':
+        assert found == pytest.approx(0.0, abs=1e-4)
+    else:
+        assert found > 0.1
+    assert (found == unfiltered) == (pixels == 'all')
+    assert unfiltered > 1.0
 
 
 def ema_masks(moving: bool) -> Masks:

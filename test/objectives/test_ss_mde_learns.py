@@ -16,7 +16,7 @@ from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recip
 
 STEPS, TARGETS = 24, (1, 4)
 STREET = WorldSettings(kind='street', width=128, height=64, focal_px=80.0, moving_objects=6)
-PROGRESS = 0.15  # all terms are on
+PROGRESS = 0.35  # all terms are on
 
 
 def make_batch(world: World) -> tuple[TripletBatch, torch.Tensor]:
