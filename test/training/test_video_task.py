@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
 from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, OutputInfo, save_checkpoint
 from psd_depth_ros.config import dump
@@ -12,7 +13,9 @@ from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.networks import DepthModel, Normalisation, preset
 from psd_depth_ros.networks.encoders import EncoderWeights
 from psd_depth_ros.training import video_task
+from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
+from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
 
 WORLDS = 'synth:street:2000005-2000006?frames=8&size=192x64&focal_px=110'
@@ -137,3 +140,40 @@ def test_a_teacher_of_maps_is_told_in_run_and_checkpoint(data, tmp_path):
     np.save(file, np.zeros((4, 8), np.float32))
     assert VideoTask(recipe, data).data_description() != description
     assert 'teachers' not in VideoTask(recipe_of('baseline'), data).data_description()
+
+
+def test_a_resumed_run_goes_on_with_its_teachers_and_what_terms_own(data, tmp_path):
+    """Slow teacher, projections of graphs, state of forgetting: as if it had never stopped."""
+    maps = tmp_path / 'disparity'
+    for number in data.sequences[0].origin.numbers.tolist():
+        file = maps / data.sequences[0].name / f'{number:04d}.npy'
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, np.linspace(1.0, 2.0 + number, 32).reshape(4, 8).astype(np.float32))
+    recipe = recipe_of(
+        'baseline', 'steps=4', 'precision=fp32', 'warmup=0', 'preview_every=0',
+        f'objective.pseudo_depth.teacher={maps}', 'objective.pseudo_depth.forgetting=adaptive',
+        'objective.ema_teacher=0.1', 'objective.adverse=0.5', 'objective.graph=0.05',
+    )  # fmt: skip
+
+    def train(folder, steps, resume=False):
+        task = VideoTask(recipe, data, cache=tmp_path)
+        taken = []
+        run_training(
+            task, RunFolder(tmp_path / folder), device='cpu', resume=resume,
+            report=taken.append, stop=lambda: len(taken) >= steps,
+        )  # fmt: skip
+        return task
+
+    whole = train('whole', 4)
+    train('parts', 2)
+    parts = train('parts', 4, resume=True)
+    for one, other in ((whole.module, parts.module), (whole.kept, parts.kept)):
+        assert one.state_dict().keys() == other.state_dict().keys()
+        for name, tensor in one.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name]), name
+    assert 'teacher' in whole.kept
+    assert {'graph', 'pseudo_depth'} == set(whole.module.owned)
+    student, teacher = whole.depth.state_dict(), whole.kept['teacher'].state_dict()
+    assert any(not torch.equal(student[name], teacher[name]) for name in student)
+    saved = load_checkpoint(tmp_path / 'whole' / 'best.safetensors').tensors
+    assert saved.keys() == student.keys(), 'teachers and projections stay out of the checkpoint'
