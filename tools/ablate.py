@@ -27,6 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.cli.options import add_setting_option, progress_bar
 from psd_depth_ros.data.frames import FrameSource, LoadedFrames
 from psd_depth_ros.data.open import open_with_depth
@@ -49,6 +50,7 @@ from psd_depth_ros.training.recipe import (
     VideoRecipe,
 )
 from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.task import Start
 from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
 
 PROTOCOL = 'outdoor'
@@ -225,7 +227,7 @@ def run_experiment(
     output: Path,
     *,
     seeds: int = 3,
-    start: Any = None,
+    start: Callable[[int], Start] = lambda seed: None,
     start_id: str = '',
     worlds: Path | None = None,
     device: str = 'auto',
@@ -262,7 +264,8 @@ def run_experiment(
         recipe = experiment.recipe_for(name, seed, results)
         folder = output / 'runs' / f'{name}_seed{seed}'
         result, frames = train_and_measure(
-            recipe, data, test, folder, start, start_id, device, f'{name}, seed {seed}', quiet,
+            recipe, data, test, folder, start(seed), start_id, device, f'{name}, seed {seed}',
+            quiet,
             () if experiment.robust is None else experiment.robust.severities,
             worlds or output / 'worlds',
         )  # fmt: skip
@@ -298,7 +301,7 @@ def train_and_measure(
     data: Preparation,
     test: TestFrames,
     folder: Path,
-    start: Any,
+    start: Start,
     start_id: str,
     device: str,
     title: str,
@@ -309,7 +312,7 @@ def train_and_measure(
     """One run; one that was broken off begins anew, since its computing time is not known."""
     shutil.rmtree(folder, ignore_errors=True)
     task = VideoTask(recipe, data, start, cache=cache)
-    task.start_id = start_id
+    task.start_id = start_id or task.start_id
     before_s = time.process_time()
     with progress_bar(title, quiet) as advance:
         outcome = run_training(
@@ -648,6 +651,20 @@ def _without_nan(value: Any) -> Any:
     return None if isinstance(value, float) and math.isnan(value) else value
 
 
+def _read_start(options: argparse.Namespace) -> tuple[Callable[[int], Start], str]:
+    """What each seed starts from, and a name of it."""
+    if options.imagenet is not None:
+        weights = read_encoder_weights(options.imagenet)
+        return lambda seed: weights, f'imagenet {weights.id}'
+    if options.pretrained is not None:
+        runs, variant = options.pretrained.parent / 'runs', options.pretrained.name
+        return (
+            lambda seed: load_checkpoint(runs / f'{variant}_seed{seed}' / 'best.safetensors'),
+            f'pretrained {variant}',
+        )
+    return lambda seed: None, ''
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, run the experiment, print its tables."""
     parser = argparse.ArgumentParser(
@@ -659,8 +676,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--output', metavar='RUN', type=Path, required=True, help='new folder')
     parser.add_argument('--seeds', type=int, default=3, help='runs of each variant (%(default)s)')
     parser.add_argument('--runs', metavar='A0,A3,...', default='', help='only some variants')
-    parser.add_argument('--imagenet', metavar='NPZ', type=Path,
-                        help='encoder weights to start from (default: random)')  # fmt: skip
+    begin = parser.add_mutually_exclusive_group()
+    begin.add_argument('--imagenet', metavar='NPZ', type=Path,
+                       help='encoder weights to start from (default: random)')  # fmt: skip
+    begin.add_argument(
+        '--pretrained',
+        metavar='RUN/VARIANT',
+        type=Path,
+        help='start each seed from that seed of a variant of another ablation',
+    )
     parser.add_argument('--worlds', metavar='DIR', type=Path, help='keep rendered frames here')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--resume', action='store_true', help='leave out runs that have ended')
@@ -670,13 +694,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         runs = tuple(options.runs.split(',')) if options.runs else ()
         experiment = read_experiment(options.experiment, runs, options.changes)
-        start = None if options.imagenet is None else read_encoder_weights(options.imagenet)
+        start, start_id = _read_start(options)
         results = run_experiment(
             experiment,
             options.output,
             seeds=options.seeds,
             start=start,
-            start_id='' if start is None else f'imagenet {start.id}',
+            start_id=start_id,
             worlds=options.worlds,
             device=options.device,
             resume=options.resume,
