@@ -46,7 +46,12 @@ from psd_depth_ros.losses.affine import (
 )
 from psd_depth_ros.losses.depth import huber, surface_normals
 from psd_depth_ros.losses.multi_view import multi_view_masks, Thresholds
-from psd_depth_ros.losses.photometric import masked_mean, smoothness
+from psd_depth_ros.losses.photometric import (
+    masked_mean,
+    photometric_error,
+    smoothness,
+    ssim_statistics,
+)
 from psd_depth_ros.losses.ranking import draw_pixels, draw_positions, order_labels, ranking_error
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.objectives.base import Context, draw_depth, Image, Term, TermSettings
@@ -265,7 +270,8 @@ class EmaTeacherSettings(TermSettings):
     )  # fmt: skip
     pseudo_difference: float = setting(
         0.0, 'With pseudo-depth: a pixel has also moved where ln Z differs from that of the '
-        'aligned map by more than this, and far more than elsewhere; 0: not compared',
+        'aligned map by more than this and far more than elsewhere, and explains the images '
+        'better; 0: not compared',
         minimum=0.0, maximum=10.0,
     )  # fmt: skip
     huber: float = setting(
@@ -357,6 +363,7 @@ class EmaTeacher(Term):
         if pseudo is not None and settings.pseudo_difference > 0:
             fit = pseudo_fit(context)
             moved = disagreement(depth, pseudo, valid, settings.pseudo_difference, fit)
+            moved = moved & explains_better(context, depth, pseudo)
             static, dynamic = static & ~moved, dynamic | moved
         share = dynamic.sum(dim=(2, 3), keepdim=True) / valid.sum(dim=(2, 3), keepdim=True)
         believed = share <= MOST_DYNAMIC
@@ -364,6 +371,40 @@ class EmaTeacher(Term):
         noisy = ~(static | dynamic)
         weight = torch.where(noisy & believed, 1.0 - found.difference, 1.0)
         return Masks(static, dynamic, noisy, torch.where(dynamic, 0.0, weight))
+
+
+@torch.no_grad()
+def explains_better(context: Context, depth: Tensor, pseudo: Tensor) -> Tensor:
+    """Where a depth map explains the images better than aligned pseudo-depth, (B, 1, H, W) bool.
+
+    What moves along the line of sight is explained by a wrong depth, not by the true one. Where
+    the student is only wrong, the prior explains the images better: these pixels have not moved.
+    Photometric errors are those at half the size, over 5x5 of these pixels. (own)
+
+    Args:
+        context: With images and poses.
+        depth: (B, 1, H, W) Z.
+        pseudo: (B, 1, H, W) disparity to be aligned, NaN where unknown.
+    """
+    images = F.avg_pool2d(context.images.flatten(0, 1), 2).unflatten(0, (3, -1))
+    K = camera_matrix(resize_intrinsics(context.intrinsics, 0.5))
+    known = context.batch.valid & torch.isfinite(pseudo)
+    aligned, _ = align_pseudo_depth(depth.log(), pseudo, known, pseudo_fit(context))
+    target = ssim_statistics(images[0])
+    errors = []
+    for log_depth in (depth.log(), torch.where(known, aligned, depth.log())):
+        half = F.avg_pool2d(log_depth, 2).exp()
+        found = [
+            (photometric_error(target, image), inside)
+            for image, inside in (
+                inverse_warp(source, half, pose, K, K)
+                for source, pose in zip(images[1:], context.poses().detach(), strict=True)
+            )
+        ]
+        seen = torch.stack([torch.where(inside, error, 1.0) for error, inside in found])
+        errors.append(F.avg_pool2d(seen.amin(dim=0), 5, 1, 2, count_include_pad=False))
+    better = (errors[0] < errors[1]).float()
+    return F.interpolate(better, depth.shape[-2:], mode='nearest') > 0.5
 
 
 def pseudo_fit(context: Context) -> Fit:
