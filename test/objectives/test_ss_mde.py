@@ -22,6 +22,7 @@ from psd_depth_ros.objectives.ss_mde import (
     DynamicRanking,
     EmaTeacher,
     EmaTeacherSettings,
+    explains_better,
     FIRST_STEPS,
     Masks,
     MultiScale,
@@ -245,10 +246,39 @@ def test_the_filter_takes_the_word_of_pseudo_depth_where_asked():
     pseudo[:, :, 5:10, 5:10] = 2.0 / 5.0  # views agree that the wall is there
     part = (slice(None), slice(None), slice(5, 10), slice(5, 10))
     for term, moves in ((ema(), False), (ema(pseudo_difference=0.5), True)):
-        masks = term.masks(look([term], wall(), depth, pseudo_depth=pseudo))
+        context = look([term], wall(), depth, pseudo_depth=pseudo)
+        # and so do the images: the texture goes by as far as that of a wall
+        context.once('images', lambda: passing_texture(FOCAL * STEP_M / WALL_M))
+        masks = term.masks(context)
         assert masks.dynamic[part].all() == moves
         assert masks.static[part].all() != moves
         assert not (masks.static & masks.dynamic).any()
+
+
+def test_where_the_prior_explains_the_images_better_the_network_is_wrong():
+    network, prior = wall(), 1.0 / torch.full_like(wall(), SQUARE_M)
+    prior[..., :48] = 1.0 / WALL_M  # most of the map fits the network
+    inner = (..., slice(4, -4), slice(48, -24))  # seen by a source, whatever the depth
+    for metres, better in ((WALL_M, True), (SQUARE_M, False)):
+        context = look([ema()], network, network, pseudo_depth=prior)
+        context.once('images', lambda metres=metres: passing_texture(FOCAL * STEP_M / metres))
+        found = explains_better(context, torch.full_like(network, WALL_M), prior)
+        assert found[inner].float().mean().item() == pytest.approx(float(better), abs=0.02)
+
+
+def passing_texture(shift_px: float) -> torch.Tensor:
+    """Images (3, 1, 3, H, W) of a plane: points go right in the earlier one, left in the later."""
+    y, x = torch.meshgrid(torch.arange(HEIGHT), torch.arange(WIDTH), indexing='ij')
+    images = []
+    for shift in (0.0, shift_px, -shift_px):
+        place = x - shift
+        waves = [
+            (0.5 * place + 0.3 * y).sin(),
+            (0.31 * place - 0.4 * y).sin(),
+            (0.7 * place).sin(),
+        ]
+        images.append(0.5 + 0.4 * torch.stack(waves)[None])
+    return torch.stack(images)
 
 
 # 3. What moves.
