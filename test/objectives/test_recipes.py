@@ -20,7 +20,7 @@ from psd_depth_ros.training.recipe import (
 )
 
 SHIPPED = (
-    *('psd', 'ss_mde', 'structure_centric', 'baseline', 'kitti', 'cityscapes', 'finetune'),
+    *('psd', 'ss_mde', 'structure_centric', 'full', 'baseline', 'kitti', 'cityscapes', 'finetune'),
     *('ablation', 'starter'),
 )
 PLAIN = {'objective': [{'term': 'photometric'}, {'term': 'smoothness', 'weight': 1e-3}]}
@@ -31,6 +31,17 @@ def test_a_shipped_recipe_is_the_same_after_a_round_trip(name):
     recipe = read_recipe(find_recipe(name))
     assert build_recipe(type(recipe), dump_recipe(recipe)) == recipe
     assert change_recipe(recipe, [], 'test') == recipe
+
+
+@pytest.mark.parametrize('name', ['psd', 'ss_mde', 'structure_centric', 'full'])
+def test_recipes_of_the_papers_fine_tune_with_small_steps(name):
+    base, found = read_recipe(find_recipe('finetune')), read_finetune_recipe(find_recipe(name))
+    assert found.name == name
+    assert (found.rate, found.encoder_rate) == (base.rate, base.encoder_rate)
+    terms = {one.name for one in found.objective}
+    assert {'anchor', 'anchor_scale'} <= terms
+    trained = {one.name for one in read_recipe(find_recipe(name)).objective}
+    assert trained - terms <= {'smoothness', 'multi_scale', 'distant'}
 
 
 def test_a_recipe_says_how_it_fine_tunes(tmp_path):
