@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
 from psd_depth_ros.cli.options import add_setting_option, progress_bar
 from psd_depth_ros.data.frames import FrameSource, LoadedFrames
 from psd_depth_ros.data.open import open_with_depth
@@ -656,6 +656,10 @@ def _read_start(options: argparse.Namespace) -> tuple[Callable[[int], Start], st
     if options.imagenet is not None:
         weights = read_encoder_weights(options.imagenet)
         return lambda seed: weights, f'imagenet {weights.id}'
+    if options.checkpoint is not None:
+        is_default = options.checkpoint == 'default'
+        checkpoint = load_checkpoint(default_checkpoint() if is_default else options.checkpoint)
+        return lambda seed: checkpoint, f'checkpoint {checkpoint.id}'
     if options.pretrained is not None:
         runs, variant = options.pretrained.parent / 'runs', options.pretrained.name
         return (
@@ -679,6 +683,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     begin = parser.add_mutually_exclusive_group()
     begin.add_argument('--imagenet', metavar='NPZ', type=Path,
                        help='encoder weights to start from (default: random)')  # fmt: skip
+    begin.add_argument(
+        '--checkpoint', metavar='FILE', help='checkpoint to start from; default: of the package'
+    )
     begin.add_argument(
         '--pretrained',
         metavar='RUN/VARIANT',
