@@ -41,7 +41,7 @@ def test_recipes_of_the_papers_fine_tune_with_small_steps(name):
     terms = {one.name for one in found.objective}
     assert {'anchor', 'anchor_scale'} <= terms
     trained = {one.name for one in read_recipe(find_recipe(name)).objective}
-    assert trained - terms <= {'smoothness', 'multi_scale', 'distant'}
+    assert trained - terms <= {'smoothness', 'multi_scale', 'distant'}, 'what teaches, teaches on'
 
 
 def test_a_recipe_says_how_it_fine_tunes(tmp_path):

@@ -118,13 +118,17 @@ def test_controls_come_last_and_computing_times_before_their_use():
     ]  # fmt: skip
 
 
-def test_every_shipped_variant_is_a_recipe_of_its_own():
-    experiment = ablate.read_experiment(SHIPPED)
+@pytest.mark.parametrize(('name', 'count'), [('psd', 10), ('prior', 4), ('papers', 13)])
+def test_every_shipped_variant_is_a_recipe_of_its_own(name, count):
+    experiment = ablate.read_experiment(SHIPPED.with_name(f'{name}.yaml'))
     results = [result('A0', 1, 0.4), result('A3', 1, 0.3, compute_s=90.0)]
     recipes = [
         replace(experiment.recipe_for(name, 1, results), name='') for name in experiment.variants
     ]
-    assert len(recipes) == 10
+    assert len(recipes) == count
+    for better, worse, figure in experiment.comparisons:
+        assert {better, worse} <= experiment.variants.keys()
+        assert figure in ablate.COLUMNS
     assert all(a != b for i, a in enumerate(recipes) for b in recipes[:i])
 
 
