@@ -19,7 +19,7 @@ from torch import Tensor
 
 KEPT = 0.6  # fraction of the pixels that a trimmed fit is made of
 STEPS = 8  # concentration steps
-MOST_FITTED = 8192  # pixels of an image that take part in a fit, evenly spread
+MOST_FITTED = 2048  # pixels of an image that take part in a fit, evenly spread
 LEAST_RATIO = 0.25  # of a trimmed scale to that of the spreads, below which it is not believed
 HEAVY_TAIL = 0.25  # of the mean deviation, which the spread is at least: half a map may be flat
 MIN_SPREAD = 0.01  # smallest deviation of a disparity map, as a fraction of its median
