@@ -45,6 +45,7 @@ FRAMES = ('target', 'earlier', 'later')
 CLEAN_FRAMES = tuple(f'clean_{name}' for name in FRAMES)  # without the change of colours
 EARLIER, LATER = 0, 1  # the sources of a triplet
 STUDENT = 'student'
+PHOTOMETRIC_WEIGHT = 'photometric weight'  # a result that a context keeps
 POSE_INPUT_SCALE = 0.5  # side of the pose network's input over that of the depth network's
 MIN_POSE_INPUT_PX = 64  # width of it, which the pose network halves six times
 
@@ -473,7 +474,7 @@ class Context:
                     product = factor if product is None else product * factor
             return product
 
-        return self.once('photometric weight', multiply)
+        return self.once(PHOTOMETRIC_WEIGHT, multiply)
 
 
 class Objective(nn.Module):

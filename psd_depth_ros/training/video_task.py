@@ -24,7 +24,14 @@ from psd_depth_ros.geometry.warp import sample
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.networks.pose_net import PoseNet
-from psd_depth_ros.objectives.base import bind_terms, Context, Image, Objective, Prediction
+from psd_depth_ros.objectives.base import (
+    bind_terms,
+    Context,
+    Image,
+    Objective,
+    PHOTOMETRIC_WEIGHT,
+    Prediction,
+)
 from psd_depth_ros.objectives.photometric import align_poses, Photometric, PhotometricSettings
 from psd_depth_ros.teachers import EMA, INITIAL, Teachers
 from psd_depth_ros.training.recipe import dump_recipe, LEARNED, TRACKED, VideoRecipe
@@ -345,7 +352,8 @@ class VideoTask(Task):
         """Add the values of one batch.
 
         Poses are aligned photometrically whatever the recipe says: depth is measured here, not the
-        pose network.
+        pose network. Factors that terms put on the error do not count: those of teachers change
+        from one validation to the next, and the scores would tell of them.
         """
         with torch.autocast(batch.image.device.type, torch.bfloat16):
             context = Context(self._objective, batch, 1.0, depth)
@@ -358,7 +366,7 @@ class VideoTask(Task):
                 old = context.prediction(INITIAL)
         ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()
         poses[..., :3, 3] *= ratio[:, None]
-        context.preset(student={'target': new})
+        context.preset(student={'target': new}, **{PHOTOMETRIC_WEIGHT: None})
         context.preset(poses=align_poses(context, poses))
         found.photometric.extend(self._photometric.reprojection(context).loss.tolist())
         if old is not None:

@@ -177,3 +177,11 @@ def test_a_resumed_run_goes_on_with_its_teachers_and_what_terms_own(data, tmp_pa
     assert any(not torch.equal(student[name], teacher[name]) for name in student)
     saved = load_checkpoint(tmp_path / 'whole' / 'best.safetensors').tensors
     assert saved.keys() == student.keys(), 'teachers and projections stay out of the checkpoint'
+
+
+def test_masks_of_teachers_do_not_change_the_score(data):
+    """A teacher that says that all is noise would make every network look good."""
+    plain = VideoTask(recipe_of('baseline'), data)
+    masked = VideoTask(recipe_of('baseline', 'objective.ema_teacher=0.1'), data)
+    scores = [task.validate(plain.depth)['score'] for task in (plain, masked)]
+    assert scores[0] == pytest.approx(scores[1], rel=1e-4)
