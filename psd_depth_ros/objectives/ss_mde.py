@@ -510,17 +510,29 @@ class DynamicRanking(_OfMovers):
 
 
 class DynamicNormals(_OfMovers):
-    """Normals of what moves: those of the aligned pseudo-depth, or of the teacher."""
+    """Normals of what moves: those of the aligned pseudo-depth, or of the teacher.
+
+    Every second pixel and row counts, whose camera has half the focal length and centre.
+    """
 
     name = 'dynamic_normals'
 
     def __call__(self, context: Context) -> Tensor:
         """Mean 1 - cos of each sample."""
         label = make_label(context)
-        mask = _inner(self.masks(context).dynamic) & _known_around(label.known)
-        own = surface_normals(backproject(context.prediction().depth, context.K))
-        taught = surface_normals(backproject(label.log_depth.exp(), context.K))
-        return masked_mean(normal_error(own, taught), mask)
+        dynamic, known, log_depth, taught = (
+            one[..., ::2, ::2]
+            for one in (
+                self.masks(context).dynamic,
+                label.known,
+                context.prediction().log_depth,
+                label.log_depth,
+            )
+        )
+        K = context.K * context.K.new_tensor([0.5, 0.5, 1.0])[:, None]
+        mask = _inner(dynamic) & _known_around(known)
+        own, wanted = (surface_normals(backproject(one.exp(), K)) for one in (log_depth, taught))
+        return masked_mean(normal_error(own, wanted), mask)
 
 
 def normal_error(normals: Tensor, others: Tensor) -> Tensor:
