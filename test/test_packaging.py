@@ -40,6 +40,7 @@ OPTIONAL = {
     'onnxscript': 'onnxruntime',
     'openvino': 'openvino',
     'rerun': 'rerun',
+    'huggingface_hub': 'transformers',
     'transformers': 'transformers',
 }
 ROS_GUARDED = {'cv_bridge', 'sensor_msgs_py', 'tf_transformations'}
