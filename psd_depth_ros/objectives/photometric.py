@@ -19,6 +19,7 @@ from torch import Tensor
 from psd_depth_ros.config import setting
 from psd_depth_ros.geometry.warp import (
     backproject,
+    camera_matrix,
     inside_image,
     inverse_warp,
     project,
@@ -37,7 +38,7 @@ from psd_depth_ros.losses.photometric import (
     SsimStatistics,
     unwarped_error,
 )
-from psd_depth_ros.objectives.base import Context, EARLIER, Image, LATER, Term, TermSettings
+from psd_depth_ros.objectives.base import Context, Image, LATER, Term, TermSettings
 from psd_depth_ros.odometry.alignment import refine_motions
 from psd_depth_ros.visualisation import draw_heat, draw_masked
 
@@ -90,21 +91,44 @@ class Photometric(Term):
         """Compare the target with its sources, warped by the depth of the full image."""
 
         def compute() -> Reprojection:
-            depth, poses, K = context.prediction().depth, context.poses(), context.K
-            warped = [
-                inverse_warp(context.images[1 + i], depth, poses[i], K, K)
-                for i in (EARLIER, LATER)
-            ]
-            target = self.prepare_target(
-                context.images[0], context.images[1:], context.batch.valid
+            images = context.images
+            return self.reproject(
+                self.prepare_target(images[0], images[1:], context.batch.valid),
+                images[1:],
+                context.prediction().depth,
+                context.poses(),
+                context.intrinsics,
+                self.exempt_px(context.progress),
+                context.photometric_weight,
             )
-            exempt = None
-            limit_px = self.exempt_px(context.progress)
-            if limit_px > 0:
-                exempt = find_parallax(depth, poses, K, context.intrinsics[:, :2]) < limit_px
-            return self.compare(target, warped, exempt, context.photometric_weight)
 
         return context.once('reprojection', compute)
+
+    def reproject(
+        self,
+        target: Target,
+        sources: Tensor,
+        depth: Tensor,
+        poses: Tensor,
+        intrinsics: Tensor,
+        exempt_px: float,
+        weight: Tensor | None,
+    ) -> Reprojection:
+        """Compare a target with its sources (2, B, 3, H, W), warped by a depth (B, 1, H, W).
+
+        `poses` (2, B, 4, 4) are T_source_target, `intrinsics` (B, 4) those of all images. Pixels
+        whose parallax is below `exempt_px` are not auto-masked; 0: no such limit. `weight`
+        (B, 1, H, W) scales the error.
+        """
+        K = camera_matrix(intrinsics)
+        warped = [
+            inverse_warp(source, depth, pose, K, K)
+            for source, pose in zip(sources, poses, strict=True)
+        ]
+        exempt = None
+        if exempt_px > 0:
+            exempt = find_parallax(depth, poses, K, intrinsics[:, :2]) < exempt_px
+        return self.compare(target, warped, exempt, weight)
 
     def prepare_target(self, image: Tensor, sources: Tensor, valid: Tensor) -> Target:
         """Prepare images for `compare`.

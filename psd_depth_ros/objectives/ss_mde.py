@@ -55,7 +55,7 @@ from psd_depth_ros.losses.photometric import (
 from psd_depth_ros.losses.ranking import draw_pixels, draw_positions, order_labels, ranking_error
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.objectives.base import Context, draw_depth, Image, Term, TermSettings
-from psd_depth_ros.objectives.photometric import find_parallax, Photometric, Target
+from psd_depth_ros.objectives.photometric import Photometric
 from psd_depth_ros.teachers import TEACHER
 from psd_depth_ros.visualisation import draw_regions
 
@@ -373,6 +373,16 @@ class EmaTeacher(Term):
         return Masks(static, dynamic, noisy, torch.where(dynamic, 0.0, weight))
 
 
+def half_size(context: Context) -> tuple[Tensor, Tensor]:
+    """The images (3, B, 3, H / 2, W / 2) of `Context.images` and their intrinsics (B, 4)."""
+
+    def shrink() -> tuple[Tensor, Tensor]:
+        images = F.avg_pool2d(context.images.flatten(0, 1), 2).unflatten(0, (3, -1))
+        return images, resize_intrinsics(context.intrinsics, 0.5)
+
+    return context.once('half size', shrink)
+
+
 @torch.no_grad()
 def explains_better(context: Context, depth: Tensor, pseudo: Tensor) -> Tensor:
     """Where a depth map explains the images better than aligned pseudo-depth, (B, 1, H, W) bool.
@@ -386,8 +396,8 @@ def explains_better(context: Context, depth: Tensor, pseudo: Tensor) -> Tensor:
         depth: (B, 1, H, W) Z.
         pseudo: (B, 1, H, W) disparity to be aligned, NaN where unknown.
     """
-    images = F.avg_pool2d(context.images.flatten(0, 1), 2).unflatten(0, (3, -1))
-    K = camera_matrix(resize_intrinsics(context.intrinsics, 0.5))
+    images, intrinsics = half_size(context)
+    K = camera_matrix(intrinsics)
     known = context.batch.valid & torch.isfinite(pseudo)
     aligned, _ = align_pseudo_depth(depth.log(), pseudo, known, pseudo_fit(context))
     target = ssim_statistics(images[0])
@@ -675,12 +685,19 @@ class MultiScale(Term):
     def __call__(self, context: Context) -> Tensor:
         """Mean over the scales of each sample."""
         photometric: Photometric = self.others[Photometric.name]
-        images = F.avg_pool2d(context.images.flatten(0, 1), 2).unflatten(0, (3, -1))
+        images, intrinsics = half_size(context)
         valid = F.avg_pool2d(context.batch.valid.float(), 2) > ALL_VALID
         target = photometric.prepare_target(images[0], images[1:], valid)
+        limit_px = 0.5 * photometric.exempt_px(context.progress)
+        weight = context.photometric_weight
+        if weight is not None:
+            weight = F.avg_pool2d(weight, 2)
         total = context.zeros()
         for log_depth, stride in zip(self.log_depths(context), STRIDES, strict=True):
-            total = total + self._error(context, photometric, target, images[1:], log_depth)
+            found = photometric.reproject(
+                target, images[1:], log_depth.exp(), context.poses(), intrinsics, limit_px, weight
+            )
+            total = total + found.loss
             smooth = smoothness((-log_depth).exp(), images[0])
             total = total + self.settings.smoothness / stride * smooth
         return total / len(STRIDES)
@@ -700,26 +717,3 @@ class MultiScale(Term):
     def visualise(self, context: Context) -> dict[str, Image]:
         """Depth of the coarsest scale."""
         return {'coarsest_depth': draw_depth(context, self.log_depths(context)[0][0, 0])}
-
-    @staticmethod
-    def _error(
-        context: Context,
-        photometric: Photometric,
-        target: Target,
-        sources: Tensor,
-        log_depth: Tensor,
-    ) -> Tensor:
-        depth, poses = log_depth.exp(), context.poses()
-        intrinsics = resize_intrinsics(context.intrinsics, 0.5)
-        K = camera_matrix(intrinsics)
-        warped = [
-            inverse_warp(source, depth, pose, K, K)
-            for source, pose in zip(sources, poses, strict=True)
-        ]
-        exempt, weight = None, context.photometric_weight
-        limit_px = 0.5 * photometric.exempt_px(context.progress)
-        if limit_px > 0:
-            exempt = find_parallax(depth, poses, K, intrinsics[:, :2]) < limit_px
-        if weight is not None:
-            weight = F.avg_pool2d(weight, 2)
-        return photometric.compare(target, warped, exempt, weight).loss

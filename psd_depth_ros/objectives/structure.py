@@ -43,22 +43,19 @@ from psd_depth_ros.config import setting
 from psd_depth_ros.data.fields import recording_id
 from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.geometry.warp import inverse_warp
 from psd_depth_ros.losses.depth import huber
 from psd_depth_ros.losses.photometric import masked_mean, Reprojection, smoothness
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.objectives.base import (
     Context,
     draw_depth,
-    EARLIER,
     Image,
     Input,
-    LATER,
     STUDENT,
     Term,
     TermSettings,
 )
-from psd_depth_ros.objectives.photometric import find_parallax, Photometric
+from psd_depth_ros.objectives.photometric import Photometric
 from psd_depth_ros.teachers import INITIAL, TEACHER
 from psd_depth_ros.visualisation import draw_heat
 
@@ -205,20 +202,15 @@ class Adverse(Term):
 
     def _reprojection(self, context: Context, pairs: Pairs) -> Reprojection:
         photometric: Photometric = self.others['photometric']
-        rows, K = pairs.rows, context.K[pairs.rows]
-        depth = context.prediction(image=self.name).depth
-        poses = context.poses()[:, rows].detach()
-        images = context.images[:, rows]
-        warped = [inverse_warp(images[1 + i], depth, poses[i], K, K) for i in (EARLIER, LATER)]
-        exempt = None
-        limit_px = photometric.exempt_px(context.progress)
-        if limit_px > 0:
-            exempt = find_parallax(depth, poses, K, context.intrinsics[rows, :2]) < limit_px
+        rows, images = pairs.rows, context.images[:, pairs.rows]
         weight = context.photometric_weight
-        return photometric.compare(
+        return photometric.reproject(
             photometric.prepare_target(images[0], images[1:], context.batch.valid[rows]),
-            warped,
-            exempt,
+            images[1:],
+            context.prediction(image=self.name).depth,
+            context.poses()[:, rows].detach(),
+            context.intrinsics[rows],
+            photometric.exempt_px(context.progress),
             None if weight is None else weight[rows],
         )
 
@@ -400,19 +392,14 @@ class Reflectance(Term):
     def __call__(self, context: Context) -> Tensor:
         """Mean error of each sample."""
         photometric: Photometric = self.others['photometric']
-        depth, poses, K = context.prediction().depth, context.poses(), context.K
         reflectance = retinex_of(context).reflectance
-        warped = [
-            inverse_warp(reflectance[1 + i], depth, poses[i], K, K) for i in (EARLIER, LATER)
-        ]
-        exempt = None
-        limit_px = photometric.exempt_px(context.progress)
-        if limit_px > 0:
-            exempt = find_parallax(depth, poses, K, context.intrinsics[:, :2]) < limit_px
-        return photometric.compare(
+        return photometric.reproject(
             photometric.prepare_target(reflectance[0], reflectance[1:], context.batch.valid),
-            warped,
-            exempt,
+            reflectance[1:],
+            context.prediction().depth,
+            context.poses(),
+            context.intrinsics,
+            photometric.exempt_px(context.progress),
             context.photometric_weight,
         ).loss
 

@@ -18,7 +18,7 @@ from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.losses.photometric import smoothness
 from psd_depth_ros.networks import DepthModel, preset
 from psd_depth_ros.networks.pose_net import PoseNet
-from psd_depth_ros.objectives import structure
+from psd_depth_ros.objectives import photometric, structure
 from psd_depth_ros.objectives.base import Context, Objective, STUDENT
 from psd_depth_ros.objectives.structure import (
     choose_samples,
@@ -110,18 +110,19 @@ def test_an_adverse_image_is_judged_by_the_clean_one(monkeypatch: pytest.MonkeyP
     assert found['adverse_consistency'].item() == pytest.approx(0.0, abs=1e-6)
 
     compared, warped = [], []
-    compare, warp = structure.Photometric.compare, structure.inverse_warp
+    compare, warp = structure.Photometric.compare, photometric.inverse_warp
 
     def spy_compare(self: Any, target: Any, *rest: Any) -> Any:
         compared.append(target.image)
         return compare(self, target, *rest)
 
-    def spy_warp(source: torch.Tensor, *rest: Any) -> Any:
-        warped.append(source)
-        return warp(source, *rest)
+    def spy_warp(source: torch.Tensor, depth: torch.Tensor, *rest: Any) -> Any:
+        if not torch.equal(depth, context.prediction().depth):  # that of the adverse image
+            warped.append(source)
+        return warp(source, depth, *rest)
 
     monkeypatch.setattr(structure.Photometric, 'compare', spy_compare)
-    monkeypatch.setattr(structure, 'inverse_warp', spy_warp)
+    monkeypatch.setattr(photometric, 'inverse_warp', spy_warp)
     objective = make_objective(PHOTOMETRIC, {**adverse, 'kinds': ['night']})
     context = Context(objective, make_batch(), 0.0)  # whose colours are changed, too
     terms = objective.evaluate(context)
