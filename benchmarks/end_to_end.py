@@ -27,28 +27,30 @@ CAMERA_HZ = 30.0
 SETTLED_AFTER = 100  # frames until caches are warm
 
 
-def measure_end_to_end(quick: bool, output: Path) -> list[dict[str, Any]]:
+def measure_end_to_end(quick: bool, output: Path, pixel_budget: int = 0) -> list[dict[str, Any]]:
     """Rows: a 30 Hz camera on both transports, then four times the rate that was reached."""
-    checkpoint = _checkpoint(output)
+    told = {'checkpoint': _checkpoint(output)}
+    if pixel_budget:
+        told['pixel_budget'] = str(pixel_budget)
     count = 150 if quick else 2800  # about 2,000 frames come out
-    steady = _run('30 Hz', CAMERA_HZ, count, True, checkpoint, output)
+    steady = _run('30 Hz', CAMERA_HZ, count, True, told, output)
     rows = [steady]
     if not quick:
-        rows.append(_run('30 Hz, no profile', CAMERA_HZ, 300, False, checkpoint, output))
-        rows.append(_run('saturated', 60.0, 600, True, checkpoint, output))
+        rows.append(_run('30 Hz, no profile', CAMERA_HZ, 300, False, told, output))
+        rows.append(_run('saturated', 60.0, 600, True, told, output))
     best = max(row['depth_hz'] for row in rows)
-    rows.append(_run('flood, 4x', 4 * best, 300 if quick else 2000, True, checkpoint, output))
+    rows.append(_run('flood, 4x', 4 * best, 300 if quick else 2000, True, told, output))
     return rows
 
 
 def _run(
-    name: str, rate: float, count: int, shared_memory: bool, checkpoint: str, output: Path
+    name: str, rate: float, count: int, shared_memory: bool, told: dict[str, str], output: Path
 ) -> dict[str, Any]:
     """One camera, one node, one sink; a row of what came out."""
     domain, log = unused_domain(), output / 'end_to_end.log'
     arguments = ['-m', 'psd_depth_ros.ros.depth_node.node', '--ros-args']
     parameters = {
-        'checkpoint': checkpoint,
+        **told,
         'points.min_confidence': '0.0',
         'points.max_range_m': '1000.0',
         'depth.min_confidence': '0.0',

@@ -20,27 +20,29 @@ from psd_depth_ros.inference.backends import (
 )
 from psd_depth_ros.networks import DepthModel, preset
 from psd_depth_ros.networks.depth_model import measure_complexity
+from psd_depth_ros.preprocess import choose_input_size
 
-HEIGHT, WIDTH = 192, 640
+HEIGHT, WIDTH = 192, 640  # without --pixel-budget
 PRESETS = ('lite', 'base')
 Maker = Callable[[DepthModel], Backend]
 
 
-def measure_networks(quick: bool) -> list[dict[str, Any]]:
-    """Rows of preset, backend, precision and times."""
+def measure_networks(quick: bool, pixel_budget: int = 0) -> list[dict[str, Any]]:
+    """Rows of preset, backend, precision and times, for a wide image of at most so many pixels."""
+    size = choose_input_size(10 * WIDTH, 10 * HEIGHT, pixel_budget or HEIGHT * WIDTH)
     rows = []
     for name in PRESETS[:1] if quick else PRESETS:
-        complexity = measure_complexity(_build(name), HEIGHT, WIDTH)
+        complexity = measure_complexity(_build(name), *size)
         for (backend, precision), make in _makers().items():
             row = {
                 'preset': name,
-                'input': f'{WIDTH}x{HEIGHT}',
+                'input': f'{size[1]}x{size[0]}',
                 'parameters_m': round(complexity.parameters / 1e6, 2),
                 'gmac': round(complexity.macs / 1e9, 2),
                 'backend': backend,
                 'precision': precision,
             }
-            rows.append(_measure(make, name, row, 1.0 if quick else 5.0))
+            rows.append(_measure(make, name, size, row, 1.0 if quick else 5.0))
     return rows
 
 
@@ -60,14 +62,16 @@ def _makers() -> dict[tuple[str, str], Maker]:
     return makers
 
 
-def _measure(make: Maker, name: str, row: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _measure(
+    make: Maker, name: str, size: tuple[int, int], row: dict[str, Any], seconds: float
+) -> dict[str, Any]:
     """Time one backend; a library that is not installed gives a row that says so."""
     try:
         backend = make(_build(name))
     except ImportError as error:
         return {**row, 'median_ms': None, 'note': str(error)}
     device = 'cuda' if 'cuda' in row['backend'] else 'cpu'
-    image = torch.randn(1, 3, HEIGHT, WIDTH).to(device)
+    image = torch.randn(1, 3, *size).to(device)
     intrinsics = torch.tensor([[370.0, 370.0, 320.0, 96.0]]).to(device)
     with torch.inference_mode():
         timing = measure(lambda: backend.run(image, intrinsics).cpu(), seconds)

@@ -20,18 +20,19 @@ from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier
 from psd_depth_ros.runtime import configure_runtime
 
 WIDTH, HEIGHT = 640, 480
-BUDGET = 640 * 192
+BUDGET = 640 * 192  # without --pixel-budget
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LENS = (-0.28, 0.07, 2e-4, -1e-4, 0.0)
 Step = Callable[[], Any]
 
 
-def measure_pipeline(quick: bool) -> list[dict[str, Any]]:
+def measure_pipeline(quick: bool, pixel_budget: int = 0) -> list[dict[str, Any]]:
     """Rows of step and times; `in_total` marks those every frame of a rectified camera pays."""
     configure_runtime('openvino')  # as the node does
     seconds = 0.3 if quick else 2.0
+    size = choose_input_size(WIDTH, HEIGHT, pixel_budget or BUDGET)
     rows = []
-    for name, (step, in_total) in {**_input_steps(), **_output_steps()}.items():
+    for name, (step, in_total) in {**_input_steps(size), **_output_steps(size)}.items():
         rows.append(measure(step, seconds).row(step=name, in_total=in_total))
     rows += [timing.row(step=name, in_total=True) for name, timing in _measure_messages(seconds)]
     total = sum(row['median_ms'] for row in rows if row['in_total'])
@@ -39,7 +40,7 @@ def measure_pipeline(quick: bool) -> list[dict[str, Any]]:
     return rows
 
 
-def _input_steps() -> dict[str, tuple[Step, bool]]:
+def _input_steps(size: tuple[int, int]) -> dict[str, tuple[Step, bool]]:
     rgb = picture(WIDTH, HEIGHT)
     jpeg = cv2.imencode('.jpg', np.ascontiguousarray(rgb[..., ::-1]))[1].reshape(-1)
     messages = {
@@ -51,7 +52,6 @@ def _input_steps() -> dict[str, tuple[Step, bool]]:
     steps: dict[str, tuple[Step, bool]] = {}
     for name, message in messages.items():
         steps[name] = (lambda message=message: decode(message)), name == 'decode rgb8'  # type: ignore[misc]
-    size = choose_input_size(WIDTH, HEIGHT, BUDGET)
     straight = Preprocessor(camera(WIDTH, HEIGHT), size, MEAN, STD)
     bent = Preprocessor(camera(WIDTH, HEIGHT, LENS), size, MEAN, STD)
     rectifier = Rectifier(camera(WIDTH, HEIGHT, LENS))
@@ -61,8 +61,8 @@ def _input_steps() -> dict[str, tuple[Step, bool]]:
     return steps
 
 
-def _output_steps() -> dict[str, tuple[Step, bool]]:
-    maps = _maps()
+def _output_steps(size: tuple[int, int]) -> dict[str, tuple[Step, bool]]:
+    maps = _maps(size)
     rgb, view = picture(WIDTH, HEIGHT), camera(WIDTH, HEIGHT)
     depth, confidence = _finish(maps)
     dense = CloudSettings(min_confidence=0.0, max_range_m=1000.0)
@@ -87,7 +87,7 @@ def _measure_messages(seconds: float) -> list[tuple[str, Timing]]:
     from psd_depth_ros.ros.conversions import camera_info_message, cloud_message, image_message
     from psd_depth_ros.ros.qos import output_profile
 
-    depth, confidence = _finish(_maps())
+    depth, confidence = _finish(_maps(choose_input_size(WIDTH, HEIGHT, BUDGET)))
     view = camera(WIDTH, HEIGHT)
     settings = CloudSettings(min_confidence=0.0, max_range_m=1000.0)
     cloud = build_cloud(depth, confidence, picture(WIDTH, HEIGHT), view, settings)
@@ -125,9 +125,9 @@ def _measure_messages(seconds: float) -> list[tuple[str, Timing]]:
     return timings
 
 
-def _maps() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+def _maps(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Maps of a network for a street: smooth, sky above, near below. (1, h, w) each."""
-    height, width = (side // 2 for side in choose_input_size(WIDTH, HEIGHT, BUDGET))
+    height, width = (side // 2 for side in size)
     rows = torch.linspace(-1, 1, height)[:, None].expand(height, width)
     log_depth = torch.log(1.5 / rows.clamp(min=0.03))
     far = (rows < -0.5).float()

@@ -32,18 +32,22 @@ def main() -> None:
     parser.add_argument('--quick', action='store_true', help='some minutes, rough figures')
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
     parser.add_argument('--output', type=Path, default=Path('bench_out'))
+    parser.add_argument(
+        '--pixel-budget', metavar='N', type=int, default=0, help='most pixels of the input'
+    )
     chosen = parser.parse_args()
+    budget = chosen.pixel_budget
     chosen.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {'machine': describe_machine(), 'quick': chosen.quick}
     print_table('machine', [{'what': k, 'found': v} for k, v in results['machine'].items()])
     if 'network' in chosen.only:
-        results['network'] = measure_networks(chosen.quick)
+        results['network'] = measure_networks(chosen.quick, budget)
         print_table('network, ms', results['network'])
     if 'pipeline' in chosen.only:
-        results['pipeline'] = measure_pipeline(chosen.quick)
+        results['pipeline'] = measure_pipeline(chosen.quick, budget)
         print_table('one 640x480 frame without the network, ms', results['pipeline'])
     if 'end_to_end' in chosen.only:
-        results['end_to_end'] = measure_end_to_end(chosen.quick, chosen.output)
+        results['end_to_end'] = measure_end_to_end(chosen.quick, chosen.output, budget)
         print_table('camera process -> depth_node -> subscriber process', results['end_to_end'])
     if 'training' in chosen.only:
         results['reading'] = measure_reading(chosen.quick)

@@ -56,6 +56,12 @@ ARGUMENTS = [
         'starter weights of this package.',
     ),
     DeclareLaunchArgument(
+        'pixel_budget',
+        default_value='',
+        description='Most pixels of the input of the network: more for finer depth, fewer for '
+        'speed. Empty: as in params_file.',
+    ),
+    DeclareLaunchArgument(
         'device',
         default_value='',
         description='Where the network runs: auto, cpu, cuda, cuda:1 ... Empty: as in '
@@ -136,6 +142,8 @@ def depth_node(value):
     settings = {name: value[name] == 'true' for name in ('use_sim_time', 'autostart')}
     overrides = ('image_transport', 'checkpoint', 'device')
     settings.update({name: value[name] for name in overrides if value[name]})
+    if value['pixel_budget']:
+        settings['pixel_budget'] = int(value['pixel_budget'])
     return LifecycleNode(
         package='psd_depth_ros',
         executable='depth_node',

@@ -25,7 +25,10 @@ from psd_depth_ros.replay.player import find_camera
 
 SHARE = get_package_share_directory('psd_depth_ros')
 BOOLEAN = ('true', 'false')
-PASSED_ON = ('checkpoint', 'device', 'params_file', 'namespace', 'rviz', 'viewer', 'log_level')
+PASSED_ON = (
+    'checkpoint', 'pixel_budget', 'device', 'params_file', 'namespace', 'rviz', 'viewer',
+    'log_level',
+)  # fmt: skip
 
 ARGUMENTS = [
     DeclareLaunchArgument(
@@ -59,6 +62,12 @@ ARGUMENTS = [
         default_value='',
         description='Checkpoint file (.safetensors). Empty: the one of params_file, or the '
         'starter weights of this package.',
+    ),
+    DeclareLaunchArgument(
+        'pixel_budget',
+        default_value='',
+        description='Most pixels of the input of the network: more for finer depth, fewer for '
+        'speed. Empty: as in params_file.',
     ),
     DeclareLaunchArgument(
         'device',

@@ -8,7 +8,7 @@ executed. `networks.load_model` builds the network.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 import hashlib
 import json
 import math
@@ -39,7 +39,7 @@ METADATA_KEY = 'psd_depth_ros'
 DEFAULT = 'default'
 DEFAULT_NAME = 'lite.safetensors'
 STRIDE = 32  # both sides of a network's input are multiples of it
-MAX_PIXELS = 4_000_000  # of an input, as in recipes
+MIN_PIXELS, MAX_PIXELS = STRIDE * STRIDE, 4_000_000  # of an input, as in recipes
 _JSON_PARTS = ('architecture', 'encoder_options', 'training', 'data')
 
 CHECKSUM = 'sha256'
@@ -60,11 +60,52 @@ class InputInfo:
     std: tuple[float, ...] = setting(
         (0.5, 0.5, 0.5), 'Then divided by', minimum=1e-3, maximum=100.0
     )
+    smallest_pixels: int = setting(
+        0, 'Smallest pixel budget that training covered; 0: not stated', 'px', minimum=0,
+        maximum=MAX_PIXELS,
+    )  # fmt: skip
+    largest_pixels: int = setting(
+        0, 'Largest pixel budget that training covered; 0: not stated', 'px', minimum=0,
+        maximum=MAX_PIXELS,
+    )  # fmt: skip
 
     @property
     def pixel_budget(self) -> int:
         """Pixels of the nominal input; inputs of other aspect ratios have about as many."""
         return self.height * self.width
+
+    @property
+    def trained_pixels(self) -> tuple[int, int]:
+        """Smallest and largest budget that training covered; the nominal one always belongs."""
+        nominal = self.pixel_budget
+        return min(self.smallest_pixels or nominal, nominal), max(self.largest_pixels, nominal)
+
+    def describe_untrained(self, pixel_budget: int) -> str:
+        """What to know of an input of another size than training covered; '' for others."""
+        smallest, largest = self.trained_pixels
+        if smallest <= pixel_budget <= largest:
+            return ''
+        return (
+            f'pixel_budget is {pixel_budget}, and the checkpoint {self.describe_range()}: depth '
+            'may be worse and its metres off; compare with psd-depth evaluate, or train at it'
+        )
+
+    def describe_range(self) -> str:
+        """The sizes that training covered, in words."""
+        smallest, largest = self.trained_pixels
+        if not self.largest_pixels:
+            return f'states no size but {largest} px'
+        return f'learned at {smallest} to {largest} px'
+
+    def trained_from(self, start: InputInfo) -> InputInfo:
+        """The same with the range of the checkpoint that training started from, widened to it."""
+        if self.largest_pixels or not start.largest_pixels:
+            return self
+        return replace(
+            self,
+            smallest_pixels=min(start.smallest_pixels, self.pixel_budget),
+            largest_pixels=max(start.largest_pixels, self.pixel_budget),
+        )
 
 
 @dataclass(frozen=True)
@@ -176,6 +217,15 @@ def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
     return Checkpoint(str(path), info, _loaded(path, tensors), _identify(content))
 
 
+def check_pixel_budget(pixel_budget: int) -> None:
+    """Raise SettingsError for a budget that is neither 0 (the checkpoint's) nor one of images."""
+    if pixel_budget and not MIN_PIXELS <= pixel_budget <= MAX_PIXELS:
+        raise SettingsError(
+            f'pixel_budget is {pixel_budget}, expected {MIN_PIXELS} ({STRIDE}x{STRIDE}) to '
+            f'{MAX_PIXELS} px, such as 53248 (416x128), or 0 for that of the checkpoint'
+        )
+
+
 def default_checkpoint() -> Path:
     """Path of the checkpoint that comes with the package (source tree, pip or colcon)."""
     path = find_installed(f'weights/{DEFAULT_NAME}')
@@ -284,6 +334,12 @@ def _check_sizes(given: InputInfo, output: OutputInfo) -> None:
         raise SettingsError(
             f'input is {given.width}x{given.height}, expected multiples of {STRIDE} with at most '
             f'{MAX_PIXELS} pixels'
+        )
+    smallest, largest = given.smallest_pixels, given.largest_pixels
+    if (smallest or largest) and not MIN_PIXELS <= smallest <= largest:
+        raise SettingsError(
+            f'input.smallest_pixels is {smallest} and input.largest_pixels {largest}, expected '
+            f'{MIN_PIXELS} <= smallest <= largest, or 0 for both'
         )
     if output.min_depth_m >= output.max_depth_m:
         raise SettingsError(

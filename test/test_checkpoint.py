@@ -1,3 +1,4 @@
+from dataclasses import replace
 import json
 import os
 import struct
@@ -7,6 +8,7 @@ from safetensors.torch import save_file
 import torch
 
 from psd_depth_ros.checkpoint import (
+    check_pixel_budget,
     CheckpointInfo,
     InputInfo,
     load_checkpoint,
@@ -14,7 +16,7 @@ from psd_depth_ros.checkpoint import (
     OutputInfo,
     save_checkpoint,
 )
-from psd_depth_ros.errors import CheckpointError
+from psd_depth_ros.errors import CheckpointError, SettingsError
 
 INFO = CheckpointInfo(
     'test',
@@ -53,6 +55,54 @@ def test_everything_comes_back(path):
     assert loaded.tensors['a'].tolist() == [1.0, 2.5]
     assert loaded.tensors['n'].item() == 3
     assert loaded.info.input.pixel_budget == 64 * 96
+
+
+def without_range(values):
+    """A description as it was written before there were ranges."""
+    del values['input']['smallest_pixels'], values['input']['largest_pixels']
+    return values
+
+
+def test_the_range_of_input_sizes_comes_back_and_old_files_have_none(tmp_path):
+    trained = replace(INFO.input, smallest_pixels=4096, largest_pixels=12288)
+    save_checkpoint(tmp_path / 'c.safetensors', replace(INFO, input=trained), TENSORS)
+    assert load_checkpoint(tmp_path / 'c.safetensors').info.input == trained
+    old = load_checkpoint(describe(tmp_path, without_range)).info.input
+    assert (old.smallest_pixels, old.largest_pixels) == (0, 0)
+
+
+@pytest.mark.parametrize(
+    ('smallest', 'largest', 'covered', 'others'),
+    [
+        (4096, 12288, (4096, 6144, 12288), (4095, 12289)),
+        (0, 0, (6144,), (6143, 6145)),
+        (8192, 12288, (6144, 12288), (6143, 12289)),  # the nominal size is 96x64
+    ],
+)
+def test_what_is_said_of_sizes_that_training_did_not_cover(smallest, largest, covered, others):
+    given = replace(INFO.input, smallest_pixels=smallest, largest_pixels=largest)
+    assert not any(map(given.describe_untrained, covered))
+    for pixels in others:
+        assert f'pixel_budget is {pixels}' in given.describe_untrained(pixels)
+    known = 'learned at 4096 to 12288 px' if smallest == 4096 else ''
+    assert known in given.describe_untrained(others[0])
+
+
+def test_fine_tuned_weights_keep_the_range_and_add_their_own_size():
+    start = InputInfo(96, 128, smallest_pixels=8192, largest_pixels=24576)
+    fine = InputInfo(64, 96).trained_from(start)
+    assert (fine.smallest_pixels, fine.largest_pixels) == (6144, 24576)
+    assert InputInfo(64, 96).trained_from(InputInfo(96, 128)) == InputInfo(64, 96)
+    own = InputInfo(64, 96, smallest_pixels=4096, largest_pixels=8192)
+    assert own.trained_from(start) == own
+
+
+def test_budgets_that_no_image_can_have():
+    for pixels in (0, 1024, 4_000_000):
+        check_pixel_budget(pixels)
+    for pixels in (-1, 1023, 4_000_001):
+        with pytest.raises(SettingsError, match=rf'is {pixels}, expected 1024 \(32x32\) to'):
+            check_pixel_budget(pixels)
 
 
 def test_the_id_is_that_of_the_content(path, tmp_path):
@@ -133,6 +183,10 @@ def test_safetensors_of_somebody_else(tmp_path):
         (lambda v: {**v, 'input': {**v['input'], 'height': 10**9}}, 'input.height is 1000000000'),
         (lambda v: {**v, 'input': {**v['input'], 'std': [0.0] * 3}}, 'input.std'),
         (lambda v: {**v, 'input': {**v['input'], 'mean': [0.5]}}, 'three numbers each'),
+        (lambda v: {**v, 'input': {**v['input'], 'smallest_pixels': 2048}}, '0 for both'),
+        (lambda v: {**v, 'input': {**v['input'], 'largest_pixels': 2048}}, 'smallest <= largest'),
+        (lambda v: {**v, 'input': {**v['input'], 'largest_pixels': 'x'}}, 'input.largest_pixels'),
+        (lambda v: {**v, 'input': {**v['input'], 'largest_pixels': 10**7}}, '0 .. 4e+06 px'),
         (lambda v: {**v, 'output': {'canonical_focal_px': 'x'}}, 'canonical_focal_px'),
     ],
 )

@@ -18,14 +18,14 @@ ROOT = Path(__file__).parent.parent
 LAUNCH_FILES = sorted((ROOT / 'launch').glob('*.launch.py'))
 CONTRACT = {
     'depth.launch.py': {
-        'image', 'camera_info', 'checkpoint', 'device', 'rviz', 'params_file', 'namespace',
-        'use_sim_time', 'autostart', 'viewer', 'log_level',
+        'image', 'camera_info', 'checkpoint', 'pixel_budget', 'device', 'rviz', 'params_file',
+        'namespace', 'use_sim_time', 'autostart', 'viewer', 'log_level',
     },
     'finetune.launch.py': {
         'bags', 'output', 'image_topic', 'recipe', 'checkpoint', 'deploy_to', 'device',
         'params_file', 'namespace', 'auto_start', 'log_level',
     },
-    'replay.launch.py': {'bag', 'rate', 'loop', 'rviz', 'checkpoint', 'device'},
+    'replay.launch.py': {'bag', 'rate', 'loop', 'rviz', 'checkpoint', 'pixel_budget', 'device'},
 }  # fmt: skip
 
 
@@ -100,7 +100,8 @@ def test_all_launch_files_are_there():
 
 def test_depth_passes_topics_and_parameters_on(load):
     space = load('depth.launch.py')
-    context = values(space, image='/cam/image', namespace='front', checkpoint='/c.safetensors')
+    given = {'checkpoint': '/c.safetensors', 'pixel_budget': '106496'}
+    context = values(space, image='/cam/image', namespace='front', **given)
     (node,) = named(space['start'](context), 'LifecycleNode')
     assert node['executable'] == 'depth_node'
     assert node['namespace'] == 'front'
@@ -112,6 +113,7 @@ def test_depth_passes_topics_and_parameters_on(load):
         'use_sim_time': False,
         'autostart': True,
         'checkpoint': '/c.safetensors',
+        'pixel_budget': 106496,
     }
 
 

@@ -239,6 +239,19 @@ def test_input_size_keeps_the_aspect_within_the_budget(width, height, expected) 
     assert choose_input_size(width, height, 640 * 192) == expected
 
 
+@pytest.mark.parametrize(
+    ('budget', 'expected'),
+    [
+        # Rows and columns of tiles: 4x5 of 26, 6x8 of 52 (exactly 4:3), 8x11 of 104.
+        (26624, (128, 160)),
+        (53248, (192, 256)),
+        (106496, (256, 352)),
+    ],
+)
+def test_half_and_twice_the_budget_for_a_camera_of_4_to_3(budget, expected) -> None:  # type: ignore[no-untyped-def]
+    assert network_size(Camera(640, 480, 500.0, 500.0, 319.5, 239.5), budget) == expected
+
+
 def test_a_budget_below_one_tile_is_refused() -> None:
     with pytest.raises(SettingsError, match='at least 1024'):
         choose_input_size(640, 480, 1000)

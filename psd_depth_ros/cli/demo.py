@@ -15,7 +15,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from psd_depth_ros.cli.options import add_lens_options, load_camera_option, progress_bar
+from psd_depth_ros.cli.options import (
+    add_budget_option,
+    add_lens_options,
+    load_camera_option,
+    progress_bar,
+)
 from psd_depth_ros.errors import CalibrationError, PsdDepthError
 from psd_depth_ros.files import write_atomically
 from psd_depth_ros.parsing import user_path
@@ -67,6 +72,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument('--image-topic', metavar='TOPIC', help='camera of the bag')
     parser.add_argument('--output', metavar='FOLDER', type=Path, default=Path('demo_out'))
     parser.add_argument('--checkpoint', metavar='FILE', default='', help='other weights')
+    add_budget_option(parser)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--frames', type=int, default=FRAMES, help='length of the generated drive')
     parser.add_argument('--rate', type=float, default=1.0, help='playback speed')
@@ -89,11 +95,14 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Run the steps; returns 0 where every frame is accounted for."""
+    from psd_depth_ros.checkpoint import check_pixel_budget
+
     if importlib.util.find_spec('rclpy') is None:
         raise PsdDepthError(
             'the demo needs ROS 2 (rclpy), which this Python does not have; use `make demo`, '
             'source /opt/ros/jazzy/setup.bash, or pip install "psd_depth_ros[ros]"'
         )
+    check_pixel_budget(options.pixel_budget)
     output: Path = options.output
     try:
         (output / 'logs').mkdir(parents=True, exist_ok=True)
@@ -239,6 +248,7 @@ def _depth_arguments(drive: Drive, options: argparse.Namespace) -> list[str]:
         'image_transport': drive.transport,
         'device': options.device,
         'checkpoint': options.checkpoint,
+        'pixel_budget': options.pixel_budget,
         'image_width': drive.size[0],
         'image_height': drive.size[1],
     }

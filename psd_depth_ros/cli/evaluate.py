@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import (
+    add_engine_options,
     add_lens_options,
     add_sixteen_bit_option,
     add_stamps_option,
     load_camera_option,
+    open_engine,
     progress_bar,
 )
 from psd_depth_ros.errors import EvaluationError
@@ -58,8 +60,7 @@ def add_parser(subparsers: Any) -> None:
     _add_data_options(parser)
     add_lens_options(parser)
     add_sixteen_bit_option(parser)
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--backend', default='auto', help='auto, torch, openvino or onnxruntime')
+    add_engine_options(parser)
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute, rectified=False, rectify_alpha=-1.0)
 
@@ -122,8 +123,6 @@ def execute(options: argparse.Namespace) -> int:
         parse_severities,
         read_baseline,
     )
-    from psd_depth_ros.inference import DepthEngine
-    from psd_depth_ros.runtime import configure_runtime
 
     _check_robust(options)
     corruptions = parse_corruptions(options.corruptions)
@@ -139,9 +138,7 @@ def execute(options: argparse.Namespace) -> int:
     baseline = None if options.baseline is None else read_baseline(options.baseline)
     if baseline is not None:
         baseline.check_options(protocol, corruptions, severities)
-    checkpoint = None if options.checkpoint == 'default' else options.checkpoint
-    engine = DepthEngine.from_checkpoint(checkpoint, options.device, options.backend)
-    configure_runtime(engine.backend)
+    engine = open_engine(options, options.checkpoint)
     kept = EXAMPLES if options.html else 0
     try:
         with progress_bar(f'evaluating on {engine.device}', options.quiet) as advance:
@@ -169,6 +166,7 @@ def execute(options: argparse.Namespace) -> int:
         'data': str(options.data),
         'device': engine.device,
         'backend': engine.backend,
+        'pixel_budget': engine.pixel_budget,
         **evaluation.as_dict(),
     }
     if robustness is not None:

@@ -149,7 +149,10 @@ def _describe_checkpoint(path: Path) -> Iterator[str]:
     yield f'{path}: checkpoint {info.name!r}, id {checkpoint.id}'
     millions = f'{cost.parameters / 1e6:.2f} M parameters'
     yield f'{"network:":14}{info.architecture["encoder"]}, {millions}'
-    yield f'{"input:":14}{info.input.width}x{info.input.height}, {cost.macs / 1e9:.2f} GMAC'
+    yield (
+        f'{"input:":14}{info.input.width}x{info.input.height}, {cost.macs / 1e9:.2f} GMAC, '
+        f'{info.input.describe_range()}'
+    )
     unit = 'metric' if output.metric else 'relative: needs a scale'
     yield (
         f'{"depth:":14}{unit}, {output.min_depth_m:g} to {output.max_depth_m:g} m, canonical '

@@ -106,6 +106,7 @@ def _clock(seconds: float) -> str:
 if TYPE_CHECKING:
     from psd_depth_ros.data.frames import FrameSource
     from psd_depth_ros.geometry import Camera
+    from psd_depth_ros.inference import DepthEngine
 
 
 def add_recording_options(parser: argparse.ArgumentParser) -> None:
@@ -194,6 +195,44 @@ def check_output(output: Path, overwrite: bool) -> None:
             f'output {output} is there already ({output.stat().st_size / 1e6:.1f} MB); name '
             'another file, or replace it with --overwrite'
         )
+
+
+def add_engine_options(parser: argparse.ArgumentParser) -> None:
+    """Add the options that `open_engine` reads, but for the checkpoint."""
+    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
+    parser.add_argument(
+        '--backend',
+        default='auto',
+        help='library that runs the network: auto, torch, openvino or onnxruntime',
+    )
+    add_budget_option(parser)
+
+
+def add_budget_option(parser: argparse.ArgumentParser) -> None:
+    """Add the option for the size of the network's input."""
+    parser.add_argument(
+        '--pixel-budget',
+        metavar='N',
+        type=int,
+        default=0,
+        help='most pixels of the input of the network, such as 106496: more for finer depth, '
+        'fewer for speed (default: of the checkpoint)',
+    )
+
+
+def open_engine(options: argparse.Namespace, checkpoint: Path | str | None) -> DepthEngine:
+    """Load a checkpoint as `add_engine_options` say; an untrained size is told on stderr."""
+    from psd_depth_ros.inference import DepthEngine
+    from psd_depth_ros.runtime import configure_runtime
+
+    engine = DepthEngine.from_checkpoint(
+        checkpoint, options.device, options.backend, pixel_budget=options.pixel_budget
+    )
+    configure_runtime(engine.backend)
+    untrained = engine.checkpoint.info.input.describe_untrained(engine.pixel_budget)
+    if untrained:
+        print(f'careful: {untrained}', file=sys.stderr)
+    return engine
 
 
 def add_alpha_option(parser: argparse.ArgumentParser, default: float | None = -1.0) -> None:

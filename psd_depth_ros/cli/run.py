@@ -9,11 +9,13 @@ import sys
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import (
+    add_engine_options,
     add_frame_options,
     add_overwrite_option,
     add_setting_option,
     build_settings,
     check_output,
+    open_engine,
     open_recording_frames,
     progress_bar,
 )
@@ -57,8 +59,7 @@ def add_parser(subparsers: Any) -> None:
         default='zstd',
         help='of the bag; none is quicker to write and larger (default: zstd)',
     )
-    parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
-    parser.add_argument('--backend', default='auto', help='library that runs the network')
+    add_engine_options(parser)
     add_setting_option(parser, 'points.decimation=2')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
     parser.set_defaults(execute=execute)
@@ -67,9 +68,7 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run the recording through the engine."""
     from psd_depth_ros.cli.preview import PreviewVideo
-    from psd_depth_ros.inference.engine import DepthEngine
     from psd_depth_ros.replay.offline import run_bag, RunSettings
-    from psd_depth_ros.runtime import configure_runtime
 
     settings = build_settings(RunSettings, options.changes)
     outputs = choose_outputs(options.topics)
@@ -80,8 +79,7 @@ def execute(options: argparse.Namespace) -> int:
         _check_recording(options.recording, path)
         check_output(path, options.overwrite)
     with open_recording_frames(options, settings.scale.mode == 'lidar') as source:
-        engine = DepthEngine.from_checkpoint(options.checkpoint, options.device, options.backend)
-        configure_runtime(engine.backend)
+        engine = open_engine(options, options.checkpoint)
         try:
             print(
                 f'{source.count} frames of {options.recording} on {engine.device} '

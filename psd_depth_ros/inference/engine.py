@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 import torch
 from torch import Tensor
 
-from psd_depth_ros.checkpoint import Checkpoint, load_checkpoint
+from psd_depth_ros.checkpoint import check_pixel_budget, Checkpoint, load_checkpoint
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
@@ -109,11 +109,13 @@ def apply_measured_scale(frame: DepthFrame, tracker: ScaleTracker, stamp_ns: int
 class _View:
     """What the engine keeps for one camera from frame to frame."""
 
-    def __init__(self, camera: Camera, checkpoint: Checkpoint, device: torch.device) -> None:
+    def __init__(
+        self, camera: Camera, checkpoint: Checkpoint, pixel_budget: int, device: torch.device
+    ) -> None:
         info = checkpoint.info
         self.preprocess = Preprocessor(
             camera,
-            network_size(camera, info.input.pixel_budget),
+            network_size(camera, pixel_budget),
             info.input.mean,
             info.input.std,
             device,
@@ -139,13 +141,14 @@ class DepthEngine:
         backend: Backend,
         device: torch.device,
         converter: SubprocessConverter | None = None,
+        pixel_budget: int = 0,
     ) -> None:
         self.checkpoint = checkpoint
+        self.pixel_budget = pixel_budget or checkpoint.info.input.pixel_budget
         self._converter = converter
         self._backend = backend
         self._device = device
         self._views: OrderedDict[Camera, _View] = OrderedDict()
-        self._pixel_budget = checkpoint.info.input.pixel_budget
         output = checkpoint.info.output
         self._confidence = ConfidenceModel(output.sigma_gain, output.sigma_floor)
 
@@ -156,6 +159,7 @@ class DepthEngine:
         device: str = 'auto',
         backend: str = 'auto',
         *,
+        pixel_budget: int = 0,
         in_subprocess: bool = False,
     ) -> DepthEngine:
         """Load a checkpoint; None is the one that comes with the package.
@@ -164,18 +168,21 @@ class DepthEngine:
             path: A checkpoint file.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             backend: `auto`, `torch`, `openvino` or `onnxruntime`.
+            pixel_budget: Most pixels of the network's input; 0 is the size that the checkpoint
+                names. More gives finer depth, fewer are faster.
             in_subprocess: Convert the network in another process, so that an engine at work in
                 this one is not delayed; takes a few seconds longer.
 
         Raises CheckpointError for an unusable file, DeviceError where the device or backend is
-        not available.
+        not available, SettingsError for a budget that no image can have.
         """
+        check_pixel_budget(pixel_budget)
         chosen = choose_device(device)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
         converter = SubprocessConverter(model, checkpoint.info)
         made = make_backend(backend, model, chosen, converter if in_subprocess else None)
-        return cls(checkpoint, made, chosen, converter)
+        return cls(checkpoint, made, chosen, converter, pixel_budget)
 
     @property
     def device(self) -> str:
@@ -274,7 +281,7 @@ class DepthEngine:
 
     def _shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
         """Input shapes of one batch with an image of each of these cameras."""
-        sizes = Counter(network_size(one, self._pixel_budget) for one in cameras)
+        sizes = Counter(network_size(one, self.pixel_budget) for one in cameras)
         return [(count, 3, *size) for size, count in sizes.items()]
 
     def _single_and_joint_shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
@@ -282,7 +289,9 @@ class DepthEngine:
         return list(dict.fromkeys([*single, *self._shapes(cameras)]))
 
     def _view(self, camera: Camera) -> _View:
-        view = self._views.pop(camera, None) or _View(camera, self.checkpoint, self._device)
+        view = self._views.pop(camera, None) or _View(
+            camera, self.checkpoint, self.pixel_budget, self._device
+        )
         self._views[camera] = view
         if len(self._views) > _MOST_CAMERAS:
             self._views.popitem(last=False)

@@ -341,7 +341,9 @@ class VideoTask(Task):
     def _input(self, depth: DepthModel) -> InputInfo:
         first = self._data.sequences[0]
         height, width = (side // first.fine_factor for side in first.camera.size)
-        return InputInfo(height, width, *depth.normalisation)
+        trained = InputInfo(height, width, *depth.normalisation)
+        start = self._start
+        return trained.trained_from(start.info.input) if isinstance(start, Checkpoint) else trained
 
     def _held_out_batches(self, most: int = MAX_HELD_OUT) -> Iterator[TripletBatch]:
         device = next(self.module.parameters()).device

@@ -105,9 +105,27 @@ def test_inspect_tells_what_a_checkpoint_is(checkpoint, tmp_path, capsys):
     assert "checkpoint 'random', id " in printed
     assert '96x64' in printed
     assert 'metric, ' in printed
+    assert 'GMAC, states no size but 6144 px' in printed
     (tmp_path / 'bad.safetensors').write_bytes(b'nothing of the kind')
     assert main(['inspect', str(tmp_path / 'bad.safetensors')]) == 2
     assert 'is not a whole safetensors file' in capsys.readouterr().err
+
+
+def test_a_size_that_was_not_trained_at_is_told_once(drive, checkpoint, tmp_path, capsys):
+    assert run(drive, tmp_path / 'a.mcap', checkpoint, '--pixel-budget', '6144') == 0
+    assert 'careful' not in capsys.readouterr().err
+    assert run(drive, tmp_path / 'b.mcap', checkpoint, '--pixel-budget', '1024') == 0
+    error = capsys.readouterr().err
+    assert error.count('careful: pixel_budget is 1024, and the checkpoint states no size but') == 1
+    assert '6144 px' in error
+    depths = []
+    for name in 'ab':
+        with BagReader(tmp_path / f'{name}.mcap') as bag:
+            depths.append(bytes(next(bag.messages(['/depth/image_rect'])).message.data))
+    assert len(depths[0]) == len(depths[1])
+    assert depths[0] != depths[1], 'another input gives another depth'
+    assert run(drive, tmp_path / 'c.mcap', checkpoint, '--pixel-budget', '5000000') == 2
+    assert 'pixel_budget is 5000000, expected 1024 (32x32) to' in capsys.readouterr().err
 
 
 def test_run_writes_every_frame_and_the_same_bytes(drive, checkpoint, tmp_path, capsys):

@@ -52,6 +52,14 @@ def test_a_rendered_drive_is_measured_and_reported(drive, checkpoint, tmp_path, 
     assert '3 images' in printed
 
 
+def test_a_budget_is_taken_and_reported(drive, checkpoint, tmp_path, capsys):
+    figures = tmp_path / 'f.json'
+    arguments = ['evaluate', checkpoint, drive, '--json', figures, '--backend', 'torch']
+    assert main([*map(str, arguments), '--frames', ':1', '--pixel-budget', '2048']) == 0
+    assert json.loads(figures.read_text())['pixel_budget'] == 2048
+    assert 'careful: pixel_budget is 2048' in capsys.readouterr().err
+
+
 def test_fewer_frames_and_a_nearer_cap(drive, checkpoint, tmp_path):
     figures = tmp_path / 'f.json'
     arguments = ['evaluate', checkpoint, drive, '--json', figures, '--backend', 'torch']

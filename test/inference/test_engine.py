@@ -4,13 +4,21 @@ import numpy as np
 import pytest
 import torch
 
-from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
-from psd_depth_ros.errors import CheckpointError, DeviceError, MessageError
+from psd_depth_ros.checkpoint import (
+    Checkpoint,
+    CheckpointInfo,
+    InputInfo,
+    OutputInfo,
+    save_checkpoint,
+)
+from psd_depth_ros.config import dump
+from psd_depth_ros.errors import CheckpointError, DeviceError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.inference import DepthEngine, Scale
 from psd_depth_ros.inference.backends import choose_device, make_backend
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.networks import Architecture, DepthModel
 
 CAMERA = Camera(128, 96, 120.0, 120.0, 63.5, 47.5)
 
@@ -41,12 +49,13 @@ class Wall:
         self.values = None
 
 
-def engine(backend, *, metric=True, focal=60.0):
+def engine(backend, *, metric=True, focal=60.0, pixel_budget=0):
     info = CheckpointInfo(
         'wall', {}, input=InputInfo(96, 128),
         output=OutputInfo(canonical_focal_px=focal, metric=metric, scale_sigma=0.0),
     )  # fmt: skip
-    return DepthEngine(Checkpoint('wall', info, {}, 'id'), backend, torch.device('cpu'))
+    wall = Checkpoint('wall', info, {}, 'id')
+    return DepthEngine(wall, backend, torch.device('cpu'), None, pixel_budget)
 
 
 def picture(camera=CAMERA):
@@ -70,6 +79,38 @@ def test_one_checkpoint_is_right_for_any_size_of_the_same_view():
     # A lens of twice the focal length: what looks the same is twice as far.
     tele = Camera(128, 96, 240.0, 240.0, 63.5, 47.5)
     assert np.allclose(engine(Wall()).infer(picture(), tele).depth_m, 8.0)
+
+
+def test_a_budget_changes_the_size_of_the_input_and_not_the_metres():
+    large, wall = CAMERA.resize(640, 480), Wall()
+    for budget, size in ((0, (96, 128)), (53248, (192, 256)), (106496, (256, 352))):
+        one = engine(wall, pixel_budget=budget)
+        assert one.pixel_budget == (budget or 96 * 128)
+        frame = one.infer(picture(large), large)
+        image, intrinsics = wall.seen[-1]
+        assert image.shape == (1, 3, *size)
+        assert intrinsics[0, 0] == pytest.approx(600.0 * size[1] / 640)
+        assert frame.depth_m.shape == (480, 640)
+        one.prepare([large])
+        assert wall.prepared[-1] == (1, 3, *size)
+
+
+@pytest.mark.parametrize('name', ['torch', 'openvino', 'onnxruntime'])
+def test_every_backend_runs_at_the_size_of_the_budget(tmp_path, name, needs_installed):
+    if name != 'torch':
+        needs_installed(name)
+    shape = Architecture(decoder_channels=(8, 8, 8, 8), bins=8, token_width=16, blocks=1)
+    info = CheckpointInfo('tiny', dump(shape), input=InputInfo(64, 96))
+    save_checkpoint(tmp_path / 'tiny.safetensors', info, DepthModel(shape).state_dict())
+    for budget, size in ((0, (64, 96)), (12288, (96, 128))):
+        one = DepthEngine.from_checkpoint(
+            tmp_path / 'tiny.safetensors', 'cpu', name, pixel_budget=budget
+        )
+        (frame,) = one.infer_batch([(picture(), CAMERA)], full_size=False)
+        assert frame.depth_m.shape == size
+        one.close()
+    with pytest.raises(SettingsError, match='pixel_budget is 12, expected 1024'):
+        DepthEngine.from_checkpoint(tmp_path / 'tiny.safetensors', 'cpu', name, pixel_budget=12)
 
 
 def test_the_network_is_told_the_intrinsics_of_its_own_input():

@@ -85,3 +85,25 @@ def test_a_bad_value_at_start_ends_the_node_with_the_reason(depth_node_process: 
     assert node.wait() == 1, node.output
     assert '32FC1' in node.output
     assert 'Traceback' not in node.output
+
+
+def test_a_budget_is_changed_while_active_and_an_untrained_size_is_told(
+    bench: Any, depth_node: Start, tmp_path: Any
+) -> None:
+    broken = tmp_path / 'broken'
+    broken.write_text('wall id=broken')
+    node = depth_node()
+    bench.spin_until(lambda: bench.value(': engine', 'pixel_budget') == '53248', 'the default')
+    assert bench.value(': engine', 'untrained_size') == ''
+    assert bench.set_parameter('pixel_budget', 106496) == (True, '')
+    bench.spin_until(lambda: bench.value(': engine', 'pixel_budget') == '106496', 'the new size')
+    assert 'states no size but 53248 px' in bench.value(': engine', 'untrained_size')
+    assert node.output.count('pixel_budget is 106496, and the checkpoint') == 1
+    accepted, reason = bench.set_parameter('pixel_budget', 500)
+    assert not accepted
+    assert 'pixel_budget is 500, expected 1024 (32x32)' in reason
+    assert bench.set_parameter('checkpoint', str(broken)) == (True, '')
+    bench.spin_until(lambda: bench.get_parameter('checkpoint') == '', 'the parameter set back')
+    assert bench.get_parameter('pixel_budget') == 106496
+    assert bench.set_parameter('pixel_budget', 0) == (True, '')
+    bench.spin_until(lambda: bench.value(': engine', 'pixel_budget') == '53248', 'the default')

@@ -51,7 +51,7 @@ class Factory:
     def __init__(self) -> None:
         self.made: list[Engine] = []
 
-    def load(self, path: str, device: str, backend: str) -> Engine:
+    def load(self, path: str, device: str, backend: str, pixel_budget: int) -> Engine:
         self.made.append(Engine(path))
         return self.made[-1]
 

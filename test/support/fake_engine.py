@@ -13,6 +13,7 @@ from types import SimpleNamespace
 
 import numpy as np
 
+from psd_depth_ros.checkpoint import InputInfo
 from psd_depth_ros.errors import CheckpointError, DeviceError
 from psd_depth_ros.inference.cloud import build_cloud
 
@@ -56,13 +57,14 @@ class FakeEngine:
     device = 'cpu'
     backend = 'fake'
 
-    def __init__(self, path):
+    def __init__(self, path, pixel_budget=0):
         self.options = read(path)
+        self.pixel_budget = pixel_budget or InputInfo().pixel_budget
         time.sleep(float(self.options['load_ms']) / 1e3)
         if self.options['id'] == 'broken':
             raise CheckpointError(f'{path}: tensor head.weight is missing')
         output = SimpleNamespace(metric=self.options['metric'] == 'yes', scale_sigma=0.15)
-        info = SimpleNamespace(name='wall', output=output)
+        info = SimpleNamespace(name='wall', input=InputInfo(), output=output)
         self.checkpoint = SimpleNamespace(info=info, id=self.options['id'], path=path)
 
         self.compiled = set()
@@ -101,8 +103,8 @@ class FakeEngine:
 
 
 class FakeFactory:
-    def load(self, path, device, backend):
-        return FakeEngine(path)
+    def load(self, path, device, backend, pixel_budget):
+        return FakeEngine(path, pixel_budget)
 
     def check(self, path):
         read(path)

@@ -101,6 +101,16 @@ def test_a_scale_that_was_metric_stays_so_where_it_is_held(data, checkpoint):
     assert info_of(held, data, checkpoint(True)).output.canonical_focal_px == 300.0
 
 
+def test_the_sizes_that_a_start_was_trained_at_are_kept(data, checkpoint):
+    start = checkpoint(True)
+    assert info_of(recipe_of('finetune'), data, start).input.largest_pixels == 0
+    sizes = replace(start.info.input, smallest_pixels=8192, largest_pixels=24576)
+    start = replace(start, info=replace(start.info, input=sizes))
+    found = info_of(recipe_of('finetune'), data, start).input
+    assert (found.smallest_pixels, found.largest_pixels) == (found.pixel_budget, 24576)
+    assert found.pixel_budget <= 6144
+
+
 def test_provenance_names_what_was_loaded(data, checkpoint):
     recipe = recipe_of('psd', 'poses=recorded')
     tensors = dict(DepthModel(preset('lite')).encoder.state_dict())

@@ -37,7 +37,7 @@ from psd_depth_ros.ros.depth_node.diagnostics import (
     engine_status,
 )
 from psd_depth_ros.ros.depth_node.scale import CameraScales, refuse_unscaled, ScaleInputs
-from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
+from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings, EngineSettings
 from psd_depth_ros.ros.depth_node.worker import (
     DepthWorker,
     Engine,
@@ -48,6 +48,7 @@ from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.runtime import configure_runtime
 
 HOUSEKEEPING_S = 0.5
+RELOADED = frozenset({'checkpoint', 'pixel_budget'})  # parameters that ask for another engine
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 Transition = Callable[['DepthNode', LifecycleState], TransitionCallbackReturn]
 
@@ -58,10 +59,14 @@ class DepthEngineFactory:
     def __init__(self) -> None:
         self._has_loaded = False
 
-    def load(self, path: str, device: str, backend: str) -> Engine:
-        """Load a checkpoint, the shipped one for ''. Raises PsdDepthError."""
+    def load(self, path: str, device: str, backend: str, pixel_budget: int) -> Engine:
+        """Load a checkpoint, the shipped one for ''; budget 0 is its own. Raises PsdDepthError."""
         engine: Engine = DepthEngine.from_checkpoint(
-            path or None, device=device, backend=backend, in_subprocess=self._has_loaded
+            path or None,
+            device=device,
+            backend=backend,
+            pixel_budget=pixel_budget,
+            in_subprocess=self._has_loaded,
         )
         configure_runtime(engine.backend)
         self._has_loaded = True
@@ -143,16 +148,17 @@ class DepthNode(LifecycleNode):
         """Load and warm up the network."""
         settings = self.settings
         handle = EngineHandle(self._factory, settings.device, settings.backend)
-        handle.load(settings.checkpoint, self._expected_cameras())
+        handle.load(settings.checkpoint, self._expected_cameras(), settings.pixel_budget)
         self._engine, self._problem = handle, ''
         self._reloader = CheckpointReloader(
-            self, handle, settings.checkpoint, self._expected_cameras, self._refuse_engine
+            self, handle, settings, self._expected_cameras, self._refuse_engine
         )
         engine = handle.engine
         self.get_logger().info(
             f'{engine.checkpoint.info.name} ({engine.checkpoint.id}) runs on {engine.device} '
             f'with {engine.backend}'
         )
+        _warn_of_size(self, engine)
         return SUCCESS
 
     @_with_reason
@@ -260,7 +266,7 @@ class DepthNode(LifecycleNode):
         self, old: DepthNodeSettings, new: DepthNodeSettings, changed: frozenset[str]
     ) -> str:
         """Return why a change of parameters cannot be made now, '' where it can."""
-        if 'checkpoint' in changed and self._reloader is not None:
+        if changed & RELOADED and self._reloader is not None:
             return self._reloader.refuse(new.checkpoint)
         if not self.is_active or self._engine is None:
             return ''
@@ -288,8 +294,8 @@ class DepthNode(LifecycleNode):
         if self._scale_inputs is not None and self._scales is not None:
             self._scale_inputs.configure(new.scale, new.image_reliability)
             self._scales.configure(new.scale)
-        if 'checkpoint' in changed and self._reloader is not None:
-            self._reloader.start(new.checkpoint)
+        if changed & RELOADED and self._reloader is not None:
+            self._reloader.start(new)
 
     def _on_time_jump(self, jump: TimeJump) -> None:
         self._time_jumps += 1
@@ -325,22 +331,28 @@ class DepthNode(LifecycleNode):
         self._diagnostics.publish(diagnostic_array(stamp, statuses))
 
 
+def _warn_of_size(node: Node, engine: Engine) -> None:
+    untrained = engine.checkpoint.info.input.describe_untrained(engine.pixel_budget)
+    if untrained:
+        node.get_logger().warning(untrained)
+
+
 @dataclass(frozen=True)
 class _Outcome:
-    path: str
+    settings: EngineSettings
     reason: str
 
 
 class CheckpointReloader:
-    """Another checkpoint while the node runs: parameter `checkpoint` and service `~/reload`.
+    """Another engine while the node runs: parameters RELOADED and service `~/reload`.
 
     The new network is loaded beside the running one; one that fails leaves the old one running,
-    sets the parameter back and logs why.
+    sets the parameters back and logs why.
 
     Args:
         node: A configured node.
         engine: Its engine.
-        path: The file that the engine comes from.
+        settings: What the engine was made from.
         cameras: Tells which images to compile for.
         judge: May refuse an engine by raising PsdDepthError.
     """
@@ -349,13 +361,13 @@ class CheckpointReloader:
         self,
         node: Node,
         engine: EngineHandle,
-        path: str,
+        settings: EngineSettings,
         cameras: Callable[[], Sequence[Camera]],
         judge: Callable[[Engine], None],
     ) -> None:
         self._node = node
         self._engine = engine
-        self._running_path = path
+        self._running = self._wanted = settings
         self._cameras = cameras
         self._judge = judge
         self._outcomes: queue.SimpleQueue[_Outcome] = queue.SimpleQueue()
@@ -385,28 +397,30 @@ class CheckpointReloader:
             return str(error)
         return ''
 
-    def start(self, path: str) -> None:
-        """Load `path` beside the running network; returns at once."""
+    def start(self, settings: EngineSettings) -> None:
+        """Load what the settings name beside the running network; returns at once."""
         if self._is_reverting:
             return
-        self._node.get_logger().info(f'loading {path or "the default checkpoint"}')
+        self._wanted = settings
+        path, pixel_budget = settings.checkpoint, settings.pixel_budget
+        size = f' for inputs of {pixel_budget} px' if pixel_budget else ''
+        self._node.get_logger().info(f'loading {path or "the default checkpoint"}{size}')
 
         def done(reason: str) -> None:
-            self._outcomes.put(_Outcome(path, reason))
+            self._outcomes.put(_Outcome(settings, reason))
             self._guard.trigger()  # on to the executor's thread
 
-        self._engine.replace(path, self._cameras, self._judge, done)
+        self._engine.replace(path, self._cameras, self._judge, done, pixel_budget)
 
     async def _on_reload(
         self, _request: Trigger.Request, response: Trigger.Response
     ) -> Trigger.Response:
         """Load the file of the parameter `checkpoint` again; answers when it is done."""
-        path = str(self._node.get_parameter('checkpoint').value)
-        reason = self.refuse(path)
+        reason = self.refuse(self._wanted.checkpoint)
         if not reason:
             future: Future = Future()
             self._waiting.append(future)
-            self.start(path)
+            self.start(self._wanted)
             reason = await future
         response.success = not reason
         response.message = reason or f'running {self._engine.engine.checkpoint.id}'
@@ -423,16 +437,22 @@ class CheckpointReloader:
                 )
                 self._revert()
             else:
-                self._running_path = outcome.path
-                self._node.get_logger().info(f'running {self._engine.engine.checkpoint.path}')
+                self._running = outcome.settings
+                engine = self._engine.engine
+                self._node.get_logger().info(f'running {engine.checkpoint.path}')
+                _warn_of_size(self._node, engine)
             for future in self._waiting:
                 future.set_result(outcome.reason)
             self._waiting.clear()
 
     def _revert(self) -> None:
         self._is_reverting = True
-        parameter = Parameter('checkpoint', Parameter.Type.STRING, self._running_path)
-        self._node.set_parameters([parameter])
+        self._wanted = running = self._running
+        parameters = [
+            Parameter('checkpoint', Parameter.Type.STRING, running.checkpoint),
+            Parameter('pixel_budget', Parameter.Type.INTEGER, running.pixel_budget),
+        ]
+        self._node.set_parameters_atomically(parameters)
         self._is_reverting = False
 
 

@@ -1,7 +1,7 @@
 """Every parameter of the depth node: one home for defaults, ranges, units and descriptions.
 
 Declared by `ros.parameters`; the documentation lists them from here. What belongs to a checkpoint
-(input size, normalisation, focal length, units) is in the checkpoint and not here. Each class of
+(normalisation, focal length, units) is in the checkpoint and not here. Each class of
 the node sees only the base class whose settings it uses. No ROS is needed to import this module.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from psd_depth_ros.checkpoint import check_pixel_budget, MAX_PIXELS
 from psd_depth_ros.config import section, setting
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.inference.cloud import CloudSettings
@@ -50,6 +51,14 @@ class EngineSettings:
         '',
         'checkpoint file; empty is the one that comes with the package; may change while active',
     )
+    pixel_budget: int = setting(
+        0,
+        'most pixels of the input of the network: more for finer depth, fewer for speed; 0 is '
+        'that of the checkpoint; may change while active',
+        'px',
+        minimum=0,
+        maximum=MAX_PIXELS,
+    )
     device: str = setting('auto', 'auto, cpu, cuda or cuda:N', read_only=True)
     backend: str = setting('auto', 'library that runs the network', read_only=True)
     image_width: int = setting(
@@ -63,6 +72,10 @@ class EngineSettings:
     image_height: int = setting(
         480, 'height of these images', 'px', minimum=16, maximum=16384, read_only=True
     )
+
+    def __post_init__(self) -> None:
+        """Refuse a budget that no image can have."""
+        check_pixel_budget(self.pixel_budget)
 
 
 @dataclass(frozen=True)
@@ -141,3 +154,8 @@ class DepthNodeSettings(OutputSettings, CameraSettings, EngineSettings):
     diagnostics_period_s: float = setting(
         1.0, 'period of /diagnostics', 's', minimum=0.1, maximum=60.0, read_only=True
     )
+
+    def __post_init__(self) -> None:
+        """Check the settings of both bases."""
+        CameraSettings.__post_init__(self)
+        EngineSettings.__post_init__(self)

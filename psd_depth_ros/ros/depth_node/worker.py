@@ -44,6 +44,7 @@ class Engine(Protocol):
     """What the node needs of `inference.DepthEngine`."""
 
     checkpoint: Checkpoint
+    pixel_budget: int  # most pixels of the network's input
 
     @property
     def device(self) -> str:
@@ -79,8 +80,8 @@ class Engine(Protocol):
 class EngineFactory(Protocol):
     """Makes engines; replaced by a cheap one in tests."""
 
-    def load(self, path: str, device: str, backend: str) -> Engine:
-        """Load a checkpoint, the shipped one for ''. Raises PsdDepthError."""
+    def load(self, path: str, device: str, backend: str, pixel_budget: int) -> Engine:
+        """Load a checkpoint, the shipped one for ''; budget 0 is its own. Raises PsdDepthError."""
 
     def check(self, path: str) -> None:
         """Raise PsdDepthError where a file is recognisably no checkpoint of ours; fast."""
@@ -132,9 +133,9 @@ class EngineHandle:
         """Raise PsdDepthError where `path` cannot be a checkpoint."""
         self._factory.check(path)
 
-    def load(self, path: str, cameras: Sequence[Camera]) -> None:
+    def load(self, path: str, cameras: Sequence[Camera], pixel_budget: int = 0) -> None:
         """Load and warm up the first engine, in the caller's thread. Raises PsdDepthError."""
-        self._engine = self._make(path, cameras)
+        self._engine = self._make(path, cameras, pixel_budget)
 
     @contextmanager
     def borrow(self) -> Iterator[Engine]:
@@ -176,6 +177,7 @@ class EngineHandle:
         cameras: Callable[[], Sequence[Camera]],
         judge: Callable[[Engine], None],
         done: Callable[[str], None],
+        pixel_budget: int = 0,
     ) -> None:
         """Load a replacement beside the running engine and swap it in between two batches.
 
@@ -186,10 +188,11 @@ class EngineHandle:
             cameras: Tells which images to compile for.
             judge: May refuse the new engine by raising PsdDepthError.
             done: Called from the loader's thread with the reason of a failure, or ''.
+            pixel_budget: Most pixels of the network's input; 0 is that of the checkpoint.
         """
 
         def work() -> None:
-            done(self._try_replace(path, cameras, judge))
+            done(self._try_replace(path, pixel_budget, cameras, judge))
 
         self._loader = threading.Thread(target=work, name='checkpoint_loader', daemon=True)
         self._loader.start()
@@ -227,11 +230,12 @@ class EngineHandle:
     def _try_replace(
         self,
         path: str,
+        pixel_budget: int,
         cameras: Callable[[], Sequence[Camera]],
         judge: Callable[[Engine], None],
     ) -> str:
         try:
-            engine = self._make(path, cameras())
+            engine = self._make(path, cameras(), pixel_budget)
             try:
                 judge(engine)
                 engine.prepare(cameras())  # sizes that came while it was loaded
@@ -249,8 +253,8 @@ class EngineHandle:
             old.close()
         return ''
 
-    def _make(self, path: str, cameras: Sequence[Camera]) -> Engine:
-        engine = self._factory.load(path, self._device, self._backend)
+    def _make(self, path: str, cameras: Sequence[Camera], pixel_budget: int) -> Engine:
+        engine = self._factory.load(path, self._device, self._backend, pixel_budget)
         try:
             self._loading = engine
             if self._is_closing:
