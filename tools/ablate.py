@@ -25,7 +25,6 @@ import time
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
 from psd_depth_ros.cli.options import add_setting_option, progress_bar
@@ -52,6 +51,8 @@ from psd_depth_ros.training.recipe import (
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.task import Start
 from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
+from tools.statistics import bootstrap_gain, Spread, Values
+from tools.tables import markdown_table, without_nan
 
 PROTOCOL = 'outdoor'
 DISTANT = 'abs_rel_40_80'  # the figure of the comparisons
@@ -63,12 +64,8 @@ COLUMNS = {
     'scale_spread': 'spread of scale',
 }  # fmt: skip
 SIGNIFICANT = 2.0  # standard deviations of a difference
-RESAMPLES = 2000
 OPTIONAL = frozenset({'moving_abs_rel', 'weather_abs_rel', 'dee', 'mrr'})
-# The errors of the frames of a run by figure: (C, N), NaN where a frame has none. With several
-# rows, as DEE has one of each corruption, the ratio of two runs is the mean of the rows' ratios:
-# that of DEE is the mCE of one run to the other.
-Values = NDArray[np.float64]
+# The errors of the frames of a run by figure, (C, N); see `tools.statistics.Values`.
 Frames = Mapping[str, Values]
 Job = tuple[str, int]  # variant and seed
 
@@ -391,7 +388,7 @@ def _write_frames(output: Path, result: Result, frames: Frames) -> None:
     path = _frames_path(output, result.variant, result.seed)
     path.parent.mkdir(exist_ok=True)
     rounded = {name: np.round(values, 5).tolist() for name, values in frames.items()}
-    write_file(path, json.dumps(_without_nan(rounded)).encode())
+    write_file(path, json.dumps(without_nan(rounded)).encode())
 
 
 def _read_frames(output: Path, results: Sequence[Result]) -> dict[Job, Frames]:
@@ -432,26 +429,6 @@ def _read_results(output: Path, plan: Mapping[str, Any]) -> list[Result]:
             'again, or name a new folder'
         )
     return results
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Mean and standard deviation of a sample; NaN where it is too small."""
-
-    mean: float
-    sd: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Spread:
-        """Of numbers; NaN of none."""
-        mean = float(np.mean(values)) if values else math.nan
-        return cls(mean, float(np.std(values, ddof=1)) if len(values) > 1 else math.nan)
-
-    def __str__(self) -> str:
-        """`0.123 ± 0.004`, or the mean alone."""
-        if math.isnan(self.mean):
-            return '-'
-        return f'{self.mean:.3f}' + ('' if math.isnan(self.sd) else f' ± {self.sd:.3f}')
 
 
 @dataclass(frozen=True)
@@ -514,39 +491,6 @@ def compare(
     return comparisons
 
 
-def bootstrap_gain(
-    low: Values, high: Values, resamples: int = RESAMPLES
-) -> tuple[float, tuple[float, float]]:
-    """1 - mean_c (mean low_c / mean high_c), and its 95 % interval.
-
-    Seeds and frames are drawn with replacement, the same for both (Efron and Tibshirani 1993, An
-    Introduction to the Bootstrap, chapter 8).
-
-    Args:
-        low: (S, C, N) errors of S seeds, C rows and N frames; NaN where a frame has none.
-        high: The same of the other variant.
-        resamples: How often to draw.
-    """
-    both = np.isfinite(low) & np.isfinite(high)
-    low, high = np.where(both, low, 0.0), np.where(both, high, 0.0)
-    rng = np.random.default_rng(0)
-    seeds, _, count = low.shape
-
-    def gain(weight_s: Values, weight_n: Values) -> float:
-        sums = [np.einsum('scn,s,n->c', one, weight_s, weight_n) for one in (low, high)]
-        return 1.0 - float(np.mean(sums[0] / sums[1]))
-
-    draws = [
-        gain(
-            np.bincount(rng.integers(0, seeds, seeds), minlength=seeds).astype(float),
-            np.bincount(rng.integers(0, count, count), minlength=count).astype(float),
-        )
-        for _ in range(resamples)
-    ]
-    interval = np.percentile(draws, [2.5, 97.5])
-    return gain(np.ones(seeds), np.ones(count)), (float(interval[0]), float(interval[1]))
-
-
 def summarise(results: Sequence[Result], name: str) -> dict[str, Spread]:
     """Mean and spread of every figure of a variant over its seeds."""
     runs = [result for result in results if result.variant == name]
@@ -577,7 +521,7 @@ def write_results(
         ],
         'runs': [asdict(result) for result in results],
     }
-    text = json.dumps(_without_nan(values), indent=2) + '\n'
+    text = json.dumps(without_nan(values), indent=2) + '\n'
     write_file(output / 'results.json', text.encode())
     write_file(output / 'results.md', render(experiment, results, frames).encode())
 
@@ -632,23 +576,9 @@ def render(
         f'{recipe.steps} steps of {recipe.batch} images of {recipe.pixel_budget} px, preset '
         f'{recipe.preset}; worlds {", ".join(recipe.data.paths)}; tested on '
         f'{", ".join(experiment.test)}.',
-        '', *_table(heads, rows), '',
-        'Paired by seed and frame:', '', *_table(pair_heads, pairs), '',
+        '', *markdown_table(heads, rows), '',
+        'Paired by seed and frame:', '', *markdown_table(pair_heads, pairs), '',
     ])  # fmt: skip
-
-
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    lines = [heads, ['---'] * len(heads), *rows]
-    return ['| ' + ' | '.join(cells) + ' |' for cells in lines]
-
-
-def _without_nan(value: Any) -> Any:
-    """NaN as None, all the way down: JSON has no NaN."""
-    if isinstance(value, Mapping):
-        return {key: _without_nan(one) for key, one in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_without_nan(one) for one in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def _read_start(options: argparse.Namespace) -> tuple[Callable[[int], Start], str]:

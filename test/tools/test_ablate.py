@@ -10,7 +10,8 @@ import pytest
 from psd_depth_ros.errors import EvaluationError, SettingsError
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from tools import ablate
-from tools.ablate import compare, DISTANT, Experiment, Result, Spread, summarise, Variant
+from tools.ablate import compare, DISTANT, Experiment, Result, summarise, Variant
+from tools.statistics import Spread
 
 SHIPPED = Path(__file__).parents[2] / 'experiments' / 'psd.yaml'
 WORLD = 'size=96x64&focal_px=60&camera_height_m=1.5&speed_mps=10'
@@ -159,18 +160,6 @@ def test_a_gain_counts_beyond_two_deviations_of_the_difference(pairs, gain, sign
     assert (found.better, found.worse) == ('A3', 'A0+')
     assert found.gain == pytest.approx(gain)
     assert found.significant is significant
-
-
-def test_the_interval_of_a_gain_is_over_seeds_and_frames():
-    rng = np.random.default_rng(0)
-    frames = rng.uniform(0.1, 0.9, (3, 1, 200))  # hard and easy frames: paired, they cancel
-    gain, interval = ablate.bootstrap_gain(0.8 * frames, frames, 200)
-    assert (gain, *interval) == pytest.approx((0.2, 0.2, 0.2))
-    noise = rng.normal(0.0, 0.2, frames.shape)
-    gain, (low, high) = ablate.bootstrap_gain(frames + noise, frames, 200)
-    assert low < 0.0 < high
-    frames[0, 0, :10] = np.nan  # such as frames without moving things
-    assert ablate.bootstrap_gain(0.5 * frames, frames, 20)[0] == pytest.approx(0.5)
 
 
 def test_the_gain_of_corrupted_images_is_that_of_mce():
