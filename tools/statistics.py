@@ -95,20 +95,30 @@ def draw_blocks(
 
 
 def estimate_mean(values: Values, block: int = 1, resamples: int = RESAMPLES) -> Estimate:
-    """The mean of (N,) errors; of a single frame without interval."""
-    return estimate_ratio(PairedErrors(values, np.ones(len(values)), block), resamples)
+    """The mean of (N,) errors; of a single frame or block without interval."""
+    known = np.isfinite(values)
+    if not known.any():
+        return Estimate(math.nan)
+    drawn = draw_blocks(len(values), block, np.random.default_rng(0), resamples)
+    with np.errstate(invalid='ignore'):
+        draws = (drawn @ np.where(known, values, 0.0)) / (drawn @ known.astype(np.float64))
+    varies = len(values) > block
+    return Estimate.of(float(values[known].mean()), draws if varies else np.array([]))
 
 
 def estimate_ratio(errors: PairedErrors, resamples: int = RESAMPLES) -> Estimate:
-    """Mean of the new errors over mean of the old ones, of the frames that have both."""
+    """Mean of the new errors over mean of the old ones, of the frames that have both.
+
+    All errors must be above 0.
+    """
     return estimate_geometric_mean([errors], resamples)
 
 
 def estimate_geometric_mean(sets: Sequence[PairedErrors], resamples: int = RESAMPLES) -> Estimate:
     """The geometric mean of the ratios of several sets, all of the same weight.
 
-    The frames of every set are drawn on their own. A set with one frame adds nothing to the width
-    of the interval; where all are such, or a set has no frame with both, there is none.
+    The frames of every set are drawn on their own. A set with one frame or block adds nothing to
+    the width of the interval; where all are such, or a set has no frame with both, there is none.
     """
     rng = np.random.default_rng(0)
     logs = np.zeros(resamples + 1)
