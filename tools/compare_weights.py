@@ -160,7 +160,7 @@ def measure(
     return Measured(
         name,
         engine.checkpoint.id,
-        engine.checkpoint.info.input.pixel_budget,
+        engine.pixel_budget,
         engine.device,
         {called: one.content for called, one in sets.items()},
         {called: [frame.name for frame in one.frames] for called, one in found.items()},
@@ -343,6 +343,17 @@ def parse_network(text: str) -> tuple[str, Path]:
     return name or path.stem, path
 
 
+def parse_budgets(text: str) -> list[int]:
+    """Pixel budgets `N,N,...`; 0 is that of a checkpoint. Raises SettingsError."""
+    parts = text.split(',')
+    if not all(part.isdecimal() for part in parts):
+        raise SettingsError(
+            f'--pixel-budget is {text}, expected whole numbers, such as 53248,106496; 0 is that '
+            'of the checkpoint'
+        )
+    return [int(part) for part in parts]
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line, measure, print the tables."""
     parser = argparse.ArgumentParser(
@@ -360,6 +371,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('--only', metavar='A,B,...', default='', help='only some sets')
     parser.add_argument('--earlier', metavar='F', type=Path, action='append', default=[],
                         help='--json of an earlier run: its networks come first')  # fmt: skip
+    parser.add_argument('--pixel-budget', metavar='N,N,...', default='0',
+                        help='measure with each of these, as NAME@N; 0: its own')  # fmt: skip
     parser.add_argument('--json', metavar='F', type=Path, help='write the errors of every frame')
     parser.add_argument('--markdown', metavar='F', type=Path, help='write the tables here, too')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
@@ -383,13 +396,18 @@ def run(options: argparse.Namespace, command: str) -> str:
     if not files and not measured:
         raise SettingsError('there is no network to measure; give NAME=FILE')
     loaded = {name: load_set(one, options.data) for name, one in sets.items()} if files else {}
+    budgets = parse_budgets(options.pixel_budget)
     for name, path in files:
-        engine = DepthEngine.from_checkpoint(path, options.device, options.backend)
-        configure_runtime(engine.backend)
-        try:
-            measured.append(measure(name, engine, loaded, options.quiet))
-        finally:
-            engine.close()
+        for budget in budgets:
+            engine = DepthEngine.from_checkpoint(
+                path, options.device, options.backend, pixel_budget=budget
+            )
+            configure_runtime(engine.backend)
+            called = name if len(budgets) == 1 else f'{name}@{engine.pixel_budget}'
+            try:
+                measured.append(measure(called, engine, loaded, options.quiet))
+            finally:
+                engine.close()
     check_comparable(measured)
     text = render(sets, measured)
     for path in (options.json, options.markdown):

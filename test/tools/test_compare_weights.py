@@ -81,6 +81,13 @@ def test_checkpoints_are_measured_as_by_evaluate_and_compared(tmp_path, capsys):
     ratio = '1.000 (1.000 to 1.000)'
     assert f'| **rendered**, geometric mean | {ratio} | {ratio} |' in text
 
+    budgets = [f'new={weights}', '--pixel-budget', '0,2048', '--json', str(kept)]
+    assert compare_weights.main([*budgets, *options]) == 0
+    own, small = json.loads(kept.read_text())['networks']
+    assert (own['name'], small['name'], small['pixel_budget']) == ('new@53248', 'new@2048', 2048)
+    assert own['sets']['worlds']['abs_rel'] == network['sets']['worlds']['abs_rel']
+    assert small['sets']['worlds']['abs_rel'] != network['sets']['worlds']['abs_rel']
+
 
 def test_ratios_and_their_geometric_means_by_hand():
     old = measured('old', a=[0.4, 0.8], b=[0.1], c=[0.3])
@@ -155,5 +162,7 @@ def test_networks_are_named(capsys):
     assert parse_network('run/best.safetensors') == ('best', Path('run/best.safetensors'))
     with pytest.raises(SettingsError, match='expected NAME=FILE'):
         parse_network('=best.safetensors')
+    with pytest.raises(SettingsError, match='--pixel-budget is 53k, expected whole numbers'):
+        compare_weights.parse_budgets('53k')
     assert compare_weights.main([]) == 2
     assert 'there is no network to measure; give NAME=FILE' in capsys.readouterr().err
