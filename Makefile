@@ -46,6 +46,7 @@ help:  ## list these commands
 	@echo
 	@echo 'make demo BAG=path | VIDEO=path   the demo on your own recording; the lens of a video:'
 	@echo '          CAMERA=camera.yaml | FOV=degrees'
+	@echo '          CHECKPOINT=name|path             with other weights (weights/README.md)'
 	@echo 'make ... PYTHON=python3.12 VENV=.venv-3.12      another Python, another environment'
 	@echo 'make ... ROS_WHEELS=kilted VENV=.venv-kilted    the client library of ROS 2 Kilted'
 	@echo 'make ... TORCH=torch==VERSION TORCH_INDEX=URL   another build of torch (CUDA, CPU)'
@@ -54,7 +55,8 @@ demo: install  ## camera in, depth and cloud out, over real topics: demo_out/pre
 	$(say) 'demo: replay_node and depth_node in two processes, recorded into $(OUTPUT)/'
 	$(bin)/psd-depth demo --output '$(OUTPUT)' \
 	  $(if $(BAG),--bag '$(BAG)') $(if $(VIDEO),--video '$(VIDEO)') \
-	  $(if $(CAMERA),--camera '$(CAMERA)') $(if $(FOV),--fov '$(FOV)')
+	  $(if $(CAMERA),--camera '$(CAMERA)') $(if $(FOV),--fov '$(FOV)') \
+	  $(if $(CHECKPOINT),--checkpoint '$(CHECKPOINT)')
 
 test: install  ## all tests, with the ROS nodes in processes of their own
 	$(say) 'test: pytest'

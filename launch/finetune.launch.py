@@ -47,8 +47,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'checkpoint',
         default_value='',
-        description='Checkpoint file to start from (.safetensors). Empty: the one of params_file, '
-        'or the starter weights of this package.',
+        description='Checkpoint to start from: a file (.safetensors), or the name of weights of '
+        'this package. Empty: the one of params_file, or `default`.',
     ),
     DeclareLaunchArgument(
         'deploy_to',

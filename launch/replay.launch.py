@@ -60,8 +60,8 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'checkpoint',
         default_value='',
-        description='Checkpoint file (.safetensors). Empty: the one of params_file, or the '
-        'starter weights of this package.',
+        description='Checkpoint file (.safetensors), or the name of weights of this package. '
+        'Empty: the one of params_file, or `default`.',
     ),
     DeclareLaunchArgument(
         'pixel_budget',

@@ -14,6 +14,7 @@ import json
 import math
 import os
 from pathlib import Path
+import re
 from typing import Any
 
 from safetensors import SafetensorError
@@ -36,11 +37,17 @@ from psd_depth_ros.parsing import (
 
 FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'
-DEFAULT = 'default'
-DEFAULT_NAME = 'lite.safetensors'
+DEFAULT, DEFAULT_NAME = 'default', 'lite'  # one is another name of the other
+SUFFIX = '.safetensors'
 STRIDE = 32  # both sides of a network's input are multiples of it
 MIN_PIXELS, MAX_PIXELS = STRIDE * STRIDE, 4_000_000  # of an input, as in recipes
 _JSON_PARTS = ('architecture', 'encoder_options', 'training', 'data')
+
+_NON_COMMERCIAL = re.compile(
+    r'non-?\s?commercial|\bNC\b|\b(research|academic)( use| purposes)? only|only for research',
+    re.IGNORECASE,
+)
+_MOST_LICENCE = 200
 
 CHECKSUM = 'sha256'
 _BLANK = '0' * 64
@@ -135,6 +142,7 @@ class _Described:
     """The part of the description that consists of settings."""
 
     name: str = setting('', 'Short name')
+    licence: str = setting('', 'Licence of the weights')
     format_version: int = setting(FORMAT_VERSION, 'Version of this layout')
     input: InputInfo = section(InputInfo)
     output: OutputInfo = section(OutputInfo)
@@ -147,6 +155,7 @@ class CheckpointInfo:
     `architecture` and `encoder_options` are for `networks.load_model`; `training` is the
     provenance of the weights (version, recipe, steps, seed, scores); `data` has an entry
     `{'name': ..., 'licence': ...}` for every data set and every set of weights they come from.
+    `licence` is that of the weights themselves, '' where it is not stated.
     """
 
     name: str
@@ -156,6 +165,19 @@ class CheckpointInfo:
     output: OutputInfo = field(default_factory=OutputInfo)
     training: Mapping[str, Any] = field(default_factory=dict)
     data: tuple[Mapping[str, Any], ...] = ()
+    licence: str = ''
+
+    @property
+    def restriction(self) -> str:
+        """Why the weights are for research only, in words; '' where no licence says so.
+
+        A licence is non-commercial where its text says so, has NC as a word (CC BY-NC-SA), or
+        allows research only.
+        """
+        sources = [('the weights', self.licence)]
+        sources += [(str(one.get('name')), str(one.get('licence'))) for one in self.data]
+        found = [f'{name} ({text})' for name, text in sources if _NON_COMMERCIAL.search(text)]
+        return f'for research only: {", ".join(dict.fromkeys(found))}' if found else ''
 
 
 @dataclass(frozen=True)
@@ -195,19 +217,13 @@ def save_checkpoint(
 
 
 def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
-    """Read a checkpoint; None or `default` is the one that comes with the package.
+    """Read a checkpoint: a file, or the name of one that comes with the package (None: `default`).
 
     Raises CheckpointError for a file that is missing, truncated, not safetensors, of another
     format version or with a wrong checksum, for an incomplete description or one out of range, and
     for weights that are not finite.
     """
-    is_default = path is None or os.fspath(path) == DEFAULT
-    path = default_checkpoint() if path is None or is_default else user_path(path)
-    if not is_file(path):
-        raise CheckpointError(
-            f'{shorten(path)}: no such checkpoint file; give the path of a .safetensors file made '
-            'by psd_depth_ros, or `default` for the one that comes with the package'
-        )
+    path = find_checkpoint(DEFAULT if path is None else path)
     try:
         content = read_bytes(path, ARRAY_BYTES)
         tensors, metadata = unpack(content)
@@ -226,14 +242,44 @@ def check_pixel_budget(pixel_budget: int) -> None:
         )
 
 
+def find_checkpoint(wanted: str | os.PathLike[str]) -> Path:
+    """The file of a checkpoint by name (`lite`, `default`) or path; a name goes before a file.
+
+    Raises CheckpointError where there is neither; it tells the names.
+    """
+    name = os.fspath(wanted)
+    if name in (DEFAULT, DEFAULT_NAME):
+        return default_checkpoint()
+    installed = installed_checkpoints()
+    if name in installed:
+        return installed[name]
+    path = user_path(wanted)
+    if is_file(path):
+        return path
+    names = ', '.join([DEFAULT, *installed]) if installed else DEFAULT
+    raise CheckpointError(
+        f'{shorten(path)}: no such checkpoint file; give the path of a {SUFFIX} file made by '
+        f'psd_depth_ros, or one of the names that come with the package: {names}'
+    )
+
+
+def installed_checkpoints() -> dict[str, Path]:
+    """The checkpoints that come with the package by name: the files beside the default one."""
+    default = find_installed(f'weights/{DEFAULT_NAME}{SUFFIX}')
+    if default is None:
+        return {}
+    found = {path.stem: path for path in default.parent.glob(f'*{SUFFIX}')}
+    return dict(sorted(found.items()))
+
+
 def default_checkpoint() -> Path:
     """Path of the checkpoint that comes with the package (source tree, pip or colcon)."""
-    path = find_installed(f'weights/{DEFAULT_NAME}')
+    path = find_installed(f'weights/{DEFAULT_NAME}{SUFFIX}')
     if path is not None:
         return path
     raise CheckpointError(
-        f'the starter checkpoint weights/{DEFAULT_NAME} is not where the package was installed; '
-        'install the package again (pip install . or colcon build), or name a checkpoint'
+        f'the starter checkpoint weights/{DEFAULT_NAME}{SUFFIX} is not where the package was '
+        'installed; install it again (pip install . or colcon build), or name a checkpoint'
     )
 
 
@@ -259,7 +305,7 @@ def _identify(content: bytes) -> str:
 
 
 def _describe(info: CheckpointInfo) -> str:
-    described = _Described(info.name, FORMAT_VERSION, info.input, info.output)
+    described = _Described(info.name, info.licence, FORMAT_VERSION, info.input, info.output)
     values = dump(described)
     for part in _JSON_PARTS:
         values[part] = getattr(info, part)
@@ -295,11 +341,16 @@ def _build_info(path: Path, values: dict[str, Any]) -> CheckpointInfo:
     try:
         _check_parts(**parts)
         described = build(_Described, values, str(path))
+        _check_licence(described.licence)
         _check_sizes(described.input, described.output)
     except SettingsError as error:
         raise CheckpointError(f'{path}: its description is wrong: {error}') from error
     return CheckpointInfo(
-        name=described.name, input=described.input, output=described.output, **parts
+        name=described.name,
+        input=described.input,
+        output=described.output,
+        licence=described.licence,
+        **parts,
     )
 
 
@@ -324,6 +375,15 @@ def _check_parts(
             raise SettingsError(
                 f'data has {shorten(repr(source))}, expected the name and licence of a source'
             )
+
+
+def _check_licence(licence: str) -> None:
+    """Raise SettingsError where a licence is not a line of text that a log can show."""
+    if not licence.isprintable() or len(licence) > _MOST_LICENCE:
+        raise SettingsError(
+            f'licence is {shorten(repr(licence))}, expected a line of at most {_MOST_LICENCE} '
+            'characters, such as Apache-2.0'
+        )
 
 
 def _check_sizes(given: InputInfo, output: OutputInfo) -> None:

@@ -1,15 +1,18 @@
 from dataclasses import replace
 import json
 import os
+from pathlib import Path
 import struct
 
 import pytest
 from safetensors.torch import save_file
 import torch
 
+from psd_depth_ros import checkpoint as checkpoints
 from psd_depth_ros.checkpoint import (
     check_pixel_budget,
     CheckpointInfo,
+    find_checkpoint,
     InputInfo,
     load_checkpoint,
     METADATA_KEY,
@@ -24,6 +27,7 @@ INFO = CheckpointInfo(
     input=InputInfo(64, 96, (0.4, 0.5, 0.6), (0.2, 0.2, 0.3)),
     output=OutputInfo(canonical_focal_px=321.0, metric=True),
     training={'steps': 7},
+    licence='CC-BY-4.0',
     data=({'name': 'worlds', 'licence': 'Apache-2.0'},),
 )
 TENSORS = {'a': torch.tensor([1.0, 2.5]), 'n': torch.tensor(3)}
@@ -57,9 +61,70 @@ def test_everything_comes_back(path):
     assert loaded.info.input.pixel_budget == 64 * 96
 
 
-def without_range(values):
-    """A description as it was written before there were ranges."""
+@pytest.fixture
+def weights(tmp_path, monkeypatch):
+    """A package that comes with two checkpoints, and a file of the user."""
+    folder, own = tmp_path / 'weights', tmp_path / 'own'
+    for path in (folder / 'lite', folder / 'lite-research', own):
+        save_checkpoint(path.with_suffix('.safetensors'), replace(INFO, name=path.name), TENSORS)
+    (folder / 'README.md').write_text('Weights')
+    monkeypatch.setattr(checkpoints, 'find_installed', lambda name: tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('wanted', 'found'),
+    [
+        (None, 'lite'),
+        ('default', 'lite'),
+        ('lite', 'lite'),
+        ('lite-research', 'lite-research'),
+        (Path('lite-research'), 'lite-research'),
+        ('own.safetensors', 'own'),
+        ('./weights/lite-research.safetensors', 'lite-research'),
+    ],
+)
+def test_weights_of_the_package_are_found_by_name(weights, wanted, found):
+    (weights.parent / 'lite').write_text('a file of this name changes nothing')
+    assert load_checkpoint(wanted).info.name == found
+
+
+@pytest.mark.parametrize('wanted', ['lite-reserch', 'README', 'weights/lite', 'own'])
+def test_an_unknown_name_is_answered_with_those_there_are(weights, wanted):
+    with pytest.raises(CheckpointError, match='no such checkpoint file; give the path') as caught:
+        find_checkpoint(wanted)
+    assert wanted in str(caught.value)
+    assert str(caught.value).endswith(': default, lite, lite-research')
+
+
+@pytest.mark.parametrize(
+    ('licence', 'restricted'),
+    [
+        ('CC BY-NC-SA 4.0', True),
+        ('CC-BY-NC-4.0', True),
+        ('non-commercial research', True),
+        ('Noncommercial', True),
+        ('research use only', True),
+        ('for academic purposes only', True),
+        ('CC BY-SA 4.0', False),
+        ('University of Illinois/NCSA', False),
+        ('Apache-2.0, from research', False),
+        ('of the recording', False),
+        ('', False),
+    ],
+)
+def test_licences_that_allow_research_only_are_told(licence, restricted):
+    data = (*INFO.data, {'name': 'drives', 'licence': licence})
+    expected = f'for research only: drives ({licence})' if restricted else ''
+    assert replace(INFO, data=(*data, data[-1])).restriction == expected
+    assert bool(replace(INFO, licence=licence).restriction) == restricted
+
+
+def without_additions(values):
+    """A description as it was written before there were ranges and a licence."""
     del values['input']['smallest_pixels'], values['input']['largest_pixels']
+    del values['licence']
     return values
 
 
@@ -67,8 +132,8 @@ def test_the_range_of_input_sizes_comes_back_and_old_files_have_none(tmp_path):
     trained = replace(INFO.input, smallest_pixels=4096, largest_pixels=12288)
     save_checkpoint(tmp_path / 'c.safetensors', replace(INFO, input=trained), TENSORS)
     assert load_checkpoint(tmp_path / 'c.safetensors').info.input == trained
-    old = load_checkpoint(describe(tmp_path, without_range)).info.input
-    assert (old.smallest_pixels, old.largest_pixels) == (0, 0)
+    old = load_checkpoint(describe(tmp_path, without_additions)).info
+    assert (old.input.smallest_pixels, old.input.largest_pixels, old.licence) == (0, 0, '')
 
 
 @pytest.mark.parametrize(
@@ -168,6 +233,8 @@ def test_safetensors_of_somebody_else(tmp_path):
         (lambda v: '{', 'is not JSON'),
         (lambda v: '[1]', 'has format version list'),
         (lambda v: '[' * 100_000, 'is not JSON'),
+        (lambda v: {**v, 'licence': 'x\ny'}, 'expected a line of at most 200 characters'),
+        (lambda v: {**v, 'licence': 3}, 'licence is 3'),
         (lambda v: {**v, 'wings': 2}, "unknown setting 'wings'"),
         (lambda v: {**v, 'architecture': 3}, "lacks a proper 'architecture'"),
         (lambda v: {**v, 'architecture': {}}, 'architecture names no encoder'),

@@ -99,6 +99,17 @@ def test_one_version_everywhere(manifest, setup_arguments):
     assert manifest.findtext('version') == psd_depth_ros.__version__ == setup_arguments['version']
 
 
+def test_every_checkpoint_is_installed_with_its_card(setup_arguments):
+    (files,) = (names for folder, names in setup_arguments['data_files'] if 'weights' in folder)
+    tracked = subprocess.run(
+        ['git', 'ls-files', 'weights'], cwd=ROOT, capture_output=True, text=True, check=False
+    ).stdout.split()
+    assert 'weights/lite.safetensors' in files
+    assert set(tracked) <= set(files)
+    card = (ROOT / 'weights' / 'README.md').read_text()
+    assert all(Path(name).name in card for name in files if name.endswith('.safetensors'))
+
+
 def test_manifest_names_every_ros_package_and_library_imported(manifest, imported):
     libraries = {LIBRARIES[name][0] for name in imported & set(LIBRARIES)} - {None}
     ros = imported - set(LIBRARIES) - set(OPTIONAL)

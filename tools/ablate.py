@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
+from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.cli.options import add_setting_option, progress_bar
 from psd_depth_ros.data.frames import FrameSource, LoadedFrames
 from psd_depth_ros.data.open import open_with_depth
@@ -587,8 +587,7 @@ def _read_start(options: argparse.Namespace) -> tuple[Callable[[int], Start], st
         weights = read_encoder_weights(options.imagenet)
         return lambda seed: weights, f'imagenet {weights.id}'
     if options.checkpoint is not None:
-        is_default = options.checkpoint == 'default'
-        checkpoint = load_checkpoint(default_checkpoint() if is_default else options.checkpoint)
+        checkpoint = load_checkpoint(options.checkpoint)
         return lambda seed: checkpoint, f'checkpoint {checkpoint.id}'
     if options.pretrained is not None:
         runs, variant = options.pretrained.parent / 'runs', options.pretrained.name

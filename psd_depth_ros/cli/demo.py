@@ -71,7 +71,12 @@ def add_parser(subparsers: Any) -> None:
     what.add_argument('--video', metavar='PATH', type=Path, help='a video, or a folder of images')
     parser.add_argument('--image-topic', metavar='TOPIC', help='camera of the bag')
     parser.add_argument('--output', metavar='FOLDER', type=Path, default=Path('demo_out'))
-    parser.add_argument('--checkpoint', metavar='FILE', default='', help='other weights')
+    parser.add_argument(
+        '--checkpoint',
+        metavar='FILE',
+        default='',
+        help='other weights: a file, or the name of weights of the package',
+    )
     add_budget_option(parser)
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--frames', type=int, default=FRAMES, help='length of the generated drive')
@@ -320,6 +325,10 @@ def _print(report: dict[str, Any], output: Path) -> None:
     for key, value in report.items():
         table.add_row(key, 'unknown (no truth)' if value is None else str(value))
     Console().print(table)
+    _say(
+        f'depth by the weights {report["checkpoint"].partition(" ")[0]}; others by --checkpoint '
+        'NAME or FILE (make demo CHECKPOINT=...), `psd-depth inspect NAME` tells what they are'
+    )
     names = ('preview.png', 'report.json', 'depth.mcap')
     _say('4/4 written: ' + ', '.join(str(output / name) for name in names))
 

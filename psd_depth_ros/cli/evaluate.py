@@ -36,7 +36,7 @@ def add_parser(subparsers: Any) -> None:
         'topic, an RGB-D folder, images with lidar, or a benchmark as it is downloaded (KITTI '
         'raw, Cityscapes, Make3D, NYUv2). Every pixel with a truth counts.',
     )
-    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file, or default')
+    parser.add_argument('checkpoint', metavar='CHECKPOINT', help='file, or a name: default')
     parser.add_argument('data', metavar='DATA', type=Path, help='bag or folder with true depth')
     parser.add_argument(
         '--protocol',

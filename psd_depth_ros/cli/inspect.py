@@ -29,8 +29,8 @@ def add_parser(subparsers: Any) -> None:
         'inspect',
         help='list topics, sizes and the camera of a recording, or what a checkpoint is',
         description='Show what a recording or data set holds, whether depth can be estimated from '
-        'it and whether it is fit for training, and why not; or what a .safetensors checkpoint '
-        'is, learned from and costs.',
+        'it and whether it is fit for training, and why not; or what a checkpoint (.safetensors, '
+        'or a name such as default) is, learned from and costs.',
     )
     add_frame_options(
         parser, 'check that this cloud can be learned from (any text for KITTI; default: no lidar)'
@@ -49,7 +49,7 @@ def execute(options: argparse.Namespace) -> int:
     """Print the report, of which an unusable camera is part unless --camera asks for it."""
     from psd_depth_ros.data.open import find_recordings
 
-    if options.recording.suffix == '.safetensors':
+    if _is_checkpoint(options.recording):
         print('\n'.join(_describe_checkpoint(options.recording)))
         return 0
     recordings = find_recordings(_data_settings(options))
@@ -139,6 +139,15 @@ def _data_settings(options: argparse.Namespace) -> DataSettings:
     )
 
 
+def _is_checkpoint(path: Path) -> bool:
+    """Whether this is a checkpoint by its suffix, or by a name that is no recording here."""
+    from psd_depth_ros.checkpoint import DEFAULT, installed_checkpoints, SUFFIX
+
+    if path.suffix == SUFFIX:
+        return True
+    return not path.exists() and str(path) in (DEFAULT, *installed_checkpoints())
+
+
 def _describe_checkpoint(path: Path) -> Iterator[str]:
     from psd_depth_ros.checkpoint import load_checkpoint
     from psd_depth_ros.networks.depth_model import load_model, measure_complexity
@@ -146,7 +155,10 @@ def _describe_checkpoint(path: Path) -> Iterator[str]:
     checkpoint = load_checkpoint(path)
     info, output = checkpoint.info, checkpoint.info.output
     cost = measure_complexity(load_model(checkpoint), info.input.height, info.input.width)
-    yield f'{path}: checkpoint {info.name!r}, id {checkpoint.id}'
+    yield f'{checkpoint.path}: checkpoint {info.name!r}, id {checkpoint.id}'
+    yield f'{"licence:":14}{info.licence or "not stated"}'
+    if info.restriction:
+        yield f'{"careful:":14}{info.restriction}'
     millions = f'{cost.parameters / 1e6:.2f} M parameters'
     yield f'{"network:":14}{info.architecture["encoder"]}, {millions}'
     yield (

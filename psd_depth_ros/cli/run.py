@@ -44,7 +44,9 @@ def add_parser(subparsers: Any) -> None:
         help='small video: each image beside its depth in colours',
     )
     parser.add_argument(
-        '--checkpoint', metavar='FILE', type=Path, help='network (default: that of the package)'
+        '--checkpoint',
+        metavar='FILE',
+        help='network: a file, or the name of weights of the package (default: default)',
     )
     add_overwrite_option(parser)
     parser.add_argument(

@@ -59,7 +59,7 @@ def add_parser(subparsers: Any) -> None:
     start.add_argument(
         '--checkpoint',
         metavar='START',
-        help='checkpoint to go on from; default is that of the package',
+        help='checkpoint to go on from: a file, or a name; default is that of the package',
     )
     parser.add_argument(
         '--resume', action='store_true', help='go on with the run in RUN, from its last state'

@@ -46,7 +46,9 @@ class FinetuneSettings:
         (), 'settings of the recipe to change, such as objective.geometry=0.05'
     )
     checkpoint: str = setting(
-        '', 'weights to start from; empty is the checkpoint that comes with the package'
+        '',
+        'weights to start from: a file, or the name of weights that come with the package; empty '
+        'is `default`',
     )
     device: str = setting('auto', 'auto, cpu, cuda or cuda:N')
     steps: int = setting(

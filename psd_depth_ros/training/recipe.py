@@ -95,6 +95,7 @@ class Recipe:
 
     kind: str = setting('video', 'What is learned from', choices=('video', 'worlds'))
     name: str = setting('run', 'Name of the run and of its checkpoint')
+    licence: str = setting('', 'Licence of the weights, as its checkpoint states it')
     preset: str = setting('lite', 'Network preset', choices=('lite', 'base'))
     seed: int = setting(1, 'Seed of all random numbers of the training', minimum=0)
     steps: int = setting(6000, 'Optimiser steps', minimum=1, maximum=10_000_000)

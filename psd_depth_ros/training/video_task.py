@@ -315,6 +315,7 @@ class VideoTask(Task):
             trained['start'] = {'name': old.name, 'id': self.start_id}
         return CheckpointInfo(
             name=recipe.name,
+            licence=recipe.licence,
             architecture=dump(depth.architecture),
             encoder_options=depth.encoder_options,
             input=self._input(depth),

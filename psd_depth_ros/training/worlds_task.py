@@ -168,6 +168,7 @@ class WorldsTask(Task):
         width = recipe.pixel_budget // height // 32 * 32
         return CheckpointInfo(
             name=recipe.name,
+            licence=recipe.licence,
             architecture=dump(depth.architecture),
             encoder_options=depth.encoder_options,
             input=InputInfo(height, width, *depth.normalisation),

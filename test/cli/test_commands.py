@@ -1,6 +1,6 @@
 """Commands as a person calls them: what they print, write and return."""
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 import os
 import re
 import signal
@@ -12,7 +12,13 @@ import numpy as np
 import pytest
 import torch
 
-from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, OutputInfo, save_checkpoint
+from psd_depth_ros.checkpoint import (
+    CheckpointInfo,
+    InputInfo,
+    load_checkpoint,
+    OutputInfo,
+    save_checkpoint,
+)
 from psd_depth_ros.cli.main import COMMANDS, main, make_parser
 from psd_depth_ros.cli.options import build_settings
 from psd_depth_ros.cli.replay import node_arguments
@@ -106,6 +112,18 @@ def test_inspect_tells_what_a_checkpoint_is(checkpoint, tmp_path, capsys):
     assert '96x64' in printed
     assert 'metric, ' in printed
     assert 'GMAC, states no size but 6144 px' in printed
+    assert 'licence:      not stated' in printed
+    assert 'careful' not in printed
+    known = load_checkpoint(checkpoint)
+    data = ({'name': 'drives', 'licence': 'CC BY-NC 4.0'},)
+    info = replace(known.info, licence='CC-BY-4.0', data=data)
+    save_checkpoint(tmp_path / 'research.safetensors', info, known.tensors)
+    assert main(['inspect', str(tmp_path / 'research.safetensors')]) == 0
+    printed = capsys.readouterr().out
+    assert 'licence:      CC-BY-4.0' in printed
+    assert 'careful:      for research only: drives (CC BY-NC 4.0)' in printed
+    assert main(['inspect', 'default']) == 0
+    assert "lite.safetensors: checkpoint 'lite'" in capsys.readouterr().out
     (tmp_path / 'bad.safetensors').write_bytes(b'nothing of the kind')
     assert main(['inspect', str(tmp_path / 'bad.safetensors')]) == 2
     assert 'is not a whole safetensors file' in capsys.readouterr().err

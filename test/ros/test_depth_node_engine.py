@@ -21,13 +21,14 @@ TINY = Architecture(decoder_channels=(16, 16, 16, 16), bins=8, token_width=32, b
 QUICK = {'backend': 'torch', 'image_width': 96, 'image_height': 64, 'diagnostics_period_s': 0.2}
 
 
-def save_tiny(path: Path, seed: int, metric: bool = True) -> str:
+def save_tiny(path: Path, seed: int, metric: bool = True, licence: str = 'CC0') -> str:
     torch.manual_seed(seed)
     info = CheckpointInfo(
         'tiny',
         dump(TINY),
         input=InputInfo(height=64, width=96),
         output=OutputInfo(metric=metric, canonical_focal_px=80.0),
+        data=({'name': 'drives', 'licence': licence},),
     )
     return save_checkpoint(path, info, DepthModel(TINY).state_dict())
 
@@ -36,7 +37,7 @@ def test_the_real_engine_is_loaded_replaced_and_protected(
     bench: Any, start: Start, tmp_path: Path
 ) -> None:
     path, other, cut = (tmp_path / f'{name}.safetensors' for name in ('one', 'other', 'cut'))
-    first, second = save_tiny(path, 0), save_tiny(other, 1)
+    first, second = save_tiny(path, 0), save_tiny(other, 1, licence='CC BY-NC 4.0')
     cut.write_bytes(path.read_bytes()[:-1000])
     depths = bench.listen(Image, '/depth/image_rect')
     clouds = bench.listen(PointCloud2, '/points')
@@ -63,6 +64,8 @@ def test_the_real_engine_is_loaded_replaced_and_protected(
     camera.send_until(
         lambda: bench.value(': engine', 'checkpoint') == f'tiny {second}', 'the other network'
     )
+    assert node.output.count('for research only') == 1
+    assert 'these weights are for research only: drives (CC BY-NC 4.0)' in node.output
     depths.clear()
     camera.send_until(lambda: depths, 'its depth')
     assert not np.array_equal(np.frombuffer(depths[-1].data, np.float32), depth, equal_nan=True)

@@ -64,7 +64,7 @@ class FakeEngine:
         if self.options['id'] == 'broken':
             raise CheckpointError(f'{path}: tensor head.weight is missing')
         output = SimpleNamespace(metric=self.options['metric'] == 'yes', scale_sigma=0.15)
-        info = SimpleNamespace(name='wall', input=InputInfo(), output=output)
+        info = SimpleNamespace(name='wall', input=InputInfo(), output=output, restriction='')
         self.checkpoint = SimpleNamespace(info=info, id=self.options['id'], path=path)
 
         self.compiled = set()

@@ -158,7 +158,7 @@ class DepthNode(LifecycleNode):
             f'{engine.checkpoint.info.name} ({engine.checkpoint.id}) runs on {engine.device} '
             f'with {engine.backend}'
         )
-        _warn_of_size(self, engine)
+        _tell_limits(self, engine)
         return SUCCESS
 
     @_with_reason
@@ -331,7 +331,10 @@ class DepthNode(LifecycleNode):
         self._diagnostics.publish(diagnostic_array(stamp, statuses))
 
 
-def _warn_of_size(node: Node, engine: Engine) -> None:
+def _tell_limits(node: Node, engine: Engine) -> None:
+    """Log what the licences of the weights forbid, and a size that they were not trained at."""
+    if engine.checkpoint.info.restriction:
+        node.get_logger().info(f'these weights are {engine.checkpoint.info.restriction}')
     untrained = engine.checkpoint.info.input.describe_untrained(engine.pixel_budget)
     if untrained:
         node.get_logger().warning(untrained)
@@ -440,7 +443,7 @@ class CheckpointReloader:
                 self._running = outcome.settings
                 engine = self._engine.engine
                 self._node.get_logger().info(f'running {engine.checkpoint.path}')
-                _warn_of_size(self._node, engine)
+                _tell_limits(self._node, engine)
             for future in self._waiting:
                 future.set_result(outcome.reason)
             self._waiting.clear()

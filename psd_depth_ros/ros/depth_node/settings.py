@@ -49,7 +49,8 @@ class EngineSettings:
 
     checkpoint: str = setting(
         '',
-        'checkpoint file; empty is the one that comes with the package; may change while active',
+        'checkpoint file, or the name of weights that come with the package; empty is `default`; '
+        'may change while active',
     )
     pixel_budget: int = setting(
         0,
