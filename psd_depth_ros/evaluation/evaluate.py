@@ -418,9 +418,13 @@ def _row(frame: FrameResult) -> dict[str, Any]:
         'a1': scaled.a1,
         'rmse': scaled.rmse,
         'scale': scaled.scale,
-        'boundary_f1': None if frame.edges is None else frame.edges.boundary_f1,
+        'boundary_f1': None if frame.edges is None else _known(frame.edges.boundary_f1),
         'moving_abs_rel': None if frame.moving is None else frame.moving.abs_rel,
     }
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _mean(values: Iterable[float]) -> float | None:

@@ -164,27 +164,30 @@ def test_areas_of_sparsification():
 def test_boundary_f1():
     depth, truth, _ = make_image(7)
     depth[3][4] = depth[5][6] = depth[7][8] = 3.0
-    truth = [[max(t, 0.5) for t in line] for line in truth]
+    known = [[t > 0 for t in line] for line in truth]
+    filled = [[t or 1.0 for t in line] for line in truth]
     scores, weights = [], []
     for step in range(10):
         ratio = 1.05 + 0.2 * step / 9
-        hits, found, there = [0] * 4, [0] * 4, [0] * 4
+        hits = found = there = 0
         for y in range(HEIGHT):
             for x in range(WIDTH):
-                for k, (dy, dx) in enumerate(((0, 1), (1, 0), (0, -1), (-1, 0))):
-                    if not (0 <= y + dy < HEIGHT and 0 <= x + dx < WIDTH):
+                for dy, dx in ((0, 1), (1, 0), (0, -1), (-1, 0)):
+                    for far in (1, 2, 3):
+                        v, u = y + far * dy, x + far * dx
+                        if not (0 <= v < HEIGHT and 0 <= u < WIDTH) or known[v][u]:
+                            break
+                    if not (known[y][x] and 0 <= v < HEIGHT and 0 <= u < WIDTH and known[v][u]):
                         continue
                     # nearer than the neighbour, in 1/Z as the definition has it
-                    p = (1 / depth[y][x]) / (1 / depth[y + dy][x + dx]) > ratio
-                    t = (1 / truth[y][x]) / (1 / truth[y + dy][x + dx]) > ratio
-                    found[k] += p
-                    there[k] += t
-                    hits[k] += p and t
-        precision = sum(h / max(f, 1) for h, f in zip(hits, found, strict=True)) / 4
-        recall = sum(h / max(t, 1) for h, t in zip(hits, there, strict=True)) / 4
-        both = precision + recall
-        scores.append(2 * precision * recall / both if both else 0.0)
+                    p = (1 / depth[y][x]) / (1 / depth[v][u]) > ratio
+                    t = (1 / truth[y][x]) / (1 / truth[v][u]) > ratio
+                    found += p
+                    there += t
+                    hits += p and t
+        precision, recall = hits / found, hits / there
+        scores.append(2 * precision * recall / (precision + recall))
         weights.append(ratio)
     expected = sum(s * w for s, w in zip(scores, weights, strict=True)) / sum(weights)
     assert 0.2 < expected < 0.95
-    assert boundary_f1(np.log(depth), np.log(truth)) == EXACT(expected)
+    assert boundary_f1(np.log(depth), np.log(filled), np.array(known)) == EXACT(expected)

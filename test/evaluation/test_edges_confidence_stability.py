@@ -1,6 +1,7 @@
 from itertools import pairwise
 import math
 
+import cv2
 import numpy as np
 import pytest
 
@@ -32,9 +33,13 @@ def test_edges_in_place_are_perfect_whatever_the_scale():
     assert (found.accuracy_px, found.completeness_px) == (0.0, 0.0)
 
 
-def test_of_four_directions_each_counts_a_quarter():
-    # Only the step from left to right is there; 0 of 0 counts as 0, as the definition has it.
-    assert measure_edges(step_at(30), step_at(30), **LIMITS).boundary_f1 == pytest.approx(0.25)
+def test_a_truth_with_edges_in_one_direction_scores_one():
+    assert measure_edges(step_at(30), step_at(30), **LIMITS).boundary_f1 == 1.0
+
+
+def test_a_wall_has_no_edges_to_find():
+    wall = np.full((40, 60), 5.0)
+    assert math.isnan(measure_edges(step_at(30), wall, **LIMITS).boundary_f1)
 
 
 def test_an_edge_that_is_too_weak_is_found_at_the_lower_ratios_only():
@@ -59,12 +64,58 @@ def test_depth_without_edges_has_none_to_be_exact_about():
     assert found.completeness_px == 10.0
 
 
-def test_holes_of_the_truth_make_no_edges():
+def test_wide_holes_of_the_truth_make_no_edges():
     truth = step_at(30)
     truth[:, 28:32] = np.nan
-    assert math.isnan(measure_edges(step_at(30), truth, **LIMITS).accuracy_px)
-    log = np.log(step_at(30))
-    assert boundary_f1(log, log, ~np.isnan(truth)) == 0.0
+    found = measure_edges(step_at(30), truth, **LIMITS)
+    assert math.isnan(found.accuracy_px)
+    assert math.isnan(found.boundary_f1)
+
+
+def test_an_edge_that_lies_in_a_narrow_hole_counts():
+    # such as in the shadow of a depth camera
+    truth = step_at(30)
+    truth[:, 29:31] = np.nan
+    assert measure_edges(step_at(30), truth, **LIMITS).boundary_f1 == 1.0
+    assert measure_edges(step_at(35), truth, **LIMITS).boundary_f1 == 0.0
+    assert measure_edges(10.0 / step_at(30), truth, **LIMITS).boundary_f1 == 0.0  # wrong way
+
+
+def large_box():
+    depth = np.full((480, 640), 10.0)
+    depth[103:303, 207:427] = 5.0
+    return depth
+
+
+def enlarged(depth, stride):
+    """The output of a network that knows the mean of every square of pixels, enlarged."""
+    size = (depth.shape[1] // stride, depth.shape[0] // stride)
+    small = cv2.resize(np.log(depth), size, interpolation=cv2.INTER_AREA)
+    return np.exp(cv2.resize(small, depth.shape[::-1], interpolation=cv2.INTER_LINEAR))
+
+
+def test_edges_of_large_images_are_compared_at_the_resolution_of_a_small_network():
+    truth = large_box()
+    exact, at_stride, twice, blurred = (
+        measure_edges(depth, truth, **LIMITS).boundary_f1
+        for depth in (
+            truth, enlarged(truth, 5), enlarged(truth, 10),
+            np.exp(cv2.GaussianBlur(np.log(truth), (0, 0), 12.0)),
+        )
+    )  # fmt: skip
+    assert exact == 1.0
+    assert 0.6 < at_stride < 0.7  # half a cell beside the grid: two steps where one is true
+    assert at_stride > 1.3 * twice > 2.0 * blurred
+
+
+def test_cells_take_the_median_of_their_pixels():
+    # 80x100 pixels are cells themselves, of 160x200 there are 2x2 in a cell
+    truth, depth = (np.random.default_rng(i).normal(0.0, 0.1, (80, 100)) for i in range(2))
+    fine_truth, fine_depth = (one.repeat(2, 0).repeat(2, 1) for one in (truth, depth))
+    fine_depth[1::2, 1::2] += 1.0  # one of the four
+    known = np.ones((160, 200), bool)
+    known[1::2, ::2] = False
+    assert boundary_f1(fine_depth, fine_truth, known) == boundary_f1(depth, truth)
 
 
 def test_the_sky_is_an_edge():
