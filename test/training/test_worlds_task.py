@@ -2,6 +2,7 @@ from dataclasses import replace
 import math
 from pathlib import Path
 
+import cv2
 import pytest
 import torch
 
@@ -11,6 +12,7 @@ from psd_depth_ros.errors import CheckpointError, SettingsError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, Normalisation, preset
 from psd_depth_ros.networks.encoders import EncoderWeights
 from psd_depth_ros.objectives.supervised import nearest_of_four
+from psd_depth_ros.training import worlds_task
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from psd_depth_ros.training.run_folder import RunFolder
@@ -24,7 +26,7 @@ from psd_depth_ros.training.worlds import (
     sample_batch,
     validation_batches,
 )
-from psd_depth_ros.training.worlds_task import WorldsTask
+from psd_depth_ros.training.worlds_task import validate, WorldsTask
 
 RECIPE = change_recipe(
     read_recipe(find_recipe('starter')),
@@ -94,6 +96,48 @@ def test_validation_gives_every_frame_once():
     assert torch.equal(batches[0].image[0], batches[1].image[0])
 
 
+def scores_of(monkeypatch, blur_px=0.0, factor=1.0, unsure_of_errors=True):
+    """The scores of a network that sees the truth of `stripes` blurred, and `factor` too far."""
+
+    def predict(_, batch):
+        sky = torch.isinf(batch.target)
+        log_depth = torch.where(sky, math.log(20.0), batch.target) + math.log(factor)
+        if blur_px:
+            log_depth = torch.stack([
+                torch.from_numpy(cv2.GaussianBlur(one[0].numpy(), (0, 0), blur_px))[None]
+                for one in log_depth
+            ])  # fmt: skip
+        error = (log_depth - batch.target).abs().nan_to_num(posinf=0.0)
+        return log_depth, error if unsure_of_errors else -error, sky.float()
+
+    monkeypatch.setattr(worlds_task, 'predict', predict)
+    return validate(None, RECIPE, FOCAL_PX, [stripes(2)])[0]
+
+
+def test_scores_by_hand(monkeypatch):
+    exact = scores_of(monkeypatch)
+    assert (exact.abs_rel, exact.boundary_f1, exact.score) == pytest.approx(
+        (0.0, 1.0, 0.0), abs=1e-3
+    )
+    assert (exact.sky_recall, exact.sky_false) == (1.0, 0.0)
+    far = scores_of(monkeypatch, factor=1.1)
+    assert far.abs_rel == pytest.approx(0.0, abs=1e-3)
+    assert far.abs_rel_metric == pytest.approx(0.1, abs=1e-3)
+    assert far.score == pytest.approx(0.05, abs=1e-3)  # 0.1 x (1 - 1 / 2): all edges are right
+
+
+def test_of_two_networks_the_sharper_one_is_kept(monkeypatch):
+    sharp, soft, softer = (scores_of(monkeypatch, blur, 1.1) for blur in (0.0, 1.0, 6.0))
+    assert sharp.boundary_f1 - 0.3 > soft.boundary_f1 > softer.boundary_f1
+    assert sharp.score < soft.score < softer.score
+    assert soft.score == pytest.approx(soft.abs_rel_metric * (1 - soft.boundary_f1 / 2))
+
+
+def test_scores_tell_whether_the_uncertainty_knows_the_errors(monkeypatch):
+    assert scores_of(monkeypatch, 6.0).aurg > 0.01
+    assert scores_of(monkeypatch, 6.0, unsure_of_errors=False).aurg < 0.0
+
+
 def test_it_learns_a_clip_by_heart(tmp_path):
     seen = []
     task = WorldsTask(RECIPE, [stripes()], [stripes(2)], model=DepthModel(TINY))
@@ -101,6 +145,7 @@ def test_it_learns_a_clip_by_heart(tmp_path):
     assert seen[-1].loss < 0.4 * seen[0].loss
     assert [progress.step for progress in seen] == list(range(1, RECIPE.steps + 1))
     assert seen[-1].scores['abs_rel_metric'] < 0.5
+    assert {'score', 'boundary_f1', 'aurg'} <= seen[-1].scores.keys()
     checkpoint = load_checkpoint(outcome.path)
     assert checkpoint.info.training['steps'] == RECIPE.steps
     assert checkpoint.info.output.metric
