@@ -23,17 +23,28 @@ import sys
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from psd_depth_ros.cli.options import progress_bar
 from psd_depth_ros.config import build, setting
 from psd_depth_ros.data.frames import FrameSource, LoadedFrames, TimedFrame
 from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
 from psd_depth_ros.errors import PsdDepthError, SettingsError
-from psd_depth_ros.evaluation.evaluate import evaluate, Evaluation, open_data, parse_range
+from psd_depth_ros.evaluation.evaluate import (
+    DENSE_FRACTION,
+    evaluate,
+    Evaluation,
+    measure_frame,
+    name_frame,
+    open_data,
+    parse_range,
+)
 from psd_depth_ros.evaluation.protocols import find_protocol, Protocol
 from psd_depth_ros.files import make_folder, write_file
+from psd_depth_ros.geometry.resample import resize
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.parsing import ParseError, read_json_object, read_yaml
+from psd_depth_ros.preprocess import network_size
 from psd_depth_ros.runtime import configure_runtime
 from tools.statistics import (
     estimate_geometric_mean,
@@ -44,6 +55,8 @@ from tools.statistics import (
 )
 from tools.tables import markdown_table, without_nan
 
+Map = NDArray[np.float32]
+
 ROOT = Path(__file__).resolve().parents[1]
 SETS = ROOT / 'experiments' / 'measuring_sets.yaml'
 SCALED, METRIC = 'abs_rel', 'unscaled_abs_rel'
@@ -51,6 +64,8 @@ COLUMNS = {
     SCALED: 'AbsRel, scaled', METRIC: 'AbsRel, metric', 'a1': 'delta1',
     'boundary_f1': 'boundary F1', 'aurg': 'AURG',
 }  # fmt: skip
+TRUTH = 'truth'  # in place of a checkpoint
+OUTPUT_STRIDE = 2  # pixels of the network's input for one of its output
 FEWEST_TIMED = 5  # frames of a set, of which the first ones also load the network
 
 
@@ -169,6 +184,44 @@ def measure(
     )
 
 
+def measure_truth(pixel_budget: int, sets: Mapping[str, LoadedSet]) -> Measured:
+    """Measure the truth itself at the resolution of a network's output, on sets where it is dense.
+
+    That is half of the input that a network of this budget gets. What no network can exceed by
+    more than chance, above all of boundary F1.
+    """
+    found = {}
+    for name, one in sets.items():
+        frames = [
+            measure_frame(_coarse(frame, pixel_budget, one.protocol), frame.depth_m, one.protocol,
+                          name_frame(frame))
+            for frame in one.frames.frames()
+            if frame.depth_m is not None and np.mean(frame.depth_m > 0) >= DENSE_FRACTION
+        ]  # fmt: skip
+        measured = tuple(frame for frame in frames if frame is not None)
+        if measured:
+            found[name] = Evaluation(one.protocol, measured)
+    return Measured(
+        f'truth@{pixel_budget}',
+        TRUTH,
+        pixel_budget,
+        'cpu',
+        {name: sets[name].content for name in found},
+        {name: [frame.name for frame in one.frames] for name, one in found.items()},
+        {name: _errors(one) for name, one in found.items()},
+        dict.fromkeys(found, math.nan),
+    )
+
+
+def _coarse(frame: TimedFrame, pixel_budget: int, protocol: Protocol) -> Map:
+    """True depth (H, W), reduced in ln Z and enlarged as the engine does, NaN where unknown."""
+    assert frame.depth_m is not None, 'only what is measured is reduced'
+    height, width = network_size(frame.camera, pixel_budget)
+    capped = np.minimum(np.where(frame.depth_m > 0, frame.depth_m, np.nan), protocol.maximum_m)
+    small = resize(np.log(capped), (height // OUTPUT_STRIDE, width // OUTPUT_STRIDE))
+    return np.exp(resize(small, capped.shape))
+
+
 def _errors(evaluation: Evaluation) -> dict[str, Values]:
     """The errors of every frame by figure of `COLUMNS`."""
     rows = [
@@ -280,6 +333,8 @@ def render(sets: Mapping[str, MeasuringSet], measured: Sequence[Measured]) -> st
         '', *markdown_table(heads, rows), '',
     ]  # fmt: skip
     for one in measured[1:]:
+        if one.checkpoint == TRUTH:
+            continue
         lines += [
             f'Errors of {one.name} over those of {measured[0].name}, the same images (below 1: '
             'better):',
@@ -345,7 +400,7 @@ def parse_network(text: str) -> tuple[str, Path]:
 
 def parse_budgets(text: str) -> list[int]:
     """Pixel budgets `N,N,...`; 0 is that of a checkpoint. Raises SettingsError."""
-    parts = text.split(',')
+    parts = text.split(',') if text else []
     if not all(part.isdecimal() for part in parts):
         raise SettingsError(
             f'--pixel-budget is {text}, expected whole numbers, such as 53248,106496; 0 is that '
@@ -373,6 +428,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='--json of an earlier run: its networks come first')  # fmt: skip
     parser.add_argument('--pixel-budget', metavar='N,N,...', default='0',
                         help='measure with each of these, as NAME@N; 0: its own')  # fmt: skip
+    parser.add_argument('--truth', metavar='N,N,...', default='',
+                        help='measure the truth as coarse as the output for N px')  # fmt: skip
     parser.add_argument('--json', metavar='F', type=Path, help='write the errors of every frame')
     parser.add_argument('--markdown', metavar='F', type=Path, help='write the tables here, too')
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
@@ -393,10 +450,11 @@ def run(options: argparse.Namespace, command: str) -> str:
     sets = read_sets(options.sets, only)
     files = [parse_network(text) for text in options.networks]
     measured = [one for path in options.earlier for one in read_measured(path, tuple(sets))]
-    if not files and not measured:
+    if not files and not measured and not options.truth:
         raise SettingsError('there is no network to measure; give NAME=FILE')
-    loaded = {name: load_set(one, options.data) for name, one in sets.items()} if files else {}
-    budgets = parse_budgets(options.pixel_budget)
+    is_loaded = files or options.truth
+    loaded = {name: load_set(one, options.data) for name, one in sets.items()} if is_loaded else {}
+    budgets = parse_budgets(options.pixel_budget or '0')
     for name, path in files:
         for budget in budgets:
             engine = DepthEngine.from_checkpoint(
@@ -408,6 +466,7 @@ def run(options: argparse.Namespace, command: str) -> str:
                 measured.append(measure(called, engine, loaded, options.quiet))
             finally:
                 engine.close()
+    measured += [measure_truth(budget, loaded) for budget in parse_budgets(options.truth)]
     check_comparable(measured)
     text = render(sets, measured)
     for path in (options.json, options.markdown):

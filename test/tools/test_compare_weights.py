@@ -82,11 +82,16 @@ def test_checkpoints_are_measured_as_by_evaluate_and_compared(tmp_path, capsys):
     assert f'| **rendered**, geometric mean | {ratio} | {ratio} |' in text
 
     budgets = [f'new={weights}', '--pixel-budget', '0,2048', '--json', str(kept)]
-    assert compare_weights.main([*budgets, *options]) == 0
-    own, small = json.loads(kept.read_text())['networks']
+    assert compare_weights.main([*budgets, '--truth', '2048,6144', *options]) == 0
+    assert 'Errors of truth' not in capsys.readouterr().out
+    own, small, coarse, finer = json.loads(kept.read_text())['networks']
     assert (own['name'], small['name'], small['pixel_budget']) == ('new@53248', 'new@2048', 2048)
     assert own['sets']['worlds']['abs_rel'] == network['sets']['worlds']['abs_rel']
     assert small['sets']['worlds']['abs_rel'] != network['sets']['worlds']['abs_rel']
+    assert [coarse['name'], finer['name']] == ['truth@2048', 'truth@6144']
+    f1 = [np.mean(one['sets']['worlds']['boundary_f1']) for one in (own, coarse, finer)]
+    assert f1[0] < f1[1] < f1[2] < 1.0
+    assert max(finer['sets']['worlds']['abs_rel']) < 0.1
 
 
 def test_ratios_and_their_geometric_means_by_hand():
