@@ -31,6 +31,9 @@ FAINT: Colour = (140, 145, 150)
 GRID: Colour = (56, 62, 70)
 SKY: Colour = (84, 100, 120)
 MARGIN, CAPTION, HEADER, BAR = 18, 30, 64, 14
+AXIS, GRID_M = 26, 5  # of the cloud from above: pixels for its numbers, metres of its grid
+DOT_GROWS_M = 9.0  # of the cloud from above: dots get a pixel larger
+LEAST_LINE = 40  # pixels of a line of equal depth
 FONT = cv2.FONT_HERSHEY_SIMPLEX
 
 # Charts.
@@ -171,9 +174,9 @@ def _tile(picture: Picture, height: int, width: int) -> Picture:
     return tile
 
 
-def _put_dots(canvas: Picture, y: NDArray, x: NDArray, colours: NDArray) -> None:
+def _put_dots(canvas: Picture, y: NDArray, x: NDArray, colours: NDArray, size: int = 2) -> None:
     height, width = canvas.shape[:2]
-    for down, right in ((1, 0), (0, 1), (1, 1), (0, 0)):
+    for down, right in reversed(list(np.ndindex(size, size))):
         canvas[np.clip(y + down, 0, height - 1), np.clip(x + right, 0, width - 1)] = colours
 
 
@@ -211,10 +214,47 @@ def draw_empty(text: str, size: tuple[int, int]) -> Picture:
     return canvas
 
 
+def draw_depth_lines(
+    picture: Picture, depth_m: Map, levels_m: Sequence[float], colours: Picture
+) -> Picture:
+    """A darkened picture with lines of equal depth, each with its distance.
+
+    Args:
+        picture: (H, W, 3).
+        depth_m: (H, W) metres; NaN is unknown, and has no lines around it.
+        levels_m: The depths that get a line.
+        colours: (1, N, 3) RGB of the N lines.
+    """
+    canvas: Picture = (0.55 * picture).astype(np.uint8)
+    taken: list[tuple[int, int]] = []
+    unknown = cv2.dilate(np.isnan(depth_m).astype(np.uint8), np.ones((9, 9), np.uint8)) > 0
+    for level, values in zip(levels_m, colours[0].tolist(), strict=True):
+        beyond = cv2.medianBlur((depth_m > level).astype(np.uint8), 7)
+        found, _ = cv2.findContours(beyond, cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
+        lines = np.zeros(beyond.shape, np.uint8)
+        cv2.drawContours(lines, [one for one in found if len(one) > LEAST_LINE], -1, 1, 2)
+        lines[unknown] = 0
+        lines[:3] = lines[-3:] = lines[:, :3] = lines[:, -3:] = 0  # the frame is no line
+        canvas[lines > 0] = values
+        rows, columns = np.nonzero(lines)
+        if len(rows):
+            lowest = rows == rows.max()  # on the ground, where there is some
+            place = int(np.median(columns[lowest])), int(rows.max())
+            if all(abs(x - place[0]) > 60 or abs(y - place[1]) > 16 for x, y in taken):
+                taken.append(place)
+                left = min(max(place[0] - 18, 4), canvas.shape[1] - 48)
+                text = (left, max(place[1] - 5, 14))
+                _write_over(canvas, f'{level:g} m', text, 0.5)
+    return canvas
+
+
 def draw_from_above(
     points: Map, colours: Picture, height: int, forward_m: float, side_m: float
 ) -> Picture:
     """A point cloud seen from above, the camera at the bottom, high points over low ones.
+
+    A grid of 5 m with the metres ahead and to each side; two lines bound what the points show of
+    the view of the camera.
 
     Args:
         points: (N, 3) metres in the optical frame (x right, y down, z forward).
@@ -222,24 +262,41 @@ def draw_from_above(
         height: Of the picture, in pixels.
         forward_m, side_m: Range that is drawn ahead and to each side.
     """
-    scale = height / forward_m
-    width = round(2 * side_m * scale)
+    scale = (height - AXIS) / forward_m
+    width, ground = round(2 * side_m * scale), height - AXIS
     canvas = np.full((height, width, 3), PANEL, np.uint8)
-    for metres in range(10, int(forward_m), 10):
-        row = round(height - 1 - metres * scale)
+    ahead = range(GRID_M, math.ceil(forward_m), GRID_M)
+    across = range(GRID_M * math.ceil((1 - side_m) / GRID_M), math.ceil(side_m), GRID_M)
+    for metres in (0, *ahead):
+        row = round(ground - metres * scale)
         cv2.line(canvas, (0, row), (width, row), GRID, 1)
-        _write(canvas, f'{metres} m', (6, row - 5), 0.45, FAINT)
-    for metres in range(-10, 11, 10):
+    for metres in across:
         column = round((metres + side_m) * scale)
-        cv2.line(canvas, (column, 0), (column, height), GRID, 1)
+        cv2.line(canvas, (column, 0), (column, ground), GRID, 1)
     order = np.argsort(-points[:, 1], kind='stable')  # y points down: lowest first
     x, z = points[order, 0], points[order, 2]
     inside = (np.abs(x) < side_m) & (z > 0) & (z < forward_m)
-    column_px = ((x[inside] + side_m) * scale).astype(int)
-    row_px = (height - 1 - z[inside] * scale).astype(int)
-    _put_dots(canvas, row_px, column_px, colours[order][inside])
+    x, z, colours = x[inside], z[inside], colours[order][inside]
+    if len(z):
+        for slope in np.quantile(x / z, (0.002, 0.998)):
+            end = round((side_m + slope * forward_m) * scale), 0
+            cv2.line(canvas, (width // 2, ground), end, FAINT, 1, cv2.LINE_AA)
+    rows, columns = (ground - z * scale).astype(int), ((x + side_m) * scale).astype(int)
+    sizes = np.clip(2 + (z // DOT_GROWS_M).astype(int), 2, 4)  # distant points are far apart
+    for size in (4, 3, 2):
+        chosen = sizes == size
+        _put_dots(canvas, rows[chosen], columns[chosen], colours[chosen], size)
+    canvas[ground + 1 :] = PANEL
+    for metres in ahead:
+        row = round(ground - metres * scale)
+        _write_over(canvas, f'{metres} m', (6, row - 5))
+    for metres in across:
+        text = f'{metres} m' if metres else 'camera'
+        (wide, _), _ = cv2.getTextSize(text, FONT, 0.45, 1)
+        column = round((metres + side_m) * scale) - wide // 2
+        _write_over(canvas, text, (min(max(column, 2), width - wide - 2), height - 7))
     cv2.drawMarker(
-        canvas, (width // 2, height - 1), TEXT, cv2.MARKER_TRIANGLE_UP, 18, 2, cv2.LINE_AA
+        canvas, (width // 2, ground - 8), TEXT, cv2.MARKER_TRIANGLE_UP, 16, 2, cv2.LINE_AA
     )
     return canvas
 
@@ -275,6 +332,12 @@ def _write(
     weight: int = 1,
 ) -> None:
     cv2.putText(canvas, text, place, FONT, size, colour, weight, cv2.LINE_AA)
+
+
+def _write_over(canvas: Picture, text: str, place: tuple[int, int], size: float = 0.45) -> None:
+    """Write on whatever lies there."""
+    _write(canvas, text, place, size, BACKGROUND, 4)
+    _write(canvas, text, place, size, TEXT)
 
 
 # Charts, as HTML with SVG; the page's style sheet colours `.chart` and `.ramp`.

@@ -6,6 +6,7 @@ import numpy as np
 from psd_depth_ros.visualisation import (
     colour_depth,
     colour_log_error,
+    draw_from_above,
     draw_heat,
     draw_histogram,
     draw_known,
@@ -90,3 +91,15 @@ def test_charts_name_their_median() -> None:
     assert '>2</text>' in chart
     assert 'a &lt; b' in chart
     assert draw_series([1.0] * 1000, 'many').count('<rect') == 200
+
+
+def test_the_cloud_from_above_is_to_scale() -> None:
+    points = np.array([[0.0, 1.0, 10.0], [5.0, 1.0, 20.0], [0.0, 1.0, 31.0]], np.float32)
+    colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
+    picture = draw_from_above(points, colours, 326, 30.0, 10.0)  # 10 pixels for a metre
+    assert picture.shape == (326, 200, 3)
+    places = [np.argwhere((picture == colour).all(axis=2)) for colour in colours]
+    assert places[0].min(axis=0).tolist() == [200, 100]
+    assert places[1].min(axis=0).tolist() == [100, 150]
+    assert len(places[1]) == 16, 'distant points are larger'
+    assert len(places[2]) == 0

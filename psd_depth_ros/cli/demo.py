@@ -34,6 +34,11 @@ IMAGE, CAMERA_INFO = '/camera/image', '/camera/camera_info'
 START_S, IDLE_S = 240.0, 5.0
 NODES = 'psd_depth_ros.ros'
 # Without a reader of these outputs the first images would give no depth.
+# What to print in place of a figure that is not known.
+UNKNOWN = dict.fromkeys(('absrel', 'absrel_metric', 'coverage'), 'unknown (no truth)') | {
+    'latency_ms_p50': 'unknown (the recorder could not keep up)',
+    'latency_ms_p95': 'unknown (the recorder could not keep up)',
+}
 READY = {
     'outputs': list(TOPICS),
     'timeout_s': START_S,
@@ -323,7 +328,7 @@ def _print(report: dict[str, Any], output: Path) -> None:
 
     table = Table(show_header=False, title='demo')
     for key, value in report.items():
-        table.add_row(key, 'unknown (no truth)' if value is None else str(value))
+        table.add_row(key, UNKNOWN.get(key, 'unknown') if value is None else str(value))
     Console().print(table)
     _say(
         f'depth by the weights {report["checkpoint"].partition(" ")[0]}; others by --checkpoint '

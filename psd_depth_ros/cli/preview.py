@@ -18,10 +18,12 @@ from psd_depth_ros.visualisation import (
     CAPTION,
     colour_depth,
     draw_bar,
+    draw_depth_lines,
     draw_empty,
     draw_from_above,
     draw_heat,
     draw_panel,
+    GRID_M,
     join_panels,
     MAGMA,
     MARGIN,
@@ -36,7 +38,7 @@ Map = NDArray[np.float32]
 
 PANEL_WIDTH = 640
 NEAR_M, FAR_M = 2.0, 80.0
-CLOUD_FORWARD_M, CLOUD_SIDE_M = 40.0, 16.0
+CLOUD_FORWARD_M, CLOUD_SIDE_M = 30.0, 12.5
 ERROR_LIMIT = 0.5
 DEPTH_TICKS_M = (2, 5, 10, 20, 40, 80)
 
@@ -62,7 +64,10 @@ class PreviewFrame:
 
 
 def draw_preview(frame: PreviewFrame, title: str, subtitle: str) -> Image:
-    """Image, depth, confidence, error and the cloud from above, as RGB (H, W, 3)."""
+    """Image, depth, confidence, error and the cloud from above, as RGB (H, W, 3).
+
+    Without a truth, lines of equal depth on the image take the place of the error.
+    """
     size = PANEL_WIDTH, round(PANEL_WIDTH * frame.rgb.shape[0] / frame.rgb.shape[1])
     height = 2 * (CAPTION + size[1]) + MARGIN
     cloud = draw_from_above(
@@ -75,9 +80,9 @@ def draw_preview(frame: PreviewFrame, title: str, subtitle: str) -> Image:
         ],
         [
             draw_panel('depth', *_depth_view(frame.depth, size)),
-            draw_panel('error against the truth', *_error_view(frame, size)),
+            draw_panel(*_error_view(frame, size)),
         ],
-        [draw_panel('cloud from above', cloud)],
+        [draw_panel(f'cloud from above, grid of {GRID_M} m', cloud)],
     ]
     return join_panels(columns, title, subtitle)
 
@@ -90,10 +95,13 @@ def depth_colours(depth: Map) -> Image:
 
 
 def _depth_view(depth: Map, size: tuple[int, int]) -> tuple[Image, Image]:
-    ramp = np.geomspace(NEAR_M, FAR_M, size[0], dtype=np.float32)[None]
+    return depth_colours(resize(depth, size)), _depth_bar(size[0])
+
+
+def _depth_bar(width: int) -> Image:
+    ramp = np.geomspace(NEAR_M, FAR_M, width, dtype=np.float32)[None]
     places = [float(np.log(m / NEAR_M) / np.log(FAR_M / NEAR_M)) for m in DEPTH_TICKS_M]
-    bar = draw_bar(depth_colours(ramp), [f'{m:g} m' for m in DEPTH_TICKS_M], places)
-    return depth_colours(resize(depth, size)), bar
+    return draw_bar(depth_colours(ramp), [f'{m:g} m' for m in DEPTH_TICKS_M], places)
 
 
 def _confidence_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image, Image]:
@@ -104,11 +112,17 @@ def _confidence_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image,
     return draw_heat(resize(frame.confidence, size), VIRIDIS), bar
 
 
-def _error_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image, Image]:
+def _error_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[str, Image, Image]:
+    """Caption, picture and bar of the error; without a truth, of lines of equal depth."""
+    if frame.truth is None:
+        levels = np.array(DEPTH_TICKS_M[:-1], np.float32)
+        picture = resize(frame.rgb, size)
+        lines = draw_depth_lines(
+            picture, resize(frame.depth, size), levels.tolist(), depth_colours(levels[None])
+        )
+        return 'lines of equal depth (no truth)', lines, _depth_bar(size[0])
     ramp = np.linspace(0, 1, size[0], dtype=np.float32)[None]
     bar = draw_bar(draw_heat(ramp, MAGMA), ['0 %', '25 %', '50 %'], [0, 0.5, 1])
-    if frame.truth is None:
-        return draw_empty('this recording has no true depth', size), bar
     depth, truth = resize(frame.depth, size), resize(frame.truth, size)
     known = np.isfinite(truth) & (truth > 0) & (truth < FAR_M) & ~np.isnan(depth)
     with np.errstate(invalid='ignore', divide='ignore'):
@@ -116,7 +130,7 @@ def _error_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image, Imag
     picture = draw_heat(error / ERROR_LIMIT, MAGMA)
     picture[~known] = PANEL
     picture[~known & ~np.isfinite(truth)] = SKY
-    return picture, bar
+    return 'error against the truth', picture, bar
 
 
 class PreviewVideo:

@@ -22,7 +22,8 @@ from psd_depth_ros.messages import decode_depth, stamp_ns
 class Timing:
     """Depth images that came out, per second, and how long after their image (ms).
 
-    A figure is None where too few frames came to know it.
+    A figure is None where too few frames came to know it; latencies also where the recorder fell
+    so far behind that it saw depth before its image.
     """
 
     frames: int
@@ -41,7 +42,9 @@ def time_depth(recording: Path, image_topic: str, depth_topic: str) -> Timing:
         images = dict(_arrivals(bag, image_topic))
         depths = dict(_arrivals(bag, depth_topic)) if depth_topic in bag.topics else {}
     latencies = [(depths[stamp] - images[stamp]) / 1e6 for stamp in depths if stamp in images]
-    p50, p95 = np.percentile(latencies, [50, 95]).tolist() if latencies else (None, None)
+    p50 = p95 = None
+    if latencies and min(latencies) >= 0:
+        p50, p95 = np.percentile(latencies, [50, 95]).tolist()
     return Timing(len(depths), _rate(list(depths.values())), p50, p95)
 
 

@@ -18,7 +18,7 @@ from psd_depth_ros.cli.demo_recording import (
 )
 from psd_depth_ros.cli.main import main
 from psd_depth_ros.cli.preview import depth_colours, draw_preview, PreviewFrame
-from psd_depth_ros.data.bags import BagWriter
+from psd_depth_ros.data.bags import BagReader, BagWriter
 from psd_depth_ros.data.calibration_file import ASSUMED_FOV_DEG
 from psd_depth_ros.errors import BagError, CalibrationError
 from psd_depth_ros.evaluation.recording import compare_depth, time_depth
@@ -29,7 +29,7 @@ from psd_depth_ros.messages import (
     header_fields,
     image_fields,
 )
-from psd_depth_ros.visualisation import PANEL, SKY
+from psd_depth_ros.visualisation import MARGIN, PANEL, SKY
 
 IMAGE_TYPE = 'sensor_msgs/msg/Image'
 IMAGE, TRUTH = '/camera/image', '/truth'
@@ -69,6 +69,17 @@ def test_times_are_differences_of_arrival(recording):
     assert timing.frames == 3
     assert timing.latency_ms_p50 == pytest.approx(30.0)
     assert timing.latency_ms_p95 == pytest.approx(39.0)
+    assert timing.fps == pytest.approx(2 / 0.22)
+
+
+def test_a_recorder_that_saw_depth_before_its_image_tells_no_latency(recording, tmp_path):
+    late = tmp_path / 'late.mcap'
+    with BagReader(recording) as bag, BagWriter(late) as writer:
+        for item in bag.messages():
+            behind = 50 * MS if item.topic == IMAGE else 0
+            writer.write_raw(item.topic, item.msgtype, item.cdr, item.timestamp_ns + behind)
+    timing = time_depth(late, IMAGE, DEPTH)
+    assert (timing.frames, timing.latency_ms_p50, timing.latency_ms_p95) == (3, None, None)
     assert timing.fps == pytest.approx(2 / 0.22)
 
 
@@ -171,6 +182,22 @@ def test_preview_has_five_panels_with_and_without_truth(known):
     assert picture.shape[1] > 1600
     cloud = picture[:, -picture.shape[1] // 3 :]
     assert (cloud == (255, 0, 0)).all(axis=2).any(), 'the red point is in the cloud from above'
+
+
+def test_without_a_truth_no_panel_is_empty():
+    rows, columns = np.mgrid[:96, :160]
+    depth = np.where(rows > 48, 60.0 / np.maximum(rows - 48, 1), np.inf).astype(np.float32)
+    rgb = np.stack([40 + rows, 40 + columns, 90 + 0 * rows], axis=2).astype(np.uint8)
+    points = np.array([[0.0, 1.0, 10.0]], np.float32)
+    frame = PreviewFrame(rgb, depth, depth / 100, None, points, np.full((1, 3), 255, np.uint8))
+    picture = draw_preview(frame, 'title', 'facts')
+    panel = picture[-384 - MARGIN : -MARGIN, 640 + 2 * MARGIN :][:, :640]
+    assert not (panel == PANEL).all(axis=2).any()
+    # At 5 m of this road y - 48 is 12, at 10 m 6 and at 20 m 3, in a picture four times as large.
+    lines = depth_colours(np.array([[5.0, 10.0, 20.0]], np.float32))[0]
+    for colour, row in zip(lines, (60, 54, 51), strict=True):
+        found = np.nonzero((panel == colour).all(axis=2))[0]
+        assert abs(np.median(found) - 4 * row) < 4
 
 
 def options(**given):
