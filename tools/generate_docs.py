@@ -29,7 +29,7 @@ from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
 from psd_depth_ros.teachers.options import TeacherOptions
-from psd_depth_ros.training.recipe import KINDS, VideoRecipe, WorldsRecipe
+from psd_depth_ros.training.recipe import KINDS, SourceSettings, VideoRecipe, WorldsRecipe
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 99
@@ -192,6 +192,7 @@ def tables() -> dict[str, dict[str, str]]:
         'recipes.md': {
             'settings of a recipe': parameters_table(VideoRecipe),
             'settings for rendered worlds': parameters_table(WorldsRecipe, common_settings()),
+            'settings of a source': parameters_table(SourceSettings),
             'settings of every term': parameters_table(TermSettings),
             'terms': terms_table(),
         },

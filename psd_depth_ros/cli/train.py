@@ -32,11 +32,11 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser(
         'train',
         help='train a network by a recipe',
-        description='Train a network on recordings without labels (recipes of kind video) or on '
-        'rendered worlds (kind worlds). RUN gets best.safetensors, run.json (all that repeats the '
-        'run), log.csv, tensorboard/, previews/ and state/ (for --resume). Ctrl-C saves the state '
-        'first. On several GPUs or machines: `accelerate launch -m psd_depth_ros.cli.main train '
-        '...`, or torchrun in its place.',
+        description='Train a network on recordings without labels (recipes of kind video), on '
+        'rendered worlds (kind worlds), or on both at once (kind mixed). RUN gets '
+        'best.safetensors, run.json (all that repeats the run), log.csv, tensorboard/, previews/ '
+        'and state/ (for --resume). Ctrl-C saves the state first. On several GPUs or machines: '
+        '`accelerate launch -m psd_depth_ros.cli.main train ...`, or torchrun in its place.',
     )
     parser.add_argument('recipe', metavar='RECIPE', help='YAML file, or a name such as starter')
     parser.add_argument('--output', metavar='RUN', type=Path, required=True, help='new folder')
@@ -155,13 +155,21 @@ def _make_task(
     folder: RunFolder,
     start: Start,
 ) -> Task:
-    from psd_depth_ros.training.recipe import VideoRecipe, WorldsRecipe
+    from psd_depth_ros.training.recipe import MixedRecipe, VideoRecipe, WorldsRecipe
 
     task: Task
+    worlds = options.worlds or folder.path / 'worlds'
+    if isinstance(recipe, MixedRecipe):
+        from psd_depth_ros.training.mixed_task import MixedTask
+
+        with progress_bar('preparing sources', options.quiet) as advance:
+            task = MixedTask.from_recipe(
+                recipe, folder.path, start, advance, worlds=worlds, processes=options.processes
+            )
+        return task
     if isinstance(recipe, WorldsRecipe):
         from psd_depth_ros.training.worlds_task import WorldsTask
 
-        worlds = options.worlds or folder.path / 'worlds'
         with progress_bar('rendering worlds', options.quiet) as advance:
             task = WorldsTask.from_recipe(
                 recipe, worlds, start, advance, processes=options.processes

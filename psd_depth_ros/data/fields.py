@@ -289,6 +289,27 @@ class Lidar(Provider):
         return padded
 
 
+class Depth(Provider):
+    """(1, H, W) float32: metres along Z of the target frame, NaN unknown, +Inf sky."""
+
+    name = 'depth_m'
+    remedy = 'give RGB-D recordings or rendered worlds, which have depth for every pixel'
+
+    def is_in(self, sequence: Sequence) -> bool:
+        """Whether any frame has depth."""
+        depth = sequence.depth
+        return depth is not None and any(np.isfinite(one).any() for one in depth)
+
+    def make(self, example: Example) -> Tensor:
+        """The nearest depth to each pixel, never a mean across an edge."""
+        height, width = example.scaled.size
+        depth = example.sequence.depth
+        if depth is None:
+            return torch.full((1, height, width), torch.nan)
+        window = replace(example.window, output_height=height, output_width=width)
+        return torch.from_numpy(window.depth(depth[example.triplet[0]].astype(np.float32)))[None]
+
+
 class Recording(Provider):
     """() int64: `recording_id` of the recording that a sample is from."""
 
@@ -360,7 +381,7 @@ PROVIDERS: dict[str, Provider] = {
     for provider in (
         *(Image(), ImageAugmented(), Intrinsics(), Valid(), Seeds()),
         *(Fine(), FineAugmented(), PosePrior(), Distance(), CameraHeight(), Lidar(), Recording()),
-        *(PseudoDepth(), Semantics()),
+        *(PseudoDepth(), Semantics(), Depth()),
     )
 }
 

@@ -69,6 +69,7 @@ def open_frames(
     lidar_topic: str | None = None,
     stamps: str = 'header',
     sixteen_bit_range: str = FULL,
+    with_depth: bool = False,
 ) -> FrameSource:
     """Open a recording of any layout: a bag, a video, a folder, a data set, a rendered world.
 
@@ -83,6 +84,7 @@ def open_frames(
         stamps: of a bag, those of the headers (`header`), or for drivers that set none the times
             of recording (`recorded`).
         sixteen_bit_range: see `messages.images`.
+        with_depth: frames come with true depth, as from `open_with_depth`.
 
     Raises:
         BagError: the recording cannot be read.
@@ -97,6 +99,8 @@ def open_frames(
     options = SourceOptions(
         lens, image_topic, camera_info_topic, with_lidar, lidar_topic, stamps == 'recorded'
     )
+    if with_depth:
+        return open_with_depth(path, options)
     _refuse_unused(path, reader, options)
     return reader.open(path, options)
 

@@ -97,6 +97,11 @@ class DataSettings:
     lidar_pose: tuple[float, ...] = setting(
         (), "x y z qx qy qz qw of the lidar in the camera's optical frame; empty: from TF", 'm'
     )
+    depth: bool = setting(
+        False, 'Keep the true depth of the recordings for terms that learn from it; recordings '
+        'without any are refused'
+    )  # fmt: skip
+    licence: str = setting('', 'Licence of the recordings, for the provenance of the checkpoint')
     triplets: TripletSettings = section(TripletSettings)
 
     def __post_init__(self) -> None:

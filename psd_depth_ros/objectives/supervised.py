@@ -4,8 +4,8 @@
 - Li and Snavely 2018, "MegaDepth: Learning Single-View Depth Prediction from Internet Photos":
   multi-scale gradient matching.
 
-The batch has `target` (B, 1, H, W): canonical log-depth, NaN where unknown, +Inf for sky and
-beyond the farthest depth. Each loss is a mean over the known pixels of the whole batch, and has
+The batch has `depth_m` (B, 1, H, W): metres, NaN where unknown, +Inf for sky and beyond the
+farthest depth. Each loss is a mean over the known pixels of the whole batch, and has
 that value for every sample.
 """
 
@@ -23,11 +23,11 @@ class LogDepth(Term):
     """Mean |u - u*|."""
 
     name = 'log_depth'
-    needs = frozenset({'target'})
+    needs = frozenset({'depth_m'})
 
     def __call__(self, context: Context) -> Tensor:
         """Mean over the batch."""
-        error = log_depth_error(_canonical(context), context.batch.target)
+        error = log_depth_error(_canonical(context), _target(context))
         return error.expand(len(context))
 
 
@@ -35,11 +35,11 @@ class Gradients(Term):
     """Multi-scale gradient matching of u and u* (MegaDepth)."""
 
     name = 'gradients'
-    needs = frozenset({'target'})
+    needs = frozenset({'depth_m'})
 
     def __call__(self, context: Context) -> Tensor:
         """Mean over the batch."""
-        error = gradient_matching_error(_canonical(context), context.batch.target)
+        error = gradient_matching_error(_canonical(context), _target(context))
         return error.expand(len(context))
 
 
@@ -47,7 +47,7 @@ class Bins(Term):
     """Cross-entropy of the bins against the two around u*, or the last ones for the sky."""
 
     name = 'bins'
-    needs = frozenset({'target'})
+    needs = frozenset({'depth_m'})
     all_logits = True
 
     def __call__(self, context: Context) -> Tensor:
@@ -55,7 +55,7 @@ class Bins(Term):
         bins = context.prediction().bins
         if bins is None:
             return context.zeros()
-        target = nearest_of_four(context.batch.target)
+        target = nearest_of_four(_target(context))
         error = bin_cross_entropy(bins.logits, bins.centres, target, FAR_BINS)
         return error.expand(len(context))
 
@@ -75,6 +75,16 @@ def _canonical(context: Context) -> Tensor:
     """Canonical log-depth (B, 1, H, W)."""
     prediction = context.prediction()
     return prediction.log_depth - prediction.log_ratio
+
+
+def _target(context: Context) -> Tensor:
+    """Canonical log-depth u* = ln(Z f_c / fx) of the truth (B, 1, H, W)."""
+
+    def make() -> Tensor:
+        depth_m: Tensor = context.batch.depth_m
+        return depth_m.log() - context.prediction().log_ratio
+
+    return context.once('target of exact depth', make)
 
 
 def log_depth_error(log_depth: Tensor, target: Tensor) -> Tensor:

@@ -6,13 +6,16 @@ What they say of a frame depends on the frame alone, so it is computed once and 
 - NAME.safetensors: a checkpoint of this package,
 - `hf:OWNER/NAME`, or a folder with config.json: a network of Hugging Face `transformers`,
 - NAME.onnx, NAME.tflite,
-- any other folder: maps that were computed before, see `folder.MapFolder`.
+- any other folder: maps that were computed before, see `folder.MapFolder`,
+- several networks of depth, ` + ` between them: their mean, see `MeanTeacher`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Items
 from dataclasses import replace
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +27,7 @@ import torch
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.resample import resize
 from psd_depth_ros.networks import load_model
 from psd_depth_ros.preprocess import network_size
 from psd_depth_ros.teachers.files import FileNetwork, Network
@@ -51,6 +55,7 @@ Provenance = tuple[Mapping[str, Any], ...]
 
 _FILES = ('.onnx', '.tflite')
 _CHECKPOINT = '.safetensors'
+AND = ' + '  # between the specifications of teachers whose mean is taken
 
 
 class DepthTeacher:
@@ -70,6 +75,11 @@ class DepthTeacher:
         self.provenance: Provenance = (
             {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE},
         )
+
+    @property
+    def gives_depth(self) -> bool:
+        """Whether its maps lack a scale only, no shift."""
+        return self._options.output == 'depth'
 
     def __call__(self, rgb: Image, camera: Camera) -> Map:
         """Disparity (h, w) of the whole image, at a size of its own.
@@ -147,6 +157,8 @@ def open_depth_teacher(spec: str) -> DepthTeacher | MapFolder:
     Raises SettingsError where it cannot be read or what its output means is unclear, and
     CheckpointError for a damaged checkpoint.
     """
+    if AND in spec:
+        return MeanTeacher([open_depth_teacher(one.strip()) for one in spec.split(AND)])
     where, options = parse_spec(spec)
     path = Path(where)
     if path.suffix == _CHECKPOINT:
@@ -218,6 +230,11 @@ class CheckpointTeacher(DepthTeacher):
         own = {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE}
         self.provenance = (*checkpoint.info.data, own)
 
+    @property
+    def gives_depth(self) -> bool:
+        """See `DepthTeacher.gives_depth`."""
+        return True
+
     @torch.inference_mode()
     def __call__(self, rgb: Image, camera: Camera) -> Map:
         """See `DepthTeacher.__call__`; in 1/metres where the checkpoint is metric."""
@@ -239,6 +256,45 @@ class CheckpointTeacher(DepthTeacher):
         ratio = camera.canonical_ratio(self._info.output.canonical_focal_px)
         disparity = (-output.log_depth[0, 0].float()).exp() / ratio
         return disparity.cpu().numpy()
+
+
+class MeanTeacher(DepthTeacher):
+    """The geometric mean of several teachers of depth, each brought to the same median first.
+
+    Networks that were trained apart are wrong in different places: their mean is better than the
+    best of them where they are about as good as each other. Raises SettingsError where one of
+    them gives disparity of unknown shift, or is a folder.
+    """
+
+    def __init__(self, teachers: Items[DepthTeacher | MapFolder]) -> None:
+        self._teachers: list[DepthTeacher] = []
+        for one in teachers:
+            if not isinstance(one, DepthTeacher) or not one.gives_depth:
+                raise SettingsError(
+                    f'teacher {one.name} gives no depth, of which a mean could be taken; leave it '
+                    f'out of the teachers joined by "{AND.strip()}"'
+                )
+            self._teachers.append(one)
+        self.name = AND.join(one.name for one in self._teachers)
+        self.id = hashlib.sha256('+'.join(one.id for one in self._teachers).encode()).hexdigest()
+        self.provenance = tuple(entry for one in self._teachers for entry in one.provenance)
+
+    @property
+    def gives_depth(self) -> bool:
+        """See `DepthTeacher.gives_depth`."""
+        return True
+
+    def __call__(self, rgb: Image, camera: Camera) -> Map:
+        """Disparity (h, w) at the size of the finest map, 1 in the middle; NaN where any is."""
+        maps = [one(rgb, camera) for one in self._teachers]
+        size = max((one.shape for one in maps), key=lambda shape: shape[0] * shape[1])
+        logarithms = np.log(np.stack([resize(one, (size[0], size[1])) for one in maps]))
+        known = np.isfinite(logarithms).all(axis=0)
+        if not known.any():
+            return np.full(size, np.nan, np.float32)
+        logarithms -= np.median(logarithms[:, known], axis=1)[:, None, None]
+        mean: Map = np.exp(logarithms.mean(axis=0))
+        return np.where(known, mean, np.float32(np.nan))
 
 
 def _run(

@@ -26,6 +26,7 @@ from psd_depth_ros.config import (
     section,
     setting,
     source_prefix,
+    specs,
 )
 from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.errors import SettingsError
@@ -37,6 +38,7 @@ from psd_depth_ros.parsing import ParseError, read_yaml, shorten, user_path
 R = TypeVar('R', bound='Recipe')
 
 OBJECTIVE = 'objective'
+SOURCES = 'sources'
 FINETUNE = 'finetune'
 LEARNED, RECORDED, TRACKED = 'learned', 'recorded', 'tracked'
 # Where the learning rates of a schedule end, as a factor of where they were.
@@ -93,7 +95,7 @@ class WorldsSettings:
 class Recipe:
     """Settings of every kind of training run."""
 
-    kind: str = setting('video', 'What is learned from', choices=('video', 'worlds'))
+    kind: str = setting('video', 'What is learned from', choices=('video', 'worlds', 'mixed'))
     name: str = setting('run', 'Name of the run and of its checkpoint')
     licence: str = setting('', 'Licence of the weights, as its checkpoint states it')
     preset: str = setting('lite', 'Network preset', choices=('lite', 'base'))
@@ -161,6 +163,11 @@ class WorldsRecipe(Recipe):
     smallest_window: float = setting(
         0.6, 'Smallest crop, as a fraction of the side', minimum=0.1, maximum=1.0
     )
+    budget_jitter: float = setting(
+        1.0, 'Steps draw the pixels of their input from pixel_budget divided by this to '
+        'pixel_budget times this, so that one network serves many input sizes', minimum=1.0,
+        maximum=4.0,
+    )  # fmt: skip
     worlds: WorldsSettings = section(WorldsSettings)
 
     removed_settings: ClassVar[dict[str, str]] = {
@@ -244,7 +251,49 @@ class VideoRecipe(Recipe):
     }
 
 
-KINDS: dict[str, type[Recipe]] = {'worlds': WorldsRecipe, 'video': VideoRecipe}
+@dataclass(frozen=True)
+class Source:
+    """One of the sources of a mixed run.
+
+    `weight` is of its loss in the sum, `turns` the fraction of the steps that it takes part in.
+    """
+
+    name: str
+    weight: float
+    turns: float
+    recipe: Recipe
+
+
+@dataclass(frozen=True)
+class SourceSettings:
+    """What a source of a mixed run has beside a recipe."""
+
+    weight: float = setting(1.0, 'Weight of its loss in the sum', minimum=0.0, maximum=1000.0)
+    turns: float = setting(
+        1.0, 'Fraction of the steps that it takes part in, evenly spread', minimum=0.001,
+        maximum=1.0,
+    )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class MixedRecipe(Recipe):
+    """A run that learns from several sources at once, each a recipe of its own.
+
+    Every step has a batch of each source, so that sources count by their weights and not by how
+    much data they have. `batch` is the sum of theirs.
+    """
+
+    kind: str = setting('mixed', 'What is learned from', choices=('mixed',))
+    schedule: str = setting('cosine', _SCHEDULE, choices=tuple(FINAL_FACTOR))
+    sources: tuple[Source, ...] = field(default=())
+
+
+KINDS: dict[str, type[Recipe]] = {
+    'worlds': WorldsRecipe, 'video': VideoRecipe, 'mixed': MixedRecipe,
+}  # fmt: skip
+# Settings that a source of a mixed run has for itself; the others of `Recipe` are of the run.
+_OF_A_SOURCE = ('kind', 'batch', 'pixel_budget')
+_SOURCE_SETTINGS = tuple(spec.name for spec in specs(SourceSettings))
 
 
 def find_recipe(name: str) -> Path:
@@ -310,6 +359,8 @@ def build_recipe(cls: type[R], values: Mapping[str, Any], source: str = '') -> R
     and where terms do not go together.
     """
     static = {key: value for key, value in values.items() if key != OBJECTIVE}
+    if issubclass(cls, MixedRecipe):
+        return _build_mixed(cls, values, source)
     recipe = build(cls, static, source)
     listed = values.get(OBJECTIVE)
     if not isinstance(listed, list) or not listed:
@@ -327,9 +378,11 @@ def change_recipe(recipe: R, changes: Sequence[str] | Mapping[str, Any], source:
 
     Checked like in `build_recipe`.
     """
+    values = changes if isinstance(changes, Mapping) else parse_changes(changes, source)
+    if isinstance(recipe, MixedRecipe):
+        return _change_mixed(recipe, values, source)
     static: dict[str, Any] = {}
     terms = {one.name: _as_dict(one) for one in recipe.objective}
-    values = changes if isinstance(changes, Mapping) else parse_changes(changes, source)
     for key, value in values.items():
         if key.split('.')[0] == OBJECTIVE:
             _change_term(terms, key, value, source)
@@ -341,6 +394,9 @@ def change_recipe(recipe: R, changes: Sequence[str] | Mapping[str, Any], source:
 
 def dump_recipe(recipe: Recipe) -> dict[str, Any]:
     """A recipe as nested plain values, for YAML or JSON; `build_recipe` reads them."""
+    if isinstance(recipe, MixedRecipe):
+        run = {key: value for key, value in dump(recipe).items() if key != 'batch'}
+        return {**run, SOURCES: {one.name: _dump_source(one) for one in recipe.sources}}
     return {**dump(recipe), OBJECTIVE: [_as_dict(one) for one in recipe.objective]}
 
 
@@ -349,7 +405,106 @@ def flatten_recipe(recipe: Recipe) -> dict[str, Any]:
     flat = flatten(recipe)
     for one in recipe.objective:
         flat |= flatten(one.settings, f'{OBJECTIVE}.{one.name}.')
+    if isinstance(recipe, MixedRecipe):
+        for source in recipe.sources:
+            name = f'{SOURCES}.{source.name}'
+            flat |= {f'{name}.weight': source.weight, f'{name}.turns': source.turns}
+            for key, value in flatten_recipe(source.recipe).items():
+                if not _is_of_the_run(key):
+                    flat[f'{name}.{key}'] = value
     return flat
+
+
+def _build_mixed(cls: type[R], values: Mapping[str, Any], source: str) -> R:
+    """A mixed recipe of nested values; see `build_recipe`."""
+    if OBJECTIVE in values:
+        raise SettingsError(
+            f'{source_prefix(source)}a recipe of kind mixed has no {OBJECTIVE}; each of its '
+            f'{SOURCES} has one'
+        )
+    run = {key: value for key, value in values.items() if key != SOURCES}
+    recipe = build(cls, run, source)
+    listed = values.get(SOURCES)
+    if not isinstance(listed, Mapping) or not listed:
+        raise SettingsError(
+            f'{source_prefix(source)}{SOURCES} is {shorten(repr(listed))}, expected recipes by '
+            'name, such as "worlds: {kind: worlds, batch: 6, objective: [...]}"'
+        )
+    found = tuple(_build_source(recipe, name, one, source) for name, one in listed.items())
+    total = sum(one.recipe.batch for one in found)
+    return replace(recipe, sources=found, batch=total)  # type: ignore[call-arg]
+
+
+def _build_source(run: Recipe, name: Any, values: Any, source: str) -> Source:
+    where = f'{source_prefix(source)}{SOURCES}.{name}'
+    if not isinstance(name, str) or not name.isidentifier() or not isinstance(values, Mapping):
+        raise SettingsError(f'{where}: expected a name and the settings of a recipe')
+    if strange := sorted(key for key in values if _is_of_the_run(key)):
+        raise SettingsError(
+            f'{where}.{strange[0]} is a setting of the whole run; give it beside {SOURCES}'
+        )
+    kind = values.get('kind', 'video')
+    if kind not in ('video', 'worlds'):
+        raise SettingsError(f'{where}.kind is {shorten(repr(kind))}, expected video or worlds')
+    shared = {key: value for key, value in flatten(run).items() if _is_of_the_run(key)}
+    shared['pixel_budget'] = run.pixel_budget
+    own = {key: value for key, value in values.items() if key not in _SOURCE_SETTINGS}
+    extra = {key: value for key, value in values.items() if key in _SOURCE_SETTINGS}
+    settings = build(SourceSettings, extra, where)
+    recipe = build_recipe(KINDS[kind], {**shared, **own}, where)
+    return Source(name, settings.weight, settings.turns, recipe)
+
+
+def _change_mixed(recipe: R, values: Mapping[str, Any], source: str) -> R:
+    """A changed mixed recipe: `sources.NAME.SETTING=VALUE`, or `sources.NAME=off`."""
+    assert isinstance(recipe, MixedRecipe)
+    run = {key: value for key, value in flatten(recipe).items() if key != 'batch'}
+    sources = {one.name: _dump_source(one) for one in recipe.sources}
+    changes: dict[str, dict[str, Any]] = {}
+    for key, value in values.items():
+        first, _, rest = key.partition('.')
+        name, _, setting_name = rest.partition('.')
+        if first != SOURCES:
+            run[key] = value
+        elif name not in sources:
+            raise SettingsError(
+                f'{source_prefix(source)}{key}: the recipe has no source {shorten(name)!r}, only '
+                f'{", ".join(sources)}'
+            )
+        elif setting_name:
+            changes.setdefault(name, {})[setting_name] = value
+        elif value is False:  # `off` in YAML
+            changes.pop(name, None)
+            del sources[name]
+        else:
+            raise SettingsError(
+                f'{source_prefix(source)}{key}: expected {SOURCES}.NAME.SETTING=VALUE, or '
+                f'{SOURCES}.NAME=off'
+            )
+    for name, wanted in changes.items():
+        where = f'{source_prefix(source)}{SOURCES}.{name}'
+        if strange := sorted(key for key in wanted if _is_of_the_run(key)):
+            raise SettingsError(f'{where}.{strange[0]} is a setting of the whole run')
+        extra = {key: wanted.pop(key) for key in _SOURCE_SETTINGS if key in wanted}
+        old = next(one for one in recipe.sources if one.name == name)
+        changed = change_recipe(old.recipe, wanted, where)
+        sources[name] = {**sources[name], **_own_settings(changed), **extra}
+    return _build_mixed(type(recipe), {**run, SOURCES: sources}, source)
+
+
+def _dump_source(source: Source) -> dict[str, Any]:
+    return {
+        'weight': source.weight, 'turns': source.turns, **_own_settings(source.recipe),
+    }  # fmt: skip
+
+
+def _own_settings(recipe: Recipe) -> dict[str, Any]:
+    return {key: one for key, one in dump_recipe(recipe).items() if not _is_of_the_run(key)}
+
+
+def _is_of_the_run(key: str) -> bool:
+    """Whether a source of a mixed run has a setting from the run."""
+    return key not in _OF_A_SOURCE and key in {spec.name for spec in specs(Recipe)}
 
 
 def _read_term(entry: Any, source: str) -> TermChoice:

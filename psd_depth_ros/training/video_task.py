@@ -62,6 +62,7 @@ class _Measurements:
     stretch: list[float]  # ln of the ratio of both standard deviations of log-depth
     change: list[float]  # mean |ln Z - ln Z_start| of each image after removing its median
     lidar: list[float]
+    depth: list[float]
 
 
 class VideoTask(Task):
@@ -74,6 +75,7 @@ class VideoTask(Task):
         report: Called with the number of frames done and of all frames, where motions are
             estimated (`poses: tracked`) and where teachers of the terms make maps.
         cache: Folder that keeps the maps of teachers; None: they are kept in memory.
+        model: The depth network, in place of that of the recipe and the start.
 
     Raises:
         CheckpointError: the checkpoint does not fit the recipe.
@@ -89,11 +91,12 @@ class VideoTask(Task):
         start: Start = None,
         report: Callable[[int, int], None] = lambda done, total: None,
         cache: Path | None = None,
+        model: DepthModel | None = None,
     ) -> None:
         data.check()
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self._depth = start_network(recipe, start, recipe.head)
+        self._depth = start_network(recipe, start, recipe.head) if model is None else model
         self._focal_px = canonical_focal_px(start)
         pose = PoseNet()
         teachers = Teachers()
@@ -145,7 +148,9 @@ class VideoTask(Task):
             data.sequences,
             batch=recipe.batch,
             seed=recipe.seed,
-            fields=self._with_prior(fields | {'lidar'}),
+            fields=self._with_prior(
+                fields | {'lidar'} | ({'depth_m'} if recipe.data.depth else set())
+            ),
             augment=False,
         )
 
@@ -186,7 +191,12 @@ class VideoTask(Task):
 
     @classmethod
     def from_recipe(
-        cls, recipe: VideoRecipe, folder: Path, start: Start, report: Callable[[int, int], None]
+        cls,
+        recipe: VideoRecipe,
+        folder: Path,
+        start: Start,
+        report: Callable[[int, int], None],
+        model: DepthModel | None = None,
     ) -> VideoTask:
         """Decode the recordings of the recipe into `folder`/frames and make the task.
 
@@ -199,7 +209,7 @@ class VideoTask(Task):
             fine_factor=FINE_FACTOR,
             report=lambda _, done, total: report(done, total),
         )
-        return cls(recipe, data, start, report, folder / 'frames')
+        return cls(recipe, data, start, report, folder / 'frames', model)
 
     @property
     def depth(self) -> DepthModel:
@@ -272,9 +282,10 @@ class VideoTask(Task):
 
         Returns:
             score, photometric; with a start checkpoint scale_drift, stretch and change (see
-            `finetune.acceptance`); with lidar lidar_abs_rel, which is then the score.
+            `finetune.acceptance`); with lidar lidar_abs_rel, with true depth depth_abs_rel, which
+            is then the score.
         """
-        found = _Measurements([], [], [], [], [])
+        found = _Measurements([], [], [], [], [], [])
         with torch.no_grad():
             for batch in self._held_out_batches():
                 self._measure(depth, batch, found)
@@ -287,6 +298,8 @@ class VideoTask(Task):
             scores['change'] = float(np.mean(found.change))
         if found.lidar:
             scores['lidar_abs_rel'] = scores['score'] = float(np.mean(found.lidar))
+        if found.depth:
+            scores['depth_abs_rel'] = scores['score'] = float(np.mean(found.depth))
         return scores
 
     def previews(self, depth: DepthModel) -> Mapping[str, NDArray[np.uint8]]:
@@ -311,6 +324,7 @@ class VideoTask(Task):
             'validation': dict(scores),
             'scale': self._tied,
         }
+        licence = recipe.data.licence or 'of the recording'
         if old is not None:
             trained['start'] = {'name': old.name, 'id': self.start_id}
         return CheckpointInfo(
@@ -324,7 +338,7 @@ class VideoTask(Task):
             data=(
                 *start_provenance(start),
                 *self._map_provenance,
-                *({'name': s.name, 'licence': 'of the recording'} for s in self._data.sequences),
+                *({'name': s.name, 'licence': licence} for s in self._data.sequences),
             ),
         )
 
@@ -379,6 +393,8 @@ class VideoTask(Task):
             found.stretch.extend((_spread(new) / _spread(old)).log().tolist())
             found.change.extend((difference - offset[:, None]).abs().mean(dim=1).tolist())
         found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
+        if 'depth_m' in batch:
+            found.depth.extend(_depth_abs_rel(new.log_depth, batch.depth_m))
 
 
 def describe_data(data: Preparation) -> dict[str, Any]:
@@ -415,6 +431,17 @@ def _in_pairs(images: Mapping[str, Image]) -> list[list[Image]]:
 def _spread(prediction: Prediction) -> Tensor:
     """The standard deviation of each image's log-depth (B,)."""
     return prediction.log_depth.flatten(1).std(dim=1).clamp(min=1e-6)
+
+
+def _depth_abs_rel(log_depth: Tensor, truth_m: Tensor) -> list[float]:
+    """AbsRel in metres of every image (B, 1, H, W) that has true depth."""
+    values = []
+    for depth, truth in zip(log_depth.exp(), truth_m, strict=True):
+        measured = measure(
+            depth.cpu().numpy(), truth.cpu().numpy(), median_scaled=False, maximum_m=MAX_LIDAR_M
+        )
+        values += [measured.abs_rel] if measured is not None else []
+    return values
 
 
 def _lidar_abs_rel(log_depth: Tensor, lidar: Tensor) -> list[float]:

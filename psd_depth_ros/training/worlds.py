@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import as_completed, ProcessPoolExecutor
 from dataclasses import dataclass, replace
 import json
+import math
 import multiprocessing
 import os
 from pathlib import Path
@@ -173,7 +174,7 @@ class WorldsBatch:
     image: Tensor  # (B, 3, H, W) RGB in [0, 1]
     intrinsics: Tensor  # (B, 4) fx fy cx cy in pixels of `image`
     target: Tensor  # (B, 1, H, W) u* = ln Z', NaN unknown, +Inf sky
-    depth_m: Tensor  # (B, 1, H, W) metres
+    depth_m: Tensor  # (B, 1, H, W) metres, +Inf sky and beyond the farthest depth
 
     @property
     def image_augmented(self) -> Tensor:
@@ -208,10 +209,12 @@ def sample_batch(
     chosen = np.random.default_rng((recipe.seed, 1, step)).choice(
         len(groups), p=counts / counts.sum()
     )
+    height, width = groups[chosen][0].rgb.shape[1:3]
+    output = choose_input_size(width, height, _sample_budget(recipe, step))
     part = recipe.batch // processes
     places = range(rank * part, (rank + 1) * part)
     rngs = [np.random.default_rng((recipe.seed, 2, step, place)) for place in places]
-    items = [_sample_item(recipe, focal_px, groups[chosen], rng) for rng in rngs]
+    items = [_sample_item(recipe, focal_px, groups[chosen], output, rng) for rng in rngs]
     return _collate(items)
 
 
@@ -237,11 +240,20 @@ def _by_shape(shards: list[Frames]) -> list[list[Frames]]:
     return list(groups.values())
 
 
+def _sample_budget(recipe: WorldsRecipe, step: int) -> int:
+    """Pixels of the inputs of a step."""
+    reach = math.log(recipe.budget_jitter)
+    rng = np.random.default_rng((recipe.seed, 3, step))
+    return round(recipe.pixel_budget * math.exp(rng.uniform(-reach, reach)))
+
+
 def _sample_item(
-    recipe: WorldsRecipe, focal_px: float, shards: list[Frames], rng: np.random.Generator
+    recipe: WorldsRecipe,
+    focal_px: float,
+    shards: list[Frames],
+    output: tuple[int, int],
+    rng: np.random.Generator,
 ) -> WorldsBatch:
-    height, width = shards[0].rgb.shape[1:3]
-    output = choose_input_size(width, height, recipe.pixel_budget)
     counts = np.array([len(shard.rgb) for shard in shards], dtype=float)
     shard = shards[rng.choice(len(shards), p=counts / counts.sum())]
     return _item(recipe, focal_px, shard, int(rng.integers(len(shard.rgb))), output, rng)
@@ -270,6 +282,7 @@ def _item(
     image = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1).float() / 255.0
     depth_m = torch.from_numpy(depth)[None]
     intrinsics = torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy])
+    depth_m = torch.where(depth_m > recipe.max_depth_m, torch.inf, depth_m)
     target = canonical_target(recipe, focal_px, depth_m, camera.fx)
     return WorldsBatch(image, intrinsics, target, depth_m)
 

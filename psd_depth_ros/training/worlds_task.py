@@ -111,6 +111,7 @@ class WorldsTask(Task):
         report: Callable[[int, int], None],
         *,
         processes: int = 2,
+        model: DepthModel | None = None,
     ) -> WorldsTask:
         """Render what is missing in `folder` and make the task; `report(done, total)`."""
         held_out = plan_shards(recipe, folder, validation=True)
@@ -121,6 +122,7 @@ class WorldsTask(Task):
             [load_shard(shard) for shard in training],
             [load_shard(shard) for shard in held_out],
             start,
+            model=model,
             description={'training': _describe(training), 'held_out': _describe(held_out)},
         )
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from psd_depth_ros.augment.crops import Window
-from psd_depth_ros.data.fields import check_fields
+from psd_depth_ros.data.fields import check_fields, Example, PROVIDERS, ScaledSequence
 from psd_depth_ros.data.frames import Origin, Sequence
 from psd_depth_ros.data.maps import compute_maps, open_teachers
 from psd_depth_ros.data.triplets.batch import TripletBatches
@@ -224,3 +224,25 @@ def test_a_field_has_one_teacher(tmp_path):
         open_teachers(terms)
     with pytest.raises(SettingsError, match='no batch field depth'):
         open_teachers([Term('odd', {'depth': spec})])
+
+
+@pytest.mark.parametrize('mirrored', [False, True])
+def test_depth_of_a_window_is_the_nearest_and_never_a_mean(tmp_path, mirrored):
+    """Columns of 1 m and 9 m, sky above; the window takes the upper right quarter."""
+    depth = np.where(np.arange(WIDTH) // 8 % 2, 9.0, 1.0) * np.ones((HEIGHT, 1))
+    depth[:8] = np.inf
+    depth[-2:] = np.nan
+    sequence = make_sequence(tmp_path, depth=np.stack([depth] * FRAMES).astype(np.float16))
+    window = Window(WIDTH // 2, 0, WIDTH // 2, HEIGHT // 2, WIDTH, HEIGHT, mirrored)
+    scaled = ScaledSequence(sequence)
+    found = PROVIDERS['depth_m'].make(Example(scaled, (1, 0, 2), window, None, 0))[0].numpy()
+    assert found.shape == scaled.size
+    row = found[-1][::-1] if mirrored else found[-1]
+    np.testing.assert_array_equal(row, np.repeat([1.0, 9.0, 1.0, 9.0], 8))
+    assert np.isinf(found[0]).all()
+    whole = PROVIDERS['depth_m'].make(Example(scaled, (1, 0, 2), scaled.whole, None, 0))[0]
+    assert whole[-1].isnan().all()
+    without = ScaledSequence(make_sequence(tmp_path, name='other'))
+    none = PROVIDERS['depth_m'].make(Example(without, (1, 0, 2), window, None, 0))
+    assert none.isnan().all()
+    assert not PROVIDERS['depth_m'].is_in(without.sequence)

@@ -70,7 +70,7 @@ def test_values_of_supervised_terms_stay():
         torch.from_numpy(arrays['image'][:, 0]).float() / 255,
         torch.from_numpy(arrays['intrinsics']),
         target,
-        target.exp(),
+        target.exp() * torch.from_numpy(arrays['intrinsics'][:, 0]).view(-1, 1, 1, 1) / 240.0,
     )
     recipe = read_recipe(find_recipe('starter'))
     network = make_network(5, recipe.preset, 'bins')

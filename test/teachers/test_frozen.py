@@ -218,3 +218,32 @@ def test_a_checkpoint_teaches_what_it_predicts(tmp_path):
     found = cv2.resize(teacher(image, camera), (416, 128))
     ratio = found[known] * wanted[known]
     np.testing.assert_allclose(ratio, np.median(ratio), rtol=0.05)
+
+
+def test_the_mean_of_teachers_is_geometric_and_their_scales_do_not_count(tmp_path):
+    one = write_red(tmp_path / 'a.onnx', 'depth_m')
+    two = write_red(tmp_path / 'b.onnx', 'disp')
+    image = make_image()
+    mean = open_depth_teacher(f'{one} + {one}?input_max=255&name=far')
+    found = mean(image, CAMERA)
+    middle = np.exp(np.median(np.log(1 / RED)))
+    np.testing.assert_allclose(found, 1 / RED / middle, rtol=1e-5)
+    assert mean.name == 'a + far'
+    assert len(mean.provenance) == 2
+    assert mean.gives_depth
+    assert len({mean.id, open_depth_teacher(str(one)).id}) == 2
+    flat = open_depth_teacher(f'{one} + {two}?output=depth&channels=bgr')
+    np.testing.assert_allclose(flat(image, CAMERA), np.sqrt(1 / RED / middle), rtol=1e-5)
+    with pytest.raises(SettingsError, match=r'teacher b gives no depth, of which a mean could'):
+        open_depth_teacher(f'{one} + {two}')
+
+
+def test_the_mean_of_teachers_is_unknown_where_one_is(tmp_path):
+    one = write_red(tmp_path / 'a.onnx')
+    image = make_image()
+    image[1, 2, 0] = 0
+    found = open_depth_teacher(f'{one} + {one}?flip=true')(image, CAMERA)
+    assert np.isnan(found[1, 2])
+    assert np.isnan(found).sum() == 1
+    image[..., 0] = 0
+    assert np.isnan(open_depth_teacher(f'{one} + {one}')(image, CAMERA)).all()

@@ -90,6 +90,20 @@ def test_batches_repeat_with_the_seed_and_are_divided_among_processes():
     assert not torch.equal(whole.image, sample_batch(RECIPE, FOCAL_PX, shards, step=4).image)
 
 
+def test_inputs_have_from_half_to_twice_the_pixels_where_sizes_are_drawn():
+    recipe = replace(RECIPE, budget_jitter=2.0)
+    sizes = [
+        sample_batch(recipe, FOCAL_PX, [stripes()], step).image.shape[-2:] for step in range(1, 40)
+    ]
+    pixels = {height * width for height, width in sizes}
+    assert min(pixels) >= 0.5 * 3072
+    assert max(pixels) <= 2 * 6144
+    assert len(pixels) >= 3
+    assert sizes[2] == sample_batch(recipe, FOCAL_PX, [stripes()], 3).image.shape[-2:]
+    plain = [sample_batch(RECIPE, FOCAL_PX, [stripes()], step).image.shape for step in (1, 2)]
+    assert plain[0] == plain[1]
+
+
 def test_validation_gives_every_frame_once():
     batches = list(validation_batches(RECIPE, FOCAL_PX, [stripes(3), stripes(2)]))
     assert sum(len(batch.image) for batch in batches) == 5

@@ -45,6 +45,7 @@ class TripletBatch:
     recording: Tensor  # (B,) int64 `data.fields.recording_id` of the recording
     pseudo_depth: Tensor  # (B, 1, H, W) float32 disparity of the target, own scale and shift
     semantics: Tensor  # (B, C, ceil(H / 8), ceil(W / 8)) float32 of the target
+    depth_m: Tensor  # (B, 1, H, W) float32 metres of the target, +Inf sky
 
     def __init__(self, **tensors: Tensor) -> None:
         self._tensors = tensors

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 import hashlib
 import itertools
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -223,7 +224,7 @@ class _Decoder:
         settings, path = self._settings, recording.path
         reader = find_reader(path)
         lidar = settings.lidar_topic if reader.has_lidar else ''
-        options = {
+        options: dict[str, Any] = {
             'image_topic': (reader.has_topics and settings.image_topic) or None,
             'camera_info_topic': (reader.has_topics and settings.camera_info_topic) or None,
             'camera': self._camera if reader.takes_lens else None,
@@ -235,9 +236,11 @@ class _Decoder:
             'lidar_topic': lidar or None,
             'stamps': settings.stamps if reader.has_topics else 'header',
         }
+        if settings.depth:
+            options['with_depth'] = True
 
         def open_source() -> FrameSource:
-            source = open_frames(path, **options)  # type: ignore[arg-type]
+            source = open_frames(path, **options)
             if self._T_camera_lidar is not None:
                 source.T_camera_lidar = self._T_camera_lidar
             return source
