@@ -152,9 +152,9 @@ def draw_known(
     return canvas
 
 
-def encode_picture(picture: Picture, *, lossless: bool) -> tuple[bytes, str]:
+def encode_picture(picture: Picture, *, lossless: bool, quality: int = 88) -> tuple[bytes, str]:
     """A picture as the bytes of a file and its media type: PNG where `lossless`, else JPEG."""
-    kind, options = ('.png', []) if lossless else ('.jpg', [cv2.IMWRITE_JPEG_QUALITY, 88])
+    kind, options = ('.png', []) if lossless else ('.jpg', [cv2.IMWRITE_JPEG_QUALITY, quality])
     done, data = cv2.imencode(kind, cv2.cvtColor(picture, cv2.COLOR_RGB2BGR), options)
     assert done, 'OpenCV writes both kinds'
     return data.tobytes(), 'image/png' if lossless else 'image/jpeg'

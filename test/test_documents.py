@@ -24,9 +24,9 @@ from tools.generate_docs import (
     parameters_table,
     parameters_yaml,
     recipe_settings,
-    replace_table,
     yaml_value,
 )
+from tools.tables import replace_table
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [

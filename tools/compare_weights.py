@@ -6,7 +6,8 @@ Every set of experiments/measuring_sets.yaml is decoded once, and every network 
 What is measured is what `psd-depth evaluate` measures. The tables have 95 % intervals over the
 frames; the second one has the ratio of errors of each later network to the first one, paired by
 frame. `--json` keeps the errors of every frame, and `--earlier` takes them in place of measuring
-again.
+again. `--page docs/weights.md` writes tables and pictures into the documentation, of the pictures
+those that may be shown.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from psd_depth_ros.evaluation.evaluate import (
     DENSE_FRACTION,
     evaluate,
     Evaluation,
+    Example,
     measure_frame,
     name_frame,
     open_data,
@@ -53,7 +55,8 @@ from tools.statistics import (
     PairedErrors,
     Values,
 )
-from tools.tables import markdown_table, without_nan
+from tools.tables import markdown_table, replace_table, without_nan
+from tools.weights_pictures import draw_networks, encode_small
 
 Map = NDArray[np.float32]
 
@@ -400,7 +403,7 @@ def parse_network(text: str) -> tuple[str, Path]:
 
 def parse_budgets(text: str) -> list[int]:
     """Pixel budgets `N,N,...`; 0 is that of a checkpoint. Raises SettingsError."""
-    parts = text.split(',') if text else []
+    parts = text.split(',')
     if not all(part.isdecimal() for part in parts):
         raise SettingsError(
             f'--pixel-budget is {text}, expected whole numbers, such as 53248,106496; 0 is that '
@@ -432,6 +435,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
                         help='measure the truth as coarse as the output for N px')  # fmt: skip
     parser.add_argument('--json', metavar='F', type=Path, help='write the errors of every frame')
     parser.add_argument('--markdown', metavar='F', type=Path, help='write the tables here, too')
+    parser.add_argument('--pictures', metavar='DIR', type=Path,
+                        help='draw a frame of every set, for your eyes only')  # fmt: skip
+    parser.add_argument('--page', metavar='F', type=Path,
+                        help='put tables and shown pictures there: docs/weights.md')  # fmt: skip
     parser.add_argument('--device', default='auto', help='auto, cpu, cuda or cuda:N')
     parser.add_argument('--backend', default='auto', help='auto, torch, openvino or onnxruntime')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
@@ -452,9 +459,12 @@ def run(options: argparse.Namespace, command: str) -> str:
     measured = [one for path in options.earlier for one in read_measured(path, tuple(sets))]
     if not files and not measured and not options.truth:
         raise SettingsError('there is no network to measure; give NAME=FILE')
-    is_loaded = files or options.truth
+    budgets = parse_budgets(options.pixel_budget)
+    truths = parse_budgets(options.truth) if options.truth else []
+    is_loaded = files or truths
     loaded = {name: load_set(one, options.data) for name, one in sets.items()} if is_loaded else {}
-    budgets = parse_budgets(options.pixel_budget or '0')
+    examples: dict[str, dict[str, Example]] = {name: {} for name in loaded}
+    draws = options.pictures is not None or options.page is not None
     for name, path in files:
         for budget in budgets:
             engine = DepthEngine.from_checkpoint(
@@ -464,9 +474,11 @@ def run(options: argparse.Namespace, command: str) -> str:
             called = name if len(budgets) == 1 else f'{name}@{engine.pixel_budget}'
             try:
                 measured.append(measure(called, engine, loaded, options.quiet))
+                for single, one in loaded.items() if draws else ():
+                    examples[single][called] = pick_example(engine, one, sets[single])
             finally:
                 engine.close()
-    measured += [measure_truth(budget, loaded) for budget in parse_budgets(options.truth)]
+    measured += [measure_truth(budget, loaded) for budget in truths]
     check_comparable(measured)
     text = render(sets, measured)
     for path in (options.json, options.markdown):
@@ -476,7 +488,56 @@ def run(options: argparse.Namespace, command: str) -> str:
         write_measured(options.json, command, measured)
     if options.markdown is not None:
         write_file(options.markdown, text.encode())
+    pictures = {
+        name: encode_small(draw_networks(found, loaded[name].protocol, sets[name].title or name))
+        for name, found in examples.items()
+        if found
+    }
+    if options.pictures is not None:
+        _write_pictures(options.pictures, pictures)
+    if options.page is not None:
+        write_page(options.page, sets, text, pictures)
     return text
+
+
+def pick_example(engine: DepthEngine, loaded: LoadedSet, one: MeasuringSet) -> Example:
+    """The frame of a set that is drawn, or its last one where it has fewer."""
+    place = min(one.picture, loaded.frames.count - 1)
+    loaded.frames.select(slice(place, place + 1))
+    try:
+        return evaluate(engine, loaded.frames, loaded.protocol, examples=1).examples.best[0]
+    finally:
+        loaded.frames.select(slice(None))
+
+
+def write_page(
+    page: Path, sets: Mapping[str, MeasuringSet], tables: str, pictures: Mapping[str, bytes]
+) -> None:
+    """Put tables and pictures into a page between its marks, pictures beside it.
+
+    Only pictures that may be shown, into a folder of the page's name. Raises SettingsError for a
+    page without marks.
+    """
+    shown = {name: data for name, data in pictures.items() if sets[name].shown}
+    entries = [
+        f'![{sets[name].title or name}]({page.stem}/{name}.jpg)\n\n'
+        f'{sets[name].title or name}. Images: {sets[name].credit}.\n'
+        for name in shown
+    ]
+    try:
+        text = page.read_text(encoding='utf-8')
+        text = replace_table(text, 'figures of weights', tables)
+        text = replace_table(text, 'pictures of weights', '\n'.join(entries))
+    except (OSError, ValueError) as error:
+        raise SettingsError(f'{page}: cannot take the figures: {error}') from error
+    _write_pictures(page.with_suffix(''), shown)
+    write_file(page, text.encode())
+
+
+def _write_pictures(folder: Path, pictures: Mapping[str, bytes]) -> None:
+    make_folder(folder)
+    for name, data in pictures.items():
+        write_file(folder / f'{name}.jpg', data)
 
 
 if __name__ == '__main__':

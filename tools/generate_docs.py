@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-import re
 import textwrap
 from typing import Any
 
@@ -30,6 +29,7 @@ from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
 from psd_depth_ros.teachers.options import TeacherOptions
 from psd_depth_ros.training.recipe import KINDS, SourceSettings, VideoRecipe, WorldsRecipe
+from tools.tables import replace_table
 
 ROOT = Path(__file__).resolve().parents[1]
 WIDTH = 99
@@ -120,14 +120,6 @@ def keys_table(keys: Mapping[str, str]) -> str:
     """Write diagnostic keys and what they mean as a Markdown table."""
     rows = [f'| `{key}` | {meaning} |' for key, meaning in keys.items()]
     return '\n'.join(['| key | meaning |', '|---|---|', *rows]) + '\n'
-
-
-def replace_table(text: str, name: str, table: str) -> str:
-    """Put a table between `<!-- name -->` and `<!-- /name -->`. Raises ValueError without them."""
-    pattern = rf'(<!-- {name} -->\n).*?(<!-- /{name} -->)'
-    if not re.search(pattern, text, re.DOTALL):
-        raise ValueError(f'the text has no <!-- {name} --> ... <!-- /{name} -->')
-    return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)
 
 
 def yaml_value(value: Any) -> str:

@@ -1,9 +1,10 @@
-"""Tables as Markdown, and figures as JSON."""
+"""Tables as Markdown, their places in pages, and figures as JSON."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 import math
+import re
 from typing import Any
 
 
@@ -20,3 +21,11 @@ def without_nan(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [without_nan(one) for one in value]
     return None if isinstance(value, float) and math.isnan(value) else value
+
+
+def replace_table(text: str, name: str, table: str) -> str:
+    """Put a table between `<!-- name -->` and `<!-- /name -->`. Raises ValueError without them."""
+    pattern = rf'(<!-- {name} -->\n).*?(<!-- /{name} -->)'
+    if not re.search(pattern, text, re.DOTALL):
+        raise ValueError(f'the text has no <!-- {name} --> ... <!-- /{name} -->')
+    return re.sub(pattern, lambda found: found[1] + table + found[2], text, flags=re.DOTALL)

@@ -4,6 +4,7 @@ import json
 import math
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
@@ -12,6 +13,7 @@ from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.evaluation.evaluate import evaluate, open_data
 from psd_depth_ros.evaluation.protocols import PROTOCOLS
 from psd_depth_ros.inference import DepthEngine
+from psd_depth_ros.visualisation import CAPTION, HEADER, MARGIN
 from tools import compare_weights
 from tools.compare_weights import (
     COLUMNS,
@@ -24,6 +26,7 @@ from tools.compare_weights import (
     render,
     SCALED,
 )
+from tools.weights_pictures import encode_small, MOST_BYTES
 
 WORLD = 'synth:street:1000000-1000001?frames=1&size=96x64&focal_px=60'
 NAN = math.nan
@@ -157,6 +160,47 @@ def test_the_shipped_sets_are_whole():
     assert {one.protocol for one in sets.values()} <= {'auto', *PROTOCOLS}
     with pytest.raises(SettingsError, match='no set garden; expected kitti_object'):
         read_sets(compare_weights.SETS, ['garden'])
+
+
+def test_a_page_gets_tables_and_the_pictures_that_may_be_shown(tmp_path, capsys):
+    world = WORLD.replace('-1000001', '')
+    sets, page = tmp_path / 'sets.yaml', tmp_path / 'weights.md'
+    sets.write_text(
+        'sets:\n'
+        f'  seen: {{path: "{world}", group: g, title: Seen, shown: true, credit: nobody}}\n'
+        f'  unseen: {{path: "{world}", group: g, title: Unseen, picture: 5}}\n'
+    )
+    marks = '{0}\n<!-- {1} of weights -->\nold\n<!-- /{1} of weights -->\n'
+    page.write_text(marks.format('above', 'figures') + marks.format('below', 'pictures'))
+    weights, pictures = default_checkpoint(), tmp_path / 'own'
+    options = [f'one={weights}', f'two={weights}', '--sets', str(sets), '--device', 'cpu',
+               '--backend', 'torch', '--quiet', '--page', str(page)]  # fmt: skip
+    assert compare_weights.main([*options, '--pictures', str(pictures)]) == 0
+    text = page.read_text()
+    assert '| Unseen | two | 1 |' in text
+    assert text.startswith('above\n')
+    assert '\nbelow\n' in text
+    assert 'old\n' not in text
+    assert '![Seen](weights/seen.jpg)\n\nSeen. Images: nobody.\n' in text
+    assert 'unseen.jpg' not in text
+    assert [one.name for one in (tmp_path / 'weights').iterdir()] == ['seen.jpg']
+    assert sorted(one.name for one in pictures.iterdir()) == ['seen.jpg', 'unseen.jpg']
+    picture = cv2.imread(str(pictures / 'seen.jpg'))
+    rows = 3 * (round(560 * 64 / 96) + CAPTION) + 3 * MARGIN + HEADER  # image, depth of both
+    assert picture.shape == (rows, 2 * 560 + 3 * MARGIN, 3)
+
+    capsys.readouterr()
+    page.write_text('no marks')
+    assert compare_weights.main(options) == 2
+    assert 'weights.md: cannot take the figures: the text has no' in capsys.readouterr().err
+
+
+def test_pictures_are_small_whatever_they_show():
+    noise = np.random.default_rng(0).integers(0, 255, (900, 1200, 3), dtype=np.uint8)
+    data = encode_small(noise)
+    assert len(data) <= MOST_BYTES
+    small = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    assert small.shape[1] / small.shape[0] == pytest.approx(4 / 3, rel=0.02)
 
 
 def test_networks_are_named(capsys):
