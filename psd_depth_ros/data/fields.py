@@ -45,7 +45,7 @@ class Example:
     """One sample of a batch: a triplet, the window of its frames, the change of colours.
 
     `triplet` holds the indices of the target, the earlier and the later source frame. `colours`
-    is None where they stay as they are.
+    is None where they stay as they are, `focal_factor` is of a focal length that is a guess.
     """
 
     scaled: ScaledSequence
@@ -53,6 +53,7 @@ class Example:
     window: Window
     colours: Colours | None
     seed: int
+    focal_factor: float = 1.0
 
     @property
     def sequence(self) -> Sequence:
@@ -173,7 +174,8 @@ class Intrinsics(Provider):
     def make(self, example: Example) -> Tensor:
         """The camera of the sample's window."""
         camera = example.camera
-        return torch.tensor([camera.fx, camera.fy, camera.cx, camera.cy])
+        fx, fy = (example.focal_factor * focal for focal in (camera.fx, camera.fy))
+        return torch.tensor([fx, fy, camera.cx, camera.cy])
 
 
 class Valid(Provider):

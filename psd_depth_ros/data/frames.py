@@ -93,6 +93,8 @@ class Sequence:
             shift of each frame, larger is nearer, at the size of the network's input.
         semantics: (N, C, ceil(h / 8), ceil(w / 8)) float16, class probabilities or features by a
             semantic expert.
+        focal_deviation: how well the focal length is known: the standard deviation of its
+            logarithm, 0 where it was calibrated.
     """
 
     name: str
@@ -114,6 +116,7 @@ class Sequence:
     origin: Origin | None = None
     pseudo_depth: NDArray[np.float16] | None = None
     semantics: NDArray[np.float16] | None = None
+    focal_deviation: float = 0.0
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -72,6 +72,10 @@ class DataSettings:
         0.0, 'Field of view of recordings without calibration; 0: unknown', 'deg', minimum=0.0,
         maximum=179.0,
     )  # fmt: skip
+    focal_deviation: float = setting(
+        0.0, 'Standard deviation of the logarithm of a factor of the focal length, drawn for each '
+        'sample, where it is a guess: networks then rely on it less', minimum=0.0, maximum=0.5,
+    )  # fmt: skip
     sixteen_bit_range: str = setting(FULL, DESCRIPTION)
     stamps: str = setting(
         'header', 'Times of the images of a bag: those of their headers, or those of recording '

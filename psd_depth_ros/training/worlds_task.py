@@ -176,12 +176,22 @@ class WorldsTask(Task):
         recipe, start = self.recipe, self._start
         height = round((recipe.pixel_budget / 3.25) ** 0.5 / 32) * 32
         width = recipe.pixel_budget // height // 32 * 32
+        smallest = largest = 0
+        if recipe.budget_jitter > 1.0:
+            smallest = round(recipe.pixel_budget / recipe.budget_jitter)
+            largest = round(recipe.pixel_budget * recipe.budget_jitter)
         return CheckpointInfo(
             name=recipe.name,
             licence=recipe.licence,
             architecture=dump(depth.architecture),
             encoder_options=depth.encoder_options,
-            input=InputInfo(height, width, *depth.normalisation),
+            input=InputInfo(
+                height,
+                width,
+                *depth.normalisation,
+                smallest_pixels=smallest,
+                largest_pixels=largest,
+            ),
             output=OutputInfo(
                 canonical_focal_px=self._focal_px,
                 metric=True,

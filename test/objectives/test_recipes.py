@@ -21,7 +21,7 @@ from psd_depth_ros.training.recipe import (
 
 SHIPPED = (
     *('psd', 'ss_mde', 'structure_centric', 'full', 'baseline', 'kitti', 'cityscapes', 'finetune'),
-    *('ablation', 'starter'),
+    *('ablation', 'starter', 'lite', 'lite_research'),
 )
 PLAIN = {'objective': [{'term': 'photometric'}, {'term': 'smoothness', 'weight': 1e-3}]}
 

@@ -104,6 +104,14 @@ def test_inputs_have_from_half_to_twice_the_pixels_where_sizes_are_drawn():
     assert plain[0] == plain[1]
 
 
+def test_a_checkpoint_tells_which_sizes_it_has_seen():
+    task = WorldsTask(replace(RECIPE, budget_jitter=2.0), [stripes(1)], [stripes(1)])
+    info = task.describe(task.depth, 1, {})
+    assert (info.input.smallest_pixels, info.input.largest_pixels) == (3072, 12288)
+    plain = WorldsTask(RECIPE, [stripes(1)], [stripes(1)])
+    assert plain.describe(plain.depth, 1, {}).input.largest_pixels == 0
+
+
 def test_validation_gives_every_frame_once():
     batches = list(validation_batches(RECIPE, FOCAL_PX, [stripes(3), stripes(2)]))
     assert sum(len(batch.image) for batch in batches) == 5

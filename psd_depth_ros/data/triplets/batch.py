@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import lru_cache
+import math
 
 import numpy as np
 from numpy.typing import NDArray
@@ -96,7 +97,7 @@ class TripletBatches:
     Every triplet comes once before any comes again; a batch holds images of one size. Half of
     the samples are mirrored, a window of down to `smallest_window` of the sides fills the whole
     image, and the colours of what networks see are changed, alike in the three frames of a
-    sample; without `augment` frames stay as they are.
+    sample, as is a focal length that is a guess; without `augment` frames stay as they are.
 
     Args:
         sequences: where the triplets come from.
@@ -206,7 +207,7 @@ class TripletBatches:
     def _draw(self, step: int, place: int, index: int, triplet: list[int]) -> Example:
         """The sample at a place of a step's batch, with its random window and colours."""
         scaled, seed = self._scaled[index], _seed(self._seed, step, place)
-        window, colours = scaled.whole, None
+        window, colours, factor = scaled.whole, None, 1.0
         if self._augment:
             rng = np.random.default_rng((self._seed, 3, step, place))
             mirrored = bool(rng.random() < 0.5)
@@ -215,7 +216,9 @@ class TripletBatches:
                 size = scaled.sequence.camera.size
                 window = sample_window(rng, size, size, self._smallest_window)
             window = replace(window, mirrored=mirrored)
-        return Example(scaled, tuple(triplet), window, colours, seed)
+            if deviation := scaled.sequence.focal_deviation:
+                factor = math.exp(rng.normal(0.0, deviation))
+        return Example(scaled, tuple(triplet), window, colours, seed, factor)
 
     def _plain(self, seed: int, index: int, *triplet: int) -> Example:
         """A sample as it was recorded."""

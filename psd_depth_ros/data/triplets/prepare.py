@@ -285,6 +285,7 @@ class _Decoder:
             depth=part.depth,
             fingerprint=_fingerprint(part, chosen),
             origin=Origin(path, part.names, part.indices, part.positions),
+            focal_deviation=settings.focal_deviation,
         )
 
 

@@ -1,6 +1,7 @@
 """Batches of triplets: what is in them, and that seed and step alone decide it."""
 
 from collections import Counter
+import math
 
 import numpy as np
 import pytest
@@ -91,6 +92,22 @@ def test_the_step_alone_decides_and_processes_share_it():
     assert len(set(whole.seeds.tolist())) == 4
     with pytest.raises(SettingsError, match='batch is 4, which 3 processes cannot share'):
         parts.batch(1, 0, 3)
+
+
+def test_a_focal_length_that_is_a_guess_varies_and_the_image_does_not():
+    guessed = make_sequence(focal_deviation=0.1)
+    known, varied = (
+        make_batches(one, augment=True, smallest_window=1.0, batch=64).batch(1)
+        for one in (make_sequence(), guessed)
+    )
+    assert set(known.intrinsics[:, 0].tolist()) == {20.0}
+    factors = varied.intrinsics[:, 0].double().log() - math.log(20.0)
+    assert float(factors.std()) == pytest.approx(0.1, abs=0.03)
+    torch.testing.assert_close(varied.intrinsics[:, 0], varied.intrinsics[:, 1])
+    assert torch.equal(varied.image, known.image)
+    assert torch.equal(varied.intrinsics[:, 2:], known.intrinsics[:, 2:])
+    plain = make_batches(guessed, batch=7).batch(1)
+    assert set(plain.intrinsics[:, 0].tolist()) == {20.0}, 'held out: as it is'
 
 
 @pytest.mark.parametrize(

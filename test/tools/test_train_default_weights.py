@@ -1,0 +1,58 @@
+"""The stages that make the default weights: folders before paths, confidence of sources."""
+
+from pathlib import Path
+
+import pytest
+
+from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
+from tools.train_default_weights import calibrate, CALIBRATION, main, train_arguments
+
+ROOM = 'synth:room:900000-900001?frames=1&size=96x64&focal_px=60'
+STREET = 'synth:street:900000-900002?frames=1&size=96x64&focal_px=60'
+
+
+def test_folders_are_put_before_recordings_and_teachers():
+    arguments = train_arguments('lite_research', Path('/d'), Path('/t'))
+    recipe = change_recipe(read_recipe(find_recipe('lite_research')), arguments[1::2], '--set')
+    sources = {source.name: source.recipe for source in recipe.sources}
+    assert set(sources['kitchen'].data.paths) == {'/d/rgbd_kitchen#0:240'}
+    teachers = [
+        term.settings.teacher for term in sources['rooms'].objective if term.name == 'pseudo_depth'
+    ]
+    parts = teachers[0].split(' + ')
+    assert len(parts) == 2
+    assert all(part.startswith('/t/') for part in parts)
+    assert train_arguments('starter', None, None) == []
+
+
+def test_a_folder_that_is_needed_is_asked_for(capsys):
+    with pytest.raises(SettingsError, match=r'learns from meter_kitti.* say with --teachers'):
+        train_arguments('lite_research', Path('/d'), None)
+    assert main(['train', 'lite_research', '--output', 'run']) == 1
+    assert 'say with --data where it is' in capsys.readouterr().err
+
+
+def test_what_calibrates_was_not_learned_and_is_not_measured():
+    for stage, paths in CALIBRATION.items():
+        recipe = read_recipe(find_recipe(stage))
+        worlds = next(source.recipe.worlds for source in recipe.sources if source.name == 'worlds')
+        last = worlds.first_seed + worlds.frames // worlds.frames_per_world
+        seeds = [path.split(':')[2].split('?')[0] for path in paths if path.startswith('synth')]
+        assert all(last < int(seed.split('-')[0]) < 1_000_000 for seed in seeds)
+
+
+def test_calibration_changes_the_confidence_alone(tmp_path):
+    start = load_checkpoint('default')
+    output = tmp_path / 'new.safetensors'
+    lines = list(calibrate(Path(start.path), [ROOM, STREET], output, 'new'))
+    assert '2 images, AURG' in lines[0]
+    assert '3 images, AURG' in lines[1]
+    made = load_checkpoint(output)
+    assert made.info.name == 'new'
+    gain, floor = made.info.output.sigma_gain, made.info.output.sigma_floor
+    assert f'gain {gain:g}, floor {floor:g}' in lines[2]
+    assert made.info.data == start.info.data
+    assert set(made.tensors) == set(start.tensors)
+    assert output.stat().st_size < 9_000_000

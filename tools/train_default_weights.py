@@ -1,0 +1,196 @@
+"""Train the weights that come with the package: one command for each stage, each resumable.
+
+    python -m tools.train_default_weights train lite --imagenet NPZ --output RUN
+    python -m tools.train_default_weights train lite_research --checkpoint lite
+        --data DIR --teachers DIR --output RUN
+    python -m tools.train_default_weights calibrate RUN/best.safetensors lite_research --data DIR
+        --output weights/lite-research.safetensors
+
+A stage is a recipe of config/recipes. Paths of recordings in it are below `--data`, those of
+teachers below `--teachers`, whatever the machine. `calibrate` fits the confidence on frames held
+out of several sources, each of which counts the same, and writes the file in half precision.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+import sys
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+import torch.nn.functional as F
+
+from psd_depth_ros.checkpoint import load_checkpoint, save_checkpoint
+from psd_depth_ros.cli.main import main as run_command
+from psd_depth_ros.data.open import open_with_depth
+from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
+from psd_depth_ros.errors import PsdDepthError, SettingsError
+from psd_depth_ros.evaluation.evaluate import parse_range
+from psd_depth_ros.evaluation.metrics import match, measure_confidence
+from psd_depth_ros.networks import DepthModel, load_model
+from psd_depth_ros.preprocess import network_size, Preprocessor
+from psd_depth_ros.teachers.frozen import AND
+from psd_depth_ros.training.recipe import find_recipe, MixedRecipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.worlds_task import fit_confidence
+
+RENDERED = (
+    'synth:street:900000-900019?frames=1&size=624x192&condition=any',
+    'synth:street:900100-900119?frames=1&size=480x360&condition=any',
+    'synth:room:900200-900239?frames=1&size=480x360&condition=any',
+)
+# Sources of the calibration by stage: paths, frames of them.
+CALIBRATION: Mapping[str, tuple[str, ...]] = {
+    'lite': RENDERED,
+    'lite_research': (*RENDERED, 'rgbd_kitchen#204:240:2'),
+}
+PIXELS_PER_FRAME = 2000
+
+
+def train_arguments(stage: str, data: Path | None, teachers: Path | None) -> list[str]:
+    """The arguments of `psd-depth train` that put the folders before the paths of a recipe.
+
+    Raises SettingsError where the recipe needs a folder that is not given.
+    """
+    recipe = read_recipe(find_recipe(stage))
+    if not isinstance(recipe, MixedRecipe):
+        return []
+    changes: list[str] = []
+    for source in recipe.sources:
+        if not isinstance(source.recipe, VideoRecipe):
+            continue
+        paths = [_below(one, data, '--data') for one in source.recipe.data.paths]
+        listed = ', '.join(f'"{one}"' for one in paths)
+        changes.append(f'sources.{source.name}.data.paths=[{listed}]')
+        for term in source.recipe.objective:
+            teacher: str = getattr(term.settings, 'teacher', '')
+            if '/' in teacher:
+                files = [_below(one.strip(), teachers, '--teachers') for one in teacher.split(AND)]
+                name = f'sources.{source.name}.objective.{term.name}.teacher'
+                changes.append(f'{name}="{AND.join(files)}"')
+    return [argument for change in changes for argument in ('--set', change)]
+
+
+def _below(path: str, folder: Path | None, option: str) -> str:
+    if path.startswith(PREFIX):
+        return path
+    if folder is None:
+        raise SettingsError(f'the recipe learns from {path}; say with {option} where it is')
+    return f'{folder.resolve()}/{path}'
+
+
+def calibrate(checkpoint: Path, paths: Sequence[str], output: Path, name: str) -> Iterator[str]:
+    """Write a checkpoint with its confidence fitted to some sources; give a line for each.
+
+    Args:
+        checkpoint: What training kept.
+        paths: RGB-D folders or rendered worlds, `PATH#START:STOP:STEP` for some of their frames.
+        output: Gets the file, in half precision.
+        name: Of the weights.
+    """
+    start = load_checkpoint(checkpoint)
+    model = load_model(start)
+    budget = start.info.input.pixel_budget
+    focal_px = start.info.output.canonical_focal_px
+    errors, sigmas = [], []
+    for path in paths:
+        farthest_m = start.info.output.max_depth_m
+        rows = [
+            row
+            for one in (list_worlds(path) if path.startswith(PREFIX) else [path])
+            for row in _measure(model, str(one), budget, focal_px, farthest_m)
+        ]
+        own_errors, own_sigmas = (torch.cat([row[place] for row in rows]) for place in (0, 1))
+        worth = float(np.nanmean([row[2] for row in rows]))
+        yield f'{path}: {len(rows)} images, AURG {worth:+.3f}'
+        few = min(100_000, len(own_errors))  # each source counts the same
+        chosen = torch.from_numpy(np.random.default_rng(1).choice(len(own_errors), few))
+        repeated = torch.arange(100_000) % few
+        errors.append(own_errors[chosen][repeated])
+        sigmas.append(own_sigmas[chosen][repeated])
+    found = fit_confidence(torch.cat(errors), torch.cat(sigmas))
+    info = replace(
+        start.info,
+        name=name,
+        output=replace(start.info.output, sigma_gain=found.gain, sigma_floor=found.floor),
+    )
+    save_checkpoint(output, info, start.tensors, half=True)
+    yield f'confidence: gain {found.gain:g}, floor {found.floor:g}; written to {output}'
+
+
+@torch.inference_mode()
+def _measure(
+    model: DepthModel, path: str, budget: int, focal_px: float, farthest_m: float
+) -> Iterator[tuple[Tensor, Tensor, float]]:
+    """Errors and sigmas of log-depth of some pixels, and AURG, of every image."""
+    where, _, frames = path.partition('#')
+    source = open_with_depth(where)
+    if frames:
+        source.select(parse_range(frames))
+    with source:
+        for frame in source.frames():
+            assert frame.depth_m is not None, 'opened with depth'
+            size = network_size(frame.camera, budget)
+            normalisation = model.normalisation
+            prepare = Preprocessor(frame.camera, size, normalisation.mean, normalisation.std)
+            camera = prepare.camera
+            intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
+            with torch.autocast('cpu', torch.bfloat16):
+                output = model(prepare(frame.rgb), intrinsics)
+            log_depth, sigma = (
+                F.interpolate(one.float(), size, mode='bilinear') for one in output[:2]
+            )
+            truth = cv2.resize(frame.depth_m, size[::-1], interpolation=cv2.INTER_NEAREST_EXACT)
+            truth = np.where(truth > farthest_m, np.inf, truth)
+            metres = (log_depth[0, 0].exp() * (camera.fx / focal_px)).numpy()
+            matched = match(metres, truth, median_scaled=True, maximum_m=1e4)
+            if matched is None:
+                continue
+            worth = measure_confidence(matched, -sigma[0, 0].numpy())['abs_rel'].aurg
+            known = np.isfinite(truth) & (truth > 0)
+            error = torch.from_numpy(np.abs(np.log(metres[known] / truth[known]))).float()
+            step = max(1, len(error) // PIXELS_PER_FRAME)
+            yield error[::step], sigma[0, 0][torch.from_numpy(known)][::step], worth
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse the command line; run a stage or calibrate what it made."""
+    parser = argparse.ArgumentParser(
+        prog='python -m tools.train_default_weights',
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    commands = parser.add_subparsers(dest='command', required=True)
+    train = commands.add_parser('train', help='all further arguments are those of psd-depth train')
+    train.add_argument('stage', help='a recipe: lite or lite_research')
+    train.add_argument('--data', type=Path, help='folder of the recordings')
+    train.add_argument('--teachers', type=Path, help='folder of the depth teachers')
+    fit = commands.add_parser('calibrate', help='fit the confidence, write in half precision')
+    fit.add_argument('checkpoint', type=Path)
+    fit.add_argument('stage', choices=sorted(CALIBRATION))
+    fit.add_argument('--data', type=Path)
+    fit.add_argument('--output', type=Path, required=True)
+    options, rest = parser.parse_known_args(arguments)
+    try:
+        if options.command == 'train':
+            paths = train_arguments(options.stage, options.data, options.teachers)
+            return run_command(['train', options.stage, *paths, *rest])
+        if rest:
+            parser.error(f'unknown arguments {" ".join(rest)}')
+        sources = [_below(one, options.data, '--data') for one in CALIBRATION[options.stage]]
+        for line in calibrate(
+            options.checkpoint, sources, options.output, options.stage.replace('_', '-')
+        ):
+            print(line, flush=True)
+    except PsdDepthError as error:
+        print(f'error: {error}', file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == '__main__':
+    sys.exit(main())
