@@ -16,10 +16,11 @@ from typing import Any
 from end_to_end import measure_end_to_end
 from network import measure_networks
 from pipeline import measure_pipeline
+from rendering import measure_rendering
 from timing import describe_machine, print_table
 from training import measure_reading, measure_training
 
-PARTS = ('network', 'pipeline', 'end_to_end', 'training')
+PARTS = ('network', 'pipeline', 'end_to_end', 'rendering', 'training')
 PSD_SHARE = 0.6  # of the rate of the baseline
 PAPER_SHARE = 0.6  # of the rate of PSD
 WAITING_SHARE = 0.05  # of a step
@@ -49,6 +50,9 @@ def main() -> None:
     if 'end_to_end' in chosen.only:
         results['end_to_end'] = measure_end_to_end(chosen.quick, chosen.output, budget)
         print_table('camera process -> depth_node -> subscriber process', results['end_to_end'])
+    if 'rendering' in chosen.only:
+        results['rendering'] = measure_rendering(chosen.quick)
+        print_table('rendered worlds, 416x128', results['rendering'])
     if 'training' in chosen.only:
         results['reading'] = measure_reading(chosen.quick)
         print_table('bag to tensors', results['reading'])
@@ -83,6 +87,11 @@ def _targets(results: dict[str, Any]) -> list[dict[str, Any]]:
         growth = runs[0]['growth_mb_per_1000']
         if growth is not None:  # a quick run is too short to tell
             rows.append(_target('memory growth in 1000 frames', growth, 'at most', 2.0, 'MB'))
+    if 'rendering' in results:
+        found = results['rendering'][-1]['frames_per_s']
+        rows.append(
+            _target('rendered worlds, streets and rooms', found, 'at least', 20.0, 'frames/s')
+        )
     return rows
 
 

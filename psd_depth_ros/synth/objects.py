@@ -1,7 +1,7 @@
-"""Objects of streets: cars, people, cyclists, trees, posts, houses, walls.
+"""Objects of streets: people, cyclists, trees, posts, houses, walls.
 
-Each function returns primitive rows about its own origin, on the ground. Vehicles and people face
-+x; houses and walls have the street towards -y. `street` decides where they stand.
+Each function returns primitive rows about its own origin, on the ground. People face +x; houses
+and walls have the street towards -y. `street` decides where they stand.
 """
 
 from __future__ import annotations
@@ -18,133 +18,21 @@ from psd_depth_ros.synth.primitives import (
     Rows,
 )
 from psd_depth_ros.synth.textures import Palette
+from psd_depth_ros.synth.vehicles import choose_colour, Colour, PAINTS
 
-Colour = tuple[float, float, float]
-_PAINTS: list[Colour] = [
-    (0.75, 0.76, 0.78), (0.35, 0.36, 0.38), (0.03, 0.03, 0.035), (0.02, 0.03, 0.06),
-    (0.45, 0.03, 0.03), (0.05, 0.1, 0.35), (0.06, 0.06, 0.07), (0.5, 0.5, 0.5),
-    (0.1, 0.16, 0.1), (0.55, 0.4, 0.1), (0.2, 0.2, 0.22),
-]  # fmt: skip
 _CLOTHES: list[Colour] = [
     (0.03, 0.04, 0.1), (0.05, 0.05, 0.05), (0.6, 0.6, 0.6), (0.4, 0.08, 0.06), (0.1, 0.2, 0.4),
     (0.3, 0.25, 0.15), (0.6, 0.3, 0.05), (0.15, 0.3, 0.15),
 ]  # fmt: skip
 
 
-def _choose(rng: np.random.Generator, colours: list[Colour]) -> Colour:
-    base = np.asarray(colours[rng.integers(len(colours))]) * rng.uniform(0.7, 1.3, 3)
-    return (float(base[0]), float(base[1]), float(base[2]))
-
-
-def make_car(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
-    """Build a saloon, estate or van: body, bonnet, glass cabin, roof, wheels, lights, plates."""
-    plain = palette.layers['plain'][0]
-    van = rng.random() < 0.15
-    length = rng.uniform(4.3, 6.0) if van else rng.uniform(3.6, 4.9)
-    height = rng.uniform(1.8, 2.5) if van else rng.uniform(1.36, 1.62)
-    width, belt = rng.uniform(1.62, 1.9), rng.uniform(0.78, 0.95)
-    paint = Material(plain, tint=_choose(rng, _PAINTS), gloss=0.7)
-    black = Material(plain, tint=(0.02, 0.02, 0.02))
-    cabin = length * (0.85 if van else rng.uniform(0.52, 0.72))
-    back = -length / 2 + cabin / 2 + rng.uniform(0.02, 0.5) * (not van) * (length - cabin)
-    split = min(back + cabin / 2 - 0.05, length / 2 - 0.3)  # where the bonnet begins
-    tail, nose = split + length / 2, length / 2 - split
-    side, hood = belt - 0.55, (belt - 0.55) * rng.uniform(0.75, 0.98)
-    wedge = (rng.uniform(0.15, 0.5), 0.0, 0.12)
-    parts = [
-        make_box((0, 0, 0.2), (length * 0.99, width * 0.985, 0.07), black),
-        make_box((0, 0, 0.365), (length * 0.985, width * 0.97, 0.37), paint),
-        make_box((split - tail / 2, 0, 0.55 + side / 2), (tail, width, side), paint,
-                 (0.02, 0.06, 0.05)),
-        make_box((split + nose / 2, 0, 0.55 + hood / 2), (nose, width * 0.98, hood), paint, wedge),
-        _make_cabin(rng, paint, (back, cabin, width), (belt, height), van),
-        _make_wheels(plain, length, width),
-        _make_lights(plain, length, width, 1.5 if night else 0.0),
-    ]  # fmt: skip
-    return join_rows(parts)
-
-
-def _make_cabin(
-    rng: np.random.Generator,
-    paint: Material,
-    plan: tuple[float, float, float],
-    heights: tuple[float, float],
-    van: bool,
-) -> Rows:
-    """Glass with leaning screens, pillars and a roof; a van's rear is closed."""
-    (x, cabin, width), (belt, height) = plan, heights
-    rise = height - belt
-    glass = Material(paint.side, tint=(0.02, 0.024, 0.028), gloss=1.0)
-    front = 0.9 * rise / cabin
-    rear = (0.15 if van else rng.uniform(0.25, 1.1)) * rise / cabin
-    roof, middle = cabin * (1 - front - rear) + 0.06, x + cabin * (rear - front) / 2
-    z = belt + rise / 2
-    parts = [
-        make_box((x, 0, z), (cabin, width * 0.94, rise), glass, (2 * front, 2 * rear, 0.22)),
-        make_box((middle, 0, height), (roof, width * 0.76, 0.06), paint),
-        make_box((middle - 0.1, 0, z), (0.09, width * 0.95, rise), paint, (0, 0, 0.2)),
-    ]
-    if van:
-        load = (cabin * 0.68, width * 0.955, rise + 0.04)
-        parts.append(make_box((x - cabin / 2 + 0.36 * cabin, 0, z), load, paint))
-    return join_rows(parts)
-
-
-def _make_wheels(plain: int, length: float, width: float) -> Rows:
-    tyre = Material(plain, tint=(0.025, 0.025, 0.025))
-    rim = Material(plain, tint=(0.35, 0.35, 0.36), gloss=0.4)
-    parts = []
-    for x in (-0.31 * length, 0.31 * length):
-        for side in (-1.0, 1.0):
-            y = side * (width / 2 - 0.1)
-            outer = y + side * 0.115
-            parts.append(make_rod((x, y - 0.11, 0.31), (x, y + 0.11, 0.31), 0.31, tyre))
-            parts.append(make_rod((x, outer - 0.005, 0.31), (x, outer + 0.005, 0.31), 0.2, rim))
-    return join_rows(parts)
-
-
-def _make_lights(plain: int, length: float, width: float, glow: float) -> Rows:
-    red = Material(plain, tint=(0.5, 0.02, 0.02), gloss=0.5, lamp=glow)
-    white = Material(plain, tint=(0.75, 0.75, 0.7), gloss=0.8, lamp=2.5 * glow)
-    plate = Material(plain, tint=(0.75, 0.75, 0.7))
-    parts = [
-        make_box((-length / 2, 0, 0.5), (0.04, 0.5, 0.11), plate),
-        make_box((length / 2, 0, 0.42), (0.04, 0.5, 0.11), plate),
-    ]
-    for y in (0.2 - width / 2, width / 2 - 0.2):
-        parts.append(make_box((-length / 2, y, 0.75), (0.06, 0.3, 0.16), red))
-        parts.append(make_box((length / 2, y, 0.66), (0.06, 0.34, 0.14), white))
-    return join_rows(parts)
-
-
-def make_lorry(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
-    """Build a lorry or a bus: cab, long box, wheels."""
-    plain = palette.layers['plain'][0]
-    length, height = rng.uniform(6.5, 12), rng.uniform(2.8, 3.8)
-    side = palette.pick(rng, 'poster') if rng.random() < 0.4 else plain
-    load = Material(side, top=plain, tint=_choose(rng, _PAINTS[:2]), tile=(3.0, 2.5))
-    paint = Material(plain, tint=_choose(rng, _PAINTS), gloss=0.5)
-    glass = Material(plain, tint=(0.02, 0.024, 0.028), gloss=1.0)
-    black = Material(plain, tint=(0.02, 0.02, 0.02))
-    parts = [
-        make_box((-1.0, 0, 0.75 + height / 2), (length - 2.2, 2.45, height - 0.75), load),
-        make_box((length / 2 - 1.0, 0, 1.55), (2.0, 2.3, 2.2), paint),
-        make_box((length / 2 - 0.6, 0, 2.05), (1.25, 2.34, 0.7), glass),
-        make_box((0, 0, 0.7), (length - 0.6, 2.0, 0.35), black),
-    ]
-    for x in (-0.4 * length, -0.28 * length, 0.36 * length):
-        for y in (-1.05, 1.05):
-            parts.append(make_rod((x, y - 0.15, 0.48), (x, y + 0.15, 0.48), 0.48, black))
-    return join_rows(parts)
-
-
 def make_person(rng: np.random.Generator, palette: Palette, stride: float = 0.0) -> Rows:
     """Build a walking person; `stride` (radians) swings legs and arms."""
     plain, cloth = palette.layers['plain'][0], palette.layers['mottle'][0]
     tall = rng.uniform(0.92, 1.08)
-    red, green, blue = _choose(rng, _CLOTHES)
+    red, green, blue = choose_colour(rng, _CLOTHES)
     top = Material(cloth, tint=(3 * red, 3 * green, 3 * blue))
-    trousers = Material(plain, tint=_choose(rng, _CLOTHES[:3]))
+    trousers = Material(plain, tint=choose_colour(rng, _CLOTHES[:3]))
     skin = Material(plain, tint=(0.5, 0.32, 0.24))
     hair = Material(plain, tint=(0.05, 0.035, 0.03))
     swing = 0.35 * float(np.sin(stride))
@@ -165,7 +53,7 @@ def make_person(rng: np.random.Generator, palette: Palette, stride: float = 0.0)
 def make_cyclist(rng: np.random.Generator, palette: Palette, stride: float = 0.0) -> Rows:
     """Build a person on a bicycle."""
     plain = palette.layers['plain'][0]
-    tube = Material(plain, tint=_choose(rng, _PAINTS), gloss=0.4)
+    tube = Material(plain, tint=choose_colour(rng, PAINTS), gloss=0.4)
     black = Material(plain, tint=(0.03, 0.03, 0.03))
     rider = make_person(rng, palette, stride)
     rider[:, 2] += 0.25
@@ -214,7 +102,7 @@ def make_bush(rng: np.random.Generator, palette: Palette) -> Rows:
 
 def make_lamp_post(rng: np.random.Generator, palette: Palette, night: bool = False) -> Rows:
     """Build a street lamp with an arm towards +y, or a bare pole."""
-    metal = Material(palette.layers['plain'][0], tint=_choose(rng, _PAINTS[1:3]), gloss=0.2)
+    metal = Material(palette.layers['plain'][0], tint=choose_colour(rng, PAINTS[1:3]), gloss=0.2)
     tall, radius = rng.uniform(4, 9), rng.uniform(0.05, 0.15)
     parts = [make_post(0, 0, 0, tall, radius, metal)]
     if rng.random() < 0.6:
@@ -233,7 +121,7 @@ def make_sign(rng: np.random.Generator, palette: Palette, night: bool = False) -
     parts = [make_post(0, 0, 0, tall, rng.uniform(0.03, 0.06), metal)]
     kind = rng.random()
     if kind < 0.45:
-        rim = Material(plain, tint=_choose(rng, [(0.6, 0.02, 0.02), (0.03, 0.1, 0.5)]))
+        rim = Material(plain, tint=choose_colour(rng, [(0.6, 0.02, 0.02), (0.03, 0.1, 0.5)]))
         face = Material(plain, tint=(0.8, 0.8, 0.8))
         parts.append(make_rod((-0.05, 0, tall), (-0.07, 0, tall), 0.32, rim))
         parts.append(make_rod((-0.07, 0, tall), (-0.08, 0, tall), 0.23, face))

@@ -127,10 +127,11 @@ def cast_open_map(rows: P.Rows, view: View, cutout: torch.Tensor) -> torch.Tenso
     height = view.pose[2, 3] - cast_depth_map(rows, view, cutout)
     covered = ((height > 0.25).to(torch.float32) * (height / 1.2).clamp(0.4, 1.0))[None, None]
     reach = max(1, round(0.5 * view.fx / view.pose[2, 3]))
-    for _ in range(2):
+    for down, across in ((reach, 0), (0, reach)) * 2:  # a mean over rows, then over columns
         covered = torch.nn.functional.avg_pool2d(
-            covered, 2 * reach + 1, stride=1, padding=reach, count_include_pad=False
-        )
+            covered, (2 * down + 1, 2 * across + 1), stride=1, padding=(down, across),
+            count_include_pad=False,
+        )  # fmt: skip
     return 1 - 0.75 * covered[0, 0]
 
 
@@ -195,15 +196,15 @@ class Atlas:
 
     def __init__(self, atlas: npt.NDArray[np.uint8], device: torch.device) -> None:
         tiles = torch.from_numpy(atlas).to(device)
-        image = tiles.float().permute(0, 3, 1, 2)
-        levels, starts = [tiles.reshape(-1, 4)], [0]
+        levels, starts = [_interleave(tiles)], [0]
+        image = tiles.float()
         for _ in range(LEVELS - 1):
-            starts.append(starts[-1] + levels[-1].shape[0])
-            image = torch.nn.functional.avg_pool2d(image, 2)
-            flat = image.permute(0, 2, 3, 1).reshape(-1, 4)
-            levels.append((flat + 0.5).to(torch.uint8))
-        # Four bytes as one int32: gathering those is ten times faster than gathering rows.
-        self._texels = torch.cat(levels).contiguous().view(torch.int32).view(-1)
+            starts.append(starts[-1] + len(levels[-1]))
+            upper, lower = image[..., ::2, :], image[..., 1::2, :]
+            image = upper + lower
+            image = 0.25 * (image[..., ::2] + image[..., 1::2])
+            levels.append(_interleave((image + 0.5).to(torch.uint8)))
+        self._texels = torch.cat(levels)
         self._starts = torch.tensor(starts, device=device)
 
     def sample(
@@ -232,6 +233,14 @@ class Atlas:
     def _fetch(self, index: torch.Tensor) -> torch.Tensor:
         texels = self._texels.index_select(0, index)
         return texels.view(torch.uint8).view(-1, 4).float()
+
+
+def _interleave(tiles: torch.Tensor) -> torch.Tensor:
+    """Texels (N,) int32 of tiles (L, 4, S, S) uint8.
+
+    Four bytes in one integer: gathering those is ten times faster than gathering rows.
+    """
+    return tiles.permute(0, 2, 3, 1).reshape(-1).view(torch.int32)
 
 
 def paint_sky(ray: torch.Tensor, light: Light, clouds: torch.Tensor) -> torch.Tensor:
@@ -282,7 +291,7 @@ def shade(
     colour = albedo * energy
     gloss = torch.maximum(surface.gloss, 0.7 * texel[:, 3])
     colour = colour + _reflect(normal, ray, gloss, light, clouds)
-    colour = colour + surface.lamp.unsqueeze(1) * surface.tint.T
+    colour = colour + surface.lamp.unsqueeze(1) * albedo
     veil = torch.exp(-light.haze_per_m * surface.depth).unsqueeze(1)
     return torch.lerp(_row(light.horizon, device), colour, veil)
 
@@ -335,10 +344,13 @@ def _column(vector: npt.NDArray[np.float64], device: torch.device) -> torch.Tens
 def sample_street_light(rng: np.random.Generator, condition: str) -> Light:
     """Sample daylight, fog or night outdoors."""
     azimuth, height = rng.uniform(0, 6.28), math.radians(rng.uniform(12, 65))
+    bright = condition in ('clear', 'blur')
+    dusk = bright and rng.random() < 0.1
+    if dusk or rng.random() < 0.1:
+        height = math.radians(rng.uniform(3, 12))
     flat = math.cos(height)
     sun = np.array([math.cos(azimuth) * flat, math.sin(azimuth) * flat, math.sin(height)])
     warm = np.array([1.0, 0.93, 0.82]) if rng.random() < 0.6 else np.array([1.0, 0.97, 0.93])
-    bright = condition in ('clear', 'blur')
     cloud = float(rng.uniform(0, 0.75) if bright else rng.uniform(0.8, 1))
     overcast = cloud > 0.6
     strength = (rng.uniform(0.0, 0.4) if overcast else rng.uniform(1.2, 3.2)) * warm
@@ -347,7 +359,11 @@ def sample_street_light(rng: np.random.Generator, condition: str) -> Light:
     horizon = np.array([0.87, 0.91, 0.95]) * rng.uniform(0.9, 2.8)
     zenith = np.array([0.2, 0.36, 0.68]) * rng.uniform(0.8, 1.3)
     zenith = horizon * 0.8 if overcast else zenith
-    haze, beam = float(10 ** rng.uniform(-4, -2.7)), 0.0
+    haze, beam = float(10 ** rng.uniform(-4, -2.3 if rng.random() < 0.2 else -2.7)), 0.0
+    if dusk:
+        strength, ambient = strength * rng.uniform(0.05, 0.4), ambient * rng.uniform(0.12, 0.4)
+        horizon = horizon * np.array([0.8, 0.6, 0.5]) * rng.uniform(0.3, 0.7)
+        zenith, beam = zenith * rng.uniform(0.2, 0.5), float(rng.choice([0.0, 0.4]))
     if condition == 'fog':
         haze, strength = float(10 ** rng.uniform(-1.9, -1.3)), strength * 0.2
     if condition == 'night':
@@ -358,13 +374,23 @@ def sample_street_light(rng: np.random.Generator, condition: str) -> Light:
     )
 
 
+_LAMPS = (
+    (1.0, 0.92, 0.8), (1.0, 0.78, 0.52), (0.95, 0.98, 1.0), (0.8, 0.9, 1.0), (0.9, 0.5, 0.7),
+)  # fmt: skip
+
+
 def sample_room_light(rng: np.random.Generator, condition: str, size: Array) -> Light:
     """Sample one to three lamps and what the walls scatter, in a room of a size (3,) m."""
     count = int(rng.integers(1, 4))
     lamps = rng.uniform(-0.45, 0.45, (count, 3)) * size
     lamps[:, 2] = rng.uniform(0.6, 0.97, count) * size[2]
-    glow = np.array([1.0, 0.92, 0.8]) * rng.uniform(1.5, 3.5) / count * size[:2].max() / 4
+    hue = _LAMPS[rng.choice(len(_LAMPS), p=[0.4, 0.2, 0.25, 0.12, 0.03])]
+    strength = rng.uniform(1.5, 3.5) / count * float(min(size[:2].max(), 8.0)) / 4
     dim = 0.15 if condition == 'night' else 1.0
-    ambient = np.array([0.66, 0.65, 0.64]) * rng.uniform(0.2, 0.8) * dim
+    if dim == 1.0 and rng.random() < 0.12:
+        dim = float(rng.uniform(0.1, 0.4))
+    glow = np.array(hue) * strength * (1.0 if condition == 'night' else dim**0.5)
+    day = np.array([0.6, 0.66, 0.74]) if rng.random() < 0.3 else np.array([0.66, 0.65, 0.64])
+    ambient = day * rng.uniform(0.2, 1.0) * dim
     sky = np.array([0.5, 0.5, 0.5])
     return Light(np.array([0, 0, 1.0]), _DARK, ambient, sky, sky, 0.0, 0.0, lamps, glow)

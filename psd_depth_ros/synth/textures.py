@@ -1,6 +1,6 @@
 """Procedural textures of one world: an atlas of seamless tiles, drawn anew for every seed.
 
-A tile is (SIZE, SIZE, 4): linear RGB and, in the fourth channel, how glassy the texel is. Which
+A tile is (4, SIZE, SIZE): linear RGB and, in the fourth channel, how glassy the texel is. Which
 surface wears which tile is decided by the layouts; sampling is left to ``shading``.
 """
 
@@ -22,8 +22,8 @@ STREET_TILES = {
     'masonry': 2, 'roof': 2, 'facade': 7, 'poster': 3, 'wood': 1, 'mottle': 1, 'weave': 1,
 }  # fmt: skip
 ROOM_TILES = {
-    'plain': 1, 'plaster': 2, 'wood': 4, 'weave': 3, 'tiles': 3, 'poster': 7, 'mottle': 2,
-    'leaves': 1, 'masonry': 1,
+    'plain': 1, 'plaster': 2, 'wood': 4, 'weave': 2, 'carpet': 1, 'tiles': 2, 'poster': 6,
+    'mottle': 2, 'leaves': 1, 'masonry': 1,
 }  # fmt: skip
 
 
@@ -60,18 +60,24 @@ class Brush:
         """A muted colour of about the given brightness."""
         grey = value * np.exp(self.rng.normal(0, 0.15))
         tone = grey * (1 + self.rng.normal(0, spread, 3))
-        return np.clip(tone, 0.01, 1).astype(np.float32)
+        return np.clip(tone, 0.01, 1).astype(np.float32).reshape(3, 1, 1)
 
 
 def _paint(colour: Tile, shade: Tile, glass: Tile | float = 0.0) -> Tile:
-    tile = np.empty((SIZE, SIZE, 4), np.float32)
-    tile[..., :3] = np.clip(colour * np.clip(shade, 0.03, 4.0)[..., None], 0.0, 1.0)
-    tile[..., 3] = glass
+    tile = np.empty((4, SIZE, SIZE), np.float32)
+    np.multiply(colour, np.clip(shade, 0.03, 4.0), out=tile[:3])
+    np.clip(tile[:3], 0.0, 1.0, out=tile[:3])
+    tile[3] = glass
     return tile
 
 
+def _rgb(red: float, green: float, blue: float) -> Tile:
+    return np.array([red, green, blue], np.float32).reshape(3, 1, 1)
+
+
 def _mix(base: Tile, other: Tile, mask: Tile) -> Tile:
-    return (base + (other - base) * mask[..., None]).astype(np.float32)
+    mixed: Tile = np.float32(base) + np.float32(other - base) * np.float32(mask)
+    return mixed
 
 
 def _inside(u0: float, u1: float, v0: float, v1: float) -> Tile:
@@ -89,7 +95,7 @@ def _stretch(noise: Tile, axis: int) -> Tile:
 
 def draw_plain(brush: Brush) -> Tile:
     """White with a trace of dirt: paint and metal, tinted by the object."""
-    return _paint(np.ones(3, np.float32), 0.93 + 0.03 * brush.noise('soft'))
+    return _paint(_rgb(1, 1, 1), 0.93 + 0.03 * brush.noise('soft'))
 
 
 def draw_plaster(brush: Brush) -> Tile:
@@ -111,8 +117,8 @@ def draw_asphalt(brush: Brush) -> Tile:
 def draw_grass(brush: Brush) -> Tile:
     """Blades, clumps and dry spots."""
     shade = np.exp(0.45 * brush.noise('fine') + 0.35 * brush.noise('rough'))
-    green = np.array([0.16, 0.22, 0.06], np.float32) * brush.uniform(0.6, 1.3)
-    dry = np.array([0.3, 0.25, 0.12], np.float32)
+    green = _rgb(0.16, 0.22, 0.06) * brush.uniform(0.6, 1.3)
+    dry = _rgb(0.3, 0.25, 0.12)
     mask = np.clip(0.25 + 0.3 * brush.noise('soft'), 0, 1)
     return _paint(_mix(green, dry, mask), shade)
 
@@ -122,7 +128,7 @@ def draw_leaves(brush: Brush) -> Tile:
     clumps = 0.7 * brush.noise('rough') + 0.6 * brush.noise('fine')
     shade = np.exp(0.9 * clumps)
     hues = [(0.10, 0.15, 0.03), (0.07, 0.11, 0.035), (0.28, 0.15, 0.03), (0.16, 0.17, 0.03)]
-    hue = np.array(hues[brush.rng.choice(4, p=[0.4, 0.3, 0.12, 0.18])], np.float32)
+    hue = _rgb(*hues[brush.rng.choice(4, p=[0.4, 0.3, 0.12, 0.18])])
     return _paint(hue * brush.uniform(0.6, 1.3), shade)
 
 
@@ -145,7 +151,7 @@ def draw_masonry(brush: Brush) -> Tile:
     shade = np.clip(tone, 0.3, 2)[row, column] * (1 + 0.12 * brush.noise('rough'))
     gap = brush.uniform(0.03, 0.09)
     mortar = ((across % 1 < gap * columns / rows) | ((_V * rows) % 1 < gap)).astype(np.float32)
-    reds = np.array([0.36, 0.16, 0.10], np.float32) * brush.uniform(0.5, 1.3)
+    reds = _rgb(0.36, 0.16, 0.10) * brush.uniform(0.5, 1.3)
     colour = reds if rng.random() < 0.4 else brush.colour(0.32)
     return _paint(_mix(colour, brush.colour(0.4, 0.05), mortar), shade)
 
@@ -169,7 +175,7 @@ def draw_wood(brush: Brush) -> Tile:
     grain = _stretch(brush.noise('rough'), 1)
     shade = (1 + brush.uniform(0, 0.2) * rng.standard_normal(boards))[row] * (1 + 0.1 * grain)
     shade = shade * (1 - 0.5 * ((_V * boards) % 1 < 0.012 * boards))
-    browns = np.array([0.45, 0.27, 0.13], np.float32) * brush.uniform(0.3, 1.5)
+    browns = _rgb(0.45, 0.27, 0.13) * brush.uniform(0.3, 1.5)
     return _paint(browns if rng.random() < 0.75 else brush.colour(0.4), shade)
 
 
@@ -177,7 +183,7 @@ def draw_roof(brush: Brush) -> Tile:
     """Roof tiles: wavy rows."""
     rows, waves = 12, 10
     shade = 0.75 + 0.25 * ((_V * rows) % 1) + 0.12 * np.sin(_U * waves * 2 * np.pi)
-    reds = np.array([0.35, 0.13, 0.08], np.float32)
+    reds = _rgb(0.35, 0.13, 0.08)
     colour = reds if brush.rng.random() < 0.5 else brush.colour(0.15, 0.05)
     return _paint(colour, shade + 0.15 * brush.noise('rough'))
 
@@ -186,7 +192,7 @@ def draw_facade(brush: Brush) -> Tile:
     """One bay of one storey: wall, window with frame, panes, sill, shutters or blind."""
     rng = brush.rng
     base = draw_masonry(brush) if rng.random() < 0.3 else draw_plaster(brush)
-    wall = base[..., :3]
+    wall = base[:3]
     if rng.random() < 0.7:
         wall = np.clip(wall / wall.mean() * brush.colour(brush.uniform(0.2, 0.75), 0.1), 0, 1)
     wide, tall = brush.uniform(0.12, 0.42), brush.uniform(0.2, 0.36)
@@ -199,27 +205,28 @@ def draw_facade(brush: Brush) -> Tile:
     if rng.random() < 0.25:
         shutter = _inside(u0 - wide * 0.7, u1 + wide * 0.7, v0, v1)
         stripes = 0.8 + 0.2 * np.sign(np.sin(_V * 160))
-        wall = _mix(wall, brush.colour(0.25, 0.4) * stripes[..., None], shutter)
+        wall = _mix(wall, brush.colour(0.25, 0.4) * stripes, shutter)
     frame = _inside(u0, u1, v0, v1)
     wall = _mix(wall, brush.colour(rng.choice([0.1, 0.75]), 0.08), frame)
     pane = _inside(u0 + 0.02, u1 - 0.02, v0 + 0.02, v1 - 0.02)
     panes = int(rng.integers(1, 4))
     bars = np.abs(((_U - u0) / (u1 - u0) * panes) % 1 - 0.5) > 0.5 - 0.03 * panes
     pane = pane * (1 - bars) * (1 - (np.abs(_V - v0 - 0.3 * tall) < 0.008))
-    wall = _mix(wall, np.array([0.035, 0.04, 0.05], np.float32), pane)
+    wall = _mix(wall, _rgb(0.035, 0.04, 0.05), pane)
     sill = _inside(u0 - 0.04, u1 + 0.04, v1, v1 + 0.035)
     wall = _mix(wall, brush.colour(0.5, 0.05), sill)
     shadow = _inside(u0 + 0.02, u1 - 0.02, v0 + 0.02, v0 + 0.06)
     blind = _inside(u0 + 0.02, u1 - 0.02, v0 + 0.02, v0 + tall * brush.uniform(0, 1.2))
     blind = blind * (rng.random() < 0.4)
     wall = _mix(wall, brush.colour(0.5, 0.05), blind)
-    return _paint(wall * (1 - 0.5 * shadow)[..., None], np.ones_like(_U), pane * (1 - blind))
+    return _paint(wall * (1 - 0.5 * shadow), np.ones_like(_U), pane * (1 - blind))
 
 
 def draw_poster(brush: Brush) -> Tile:
     """Coloured blocks and rows of text: signs, books, packages, pictures."""
     rng = brush.rng
-    tile = np.broadcast_to(brush.colour(brush.uniform(0.2, 0.8), 0.5), (SIZE, SIZE, 3)).copy()
+    ground = brush.colour(brush.uniform(0.2, 0.8), rng.choice([0.04, 0.5]))
+    tile = np.broadcast_to(ground, (3, SIZE, SIZE)).copy()
     for _ in range(int(rng.integers(2, 9))):
         u, v = rng.uniform(0, 0.9, 2)
         block = _inside(u, u + rng.uniform(0.05, 0.6), v, v + rng.uniform(0.03, 0.4))
@@ -242,6 +249,20 @@ def draw_weave(brush: Brush) -> Tile:
     return _paint(_mix(brush.colour(value, 0.3), brush.colour(value, 0.3), mask), shade)
 
 
+def draw_carpet(brush: Brush) -> Tile:
+    """Carpet of an office: streaks along the rows, or tiles of them, turned against each other."""
+    rng = brush.rng
+    streaks = _stretch(brush.noise('fine'), 1)
+    if rng.random() < 0.4:
+        count = int(rng.choice([2, 4]))
+        turned = ((_U * count).astype(int) + (_V * count).astype(int)) % 2 == 0
+        streaks = np.where(turned, streaks, streaks.T)
+    depth = brush.uniform(0.05, 0.6)
+    shade = 1 + depth * streaks + 0.12 * brush.noise('fine')
+    colour = brush.colour(rng.choice([0.05, 0.12, 0.3]), rng.choice([0.05, 0.4]))
+    return _paint(colour, shade)
+
+
 def draw_tiles(brush: Brush) -> Tile:
     """Glazed wall or floor tiles with light joints."""
     count = int(brush.rng.choice([2, 4, 8, 12]))
@@ -255,8 +276,8 @@ def draw_tiles(brush: Brush) -> Tile:
 
 def draw_mottle(brush: Brush) -> Tile:
     """Photograph-like 1/f noise in colour: whatever has no name."""
-    channels = np.stack([brush.noise('rough') + brush.noise('soft') for _ in range(3)], -1)
-    mixed = 0.9 * channels.mean(-1, keepdims=True) + 0.12 * channels
+    channels = np.stack([brush.noise('rough') + brush.noise('soft') for _ in range(3)])
+    mixed = 0.9 * channels.mean(0, keepdims=True) + 0.12 * channels
     return _paint(brush.colour(0.3, 0.4) * np.exp(0.4 * mixed), np.ones_like(_U))
 
 
@@ -274,27 +295,31 @@ DRAW: dict[str, Callable[[Brush], Tile]] = {
     'facade': draw_facade,
     'poster': draw_poster,
     'weave': draw_weave,
+    'carpet': draw_carpet,
     'tiles': draw_tiles,
     'mottle': draw_mottle,
 }
 
 
-class Palette:
-    """The tiles of one world: `atlas` (layers, SIZE, SIZE, 4) uint8 and the layers by kind.
+def _store(tile: Tile) -> npt.NDArray[np.uint8]:
+    """Bytes of a tile: RGB as its square root, which spends the eight bits as the eye does."""
+    np.sqrt(tile[:3], out=tile[:3])
+    tile *= 255
+    tile += 0.5
+    return tile.astype(np.uint8)
 
-    RGB is stored as its square root, which spends the eight bits as the eye does.
-    """
+
+class Palette:
+    """The tiles of one world: `atlas` (layers, 4, SIZE, SIZE) uint8 and the layers by kind."""
 
     def __init__(self, rng: Generator, counts: dict[str, int]) -> None:
         brush = Brush(rng)
-        tiles: list[Tile] = []
+        tiles: list[npt.NDArray[np.uint8]] = []
         self.layers: dict[str, list[int]] = {}
         for kind, count in counts.items():
             self.layers[kind] = list(range(len(tiles), len(tiles) + count))
-            tiles += [DRAW[kind](brush) for _ in range(count)]
-        stack = np.stack(tiles)
-        stack[..., :3] = np.sqrt(stack[..., :3])
-        self.atlas = (stack * 255 + 0.5).astype(np.uint8)
+            tiles += [_store(DRAW[kind](brush)) for _ in range(count)]
+        self.atlas = np.stack(tiles)
         self.cutout = np.ascontiguousarray(make_noise(rng, 0.7)[::4, ::4])
         self.clouds = make_noise(rng, 1.6)
 

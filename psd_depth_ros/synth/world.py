@@ -7,7 +7,7 @@ their own; this one draws the world's character and moves the ego.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import numpy as np
@@ -16,18 +16,12 @@ import torch
 
 from psd_depth_ros.config import setting, validate
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.geometry import Camera
+from psd_depth_ros.synth.layouts import ROOMS, sample_room_layout
 from psd_depth_ros.synth.primitives import BASIS, CENTRE, HALF, join_rows, Rows
+from psd_depth_ros.synth.profile import sample_ground, sample_street_layout, STREETS, WALKED
 from psd_depth_ros.synth.raycast import View
-from psd_depth_ros.synth.render import (
-    expose,
-    Ground,
-    Occlusion,
-    render,
-    sample_response,
-    Shell,
-    Stage,
-)
+from psd_depth_ros.synth.render import Ground, Occlusion, render, Shell, Stage
+from psd_depth_ros.synth.response import expose, sample_response
 from psd_depth_ros.synth.room import Room
 from psd_depth_ros.synth.shading import (
     Atlas,
@@ -40,11 +34,20 @@ from psd_depth_ros.synth.shading import (
     sample_room_light,
     sample_street_light,
 )
-from psd_depth_ros.synth.street import CHUNK_M, sample_ground, Street
+from psd_depth_ros.synth.street import CHUNK_M, Street
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
+from psd_depth_ros.synth.viewpoint import (
+    sample_lens,
+    sample_room_viewpoint,
+    sample_street_viewpoint,
+)
 
+RENDERER_VERSION = 2  # of the pictures: stored ones of another version are not these
 BLOB_REACH_M = 80.0
+LIT_CHUNKS = 4  # that have maps of light
 KINDS = ('street', 'room', 'mixed')
+LAYOUTS = ('any', *STREETS, *ROOMS)
+VIEWPOINTS = ('ahead', 'anywhere')
 CONDITIONS = ('clear', 'fog', 'rain', 'night', 'blur', 'any')
 _OUTDOORS = ('fog', 'rain')
 _WEATHERS = ('clear', 'fog', 'rain', 'night', 'blur')
@@ -60,6 +63,13 @@ class WorldSettings:
 
     kind: str = setting(
         'mixed', 'street, room, or by seed (two streets to one room)', choices=KINDS
+    )
+    layout: str = setting('any', 'kind of street or room; any: by seed', choices=LAYOUTS)
+    viewpoint: str = setting(
+        'ahead',
+        'of streets: from a lane ahead, or anywhere: also from beside the road, sideways, up and '
+        'down; rooms are seen from anywhere',
+        choices=VIEWPOINTS,
     )
     width: int = setting(416, 'image width', 'px', minimum=16, maximum=4096)
     height: int = setting(128, 'image height', 'px', minimum=16, maximum=4096)
@@ -116,6 +126,7 @@ class World:
         rng = np.random.default_rng([self.seed, 1])
         self.kind = self._sample_kind(rng)
         self.condition = self._sample_condition(rng)
+        self.layout = self._sample_layout(np.random.default_rng([self.seed, 7]))
         self._sample_camera(np.random.default_rng([self.seed, 2]))
         tiles = STREET_TILES if self.kind == 'street' else ROOM_TILES
         self._palette = Palette(np.random.default_rng([self.seed, 3]), tiles)
@@ -125,16 +136,16 @@ class World:
         movers = self.settings.moving_objects
         self._street = self._room = None
         if self.kind == 'street':
-            self._street = Street(self.seed, self._palette, night, movers)
+            self._street = Street(self.seed, self._palette, self.layout, night, movers, self._view)
         else:
-            self._room = Room(self.seed, self._palette, self.camera_height_m, movers)
+            self._room = Room(self.seed, self._palette, self.layout, self.camera_height_m, movers)
         rng = np.random.default_rng([self.seed, 4])
         if self._room is not None:
             self._light = sample_room_light(rng, self.condition, self._room.size)
         else:
             self._light = sample_street_light(rng, self.condition)
         rng = np.random.default_rng([self.seed, 5])
-        self._response = sample_response(rng, self.condition)
+        self._response = sample_response(rng, self.condition, held=self.kind == 'room')
 
     def _sample_kind(self, rng: np.random.Generator) -> str:
         drawn = 'room' if rng.random() < 1 / 3 else 'street'
@@ -144,9 +155,22 @@ class World:
                 f'condition is {condition!r} and kind is room, expected clear, night, blur or any '
                 'indoors; choose one of those or kind street'
             )
+        layout = self.settings.layout
         if kind == 'mixed':
-            return 'street' if condition in _OUTDOORS else drawn
+            drawn = 'street' if condition in _OUTDOORS else drawn
+            kind = drawn if layout == 'any' else 'street' if layout in STREETS else 'room'
+        if layout != 'any' and layout not in (STREETS if kind == 'street' else ROOMS):
+            known = ', '.join(STREETS if kind == 'street' else ROOMS)
+            raise SettingsError(
+                f'layout is {layout!r} and kind is {kind}, expected one of any, {known}; choose '
+                'one of those or another kind'
+            )
         return kind
+
+    def _sample_layout(self, rng: np.random.Generator) -> str:
+        if self.settings.layout != 'any':
+            return self.settings.layout
+        return sample_street_layout(rng) if self.kind == 'street' else sample_room_layout(rng)
 
     def _sample_condition(self, rng: np.random.Generator) -> str:
         drawn = str(rng.choice(_WEATHERS, p=_WEATHER_PROBABILITIES))
@@ -155,28 +179,21 @@ class World:
         return 'clear' if self.kind == 'room' and drawn in _OUTDOORS else drawn
 
     def _sample_camera(self, rng: np.random.Generator) -> None:
-        wanted = self.settings
-        width, height = wanted.width, wanted.height
-        street = self.kind == 'street'
-        base = max(width, height)
-        focal = base * float(np.exp(rng.uniform(math.log(0.45), math.log(1.6 if street else 1.1))))
-        focal = wanted.focal_px or focal
-        shift = rng.normal(0, 0.02, 2)
-        self.camera = Camera(
-            width, height, focal, focal,
-            (width - 1) / 2 + float(shift[0]) * width, (height - 1) / 2 + float(shift[1]) * height,
-        )  # fmt: skip
-        tall = rng.uniform(0.3, 2.2) if rng.random() < 0.4 else rng.uniform(1.2, 1.9)
-        if not street:
-            tall = rng.uniform(1.1, 1.85) if rng.random() < 0.7 else rng.uniform(0.3, 1.1)
-        self.camera_height_m = float(wanted.camera_height_m or tall)
-        pitch = rng.normal(0, 2.0) if street else rng.uniform(-8, 32)
-        roll = rng.normal(0, 0.8) if street else rng.normal(0, 4)
-        if wanted.vary_pitch:
-            self._pitch, self._roll = math.radians(np.clip(pitch, -20, 35)), math.radians(roll)
+        wanted, street = self.settings, self.kind == 'street'
+        self.camera = sample_lens(rng, wanted.width, wanted.height, wanted.focal_px)
+        if street:
+            view = sample_street_viewpoint(
+                rng, wanted.viewpoint == 'anywhere', wanted.camera_height_m
+            )
         else:
-            self._pitch, self._roll = math.radians(wanted.camera_pitch_deg), 0.0
+            view = sample_room_viewpoint(rng, wanted.camera_height_m)
+        if not wanted.vary_pitch:
+            view = replace(view, pitch=math.radians(wanted.camera_pitch_deg), roll=0.0)
+        self._view = view
+        self.camera_height_m = view.height_m
         drawn = float(rng.uniform(2, 15)) if street else float(rng.uniform(0.2, 0.9))
+        walked = view.place != 'lane' or self.layout in WALKED
+        drawn *= 0.15 if street and walked else 0.25 if self.layout == 'jam' else 1.0
         self.speed_mps = wanted.speed_mps or drawn
         self._sway = rng.uniform(0, 6.28, 6)
 
@@ -186,13 +203,13 @@ class World:
         shake = 0.004 if self.settings.vary_pitch else 0.0
         wave = [math.sin((2.1 + 0.9 * i) * time + p) * shake for i, p in enumerate(self._sway)]
         if self._street is not None:
-            y, yaw = self._street.profile.bend(travelled)
-            x, z = travelled, self.camera_height_m
+            x, y, base, yaw = self._street.locate(travelled)
+            z, yaw = base + self.camera_height_m, yaw + self._view.yaw
         else:
             assert self._room is not None
             x, y, yaw = self._room.walk(travelled)
             z = self.camera_height_m
-        rotation = _rotate(yaw + wave[0], self._pitch + wave[1], self._roll + wave[2])
+        rotation = _rotate(yaw + wave[0], self._view.pitch + wave[1], self._view.roll + wave[2])
         pose = np.eye(4)
         pose[:3, :3] = rotation @ _OPTICAL
         pose[:3, 3] = (x, y, z + 2 * wave[3] * min(1.0, z))
@@ -233,8 +250,9 @@ class World:
             )
         assert self._street is not None
         travelled = self.speed_mps * time
-        first = math.floor((travelled - 5) / CHUNK_M)
-        places = range(first, first + 5)
+        behind, _ = self._street.reach
+        first = math.floor((travelled - min(behind, 60)) / CHUNK_M)
+        places = range(first, first + LIT_CHUNKS)
         for k in [k for k in cache if k not in places]:
             del cache[k]
         for k in places:
@@ -258,9 +276,9 @@ class World:
         lateral = self._street.profile.bend(middle)[0]
         rows = join_rows([self._street.chunk(k + step) for step in (-1, 0, 1)])
         half = np.array([CHUNK_M / 2, 20.0, 5.0])
-        view = look_along(self._light.sun, np.array([middle, lateral, 5.0]), half, 288)
+        view = look_along(self._light.sun, np.array([middle, lateral, 5.0]), half, 224)
         half[2] = 0.1
-        above = look_along(np.array([0, 0, 1.0]), np.array([middle, lateral, 0.0]), half, 192)
+        above = look_along(np.array([0, 0, 1.0]), np.array([middle, lateral, 0.0]), half, 144)
         main = cast_depth_map(rows, view, cutout)
         return (main, view), (cast_open_map(rows, above, cutout), above)
 

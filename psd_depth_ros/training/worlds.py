@@ -28,7 +28,7 @@ from psd_depth_ros.files import make_folder, write_file
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
 from psd_depth_ros.preprocess import choose_input_size
-from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.synth import RENDERER_VERSION, World, WorldSettings
 from psd_depth_ros.training.recipe import WorldsRecipe
 
 VALIDATION_SEED = 1_000_000
@@ -36,7 +36,7 @@ WORLDS_PER_SHARD = 24
 FRAME_STEP = 9  # frames of one world are taken this far apart, so that they differ
 
 # Aspect ratio (width / height), fraction of the frames, fraction of rooms among them.
-SHAPES = ((3.25, 0.4, 0.1), (2.0, 0.25, 0.35), (1.333, 0.35, 0.6))
+SHAPES = ((3.25, 0.35, 0.2), (2.0, 0.25, 0.5), (1.333, 0.4, 0.75))
 CONDITIONS = ('fog', 'rain', 'night', 'blur')
 
 
@@ -64,8 +64,9 @@ class Frames:
 def plan_shards(recipe: WorldsRecipe, folder: Path, *, validation: bool) -> list[Shard]:
     """The shards of a recipe, always the same for the same recipe.
 
-    The name of a file contains everything that its content depends on, so that several recipes
-    can share a folder. Raises SettingsError where training would reach the seeds of validation.
+    The name of a file contains everything that its content depends on, the version of the renderer
+    among it, so that several recipes can share a folder. Raises SettingsError where training
+    would reach the seeds of validation.
     """
     worlds = recipe.worlds
     frames = worlds.validation_frames if validation else worlds.frames
@@ -80,7 +81,8 @@ def plan_shards(recipe: WorldsRecipe, folder: Path, *, validation: bool) -> list
             draws = [_draw(s, rooms, worlds.clear_fraction) for s in seeds]
             kinds, conditions = zip(*draws, strict=True)
             size = f'{len(seeds)}x{worlds.frames_per_world}'
-            path = folder / f'{name}_{size}_clear{worlds.clear_fraction:g}.safetensors'
+            drawn = f'{size}_clear{worlds.clear_fraction:g}_v{RENDERER_VERSION}'
+            path = folder / f'{name}_{drawn}.safetensors'
             shards.append(Shard(path, shape, seeds, kinds, conditions, worlds.frames_per_world))
         seed += count
     if not validation and seed > VALIDATION_SEED:
@@ -149,7 +151,7 @@ def _one_thread() -> None:
 def _render(shard: Shard) -> None:
     rgb, depth, intrinsics = [], [], []
     height, width = shard.shape
-    base = WorldSettings(width=width, height=height)
+    base = WorldSettings(width=width, height=height, viewpoint='anywhere')
     for seed, kind, condition in zip(shard.seeds, shard.kinds, shard.conditions, strict=True):
         world = World(seed, replace(base, kind=kind, condition=condition))
         camera = world.camera

@@ -378,9 +378,9 @@ def test_odometry_in_a_rendered_street() -> None:
 
 def test_camera_height_in_a_rendered_street() -> None:
     wanted = WorldSettings(
-        kind='street', width=416, height=128, camera_height_m=1.5, vary_pitch=False
+        layout='dense', width=416, height=128, camera_height_m=1.5, vary_pitch=False
     )
-    world = World(7, wanted)
+    world = World(8, wanted)
     chosen = ScaleSettings(mode='camera_height', camera_height_m=1.5)
     tracker = ScaleTracker(chosen, checkpoint_sigma=0.15)
     for index in range(3):

@@ -12,7 +12,7 @@ from psd_depth_ros.synth import World, WorldSettings
 
 def street() -> tuple[torch.Tensor, ...]:
     """Two views, depth of the first, fx fy cx cy, and T_second_first."""
-    world = World(5, WorldSettings(kind='street', width=320, height=96, moving_objects=0))
+    world = World(5, WorldSettings(layout='dense', width=320, height=96, moving_objects=0))
     first, second = world.render(10), world.render(11)
     images = [f.rgb.permute(2, 0, 1)[None].float() / 255.0 for f in (first, second)]
     depth = first.depth_m.clamp(max=300.0)[None, None]

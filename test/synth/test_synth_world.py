@@ -75,9 +75,9 @@ def test_depth_and_poses_of_two_frames_agree(kind: str, seed: int) -> None:
     assert error.median() < 1e-4
 
 
-@pytest.mark.parametrize('seed', [2, 6, 7])
+@pytest.mark.parametrize('seed', [3, 6, 7])
 def test_motion_mask_marks_what_moves_and_nothing_else(seed: int) -> None:
-    settings = WorldSettings(kind='street', moving_objects=12, speed_mps=4.0, **SMALL)
+    settings = WorldSettings(layout='dense', moving_objects=12, speed_mps=4.0, **SMALL)
     world = World(seed, settings)
     error, moving = _reproject(world, world.render(10), world.render(14))
     assert moving.sum() > 100
