@@ -64,7 +64,10 @@ def read_drops(values: Mapping[str, str], frames_in: int, frames_out: int) -> di
 def read_preview(
     path: Path, image_topic: str, truth: Path | None, truth_topic: str
 ) -> PreviewFrame:
-    """Take the frame in the middle of the recording. Raises BagError where there is no depth."""
+    """Take the frame with depth that is nearest to the middle of the images, in time.
+
+    Raises BagError where there is no depth.
+    """
     with BagReader(path) as bag:
         topics = [
             topic for topic in (image_topic, DEPTH, CONFIDENCE, POINTS) if topic in bag.topics
@@ -73,7 +76,9 @@ def read_preview(
         common = sorted(set.intersection(*map(set, stamps.values()))) if DEPTH in stamps else []
         if not common or image_topic not in stamps:
             raise BagError(f'{path} has no depth image together with its camera image')
-        stamp = common[len(common) // 2]
+        images = stamps[image_topic]
+        middle = (min(images) + max(images)) // 2
+        stamp = min(common, key=lambda one: abs(one - middle))
         found = {topic: stamps[topic][stamp].message for topic in topics}
         depth = decode_depth(found[DEPTH])
         points, colours = _cloud(found.get(POINTS))

@@ -151,6 +151,18 @@ def test_the_frame_in_the_middle_is_drawn_with_its_truth(recording, truth):
     assert frame.points.shape == (0, 3)
 
 
+def test_frames_that_were_dropped_do_not_move_the_middle(tmp_path):
+    path = tmp_path / 'depth.mcap'
+    with BagWriter(path) as writer:
+        for index in range(10):
+            header = {'header': header_fields(index * 100 * MS + 1, 'lens')}
+            rgb, depth = np.zeros((4, 6, 3), np.uint8), np.full((4, 6), index + 1.0, np.float32)
+            writer.write(IMAGE, IMAGE_TYPE, header | image_fields(rgb, 'rgb8'), index + 1)
+            if index in (0, 1, 2, 5, 9):
+                writer.write(DEPTH, IMAGE_TYPE, header | image_fields(depth, '32FC1'), index + 1)
+    assert read_preview(path, IMAGE, None, '').depth[0, 0] == 6.0
+
+
 def test_a_recording_without_depth_cannot_be_drawn(truth):
     with pytest.raises(BagError, match='no depth image'):
         read_preview(truth, TRUTH, None, '')
@@ -163,6 +175,20 @@ def test_invalid_depth_has_colours_of_its_own():
     near, far = picture[0, 2].astype(int), picture[0, 3].astype(int)
     assert near[0] > near[2], 'near is red'
     assert far[2] > far[1], 'far is blue'
+
+
+def test_the_street_of_the_demo_has_colour_and_a_car_near_on_either_side():
+    street = demo.make_street()
+    camera, (columns, rows) = street.camera, np.meshgrid(np.arange(640), np.arange(384))
+    for index in (23, 24, 25):  # the middle of 50 frames, in which one or the other is drawn
+        frame = street.render(index)
+        rgb, depth = frame.rgb.numpy().astype(int), frame.depth_m.numpy()
+        assert (rgb.max(axis=2) - rgb.min(axis=2)).mean() > 20
+        height_m = frame.T_world_camera[2, 3] - (rows - camera.cy) / camera.fy * depth
+        side_m = (columns - camera.cx) / camera.fx * depth
+        near = (depth < 12) & (np.abs(side_m) < 4.5) & (height_m > 0.3) & (height_m < 1.8)
+        for half in (near[:, :320], near[:, 320:]):
+            assert 0.02 < half.mean() < 0.15, 'seen, and not in the way'
 
 
 @pytest.mark.parametrize('known', [True, False])
