@@ -19,7 +19,6 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.data.depth import rectify_depth
 from psd_depth_ros.data.frames import FrameSource, TimedFrame, view_rotation
 from psd_depth_ros.data.triplets.choose import (
     find_corners,
@@ -50,7 +49,7 @@ _MOST_POINTS = 4096
 _NEAREST_M = 0.1
 
 # Raise it when the same recording would be written differently.
-VERSION = 6
+VERSION = 7
 _MOST_CAMERAS = 16
 _INDEX = 'recording.json'
 _BEGINNING = 65536  # bytes
@@ -122,7 +121,7 @@ class FrameWriter:
 
     def __init__(self, folder: Path, source: FrameSource, camera: Camera, layout: Layout) -> None:
         folder.mkdir()
-        self._folder, self._camera = folder, camera
+        self._folder = folder
         height, width = layout.network_size(camera)
         scale = layout.fine_factor
         # Both sizes are sampled from the recorded image, so that `image` is what a node sees.
@@ -205,9 +204,9 @@ class FrameWriter:
                 file.close()
 
     def _add_depth(self, depth_m: NDArray[np.float32]) -> None:
+        """Resize and write a depth of the rectified view."""
         if self._depth is None:
             self._depth = ArrayFile(self._folder / 'depth.npy')
-        depth_m = rectify_depth(depth_m, self._camera)
         if depth_m.shape != self.camera.size:
             size = self.camera.size[::-1]
             depth_m = cv2.resize(depth_m, size, interpolation=cv2.INTER_NEAREST_EXACT)
