@@ -99,6 +99,13 @@ def _add_data_options(parser: argparse.ArgumentParser) -> None:
         type=float,
         help='units of 16-bit depth files in a metre (default: 256 for lidar, 1000 for RGB-D)',
     )
+    data.add_argument(
+        '--depth-camera',
+        metavar='F',
+        type=Path,
+        help='calibration of the depth camera, where depth is not registered to the images '
+        '(default: depth_camera.yaml of an RGB-D folder, if there is one)',
+    )
     data.add_argument('--image-topic', metavar='TOPIC', help='camera of the bag')
     data.add_argument('--camera-info-topic', metavar='TOPIC', help='its CameraInfo')
     add_stamps_option(data)
@@ -205,6 +212,7 @@ def _source_options(options: argparse.Namespace) -> SourceOptions:
         depth_topic=options.depth_topic,
         lidar_pose=None if options.lidar_pose is None else tuple(options.lidar_pose),
         units_per_metre=options.depth_scale,
+        depth_camera=options.depth_camera,
         split_file=options.split_file,
         truth_folder=options.truth,
     )

@@ -21,6 +21,7 @@ from psd_depth_ros.data.bags import BagReader
 from psd_depth_ros.data.synchronizer import fixed_transforms, GROUND_FRAMES, TF_TYPE
 from psd_depth_ros.errors import CalibrationError, MessageError, TransformError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import from_quaternion, make_pose
 from psd_depth_ros.messages import camera_from_info
 from psd_depth_ros.parsing import (
     is_file,
@@ -39,7 +40,7 @@ _ENOUGH = 400
 
 _SIMPLE = ('fx', 'fy', 'cx', 'cy', 'width', 'height')
 # Facts about the recording that may stand beside the intrinsics.
-_REMARKS = ('camera_height_m', 'channels', 'camera_name')
+_REMARKS = ('camera_height_m', 'channels', 'camera_name', 'pose')
 _ROS = ('image_width', 'image_height', 'camera_matrix')
 
 _FORMS = f'{" ".join(_SIMPLE)}, or the output of camera_calibration, OpenCV or Kalibr'
@@ -134,6 +135,24 @@ def load_camera_height(path: str | Path) -> float | None:
         return _number(values, 'camera_height_m')
     except CalibrationError as error:
         raise CalibrationError(f'{path}: {error}') from error
+
+
+def load_pose(path: str | Path) -> Array:
+    """`pose` of a camera.yaml: x y z qx qy qz qw of the camera in the frame of another one.
+
+    Returns T_other_camera (4, 4) in metres, the identity where it is missing. Raises
+    CalibrationError.
+    """
+    path, _ = _split(path)
+    numbers = _load(path).get('pose', [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
+    try:
+        if not isinstance(numbers, list) or len(numbers) != 7 or not all(map(_is_number, numbers)):
+            raise ValueError(f'{numbers!r:.200}')
+        return make_pose(from_quaternion(numbers[3:]), numbers[:3])
+    except ValueError as error:
+        raise CalibrationError(
+            f'{path}: the pose cannot be used ({error}); expected x y z qx qy qz qw in metres'
+        ) from error
 
 
 def camera_from_fov(width: int, height: int, horizontal_fov_deg: float) -> Camera:

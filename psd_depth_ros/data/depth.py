@@ -1,18 +1,35 @@
-"""Exact depth that comes with images: reading files, checking sizes, rectifying, projecting."""
+"""Exact depth that comes with images: reading files, registering, rectifying, projecting."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+import math
 from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from psd_depth_ros.data.calibration_file import load_camera, load_pose
 from psd_depth_ros.errors import EvaluationError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.pose import transform
 from psd_depth_ros.parsing import ParseError, read_array
 
 Map = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class DepthCamera:
+    """The camera of a depth that is not registered to the images; `T_colour_depth` (4, 4)."""
+
+    camera: Camera
+    T_colour_depth: NDArray[np.float64]
+
+
+def load_depth_camera(path: Path) -> DepthCamera:
+    """Read a calibration with the `pose` in the colour camera's frame. Raises CalibrationError."""
+    return DepthCamera(load_camera(path), load_pose(path))
 
 
 def read_depth(path: Path, units_per_metre: float) -> Map:
@@ -51,7 +68,19 @@ def check_depth(name: str, depth: Map, rgb: NDArray[np.uint8]) -> Map:
         raise EvaluationError(
             f'the ground truth {name} is {depth.shape[1]}x{depth.shape[0]}, but its image is '
             f'{rgb.shape[1]}x{rgb.shape[0]}; expected a depth for every pixel of the image, '
-            'registered to it'
+            'registered to it, or the calibration of the depth camera (depth_camera.yaml of an '
+            'RGB-D folder)'
+        )
+    return depth
+
+
+def check_depth_camera(name: str, depth: Map, depth_camera: DepthCamera) -> Map:
+    """Pass a depth of the size of its camera; else raise EvaluationError."""
+    camera = depth_camera.camera
+    if depth.shape != camera.size:
+        raise EvaluationError(
+            f'the ground truth {name} is {depth.shape[1]}x{depth.shape[0]}, but the calibration '
+            f'of the depth camera is for {camera.width}x{camera.height}'
         )
     return depth
 
@@ -80,8 +109,25 @@ def rectify_depth(depth: Map, camera: Camera) -> Map:
     )
 
 
+def register_depth(depth: Map, depth_camera: DepthCamera, camera: Camera) -> Map:
+    """Bring a depth (h, w) of another camera into the raw image (H, W) of `camera`.
+
+    Each of its pixels is a point that is projected; the nearest point of a pixel counts, and what
+    the depth camera does not see is NaN. Where the image is finer, pixels of depth are divided, so
+    that there are no gaps between them.
+    """
+    source = depth_camera.camera
+    parts = max(1, math.ceil(camera.fx / source.fx), math.ceil(camera.fy / source.fy))
+    fine = depth.repeat(parts, axis=0).repeat(parts, axis=1)
+    row, column = np.nonzero(fine > 0)
+    pixels = np.stack([column, row], axis=1)
+    view = source.resize(parts * source.width, parts * source.height)
+    points = view.backproject(pixels, fine[row, column])
+    return project_depth(transform(depth_camera.T_colour_depth, points), camera)
+
+
 def project_depth(points: NDArray, camera: Camera) -> Map:
-    """Z (H, W) of the nearest of the points (N, 3) in each pixel of a pinhole, NaN without one."""
+    """Z (H, W) of the nearest of the points (N, 3) in each pixel, NaN without one."""
     pixels = camera.project(points)
     seen = np.isfinite(pixels).all(axis=1)
     column, row = np.rint(pixels[seen]).astype(np.int64).T

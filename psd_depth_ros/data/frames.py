@@ -244,6 +244,7 @@ class SourceOptions:
         depth_topic: of a bag, with depth registered to the image pixel by pixel.
         lidar_pose: x y z qx qy qz qw of the lidar in the optical frame.
         units_per_metre: of 16-bit depth files.
+        depth_camera: a calibration, where depth is not registered to the images.
         split_file: lists the images to measure, of KITTI.
         truth_folder: has the improved depth of KITTI, where it is not among the raw data.
         protocol: the evaluation protocol that was asked for; `auto` is that of the layout.
@@ -259,6 +260,7 @@ class SourceOptions:
     depth_topic: str | None = None
     lidar_pose: tuple[float, ...] | None = None
     units_per_metre: float | None = None
+    depth_camera: Path | None = None
     split_file: Path | None = None
     truth_folder: Path | None = None
     protocol: str = 'auto'

@@ -152,6 +152,7 @@ def _refuse_unused(path: Path, reader: Reader, options: SourceOptions) -> None:
         ('split_file', '--split-file', 'has no list of images'),
         ('truth_folder', '--truth', 'has its depth in its own folder'),
         ('units_per_metre', '--depth-scale', 'has depth of a known unit'),
+        ('depth_camera', '--depth-camera', 'has depth that is registered to its images'),
     ):
         if getattr(options, field) is not None and field not in reader.depth_options:
             raise SettingsError(f'{layout} {what}; leave out {name}')

@@ -18,7 +18,14 @@ import numpy.typing as npt
 
 from psd_depth_ros.data.bag_storage import is_bag_name
 from psd_depth_ros.data.calibration_file import load_camera, load_camera_height
-from psd_depth_ros.data.depth import check_depth, read_depth, rectify_depth
+from psd_depth_ros.data.depth import (
+    check_depth,
+    check_depth_camera,
+    DepthCamera,
+    read_depth,
+    rectify_depth,
+    register_depth,
+)
 from psd_depth_ros.data.frames import (
     FrameSource,
     IMAGE_SUFFIXES,
@@ -247,7 +254,8 @@ class ListedFrames(FrameSource):
     """Image files in an order that is known.
 
     With `units_per_metre` frames come with the exact depth of their entries; an image that cannot
-    be read is an error then, because every image counts.
+    be read is an error then, because every image counts. `depth_camera` is that of a depth that is
+    not registered to the images.
     """
 
     def __init__(
@@ -260,6 +268,7 @@ class ListedFrames(FrameSource):
         super().__init__(path, lens)
         self._entries = list(entries)
         self._units_per_metre = units_per_metre
+        self.depth_camera: DepthCamera | None = None
 
     @property
     def count(self) -> int:
@@ -300,8 +309,7 @@ class ListedFrames(FrameSource):
         points = None if entry.points is None else _read_points(entry.points)
         depth = None
         if entry.depth is not None and self._units_per_metre is not None:
-            depth = read_depth(entry.depth, self._units_per_metre)
-            depth = rectify_depth(check_depth(str(entry.depth), depth, rgb), camera)
+            depth = self._read_depth(entry.depth, self._units_per_metre, rgb, camera)
         return TimedFrame(
             index,
             entry.stamp_ns,
@@ -315,6 +323,16 @@ class ListedFrames(FrameSource):
             sequence=entry.sequence,
             file=entry.path.stem,
         )
+
+    def _read_depth(
+        self, path: Path, units_per_metre: float, rgb: npt.NDArray[np.uint8], camera: Camera
+    ) -> npt.NDArray[np.float32]:
+        """Depth in the rectified view of an image."""
+        depth, name = read_depth(path, units_per_metre), str(path)
+        if self.depth_camera is None:
+            return rectify_depth(check_depth(name, depth, rgb), camera)
+        check_depth_camera(name, depth, self.depth_camera)
+        return rectify_depth(register_depth(depth, self.depth_camera, camera), camera)
 
 
 class FolderFrames(ListedFrames):

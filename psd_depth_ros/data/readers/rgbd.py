@@ -1,7 +1,8 @@
 """Folders of an RGB-D camera: a frames.csv with a column of depth, or colour and depth folders.
 
 The table has the columns `file` and `depth` and, if known, `t_nominal_s` and the poses T00..T23.
-The folders (color/ and depth/) hold files of the same names. The calibration is in camera.yaml.
+The folders (color/ and depth/) hold files of the same names. The calibration is in camera.yaml;
+where depth is as its own camera saw it, not registered, that camera's is in depth_camera.yaml.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from psd_depth_ros.data.depth import load_depth_camera
 from psd_depth_ros.data.frames import FrameSource, Reader, SourceOptions
 from psd_depth_ros.data.readers.files import (
     Entry,
@@ -24,11 +26,12 @@ COLOUR_FOLDERS = ('color', 'colour', 'rgb', 'image', 'images')
 DEPTH_FOLDERS = ('depth', 'depths')
 DEPTH_SUFFIXES = ('.png', '.npy', '.tif', '.tiff')
 TABLE = 'frames.csv'
+DEPTH_CAMERA = 'depth_camera.yaml'
 MILLIMETRES = 1000.0
 
 
 class RgbdFrames(FolderFrames):
-    """Colour images with registered depth; 16-bit depth is in mm unless told otherwise."""
+    """Colour images with depth; 16-bit depth is in mm unless told otherwise."""
 
     protocol = 'indoor'
 
@@ -43,6 +46,9 @@ class RgbdFrames(FolderFrames):
         if not own.is_file() and colour is not None:
             own = colour / 'camera.yaml'
         super().__init__(path, options.lens, entries, units, own)
+        calibration = options.depth_camera or path / DEPTH_CAMERA
+        if options.with_depth and (options.depth_camera is not None or calibration.is_file()):
+            self.depth_camera = load_depth_camera(calibration)
 
 
 def check_any_depth(folder: Path, entries: Sequence[Entry]) -> None:
@@ -93,5 +99,9 @@ def _open(path: Path, options: SourceOptions) -> FrameSource:
 
 
 READER = Reader(
-    'rgbd', _matches, _open, has_depth=True, depth_options=frozenset({'units_per_metre'})
+    'rgbd',
+    _matches,
+    _open,
+    has_depth=True,
+    depth_options=frozenset({'units_per_metre', 'depth_camera'}),
 )

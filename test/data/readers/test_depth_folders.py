@@ -147,3 +147,50 @@ def test_truth_follows_the_image_into_the_rectified_view():
     # At x = 60 of the view: r = 0.57, r (1 - 0.3 r^2) = 0.514.., so column 57.2 of the raw image.
     assert view[23, 60] == pytest.approx(1 + 57.2, abs=0.6)
     assert view[23, 32] == 33.0
+
+
+@pytest.fixture
+def unregistered(tmp_path):
+    """A wall at 4 m, whose right half is at 2 m, seen by a wider depth camera at the right."""
+    write_image(tmp_path / 'color' / '1.png')
+    (tmp_path / 'depth').mkdir()
+    depth = np.full((48, 64), 4000, np.uint16)
+    depth[:, 32:] = 2000
+    cv2.imwrite(str(tmp_path / 'depth' / '1.png'), depth)
+    (tmp_path / 'camera.yaml').write_text(CALIBRATION)
+    (tmp_path / 'depth_camera.yaml').write_text(
+        CALIBRATION.replace('50', '40') + 'pose: [0.4, 0, 0, 0, 0, 0, 1]\n'
+    )
+    return tmp_path
+
+
+def test_depth_of_a_camera_of_its_own_is_registered_to_the_image(unregistered):
+    source, _ = open_data(unregistered)
+    depth = next(source.frames()).depth_m
+    # column 32 of depth: x / z = 0.5 / 40, so x = 0.025 m + 0.4 m at 2 m: 31.5 + 50 x 0.2125 = 42
+    # column 31: x / z = -0.5 / 40, so x = -0.05 m + 0.4 m at 4 m: 31.5 + 50 x 0.0875 = 36
+    assert set(depth[24, :36]) == {4.0}
+    assert np.isnan(depth[24, 38:41]).all(), 'what stands behind the edge is not seen'
+    assert set(depth[24, 43:]) == {2.0}
+    assert not np.isnan(np.delete(depth, np.s_[36:43], axis=1)).any(), 'without gaps'
+
+
+def test_depth_cameras_are_given_by_option_too(unregistered):
+    beside = unregistered / 'depth_camera.yaml'
+    other = beside.rename(unregistered / 'other.yaml')
+    source, _ = open_data(unregistered)
+    assert (next(source.frames()).depth_m[24, 32:] == 2.0).all(), 'taken for registered'
+    source, _ = open_data(unregistered, options=SourceOptions(depth_camera=other))
+    assert next(source.frames()).depth_m[24, 35] == 4.0
+    with pytest.raises(CalibrationError, match=r'nothing\.yaml'):
+        open_data(unregistered, options=SourceOptions(depth_camera=unregistered / 'nothing.yaml'))
+
+
+def test_a_depth_camera_that_does_not_fit_is_refused(unregistered):
+    path = unregistered / 'depth_camera.yaml'
+    path.write_text(CALIBRATION.replace('64', '32'))
+    with pytest.raises(EvaluationError, match='64x48, but the calibration of the depth camera is'):
+        next(open_data(unregistered)[0].frames())
+    path.write_text(CALIBRATION + 'pose: [0.4, 0, 0]\n')
+    with pytest.raises(CalibrationError, match='expected x y z qx qy qz qw in metres'):
+        open_data(unregistered)
