@@ -28,7 +28,14 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.cli.options import progress_bar
 from psd_depth_ros.config import build, setting
-from psd_depth_ros.data.frames import FrameSource, LoadedFrames, TimedFrame
+from psd_depth_ros.data.calibration_file import load_camera
+from psd_depth_ros.data.frames import (
+    FrameSource,
+    LensChoice,
+    LoadedFrames,
+    SourceOptions,
+    TimedFrame,
+)
 from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
 from psd_depth_ros.errors import PsdDepthError, SettingsError
 from psd_depth_ros.evaluation.evaluate import (
@@ -81,6 +88,8 @@ class MeasuringSet:
     group: str = setting('', 'Sets that share a geometric mean')
     frames: str = setting(':', 'START:STOP:STEP')
     protocol: str = setting('auto', 'Of psd-depth evaluate')
+    camera: str = setting('', 'Calibration beside the file of sets, in place of that of the data')
+    depth_camera: str = setting('', 'Calibration of a depth that is not registered to the images')
     block: int = setting(1, 'Frames in a row that resemble each other', minimum=1)
     picture: int = setting(0, 'The frame that is drawn', minimum=0)
     shown: bool = setting(False, 'Whether the licence allows showing that picture')
@@ -139,14 +148,24 @@ def read_sets(path: Path, only: Sequence[str] = ()) -> dict[str, MeasuringSet]:
     }
 
 
-def load_set(one: MeasuringSet, data: Path) -> LoadedSet:
-    """Decode or render the frames of a set; they stay in memory. Raises EvaluationError."""
+def load_set(one: MeasuringSet, data: Path, calibrations: Path) -> LoadedSet:
+    """Decode or render the frames of a set; they stay in memory. Raises EvaluationError.
+
+    Args:
+        one: The set.
+        data: The folder that its path is below.
+        calibrations: The folder of its calibrations.
+    """
+    options = SourceOptions(
+        LensChoice(load_camera(calibrations / one.camera) if one.camera else None),
+        depth_camera=calibrations / one.depth_camera if one.depth_camera else None,
+    )
     is_rendered = one.path.startswith(PREFIX)
     paths = list_worlds(one.path) if is_rendered else [str(data / one.path)]
     frames: list[TimedFrame] = []
     protocol = find_protocol('outdoor')
     for path in paths:
-        source, protocol = open_data(path, one.protocol)
+        source, protocol = open_data(path, one.protocol, options)
         with source:
             source.select(parse_range(one.frames))
             frames += [
@@ -332,7 +351,8 @@ def render(sets: Mapping[str, MeasuringSet], measured: Sequence[Measured]) -> st
     lines = [
         'Mean over the images and its 95 % interval. Scaled: each image by the ratio of medians; '
         'metric: as the network gives it. Boundary F1 where the truth is dense; AURG: what the '
-        'confidence is worth, of AbsRel, 0 is worthless.',
+        'confidence is worth, of AbsRel, 0 is worthless; ms: an image, the machine being as busy '
+        'as it was; truth@N: the truth itself, as coarse as the output of a network of N pixels.',
         '', *markdown_table(heads, rows), '',
     ]  # fmt: skip
     for one in measured[1:]:
@@ -462,7 +482,8 @@ def run(options: argparse.Namespace, command: str) -> str:
     budgets = parse_budgets(options.pixel_budget)
     truths = parse_budgets(options.truth) if options.truth else []
     is_loaded = files or truths
-    loaded = {name: load_set(one, options.data) for name, one in sets.items()} if is_loaded else {}
+    folder = options.sets.parent
+    loaded = {name: load_set(one, options.data, folder) for name, one in sets.items() if is_loaded}
     examples: dict[str, dict[str, Example]] = {name: {} for name in loaded}
     draws = options.pictures is not None or options.page is not None
     for name, path in files:
