@@ -24,6 +24,7 @@ from psd_depth_ros.training.recipe import dump_recipe, MixedRecipe, VideoRecipe,
 from psd_depth_ros.training.task import (
     Batch,
     depth_groups,
+    describe_input,
     ParameterGroup,
     Start,
     start_network,
@@ -205,10 +206,15 @@ class MixedTask(Task):
     ) -> CheckpointInfo:
         """Metadata of the checkpoint: those of the first source, with the data of all.
 
-        It is metric where any source is.
+        It is metric where any source is, and has seen the input sizes of all.
         """
         infos = [task.describe(depth, step, scores) for task in self._tasks.values()]
         first = infos[0]
+        ranges = [info.input.trained_pixels for info in infos]
+        nominal = describe_input(depth, self.recipe.pixel_budget)
+        smallest, largest = min(one[0] for one in ranges), max(one[1] for one in ranges)
+        if smallest < nominal.pixel_budget < largest:
+            nominal = replace(nominal, smallest_pixels=smallest, largest_pixels=largest)
         data: list[Mapping[str, Any]] = []
         for entry in (one for info in infos for one in info.data):
             if entry not in data:
@@ -216,6 +222,7 @@ class MixedTask(Task):
         return replace(
             first,
             name=self.recipe.name,
+            input=nominal,
             output=replace(first.output, metric=any(info.output.metric for info in infos)),
             training={
                 'recipe': dump_recipe(self.recipe), 'steps': step, 'validation': dict(scores),

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 import torch
 from torch import nn, Tensor
 
-from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo
+from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, STRIDE
 from psd_depth_ros.errors import CheckpointError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
 from psd_depth_ros.networks.encoders import EncoderWeights, freeze_maps, load_encoder_weights
@@ -26,6 +26,7 @@ from psd_depth_ros.training.recipe import Recipe
 Start = Checkpoint | EncoderWeights | None
 
 CANONICAL_FOCAL_PX = 240.0  # of networks made anew
+NOMINAL_ASPECT = 3.25  # width over height of the nominal input
 B = TypeVar('B', bound='Batch')
 
 _SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
@@ -167,6 +168,16 @@ def canonical_focal_px(start: Start) -> float:
     if isinstance(start, Checkpoint):
         return start.info.output.canonical_focal_px
     return CANONICAL_FOCAL_PX
+
+
+def describe_input(depth: DepthModel, pixel_budget: int, jitter: float = 1.0) -> InputInfo:
+    """The nominal input, of about the aspect ratio of a road camera, and the range of sizes."""
+    height = round((pixel_budget / NOMINAL_ASPECT) ** 0.5 / STRIDE) * STRIDE
+    width = pixel_budget // height // STRIDE * STRIDE
+    smallest, largest = round(pixel_budget / jitter), round(pixel_budget * jitter)
+    if jitter == 1.0:
+        smallest = largest = 0
+    return InputInfo(height, width, *depth.normalisation, smallest, largest)
 
 
 def depth_groups(recipe: Recipe, depth: DepthModel) -> list[ParameterGroup]:

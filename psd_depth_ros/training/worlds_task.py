@@ -15,7 +15,7 @@ import torch
 from torch import nn, Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
+from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, OutputInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.evaluation.metrics import (
     match,
@@ -37,6 +37,7 @@ from psd_depth_ros.training.recipe import dump_recipe, WorldsRecipe
 from psd_depth_ros.training.task import (
     canonical_focal_px,
     depth_groups,
+    describe_input,
     ParameterGroup,
     Start,
     start_network,
@@ -174,24 +175,12 @@ class WorldsTask(Task):
     ) -> CheckpointInfo:
         """Metadata of the checkpoint, with the confidence calibrated in the last validation."""
         recipe, start = self.recipe, self._start
-        height = round((recipe.pixel_budget / 3.25) ** 0.5 / 32) * 32
-        width = recipe.pixel_budget // height // 32 * 32
-        smallest = largest = 0
-        if recipe.budget_jitter > 1.0:
-            smallest = round(recipe.pixel_budget / recipe.budget_jitter)
-            largest = round(recipe.pixel_budget * recipe.budget_jitter)
         return CheckpointInfo(
             name=recipe.name,
             licence=recipe.licence,
             architecture=dump(depth.architecture),
             encoder_options=depth.encoder_options,
-            input=InputInfo(
-                height,
-                width,
-                *depth.normalisation,
-                smallest_pixels=smallest,
-                largest_pixels=largest,
-            ),
+            input=describe_input(depth, recipe.pixel_budget, recipe.budget_jitter),
             output=OutputInfo(
                 canonical_focal_px=self._focal_px,
                 metric=True,

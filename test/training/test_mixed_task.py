@@ -22,7 +22,7 @@ from psd_depth_ros.training.recipe import (
     read_recipe,
 )
 from psd_depth_ros.training.run_folder import RunFolder
-from psd_depth_ros.training.task import ParameterGroup, Task
+from psd_depth_ros.training.task import describe_input, ParameterGroup, Task
 
 DRIVE = 'synth:street:2000005?frames=8&size=192x64&focal_px=110'
 MIXED = {
@@ -120,7 +120,8 @@ def test_a_wrong_recipe_is_refused(values, message):
 class Toy(Task):
     """A task whose loss and score are given numbers."""
 
-    def __init__(self, model, score, metric=False):
+    def __init__(self, model, score, metric=False, pixels=6144):
+        self._pixels = pixels
         self.module = nn.ModuleDict({'depth': model, 'own': nn.Linear(1, 1)})
         self.module.forward = lambda batch, progress: {'term': torch.tensor(2.0)}
         self.recipe = recipe_of()
@@ -152,13 +153,17 @@ class Toy(Task):
     def describe(self, depth, step, scores):
         data = ({'name': 'shared', 'licence': 'CC0'}, {'name': str(self._score), 'licence': 'MIT'})
         output = OutputInfo(metric=self._metric)
-        return CheckpointInfo('toy', dump(depth.architecture), output=output, data=data)
+        seen = describe_input(depth, self._pixels, 2.0)
+        return CheckpointInfo(
+            'toy', dump(depth.architecture), input=seen, output=output, data=data
+        )
 
 
 @pytest.fixture(scope='module')
 def toys():
     model = DepthModel(preset('lite'))
-    return MixedTask(recipe_of(), {'worlds': Toy(model, 0.1, True), 'drive': Toy(model, 0.4)})
+    tasks = {'worlds': Toy(model, 0.1, True), 'drive': Toy(model, 0.4, pixels=12288)}
+    return MixedTask(recipe_of(), tasks)
 
 
 def test_sources_have_turns_and_weights(toys):
@@ -197,6 +202,8 @@ def test_the_checkpoint_tells_of_all_data(toys):
     assert [entry['name'] for entry in info.data] == ['shared', '0.1', '0.4']
     assert info.output.metric, 'one source ties the scale'
     assert info.name == 'tiny'
+    assert (info.input.height, info.input.width) == (32, 192), 'of the run'
+    assert info.input.trained_pixels == (3072, 24576), 'of all sources'
     assert set(info.training['recipe']['sources']) == {'worlds', 'drive'}
 
 
