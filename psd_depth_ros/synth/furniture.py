@@ -468,7 +468,7 @@ def _make_wheel(
     x: float, radius: float, wide: float, tyre: Material, spoke: Material
 ) -> list[Rows]:
     """A wheel seen through: a ring of rods and spokes."""
-    parts, count = [], 14
+    parts, count = [], 12
     rim = [
         (x + radius * math.cos(a), 0.0, radius + radius * math.sin(a))
         for a in np.arange(count + 1) * 2 * math.pi / count

@@ -147,6 +147,8 @@ def make_house(rng: np.random.Generator, palette: Palette, width: float, depth: 
     """
     storey = rng.uniform(2.7, 3.5)
     floors = int(rng.choice([1, 2, 3, 4, 5], p=[0.1, 0.3, 0.3, 0.2, 0.1]))
+    if width > 12 and rng.random() < 0.12:
+        floors = int(rng.integers(7, 20))  # a tower
     plinth = rng.uniform(0.2, 1.2)
     height = floors * storey
     bays = max(int(width / rng.uniform(2.2, 3.8)), 1)

@@ -74,6 +74,7 @@ class Profile:
     zebra: bool
     bends: tuple[tuple[float, float, float], ...]  # amplitude m, 2 pi / length, phase
     jam: bool = False  # traffic stands in all lanes
+    wires: int = 0  # side of a line of poles with wires; 0: none
 
     def lines(
         self, x: npt.NDArray[np.float64], offset: float
@@ -146,7 +147,7 @@ def sample_profile(rng: np.random.Generator, layout: str) -> Profile:
         gaps=_GAPS[way],
         junctions=_sample_junctions(rng, way),
         zebra=bool(rng.random() < 0.4),
-        bends=_sample_bends(rng), jam=jam,
+        bends=_sample_bends(rng), jam=jam, wires=_sample_wires(rng, 0.25),
     )  # fmt: skip
 
 
@@ -161,8 +162,12 @@ def _sample_walked_profile(rng: Rng, layout: str) -> Profile:
         verge=_pair(rng.uniform(*_VERGES[layout], 2)),
         kerb=rng.uniform(0.01, 0.1), trees=_TREES[layout] * rng.uniform(0.2, 1.3),
         posts=rng.uniform(0.1, 0.9), gaps=_GAPS[layout], junctions=(0.0, 0.0, 0.0), zebra=False,
-        bends=_sample_bends(rng),
+        bends=_sample_bends(rng), wires=_sample_wires(rng, 0.15),
     )  # fmt: skip
+
+
+def _sample_wires(rng: Rng, probability: float) -> int:
+    return int(rng.choice([-1, 1])) if rng.random() < probability else 0
 
 
 def _pair(values: np.ndarray) -> tuple[float, float]:

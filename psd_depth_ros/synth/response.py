@@ -40,7 +40,7 @@ def sample_response(rng: np.random.Generator, condition: str, held: bool = False
         shift, along = rng.uniform(4, 14), rng.normal(0, 0.5)
     elif rng.random() < (0.25 if held else 0.06):
         shift = rng.uniform(1.5, 5)
-    cast = 0.12 if rng.random() < 0.2 else 0.05
+    cast = 0.09 if rng.random() < 0.2 else 0.05
     return Response(
         exposure=float(np.exp(rng.normal(0.05, 0.3))),
         white=tuple(np.exp(rng.normal(0, cast, 3))),

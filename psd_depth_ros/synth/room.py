@@ -119,7 +119,7 @@ class Room:
     # ---- walls
 
     def _line_walls(self, rng: Rng) -> list[Rows]:
-        parts: list[Rows] = []
+        parts = self._divide(rng)
         counter = int(rng.integers(4)) if rng.random() < self._layout.counters else -1
         second = (counter + 1) % 4 if counter >= 0 and rng.random() < 0.45 else -1
         for i in range(4):
@@ -132,6 +132,21 @@ class Room:
             self._hang_on_wall(rng, parts, wall)
             if not wall.fitted:
                 self._line_wall(rng, parts, wall)
+        return parts
+
+    def _divide(self, rng: Rng) -> list[Rows]:
+        """Now and then a piece of wall, a column or a block in a corner."""
+        parts: list[Rows] = []
+        wall = Material(self.shell.layers[0], tint=tuple(self.shell.tints[0]))
+        for _ in range(int(rng.integers(1, 3)) if rng.random() < 0.4 else 0):
+            side = _Wall(int(rng.integers(4)), self.size)
+            half = (self.size[0] * self.size[1] / side.length) / 2
+            long = float(rng.uniform(0.2, 0.9) * half)
+            wide = float(rng.choice([0.12, 0.3, 1.2], p=[0.5, 0.3, 0.2]))
+            tall = float(self.size[2] if rng.random() < 0.75 else rng.uniform(1.0, 1.6))
+            block = make_box((0, -long / 2, tall / 2), (wide, long, tall), wall)
+            along = float(rng.choice([rng.uniform(-0.3, 0.3), -0.48, 0.48])) * side.length
+            self._try(parts, side.place(block, along))
         return parts
 
     def _open_wall(self, rng: Rng, parts: list[Rows], wall: _Wall) -> None:

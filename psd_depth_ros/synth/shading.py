@@ -361,7 +361,7 @@ def sample_street_light(rng: np.random.Generator, condition: str) -> Light:
     zenith = horizon * 0.8 if overcast else zenith
     haze, beam = float(10 ** rng.uniform(-4, -2.3 if rng.random() < 0.2 else -2.7)), 0.0
     if dusk:
-        strength, ambient = strength * rng.uniform(0.05, 0.4), ambient * rng.uniform(0.12, 0.4)
+        strength, ambient = strength * rng.uniform(0.05, 0.4), ambient * rng.uniform(0.3, 0.7)
         horizon = horizon * np.array([0.8, 0.6, 0.5]) * rng.uniform(0.3, 0.7)
         zenith, beam = zenith * rng.uniform(0.2, 0.5), float(rng.choice([0.0, 0.4]))
     if condition == 'fog':

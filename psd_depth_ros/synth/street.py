@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from psd_depth_ros.synth import objects, vehicles
+from psd_depth_ros.synth import objects, street_things, vehicles
 from psd_depth_ros.synth.clearance import distances
 from psd_depth_ros.synth.movers import sample_movers
 from psd_depth_ros.synth.primitives import (
@@ -103,6 +103,9 @@ class Street:
             parts += self._line_furniture(rng, start, side)
             parts += self._line_houses(rng, start, side)
             parts += self._line_backdrop(rng, start, side)
+            parts += self._line_bays(rng, start, side)
+            parts += self._fill_yard(rng, start, side)
+        parts += self._span_road(rng, start)
         return self._clear_way(parts, start)
 
     def _clear_way(self, parts: list[Rows], start: float) -> Rows:
@@ -194,7 +197,7 @@ class Street:
             stand(objects.make_sign(rng, palette), edge + 0.35, edge + 0.9, rng.normal(0, 0.3))
         if street.way == 'highway':
             return parts + self._set_rail(start, side * (outer + 0.5))
-        for _ in range(rng.poisson(0.5)):
+        for _ in range(rng.poisson(1.0 if street.way == 'dense' else 0.5)):
             low = edge + strip + 0.2
             stand(objects.make_person(rng, palette), low, outer, rng.uniform(0, 6.3))
         for _ in range(rng.poisson(0.25 * verge)):
@@ -202,6 +205,77 @@ class Street:
         if verge > 1 and rng.random() < 0.6 and not street.meets_junction(start, start + CHUNK_M):
             wall = objects.make_wall(rng, palette, rng.uniform(8, CHUNK_M))
             parts.append(self._put(wall, start + CHUNK_M / 2, side * (outer + 0.4)))
+        return parts
+
+    def _line_bays(self, rng: Rng, start: float, side: int) -> list[Rows]:
+        """Cars side by side, nose to tail in two rows, along the aisle of a car park."""
+        street, parts = self.profile, []
+        if street.way != 'parking':
+            return []
+        rows, slant = int(rng.integers(1, 3)), rng.choice([0.0, 0.0, 0.3])
+        for row in range(rows):
+            offset = side * (street.edge(side) + 2.7 + 5.3 * row)
+            full = rng.uniform(0.3, 0.95)
+            for x in np.arange(start + 1.5, start + CHUNK_M - 1, 2.7):
+                if rng.random() < full:
+                    make = vehicles.make_trailer if rng.random() < 0.03 else vehicles.make_car
+                    yaw = math.pi / 2 * rng.choice([-1, 1]) + slant + rng.normal(0, 0.03)
+                    parts.append(self._put(make(rng, self._palette), float(x), offset, 0, yaw))
+        return parts
+
+    def _fill_yard(self, rng: Rng, start: float, side: int) -> list[Rows]:
+        """What stands about in yards, along paths and on pavements."""
+        street, parts, palette = self.profile, [], self._palette
+        edge = street.edge(side)
+        strip, pavement, verge = street.widths(side)
+        inner, outer, height = edge + strip + 0.3, edge + strip + pavement, street.kerb
+        count = rng.poisson({'dense': 1.6, 'mixed': 1.2, 'suburb': 0.7}.get(street.way, 0.3))
+        if street.way == 'yard':
+            inner, outer, height, count = 1.8, edge, 0.0, rng.poisson(5)
+        elif street.way == 'path':
+            inner, outer, count = edge + 0.2, edge + strip + pavement + 1.0, rng.poisson(2.5)
+        elif street.way in ('highway', 'country'):
+            return []
+        for _ in range(count):
+            x, y = start + rng.uniform(0, CHUNK_M), side * rng.uniform(inner, max(inner, outer))
+            turned = rng.normal(0, 0.15) + (0.0 if side > 0 else math.pi)
+            if street.way == 'yard':
+                turned = rng.uniform(0, 2 * math.pi)
+                if rng.random() < 0.25 and abs(y) > 3.5:
+                    parts.append(self._put(vehicles.make_car(rng, palette), x, y, 0, turned))
+                    continue
+            make = street_things.STANDING[rng.integers(len(street_things.STANDING))]
+            if not street.meets_junction(x - 3, x + 3):
+                parts.append(self._put(make(rng, palette), x, y, height, turned))
+        along = start + CHUNK_M / 2
+        fenced = {'path': 0.35, 'yard': 0.2, 'suburb': 0.15, 'avenue': 0.12, 'mixed': 0.12}
+        if rng.random() < fenced.get(street.way, 0.0) and not street.meets_junction(
+            start, start + CHUNK_M
+        ):
+            fence = street_things.make_fence(rng, palette, float(rng.uniform(10, CHUNK_M)))
+            offset = outer + (0.3 if street.way != 'avenue' else -pavement)
+            parts.append(self._put(fence, along, side * offset, street.kerb))
+        if street.way == 'dense' and verge < 0.8 and rng.random() < 0.35:
+            awning = street_things.make_awning(rng, palette, float(rng.uniform(3, 7)))
+            x, front = start + rng.uniform(0, CHUNK_M), outer + verge
+            if not street.meets_junction(x - 5, x + 5):
+                yaw = 0.0 if side > 0 else math.pi
+                parts.append(self._put(awning, x, side * front, street.kerb, yaw))
+        return parts
+
+    def _span_road(self, rng: Rng, start: float) -> list[Rows]:
+        """Gantries and bridges over the road, wires along it."""
+        street, parts = self.profile, []
+        outer = [street.edge(side) + sum(street.widths(side)[:2]) for side in (1, -1)]
+        crossed = {'highway': 0.22, 'avenue': 0.07}.get(street.way, 0.02)
+        if rng.random() < crossed and street.way not in WALKED:
+            gantry = street_things.make_gantry(rng, self._palette, outer[0] + 0.4, -outer[1] - 0.4)
+            parts.append(self._put(gantry, start + rng.uniform(0, CHUNK_M), 0.0))
+        if street.wires:
+            side = 1 if street.wires > 0 else -1
+            for x in (start, start + CHUNK_M / 2):
+                wires = street_things.make_wires(rng, self._palette, CHUNK_M / 2)
+                parts.append(self._put(wires, x, side * (outer[0 if side > 0 else 1] + 0.3)))
         return parts
 
     def _line_houses(self, rng: Rng, start: float, side: int) -> list[Rows]:

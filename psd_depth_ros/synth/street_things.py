@@ -83,7 +83,7 @@ def make_bollards(rng: Rng, palette: Palette) -> Rows:
 def make_bicycle_rack(rng: Rng, palette: Palette) -> Rows:
     """Build a row of parked bicycles."""
     parts = []
-    for i in range(int(rng.integers(2, 8))):
+    for i in range(int(rng.integers(1, 5))):
         yaw = np.pi / 2 + rng.normal(0, 0.15)
         parts.append(place(make_bicycle(rng, palette), 0.55 * i, rng.normal(0, 0.1), 0.0, yaw))
     return join_rows(parts)
@@ -140,7 +140,7 @@ def make_fence(rng: Rng, palette: Palette, length: float) -> Rows:
     bars = np.linspace(0.15, tall - 0.02, int(rng.integers(2, 7)))
     parts = [make_box((0, 0, float(z)), (length, 0.03, 0.04), metal) for z in bars]
     step = 0.18 if kind < 0.6 else 2.0
-    reach = min(length / 2, 9.0) if step < 1 else length / 2
+    reach = min(length / 2, 6.0) if step < 1 else length / 2
     for x in np.arange(-reach, reach, step):
         thick = 0.012 if step < 1 else 0.04
         parts.append(make_post(float(x), 0, 0, tall, thick, metal))

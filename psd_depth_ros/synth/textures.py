@@ -19,7 +19,7 @@ _V, _U = np.meshgrid(*[(np.arange(SIZE, dtype=np.float32) + 0.5) / SIZE] * 2, in
 
 STREET_TILES = {
     'plain': 1, 'asphalt': 2, 'paving': 2, 'grass': 1, 'leaves': 3, 'bark': 1, 'plaster': 1,
-    'masonry': 2, 'roof': 2, 'facade': 7, 'poster': 3, 'wood': 1, 'mottle': 1, 'weave': 1,
+    'masonry': 2, 'roof': 2, 'facade': 5, 'poster': 3, 'wood': 1, 'mottle': 1, 'weave': 1,
 }  # fmt: skip
 ROOM_TILES = {
     'plain': 1, 'plaster': 2, 'wood': 4, 'weave': 2, 'carpet': 1, 'tiles': 2, 'poster': 6,

@@ -137,19 +137,16 @@ def _make_cabin(
     # Pillars stand proud of the glass by a centimetre.
     for at in np.linspace(tail + 0.24 * length, nose - 0.42 * length, 1 if length < 2 else 2):
         parts.append(make_box((float(at), 0, z), (0.1, 0.955 * width, rise), paint, (0, 0, 0.26)))
+    # The rear pillars, as one block that leans with the rear window, which lies upon it.
     last = 0.2 * length
     lean = min(1.9, 2 * rear * length / last)
-    parts.append(make_box((tail + last / 2 + 0.04, 0, z), (last, 0.952 * width, rise), paint,
-                          (-lean, lean, 0.26)))  # fmt: skip
-    screen = (0.3 * last, 0.72 * width, 0.8 * rise)
-    parts.append(
-        make_box(
-            (tail + 0.01 + rear * length * 0.5, 0, z),
-            screen,
-            glass,
-            (-rear * length / screen[0] * 1.6, rear * length / screen[0] * 1.6, 0.2),
-        )
-    )
+    at = tail + last / 2 + 0.03
+    block = make_box((at, 0, z), (last, 0.955 * width, rise), paint, (-lean, lean, 0.26))
+    low = 0.84
+    window = make_box((at - 0.025, 0, z), (last, 0.76 * width, low * rise), glass,
+                      (-low * lean, low * lean, low * 0.26))  # fmt: skip
+    window[0, 0] += 0.08 * lean * last / 2
+    parts += [block, window]
     if shape.closed:
         load = (0.68 * length, 0.97 * width, rise + 0.04)
         parts.append(make_box((tail + 0.345 * length, 0, z), load, paint, (0, 0.04, 0.14)))

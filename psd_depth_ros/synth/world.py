@@ -42,9 +42,9 @@ from psd_depth_ros.synth.viewpoint import (
     sample_street_viewpoint,
 )
 
-RENDERER_VERSION = 2  # of the pictures: stored ones of another version are not these
+RENDERER_VERSION = 3  # of the pictures: stored ones of another version are not these
 BLOB_REACH_M = 80.0
-LIT_CHUNKS = 4  # that have maps of light
+LIT_CHUNKS = 3  # that have maps of light
 KINDS = ('street', 'room', 'mixed')
 LAYOUTS = ('any', *STREETS, *ROOMS)
 VIEWPOINTS = ('ahead', 'anywhere')

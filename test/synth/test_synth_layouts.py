@@ -17,6 +17,7 @@ from psd_depth_ros.synth.profile import STREETS
 from psd_depth_ros.synth.raycast import cast, View
 from psd_depth_ros.synth.room import Room
 from psd_depth_ros.synth.street import Street
+from psd_depth_ros.synth.street_things import make_gantry
 from psd_depth_ros.synth.textures import Palette, ROOM_TILES, STREET_TILES
 from psd_depth_ros.synth.vehicles import make_car
 from psd_depth_ros.synth.viewpoint import (
@@ -181,3 +182,24 @@ def test_layouts_of_another_kind_are_refused() -> None:
 def test_seeds_reach_every_kind_of_room() -> None:
     rng = np.random.default_rng(0)
     assert {sample_room_layout(rng) for _ in range(300)} == set(ROOMS)
+
+
+def test_what_spans_the_road_is_higher_than_lorries(street_palette: Palette) -> None:
+    for seed in range(30):
+        gantry = make_gantry(np.random.default_rng(seed), street_palette, 6.0, -5.0)
+        over_road = np.abs(gantry[:, 1] - 0.5) - gantry[:, 13] < 4.6
+        axes = gantry[:, 3:12].reshape(-1, 3, 3) * gantry[:, 12:15, None]
+        lowest = gantry[:, 2] - np.abs(axes).sum(1)[:, 2]
+        assert over_road.any()
+        assert lowest[over_road].min() > 4.0
+
+
+def test_cars_of_a_car_park_stand_beside_each_other(street_palette: Palette) -> None:
+    view = sample_street_viewpoint(np.random.default_rng(0), anywhere=False)
+    street = Street(1, street_palette, 'parking', False, 0, view)
+    parts = street._line_bays(np.random.default_rng(0), 0.0, 1)
+    x = np.array([part[:, 0].mean() for part in parts])
+    offset = np.array([part[:, 1].mean() for part in parts])
+    assert len(parts) > 4
+    assert np.diff(np.sort(x[offset < offset.min() + 2])).min() > 2.0
+    assert (offset > street.profile.left_edge).all()

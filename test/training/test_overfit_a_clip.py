@@ -17,7 +17,7 @@ from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recip
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.video_task import VideoTask
 
-SEED, FRAMES = 2000010, 8
+SEED, FRAMES = 2000012, 8
 STREET = WorldSettings(layout='dense', width=384, height=128, focal_px=220.0)
 CLIP = f'synth:street:{SEED}?frames={FRAMES}&size=384x128&focal_px=220&layout=dense'
 
