@@ -277,3 +277,10 @@ def test_provenance_names_what_the_encoder_started_with():
     weights = EncoderWeights(encoder, 'toy encoder weights', 'MIT', 'abc', Normalisation())
     assert names(None) == [worlds]
     assert names(weights) == ['toy encoder weights', worlds]
+
+
+def test_pictures_of_another_renderer_have_other_files(tmp_path, monkeypatch):
+    ours = {shard.path.name for shard in plan_shards(RECIPE, tmp_path, validation=False)}
+    monkeypatch.setattr('psd_depth_ros.training.worlds.RENDERER_VERSION', 999)
+    others = {shard.path.name for shard in plan_shards(RECIPE, tmp_path, validation=False)}
+    assert ours.isdisjoint(others)
