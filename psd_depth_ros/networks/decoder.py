@@ -27,6 +27,7 @@ class Decoder(nn.Module):
         channels: Output channels of the stages at strides 16, 8, 4, 2.
         convolutions: 3x3 convolutions per stage.
         positions: Whether each stage also sees the `row_positions`.
+        separable: Whether the convolutions are `SeparableConvolution`s.
     """
 
     def __init__(
@@ -36,6 +37,7 @@ class Decoder(nn.Module):
         channels: Sequence[int],
         convolutions: int,
         positions: bool,
+        separable: bool = False,
     ) -> None:
         super().__init__()
         self.positions = positions
@@ -43,9 +45,13 @@ class Decoder(nn.Module):
         for skip, outputs in zip(reversed(skips), channels, strict=True):
             layers: list[nn.Module] = []
             width = inputs + skip + int(positions)
-            for _ in range(convolutions):
-                layers += [nn.Conv2d(width, outputs, 3, padding=1), nn.ELU()]
-                width = outputs
+            if separable:
+                layers += [nn.Conv2d(width, outputs, 1), nn.ELU()]
+                layers += [SeparableConvolution(outputs) for _ in range(convolutions)]
+            else:
+                for _ in range(convolutions):
+                    layers += [nn.Conv2d(width, outputs, 3, padding=1), nn.ELU()]
+                    width = outputs
             self.stages.append(nn.Sequential(*layers))
             inputs = outputs
 
@@ -74,6 +80,23 @@ class Decoder(nn.Module):
             x = stage(torch.cat(parts, dim=1))
             found.append(x)
         return found
+
+
+class SeparableConvolution(nn.Module):
+    """x + ELU(1x1 across channels of a 3x3 in each channel): a seventh of the cost of a full 3x3.
+
+    Howard et al. 2017, "MobileNets: Efficient Convolutional Neural Networks for Mobile Vision
+    Applications"; as a residual.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.pointwise = nn.Conv2d(channels, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, H, W) to the same shape."""
+        return x + F.elu(self.pointwise(self.depthwise(x)))
 
 
 def row_positions(intrinsics: Tensor, height: int, width: int, stride: int) -> Tensor:

@@ -45,6 +45,10 @@ class Architecture:
     decoder_convolutions: int = setting(
         2, 'Convolutions in each decoder stage', minimum=1, maximum=4
     )
+    separable: bool = setting(
+        False, 'Convolutions of the decoder go over places and channels one after the other, at a '
+        'fraction of the cost; off in old checkpoints',
+    )  # fmt: skip
     positions: bool = setting(
         False,
         'The decoder sees how far below the principal point a pixel lies; off in old checkpoints',
@@ -62,7 +66,7 @@ class Architecture:
 
 
 PRESETS: dict[str, Architecture] = {
-    'lite': Architecture(positions=True, max_canonical_depth_m=1000.0),
+    'lite': Architecture(separable=True, positions=True, max_canonical_depth_m=1000.0),
     'base': Architecture(
         encoder='resnet18', decoder_channels=(256, 128, 64, 32), positions=True,
         max_canonical_depth_m=1000.0,
@@ -80,7 +84,7 @@ def preset(name: str, head: str = 'bins') -> Architecture:
         raise SettingsError(f'unknown preset {name!r}, expected one of {", ".join(PRESETS)}')
     found = replace(PRESETS[name], head=head)
     if head == 'disparity':
-        found = replace(found, positions=False, max_canonical_depth_m=200.0)
+        found = replace(found, separable=False, positions=False, max_canonical_depth_m=200.0)
     return found
 
 
@@ -126,7 +130,7 @@ class DepthModel(nn.Module):
             self.aggregator = nn.Conv2d(deepest, a.token_width, 1)
         self.decoder = Decoder(
             a.token_width, self.encoder.channels[:4], a.decoder_channels, a.decoder_convolutions,
-            a.positions,
+            a.positions, a.separable,
         )  # fmt: skip
         if self.has_bins:
             self.head = BinHead(a.bins, finest, a.token_width, a.heads, a.blocks, log_range)

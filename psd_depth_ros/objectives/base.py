@@ -174,7 +174,7 @@ class Term(ABC):
     # Whether it holds depth to the scale of the network that the run started from.
     keeps_scale: ClassVar[bool] = False
     # Whether it reads the logits of all pixels from `Prediction.bins`.
-    all_logits: ClassVar[bool] = False
+    all_logits: bool = False
 
     def __init__(self, settings: Any) -> None:
         self.settings = settings

@@ -1,10 +1,18 @@
+from dataclasses import replace
 import math
 
 import pytest
 import torch
 
 from psd_depth_ros.augment.patches import Patches
-from psd_depth_ros.networks.decoder import Decoder, row_positions, ROW_SCALE_PX
+from psd_depth_ros.networks import Architecture, DepthModel
+from psd_depth_ros.networks.decoder import (
+    Decoder,
+    row_positions,
+    ROW_SCALE_PX,
+    SeparableConvolution,
+)
+from psd_depth_ros.networks.depth_model import measure_complexity
 
 INTRINSICS = torch.tensor([[80.0, 80.0, 19.5, 11.5]])
 
@@ -47,3 +55,41 @@ def test_only_a_decoder_with_positions_tells_how_high_it_looks(positions, moved,
     one, other = (decoder(deepest, skips, intrinsics) for intrinsics in (INTRINSICS, shifted))
     assert one.shape == (1, 8, 16, 32)
     assert torch.equal(one, other) == same
+
+
+def test_a_separable_convolution_is_depthwise_then_across_channels_then_added():
+    """One 1 in the middle: the kernel of each channel is spread, then mixed by hand."""
+    layer = SeparableConvolution(2)
+    with torch.no_grad():
+        layer.depthwise.weight.copy_(torch.arange(18.0).view(2, 1, 3, 3))
+        layer.pointwise.weight.copy_(torch.tensor([[1.0, 0.0], [0.0, -1.0]]).view(2, 2, 1, 1))
+        for one in (layer.depthwise, layer.pointwise):
+            one.bias.zero_()
+    x = torch.zeros(1, 2, 3, 3)
+    x[..., 1, 1] = 1.0
+    found = layer(x)[0]
+    flipped = torch.arange(18.0).view(2, 3, 3).flip(1, 2)  # a cross-correlation of a point
+    assert torch.equal(found[0], x[0, 0] + flipped[0])
+    torch.testing.assert_close(found[1], x[0, 1] + (-flipped[1]).exp() - 1.0)
+
+
+@pytest.mark.parametrize('separable', [False, True])
+def test_decoders_give_maps_at_four_strides(separable):
+    decoder = Decoder(8, (4, 5, 6, 7), (12, 10, 8, 6), 2, True, separable)
+    skips = [torch.rand(2, c, 64 >> i, 96 >> i) for i, c in enumerate((4, 5, 6, 7), start=1)]
+    maps = decoder.stage_maps(
+        torch.rand(2, 8, 2, 3), skips, torch.tensor([[50.0, 50, 48, 32]] * 2)
+    )
+    assert [tuple(one.shape[1:]) for one in maps] == [
+        (12, 4, 6), (10, 8, 12), (8, 16, 24), (6, 32, 48),
+    ]  # fmt: skip
+
+
+def test_the_separable_decoder_costs_a_fraction():
+    architecture = Architecture()
+    full, lean = (
+        measure_complexity(DepthModel(replace(architecture, separable=one)), 128, 416)
+        for one in (False, True)
+    )
+    assert lean.macs < 0.6 * full.macs
+    assert lean.parameters < full.parameters

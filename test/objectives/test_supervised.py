@@ -3,12 +3,16 @@ import math
 import pytest
 import torch
 
+from psd_depth_ros.networks import DepthModel, preset
+from psd_depth_ros.objectives.base import Context, Objective
 from psd_depth_ros.objectives.psd import bin_uniformity
 from psd_depth_ros.objectives.supervised import (
     bin_cross_entropy,
+    Bins,
     gradient_matching_error,
     log_depth_error,
 )
+from psd_depth_ros.training.worlds import WorldsBatch
 
 
 def image(rows):
@@ -52,3 +56,38 @@ def test_uniform_bins_cost_nothing():
     assert bin_uniformity(torch.tensor([[0.5, 0.5]])).item() == pytest.approx(0.0)
     expected = 0.9 * math.log(1.8) + 0.1 * math.log(0.2)
     assert bin_uniformity(torch.tensor([[0.9, 0.1]])).item() == pytest.approx(expected)
+
+
+def test_bins_of_every_fourth_pixel_are_those_of_all_where_depth_is_flat():
+    """Both ways see the same network; a truth of one depth makes every pixel's loss comparable."""
+    torch.manual_seed(1)
+    network = DepthModel(preset('lite'))
+    batch = WorldsBatch(
+        torch.rand(2, 3, 64, 96), torch.tensor([[80.0, 80.0, 47.5, 31.5]] * 2),
+        torch.full((2, 1, 64, 96), math.nan), torch.full((2, 1, 64, 96), 5.0),
+    )  # fmt: skip
+    losses = {}
+    for everywhere in (False, True):
+        term = Bins(Bins.Settings(everywhere=everywhere))
+        objective = Objective([term], network, canonical_focal_px=240.0)
+        context = Context(objective, batch, 0.5)
+        rows = context.prediction().bins.logits.shape[-2]
+        assert rows == (32 if everywhere else 8)
+        losses[everywhere] = term(context).mean().item()
+    assert losses[False] == pytest.approx(losses[True], rel=0.05)
+
+
+def test_bins_take_the_truth_of_the_pixels_that_they_score():
+    """Only the pixels of the stride-2 map that are kept know their depth: all others are NaN."""
+    network = DepthModel(preset('lite'))
+    depth = torch.full((1, 1, 64, 96), math.nan)
+    for row, column in ((0, 0), (0, 1), (1, 0), (1, 1)):
+        depth[..., row::8, column::8] = 3.0
+    batch = WorldsBatch(
+        torch.rand(1, 3, 64, 96), torch.tensor([[80.0, 80, 47.5, 31.5]]), depth, depth
+    )
+    term = Bins(Bins.Settings())
+    objective = Objective([term], network, canonical_focal_px=240.0)
+    assert term(Context(objective, batch, 0.5)).item() > 0.5
+    shifted = WorldsBatch(batch.image, batch.intrinsics, depth, depth.roll(2, dims=-1))
+    assert term(Context(objective, shifted, 0.5)).item() == 0.0
