@@ -29,6 +29,7 @@ from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
 from psd_depth_ros.teachers.options import TeacherOptions
 from psd_depth_ros.training.recipe import KINDS, SourceSettings, VideoRecipe, WorldsRecipe
+from tools.model_cards import card_table
 from tools.tables import replace_table
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -222,6 +223,11 @@ def documents() -> Iterable[tuple[Path, str]]:
         for name, table in places.items():
             text = replace_table(text, name, table)
         yield path, text
+    cards = ROOT / 'weights' / 'README.md'
+    text = cards.read_text(encoding='utf-8')
+    for path in sorted(cards.parent.glob('*.safetensors')):
+        text = replace_table(text, f'card of {path.stem}', card_table(path))
+    yield cards, text
 
 
 def main() -> int:

@@ -152,7 +152,6 @@ class _Run:
         self._notes: list[str] = []
         self._last_good = self._begin(resume)
         self._module = distributed.wrap(task.module)
-        self._clock = RunClock(self.recipe, self.state.seconds)
         self._step_log = StepLog(self.state, self._clock, distributed)
         loader = BatchLoader(task, distributed.rank, distributed.world_size, distributed.device)
         self._loader = stack.enter_context(loader)
@@ -169,6 +168,7 @@ class _Run:
                 content, notes = read_state(self.folder.states, self._identity)
                 self._notes += notes
             self.state.restore(parse_state(self.distributed.broadcast_bytes(content)))
+        self._clock = RunClock(self.recipe, self.state.seconds)
         good = self.state.snapshot() if resume else self._write_state()
         if self.distributed.is_main:
             place = self.distributed.describe()
@@ -272,6 +272,11 @@ class _Run:
         if is_better or 'score' not in {**known, **state.best}:
             state.best = known
             info = self.task.describe(state.average, state.step, known)
+            place = {
+                'minutes': round(self._clock.seconds / 60.0, 1),
+                'device': self.distributed.describe()['device'],
+            }
+            info = replace(info, training={**info.training, **place})
             self.folder.write_best(info, state.average.state_dict())
         return scores
 

@@ -20,7 +20,7 @@ from torch import nn, Tensor
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo
 from psd_depth_ros.data.triplets.batch import is_turn
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.training.recipe import dump_recipe, MixedRecipe, VideoRecipe, WorldsRecipe
+from psd_depth_ros.training.recipe import MixedRecipe, VideoRecipe, WorldsRecipe
 from psd_depth_ros.training.task import (
     Batch,
     depth_groups,
@@ -29,6 +29,7 @@ from psd_depth_ros.training.task import (
     Start,
     start_network,
     Task,
+    training_record,
 )
 from psd_depth_ros.training.video_task import VideoTask
 from psd_depth_ros.training.worlds_task import WorldsTask
@@ -76,6 +77,7 @@ class MixedTask(Task):
         self._tasks = dict(tasks)
         self._depth = next(iter(self._tasks.values())).depth
         assert all(task.depth is self._depth for task in self._tasks.values())
+        self._start = start
         self.start_id = start.id if isinstance(start, Checkpoint) else ''
         self.module: nn.Module = _Sources({n: task.module for n, task in self._tasks.items()})
 
@@ -224,8 +226,6 @@ class MixedTask(Task):
             name=self.recipe.name,
             input=nominal,
             output=replace(first.output, metric=any(info.output.metric for info in infos)),
-            training={
-                'recipe': dump_recipe(self.recipe), 'steps': step, 'validation': dict(scores),
-            },
+            training=training_record(self.recipe, self._start, step, scores),
             data=tuple(data),
         )  # fmt: skip

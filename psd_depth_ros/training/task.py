@@ -21,12 +21,13 @@ from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, STRI
 from psd_depth_ros.errors import CheckpointError
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
 from psd_depth_ros.networks.encoders import EncoderWeights, freeze_maps, load_encoder_weights
-from psd_depth_ros.training.recipe import Recipe
+from psd_depth_ros.training.recipe import dump_recipe, Recipe
 
 Start = Checkpoint | EncoderWeights | None
 
 CANONICAL_FOCAL_PX = 240.0  # of networks made anew
 NOMINAL_ASPECT = 3.25  # width over height of the nominal input
+STAGE_FACTS = ('steps', 'images', 'minutes', 'device', 'start')  # kept of earlier runs
 B = TypeVar('B', bound='Batch')
 
 _SHAPE = ('encoder', 'head', 'decoder_channels', 'decoder_convolutions')
@@ -161,6 +162,23 @@ def start_provenance(start: Start) -> tuple[Mapping[str, Any], ...]:
     if isinstance(start, Checkpoint):
         return tuple(start.info.data)
     return () if start is None else (start.provenance(),)
+
+
+def training_record(
+    recipe: Recipe, start: Start, step: int, scores: Mapping[str, float]
+) -> dict[str, Any]:
+    """What `CheckpointInfo.training` says of a run, and of the runs that its start came from."""
+    record: dict[str, Any] = {
+        'recipe': dump_recipe(recipe),
+        'steps': step,
+        'images': step * recipe.batch,
+        'validation': dict(scores),
+    }
+    if isinstance(start, Checkpoint):
+        before = start.info.training
+        kept = {name: before[name] for name in STAGE_FACTS if name in before}
+        record['start'] = {'name': start.info.name, 'id': start.id, **kept}
+    return record
 
 
 def canonical_focal_px(start: Start) -> float:

@@ -34,7 +34,7 @@ from psd_depth_ros.objectives.base import (
 )
 from psd_depth_ros.objectives.photometric import align_poses, Photometric, PhotometricSettings
 from psd_depth_ros.teachers import EMA, INITIAL, Teachers
-from psd_depth_ros.training.recipe import dump_recipe, LEARNED, TRACKED, VideoRecipe
+from psd_depth_ros.training.recipe import LEARNED, TRACKED, VideoRecipe
 from psd_depth_ros.training.task import (
     canonical_focal_px,
     depth_groups,
@@ -43,6 +43,7 @@ from psd_depth_ros.training.task import (
     start_network,
     start_provenance,
     Task,
+    training_record,
 )
 from psd_depth_ros.visualisation import draw_tiles
 
@@ -318,15 +319,8 @@ class VideoTask(Task):
         recipe, start = self.recipe, self._start
         old = start.info if isinstance(start, Checkpoint) else None
         output = old.output if old is not None else OutputInfo(self._focal_px)
-        trained = {
-            'recipe': dump_recipe(recipe),
-            'steps': step,
-            'validation': dict(scores),
-            'scale': self._tied,
-        }
+        trained = {**training_record(recipe, start, step, scores), 'scale': self._tied}
         licence = recipe.data.licence or 'of the recording'
-        if old is not None:
-            trained['start'] = {'name': old.name, 'id': self.start_id}
         return CheckpointInfo(
             name=recipe.name,
             licence=recipe.licence,

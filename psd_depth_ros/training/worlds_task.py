@@ -33,7 +33,7 @@ from psd_depth_ros.inference.postprocess import (
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.objectives.base import Objective
-from psd_depth_ros.training.recipe import dump_recipe, WorldsRecipe
+from psd_depth_ros.training.recipe import WorldsRecipe
 from psd_depth_ros.training.task import (
     canonical_focal_px,
     depth_groups,
@@ -43,6 +43,7 @@ from psd_depth_ros.training.task import (
     start_network,
     start_provenance,
     Task,
+    training_record,
 )
 from psd_depth_ros.training.worlds import (
     Frames,
@@ -188,7 +189,7 @@ class WorldsTask(Task):
                 sigma_gain=self._confidence.gain,
                 sigma_floor=self._confidence.floor,
             ),
-            training={'recipe': dump_recipe(recipe), 'steps': step, 'validation': dict(scores)},
+            training=training_record(recipe, start, step, scores),
             data=(
                 *start_provenance(start),
                 {'name': 'psd_depth_ros synthetic worlds', 'licence': 'Apache-2.0'},

@@ -57,6 +57,8 @@ def test_a_run_keeps_the_best_average_and_tells_every_step(toy, tmp_path):
     assert outcome.scores['score'] == best[0]
     kept = load_checkpoint(outcome.path)
     assert kept.info.training['steps'] == best[1]
+    assert kept.info.training['minutes'] >= 0.0
+    assert kept.info.training['device'] == 'cpu'
     assert not outcome.stopped
     assert outcome.step == 12
     assert seen[-1].seconds_left == 0.0

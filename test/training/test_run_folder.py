@@ -188,7 +188,7 @@ def test_weights_that_are_gone_are_made_anew_from_the_state(toy, finished, conte
         best.write_bytes(flipped if content == 'flipped' else content)
     outcome = resume(toy, finished)
     after = load_checkpoint(outcome.path)
-    assert after.info.training == {'steps': 12}
+    assert after.info.training['steps'] == 12
     average = parse_state(max((finished / 'state').iterdir()).read_bytes()).tensors
     assert torch.equal(after.tensors['0.weight'], average['average.0.weight'].half().float())
     assert 'the averaged network of step 12 took its place' in outcome.notes[0]

@@ -267,6 +267,26 @@ def test_recipes_that_are_not_there():
         read_recipe(Path('nothing.yaml'))
 
 
+def test_a_run_tells_of_the_runs_before_it(tmp_path):
+    def kept_after(start, steps):
+        task = WorldsTask(RECIPE, [stripes(1)], [stripes(1)], start)
+        info = task.describe(task.depth, steps, {})
+        info = replace(info, training={**info.training, 'minutes': 1.5, 'device': 'cpu'})
+        path = tmp_path / f'{steps}.safetensors'
+        save_checkpoint(path, info, task.depth.state_dict())
+        return load_checkpoint(path)
+
+    first = kept_after(None, 3)
+    second = kept_after(first, 5)
+    third = kept_after(second, 7).info.training
+    assert 'start' not in first.info.training
+    assert (third['steps'], third['images']) == (7, 7 * RECIPE.batch)
+    middle = third['start']
+    assert (middle['id'], middle['steps'], middle['minutes']) == (second.id, 5, 1.5)
+    assert 'recipe' not in middle, 'that of the last run is enough'
+    assert middle['start']['id'] == first.id
+
+
 def test_provenance_names_what_the_encoder_started_with():
     def names(start):
         task = WorldsTask(RECIPE, [stripes(1)], [stripes(1)], start)
