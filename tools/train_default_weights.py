@@ -25,7 +25,7 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.checkpoint import load_checkpoint, save_checkpoint
+from psd_depth_ros.checkpoint import InputInfo, load_checkpoint, save_checkpoint
 from psd_depth_ros.cli.main import main as run_command
 from psd_depth_ros.data.open import open_with_depth
 from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
@@ -36,6 +36,7 @@ from psd_depth_ros.networks import DepthModel, load_model
 from psd_depth_ros.preprocess import network_size, Preprocessor
 from psd_depth_ros.teachers.frozen import AND
 from psd_depth_ros.training.recipe import find_recipe, MixedRecipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.task import describe_input
 from psd_depth_ros.training.worlds_task import fit_confidence
 
 RENDERED = (
@@ -83,7 +84,9 @@ def _below(path: str, folder: Path | None, option: str) -> str:
     return f'{folder.resolve()}/{path}'
 
 
-def calibrate(checkpoint: Path, paths: Sequence[str], output: Path, name: str) -> Iterator[str]:
+def calibrate(
+    checkpoint: Path, paths: Sequence[str], output: Path, name: str, pixel_budget: int = 0
+) -> Iterator[str]:
     """Write a checkpoint with its confidence fitted to some sources; give a line for each.
 
     Args:
@@ -91,10 +94,14 @@ def calibrate(checkpoint: Path, paths: Sequence[str], output: Path, name: str) -
         paths: RGB-D folders or rendered worlds, `PATH#START:STOP:STEP` for some of their frames.
         output: Gets the file, in half precision.
         name: Of the weights.
+        pixel_budget: Their nominal input, of those that training covered; 0 leaves it.
+
+    Raises SettingsError where training did not cover that size.
     """
     start = load_checkpoint(checkpoint)
     model = load_model(start)
-    budget = start.info.input.pixel_budget
+    given = _with_budget(start.info.input, model, pixel_budget)
+    budget = given.pixel_budget
     focal_px = start.info.output.canonical_focal_px
     errors, sigmas = [], []
     for path in paths:
@@ -116,10 +123,25 @@ def calibrate(checkpoint: Path, paths: Sequence[str], output: Path, name: str) -
     info = replace(
         start.info,
         name=name,
+        input=given,
         output=replace(start.info.output, sigma_gain=found.gain, sigma_floor=found.floor),
     )
     save_checkpoint(output, info, start.tensors, half=True)
     yield f'confidence: gain {found.gain:g}, floor {found.floor:g}; written to {output}'
+
+
+def _with_budget(given: InputInfo, model: DepthModel, pixel_budget: int) -> InputInfo:
+    """The same input with another nominal size."""
+    if not pixel_budget:
+        return given
+    smallest, largest = given.trained_pixels
+    if not smallest <= pixel_budget <= largest:
+        raise SettingsError(
+            f'--pixel-budget is {pixel_budget}, and the checkpoint {given.describe_range()}; '
+            'choose a size that it knows'
+        )
+    wanted = describe_input(model, pixel_budget)
+    return replace(wanted, smallest_pixels=smallest, largest_pixels=largest)
 
 
 @torch.inference_mode()
@@ -174,6 +196,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit.add_argument('stage', choices=sorted(CALIBRATION))
     fit.add_argument('--data', type=Path)
     fit.add_argument('--output', type=Path, required=True)
+    fit.add_argument(
+        '--pixel-budget', type=int, default=0, help='nominal input (default: as it is)'
+    )
     options, rest = parser.parse_known_args(arguments)
     try:
         if options.command == 'train':
@@ -183,7 +208,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f'unknown arguments {" ".join(rest)}')
         sources = [_below(one, options.data, '--data') for one in CALIBRATION[options.stage]]
         for line in calibrate(
-            options.checkpoint, sources, options.output, options.stage.replace('_', '-')
+            options.checkpoint,
+            sources,
+            options.output,
+            options.stage.replace('_', '-'),
+            options.pixel_budget,
         ):
             print(line, flush=True)
     except PsdDepthError as error:

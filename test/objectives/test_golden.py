@@ -23,7 +23,10 @@ from psd_depth_ros.training.recipe import change_recipe, find_recipe, LEARNED, r
 from psd_depth_ros.training.worlds import WorldsBatch
 
 GOLDEN = json.loads(Path(__file__).with_name('golden_terms.json').read_text())
-CHANGES = {'ss_mde': ('objective.pseudo_depth.teacher=golden',)}  # its maps are in the batch
+CHANGES = {
+    'ss_mde': ('objective.pseudo_depth.teacher=golden',),  # its maps are in the batch
+    'starter': ('objective.bins.everywhere=true', 'objective.gradients=1.0'),
+}
 RELATIVE = 1e-3  # other processors round otherwise, and a pixel may change sides of a mask
 
 
@@ -73,9 +76,7 @@ def test_values_of_supervised_terms_stay():
         target,
         target.exp() * torch.from_numpy(arrays['intrinsics'][:, 0]).view(-1, 1, 1, 1) / 240.0,
     )
-    recipe = change_recipe(
-        read_recipe(find_recipe('starter')), ['objective.bins.everywhere=true'], 'test'
-    )
+    recipe = change_recipe(read_recipe(find_recipe('starter')), CHANGES['starter'], 'test')
     network = make_network(5, recipe.preset, 'bins')
     objective = Objective(recipe.make_terms(), network, canonical_focal_px=240.0).train()
     found = {key: float(value.detach()) for key, value in objective(batch, 0.5).items()}

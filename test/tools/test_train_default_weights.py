@@ -1,10 +1,11 @@
 """The stages that make the default weights: folders before paths, confidence of sources."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.checkpoint import load_checkpoint, save_checkpoint
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from tools.train_default_weights import calibrate, CALIBRATION, main, train_arguments
@@ -56,3 +57,16 @@ def test_calibration_changes_the_confidence_alone(tmp_path):
     assert made.info.data == start.info.data
     assert set(made.tensors) == set(start.tensors)
     assert output.stat().st_size < 9_000_000
+
+
+def test_the_nominal_input_is_one_that_training_covered(tmp_path):
+    start = load_checkpoint('default')
+    trained = replace(start.info.input, smallest_pixels=20_000, largest_pixels=110_000)
+    path, output = tmp_path / 'start.safetensors', tmp_path / 'new.safetensors'
+    save_checkpoint(path, replace(start.info, input=trained), start.tensors)
+    list(calibrate(path, [ROOM], output, 'new', 26_624))
+    made = load_checkpoint(output).info.input
+    assert (made.height, made.width) == (96, 256)
+    assert made.trained_pixels == (20_000, 110_000)
+    with pytest.raises(SettingsError, match='is 300000, and the checkpoint learned'):
+        list(calibrate(path, [ROOM], output, 'new', 300_000))

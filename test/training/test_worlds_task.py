@@ -32,7 +32,8 @@ RECIPE = change_recipe(
     read_recipe(find_recipe('starter')),
     {
         'name': 'tiny', 'steps': 40, 'batch': 4, 'pixel_budget': 6144, 'rate': 3e-3,
-        'encoder_rate': 1e-3, 'validate_every': 100, 'average': 0.5, 'smallest_window': 0.9,
+        'encoder_rate': 1e-3, 'budget_jitter': 1.0, 'frozen_maps': 0, 'warmup': 0.02,
+        'validate_every': 100, 'average': 0.5, 'smallest_window': 0.9,
         'worlds.frames': 6, 'worlds.frames_per_world': 1, 'worlds.validation_frames': 3,
         'objective.gradients': 0.1,
     },
