@@ -59,6 +59,7 @@ class _Measurements:
     """Values of a validation, one per sample."""
 
     photometric: list[float]
+    loss: list[float]  # of the objective, where it has no photometric error
     offset: list[float]  # median ln(Z / Z_start) of each image
     stretch: list[float]  # ln of the ratio of both standard deviations of log-depth
     change: list[float]  # mean |ln Z - ln Z_start| of each image after removing its median
@@ -274,6 +275,9 @@ class VideoTask(Task):
     ) -> dict[str, float]:
         """Photometric error of the held-out triplets, and the change of depth since the start.
 
+        An objective without that error has no poses that are worth anything: what it learns, its
+        loss at the end of a run, is the score then.
+
         Translations of the pose network are rescaled to the depth network that is measured, so
         that an old network is not measured with the scale of a new one.
 
@@ -282,17 +286,19 @@ class VideoTask(Task):
             advance: Called with the number of triplets of each batch.
 
         Returns:
-            score, photometric; with a start checkpoint scale_drift, stretch and change (see
-            `finetune.acceptance`); with lidar lidar_abs_rel, with true depth depth_abs_rel, which
-            is then the score.
+            score, photometric; without that term loss; with a start checkpoint scale_drift,
+            stretch and change (see `finetune.acceptance`); with lidar lidar_abs_rel, with true
+            depth depth_abs_rel, which is then the score.
         """
-        found = _Measurements([], [], [], [], [], [])
+        found = _Measurements([], [], [], [], [], [], [])
         with torch.no_grad():
             for batch in self._held_out_batches():
                 self._measure(depth, batch, found)
                 advance(len(batch.image))
         photometric = float(np.mean(found.photometric)) if found.photometric else float('nan')
         scores = {'score': photometric, 'photometric': photometric}
+        if found.loss:
+            scores['loss'] = scores['score'] = float(np.mean(found.loss))
         if found.offset:
             scores['scale_drift'] = float(np.median(found.offset))
             scores['stretch'] = float(np.median(found.stretch))
@@ -377,6 +383,10 @@ class VideoTask(Task):
                 old = context.prediction(INITIAL)
         ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()
         poses[..., :3, 3] *= ratio[:, None]
+        if Photometric.name not in self._objective.terms:
+            given = Context(self._objective, batch, 1.0, depth)
+            given.preset(student={'target': new})
+            found.loss.append(float(sum(self._objective.evaluate(given).values())))
         context.preset(student={'target': new}, **{PHOTOMETRIC_WEIGHT: None})
         context.preset(poses=align_poses(context, poses))
         found.photometric.extend(self._photometric.reprojection(context).loss.tolist())

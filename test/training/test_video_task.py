@@ -197,3 +197,17 @@ def test_masks_of_teachers_do_not_change_the_score(data):
     masked = VideoTask(recipe_of('baseline', 'objective.ema_teacher=0.1'), data)
     scores = [task.validate(plain.depth)['score'] for task in (plain, masked)]
     assert 0.0 < scores[0] == pytest.approx(scores[1], rel=1e-4)
+
+
+def test_the_score_without_a_photometric_term_is_what_is_learned(data):
+    sequences = tuple(replace(one, held_out=one.triplets) for one in data.sequences)
+    data = replace(data, sequences=sequences)
+    changes = ('objective.photometric=off', 'objective.smoothness=off', 'objective.velocity=1.0')
+    task = VideoTask(recipe_of('baseline', *changes), data)
+    scores = task.validate(task.depth)
+    assert scores['score'] == scores['loss'] > 0
+    assert scores['loss'] != scores['photometric']
+    with_photometry = VideoTask(recipe_of('baseline', 'objective.velocity=1.0'), data)
+    found = with_photometry.validate(with_photometry.depth)
+    assert 'loss' not in found
+    assert found['score'] == found['photometric']
