@@ -38,7 +38,8 @@ def _sources(info: CheckpointInfo) -> Iterator[str]:
     by_licence: dict[str, list[str]] = {}
     for entry in info.data:
         names = by_licence.setdefault(str(entry.get('licence')), [])
-        name = str(entry.get('name')).partition('/')[0]
+        name = str(entry.get('name'))
+        name = name if ' ' in name else name.partition('/')[0]  # the folder of videos
         if name not in names:
             names.append(name)
     for licence, names in by_licence.items():

@@ -15,6 +15,7 @@ from torch import nn, Tensor
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.data.fields import check_fields, count_known
+from psd_depth_ros.data.frames import Sequence, VIDEO_SUFFIXES
 from psd_depth_ros.data.maps import compute_maps, open_teachers
 from psd_depth_ros.data.triplets.batch import TripletBatch, TripletBatches
 from psd_depth_ros.data.triplets.motions import estimate_motions
@@ -338,7 +339,7 @@ class VideoTask(Task):
             data=(
                 *start_provenance(start),
                 *self._map_provenance,
-                *({'name': s.name, 'licence': licence} for s in self._data.sequences),
+                *({'name': _full_name(s), 'licence': licence} for s in self._data.sequences),
             ),
         )
 
@@ -399,6 +400,14 @@ class VideoTask(Task):
         found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
         if 'depth_m' in batch:
             found.depth.extend(_depth_abs_rel(new.log_depth, batch.depth_m))
+
+
+def _full_name(sequence: Sequence) -> str:
+    """The name of a recording; that of a video alone, such as clip_00, would tell little."""
+    origin = sequence.origin
+    if origin is None or origin.path.suffix.lower() not in VIDEO_SUFFIXES:
+        return sequence.name
+    return f'{origin.path.parent.name}/{sequence.name}'
 
 
 def describe_data(data: Preparation) -> dict[str, Any]:

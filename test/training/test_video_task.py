@@ -211,3 +211,12 @@ def test_the_score_without_a_photometric_term_is_what_is_learned(data):
     found = with_photometry.validate(with_photometry.depth)
     assert 'loss' not in found
     assert found['score'] == found['photometric']
+
+
+def test_a_video_is_named_with_its_folder(data, tmp_path):
+    origin = replace(data.sequences[0].origin, path=tmp_path / 'yard' / 'clip_00.mp4')
+    video = replace(data.sequences[0], name='clip_00', origin=origin)
+    named = replace(data, sequences=(video, data.sequences[1]))
+    info = info_of(recipe_of('baseline', 'data.licence=CC0'), named)
+    assert {'name': 'yard/clip_00', 'licence': 'CC0'} in info.data
+    assert {'name': data.sequences[1].name, 'licence': 'CC0'} in info.data
