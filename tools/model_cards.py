@@ -27,7 +27,7 @@ def card_table(path: Path) -> str:
         f'the focal length (canonical {info.output.canonical_focal_px:g} px); sky; confidence',
         'Learned from': '<br>'.join(_sources(info)),
         'Training': '<br>'.join(_stages(info.name, info.training)),
-        'File': f'{megabytes:.1f} MB, id `{checkpoint.id}`',
+        'File': f'`{path.name}`, {megabytes:.1f} MB, id `{checkpoint.id}`',
     }
     lines = [f'| {name} | {text} |' for name, text in rows.items() if text]
     return '\n'.join(['| | |', '|---|---|', *lines]) + '\n'
