@@ -208,6 +208,7 @@ def _read_recipe(options: argparse.Namespace) -> Recipe:
     from psd_depth_ros.training.recipe import (
         change_recipe,
         find_recipe,
+        MixedRecipe,
         read_recipe,
         VideoRecipe,
     )
@@ -218,6 +219,12 @@ def _read_recipe(options: argparse.Namespace) -> Recipe:
         return recipe
     if not isinstance(recipe, VideoRecipe):
         option = '--data' if options.data is not None else '--rectify-alpha'
+        if isinstance(recipe, MixedRecipe):
+            name = next((one.name for one in recipe.sources if one.recipe.kind == 'video'), 'NAME')
+            raise SettingsError(
+                f'recipe {options.recipe} has several sources, and {option} does not say for '
+                f'which; give --set sources.{name}.data.paths=["PATH"] and the like'
+            )
         raise SettingsError(
             f'recipe {options.recipe} is of kind {recipe.kind!r}, which makes its own data; '
             f'{option} belongs to recipes of kind video'

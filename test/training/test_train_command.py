@@ -97,4 +97,6 @@ def test_training_starts_from_the_weights_of_the_package_by_name(tmp_path, recip
 def test_recordings_are_no_use_to_rendered_worlds(tmp_path, capsys):
     assert main(['train', 'starter', '--output', str(tmp_path / 'run'), '--data', 'a']) == 2
     assert '--data belongs to recipes of kind video' in capsys.readouterr().err
+    assert main(['train', 'lite', '--output', str(tmp_path / 'run'), '--data', 'a']) == 2
+    assert 'give --set sources.recordings.data.paths=["PATH"]' in capsys.readouterr().err
     assert not (tmp_path / 'run').exists()
