@@ -50,6 +50,7 @@ CALIBRATION: Mapping[str, tuple[str, ...]] = {
     'lite_research': (*RENDERED, 'rgbd_kitchen#204:240:2'),
 }
 PIXELS_PER_FRAME = 2000
+OWN = 'experiments/'  # files of the repository, from whose root the commands are run
 
 
 def train_arguments(stage: str, data: Path | None, teachers: Path | None) -> list[str]:
@@ -77,7 +78,7 @@ def train_arguments(stage: str, data: Path | None, teachers: Path | None) -> lis
 
 
 def _below(path: str, folder: Path | None, option: str) -> str:
-    if path.startswith(PREFIX):
+    if path.startswith((PREFIX, OWN)):
         return path
     if folder is None:
         raise SettingsError(f'the recipe learns from {path}; say with {option} where it is')
