@@ -133,6 +133,8 @@ class VideoTask(Task):
         )
         self.module: nn.Module = self._objective
         photometric = self._objective.terms.get(Photometric.name)
+        # A source of a mixed run without that error needs none; fine-tuning is judged by it.
+        self._is_compared = photometric is not None or model is None
         photometric = photometric or Photometric(PhotometricSettings())
         assert isinstance(photometric, Photometric)
         self._photometric = photometric
@@ -287,17 +289,19 @@ class VideoTask(Task):
             advance: Called with the number of triplets of each batch.
 
         Returns:
-            score, photometric; without that term loss; with a start checkpoint scale_drift,
-            stretch and change (see `finetune.acceptance`); with lidar lidar_abs_rel, with true
-            depth depth_abs_rel, which is then the score.
+            score; photometric (not for a source of a mixed run that lacks the term); without that
+            term loss; with a start checkpoint scale_drift, stretch and change (see
+            `finetune.acceptance`); with lidar lidar_abs_rel, with true depth depth_abs_rel, which
+            is then the score.
         """
         found = _Measurements([], [], [], [], [], [], [])
         with torch.no_grad():
             for batch in self._held_out_batches():
                 self._measure(depth, batch, found)
                 advance(len(batch.image))
-        photometric = float(np.mean(found.photometric)) if found.photometric else float('nan')
-        scores = {'score': photometric, 'photometric': photometric}
+        scores = {'score': float('nan')}
+        if found.photometric:
+            scores['photometric'] = scores['score'] = float(np.mean(found.photometric))
         if found.loss:
             scores['loss'] = scores['score'] = float(np.mean(found.loss))
         if found.offset:
@@ -367,30 +371,18 @@ class VideoTask(Task):
             yield batch.to(device)
 
     def _measure(self, depth: DepthModel, batch: TripletBatch, found: _Measurements) -> None:
-        """Add the values of one batch.
-
-        Poses are aligned photometrically whatever the recipe says: depth is measured here, not the
-        pose network. Factors that terms put on the error do not count: those of teachers change
-        from one validation to the next, and the scores would tell of them.
-        """
+        """Add the values of one batch."""
         with torch.autocast(batch.image.device.type, torch.bfloat16):
             context = Context(self._objective, batch, 1.0, depth)
-            target = context.input('target')
-            new = context.predict(depth, target)
-            own = context.predict(self._depth, target)
-            poses = context.network_poses().clone()
-            old = None
-            if INITIAL in self._objective.teachers:
-                old = context.prediction(INITIAL)
-        ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()
-        poses[..., :3, 3] *= ratio[:, None]
+            new = context.predict(depth, context.input('target'))
+            old = context.prediction(INITIAL) if INITIAL in self._objective.teachers else None
+        context.preset(student={'target': new})
         if Photometric.name not in self._objective.terms:
             given = Context(self._objective, batch, 1.0, depth)
             given.preset(student={'target': new})
             found.loss.append(float(sum(self._objective.evaluate(given).values())))
-        context.preset(student={'target': new}, **{PHOTOMETRIC_WEIGHT: None})
-        context.preset(poses=align_poses(context, poses))
-        found.photometric.extend(self._photometric.reprojection(context).loss.tolist())
+        if self._is_compared:
+            found.photometric.extend(self._reproject(context, new))
         if old is not None:
             difference = (new.log_depth - old.log_depth).flatten(1)
             offset = difference.median(dim=1).values
@@ -400,6 +392,23 @@ class VideoTask(Task):
         found.lidar.extend(_lidar_abs_rel(new.log_depth, batch.lidar))
         if 'depth_m' in batch:
             found.depth.extend(_depth_abs_rel(new.log_depth, batch.depth_m))
+
+    def _reproject(self, context: Context, new: Prediction) -> list[float]:
+        """Photometric error of every image of a batch, with aligned poses.
+
+        Poses are aligned whatever the recipe says: depth is measured here, not the pose network.
+        Factors that terms put on the error do not count: those of teachers change from one
+        validation to the next, and the scores would tell of them.
+        """
+        with torch.autocast(context.batch.image.device.type, torch.bfloat16):
+            own = context.predict(self._depth, context.input('target'))
+            poses = context.network_poses().clone()
+        ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()
+        poses[..., :3, 3] *= ratio[:, None]
+        context.preset(**{PHOTOMETRIC_WEIGHT: None})
+        context.preset(poses=align_poses(context, poses))
+        errors: list[float] = self._photometric.reprojection(context).loss.tolist()
+        return errors
 
 
 def _full_name(sequence: Sequence) -> str:

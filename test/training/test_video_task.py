@@ -207,6 +207,10 @@ def test_the_score_without_a_photometric_term_is_what_is_learned(data):
     scores = task.validate(task.depth)
     assert scores['score'] == scores['loss'] > 0
     assert scores['loss'] != scores['photometric']
+    source = VideoTask(recipe_of('baseline', *changes), data, model=task.depth)
+    found = source.validate(task.depth)
+    assert found['score'] == found['loss'] > 0
+    assert 'photometric' not in found
     with_photometry = VideoTask(recipe_of('baseline', 'objective.velocity=1.0'), data)
     found = with_photometry.validate(with_photometry.depth)
     assert 'loss' not in found
