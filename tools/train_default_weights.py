@@ -50,7 +50,7 @@ CALIBRATION: Mapping[str, tuple[str, ...]] = {
     'lite_research': (*RENDERED, 'rgbd_kitchen#204:240:2'),
 }
 PIXELS_PER_FRAME = 2000
-OWN = 'experiments/'  # files of the repository, from whose root the commands are run
+OWN = 'weights/'  # of the repository, from whose root the commands are run
 
 
 def train_arguments(stage: str, data: Path | None, teachers: Path | None) -> list[str]:

@@ -23,8 +23,10 @@ def test_folders_are_put_before_recordings_and_teachers():
         term.settings.teacher for term in sources['rooms'].objective if term.name == 'pseudo_depth'
     ]
     parts = teachers[0].split(' + ')
-    assert len(parts) == 2
-    assert all(part.startswith('/t/') for part in parts)
+    *others, own = (part.partition('?')[0] for part in parts)
+    assert len(others) == 2
+    assert all(part.startswith('/t/') for part in others)
+    assert own == 'weights/lite.safetensors', 'a file of the repository stays one'
     assert train_arguments('starter', None, None) == []
 
 
