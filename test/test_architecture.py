@@ -18,7 +18,7 @@ FLOORS = [
     {'data'},
     {'odometry', 'augment'},
     {'teachers'},
-    {'losses', 'networks', 'synth'},
+    {'losses', 'networks', 'synth', 'external'},
     {'checkpoint', 'messages', 'preprocess', 'visualisation'},
     {'geometry', 'runtime'},
     {'config', 'files'},

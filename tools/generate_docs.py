@@ -19,6 +19,7 @@ from typing import Any
 from psd_depth_ros.cli.main import make_parser
 from psd_depth_ros.config import SettingSpec, specs
 from psd_depth_ros.data.fields import PROVIDERS
+from psd_depth_ros.external.options import NetworkOptions
 from psd_depth_ros.objectives.base import TermSettings
 from psd_depth_ros.objectives.registry import find_term, term_names
 from psd_depth_ros.ros.depth_node.diagnostics import CAMERA_KEYS, ENGINE_KEYS
@@ -27,7 +28,6 @@ from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings, PROGRESS_KEYS
 from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
 from psd_depth_ros.synth import WorldSettings
-from psd_depth_ros.teachers.options import TeacherOptions
 from psd_depth_ros.training.recipe import KINDS, SourceSettings, VideoRecipe, WorldsRecipe
 from tools.model_cards import card_table
 from tools.tables import replace_table
@@ -180,7 +180,7 @@ def tables() -> dict[str, dict[str, str]]:
             'progress of finetune_node': keys_table(PROGRESS_KEYS),
             'status of replay_node': keys_table(STATUS_KEYS),
         },
-        'teachers.md': {'options of a teacher': parameters_table(TeacherOptions)},
+        'networks.md': {'options of a network': parameters_table(NetworkOptions)},
         'commands.md': {'commands': commands_text()},
         'recipes.md': {
             'settings of a recipe': parameters_table(VideoRecipe),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from psd_depth_ros.data.frames import FrameSource, TimedFrame
     from psd_depth_ros.data.settings import DataSettings
     from psd_depth_ros.data.triplets.prepare import Fitness
+    from psd_depth_ros.external.options import NetworkOptions
     from psd_depth_ros.geometry import Camera
 
 # To open images without calibration, for their size only.
@@ -48,7 +49,12 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Print the report, of which an unusable camera is part unless --camera asks for it."""
     from psd_depth_ros.data.open import find_recordings
+    from psd_depth_ros.external.open import is_external
 
+    spec = str(options.recording)
+    if is_external(spec):
+        print('\n'.join(_describe_network(spec)))
+        return 0
     if _is_checkpoint(options.recording):
         print('\n'.join(_describe_checkpoint(options.recording)))
         return 0
@@ -174,6 +180,41 @@ def _describe_checkpoint(path: Path) -> Iterator[str]:
         yield f'{"held out:":14}{name} {value:g}'
     for source in info.data:
         yield f'{"learned from:":14}{source.get("name")} ({source.get("licence")})'
+
+
+def _describe_network(spec: str) -> Iterator[str]:
+    """What was understood of a network of other people, and what it lacks to be served."""
+    from psd_depth_ros.external.open import open_depth_network
+    from psd_depth_ros.inference.external import find_obstacle, NOMINAL_IMAGE
+
+    external = open_depth_network(spec)
+    options, network = external.options, external.network
+    height, width = network.input_size(NOMINAL_IMAGE)
+    yield f'{external.where}: network {external.name!r}, id {options.identify(network.content)}'
+    yield f'{"licence:":14}{options.licence or "not stated"}'
+    yield f'{"library:":14}{network.library}'
+    fixed = 'always' if all(network.size) else 'for an image of 640x480'
+    yield f'{"input:":14}{width}x{height} {fixed}, {options.channels.upper()}, {_values(options)}'
+    if options.focal_px:
+        yield (
+            f'{"":14}images are resampled to {options.focal_px:g} px of focal length at '
+            f'{options.focal_width} px of width'
+        )
+    unit = 'metric' if options.metric else 'relative'
+    factor = f', {options.unit_m:g} m a unit' if options.unit_m != 1 else ''
+    focal = ''
+    if options.canonical_focal_px:
+        focal = f', for a focal length of {options.canonical_focal_px:g} px at the input'
+    yield f'{"output:":14}{options.output}, {unit}{factor}{focal}'
+    confidence = 'of the difference to the mirror image' if options.flip else 'none'
+    yield f'{"confidence:":14}{confidence}'
+    obstacle = find_obstacle(external)
+    yield f'{"live:":14}{obstacle or "yes"}'
+
+
+def _values(options: NetworkOptions) -> str:
+    mean, std = (', '.join(f'{one:g}' for one in values) for values in (options.mean, options.std))
+    return f'0 to {options.input_max:g}, less ({mean}), over ({std})'
 
 
 def _describe_bag(path: Path) -> Iterator[str]:

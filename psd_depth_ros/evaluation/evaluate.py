@@ -311,6 +311,8 @@ def measure_frame(
     if scaled is None or unscaled is None:
         return None
     known = np.count_nonzero(truth > 0) / truth.size
+    if confidence is not None and np.isnan(confidence).all():
+        confidence = None  # the network claims none
     edges = None
     if known >= DENSE_FRACTION:
         scaled_depth = depth * np.float32(scaled.scale)

@@ -247,7 +247,8 @@ def _build_with_torch(
 def _keep_with_torch(depth: Tensor, confidence: Tensor, settings: CloudSettings) -> Tensor:
     """True (H, W) for the pixels that become points."""
     keep = (depth >= settings.min_range_m) & (depth <= settings.max_range_m)
-    keep &= confidence >= settings.min_confidence
+    if settings.min_confidence > 0:
+        keep &= confidence >= settings.min_confidence
     if settings.flying_pixels > 0:
         jump, unknown = 1.0 + settings.flying_pixels, depth.isnan()
         nearest = -_highest_neighbour(-depth.masked_fill(unknown, math.inf))

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 import os
 from typing import NamedTuple
@@ -20,11 +20,14 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.checkpoint import check_pixel_budget, Checkpoint, load_checkpoint
+from psd_depth_ros.errors import DeviceError
+from psd_depth_ros.external.open import ExternalNetwork, is_external, open_depth_network
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
 from psd_depth_ros.inference.conversion import Shape, SubprocessConverter
+from psd_depth_ros.inference.external import describe, ExternalBackend, ExternalView
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import ScaleTracker
 from psd_depth_ros.networks.depth_model import load_model
@@ -50,8 +53,9 @@ class DepthFrame:
 
     `depth_m` (H, W) float32 metres along Z: NaN unknown or not trusted, +Inf sky or beyond range,
     -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1], the probability that
-    depth is within 25 %. `camera` is the camera of the depth image. `maps` are depth and
-    confidence on the engine's device; `finish` computes the frame for another scale.
+    depth is within 25 %, NaN where the network claims none. `camera` is the camera of the depth
+    image. `maps` are depth and confidence on the engine's device; `finish` computes the frame for
+    another scale.
     """
 
     depth_m: Map
@@ -61,6 +65,7 @@ class DepthFrame:
     rectifier: Rectifier = field(repr=False)
     maps: tuple[Tensor, Tensor] = field(repr=False)
     finish: Callable[[Scale], DepthFrame] = field(repr=False)
+    claims_confidence: bool = True
 
     @cached_property
     def rgb(self) -> Image:
@@ -87,8 +92,13 @@ class DepthFrame:
         return frame
 
     def cloud(self, settings: CloudSettings | None = None) -> PackedCloud:
-        """Point cloud in the optical frame, computed on the device of the maps."""
+        """Point cloud in the optical frame, computed on the device of the maps.
+
+        No point is dropped for its confidence where the network claims none.
+        """
         settings = settings or CloudSettings()
+        if not self.claims_confidence:
+            settings = replace(settings, min_confidence=0.0)
         on_cpu = self.maps[0].device.type == 'cpu'
         depth, confidence = (self.depth_m, self.confidence) if on_cpu else self.maps
         rgb = self.rgb if settings.colour else None
@@ -110,16 +120,13 @@ class _View:
     """What the engine keeps for one camera from frame to frame."""
 
     def __init__(
-        self, camera: Camera, checkpoint: Checkpoint, pixel_budget: int, device: torch.device
+        self,
+        camera: Camera,
+        preprocess: Preprocessor | ExternalView,
+        canonical_focal_px: float,
+        device: torch.device,
     ) -> None:
-        info = checkpoint.info
-        self.preprocess = Preprocessor(
-            camera,
-            network_size(camera, pixel_budget),
-            info.input.mean,
-            info.input.std,
-            device,
-        )
+        self.preprocess = preprocess
         self.rectifier = Rectifier(camera)
         self.masks: dict[bool, Tensor | None] = {True: None, False: None}
         seen = self.preprocess.camera
@@ -129,7 +136,8 @@ class _View:
             self.masks[False] = torch.from_numpy(view_mask(camera, seen)).to(device)
         values = [seen.fx, seen.fy, seen.cx, seen.cy]
         self.intrinsics = torch.tensor([values], dtype=torch.float32, device=device)
-        self.gain = seen.canonical_ratio(info.output.canonical_focal_px)
+        is_external = isinstance(preprocess, ExternalView)
+        self.gain = preprocess.ratio if is_external else seen.canonical_ratio(canonical_focal_px)
 
 
 class DepthEngine:
@@ -142,8 +150,11 @@ class DepthEngine:
         device: torch.device,
         converter: SubprocessConverter | None = None,
         pixel_budget: int = 0,
+        external: ExternalNetwork | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self._external = external
+        self._claims_confidence = external is None or external.options.flip
         self.pixel_budget = pixel_budget or checkpoint.info.input.pixel_budget
         self._converter = converter
         self._backend = backend
@@ -162,10 +173,11 @@ class DepthEngine:
         pixel_budget: int = 0,
         in_subprocess: bool = False,
     ) -> DepthEngine:
-        """Load a checkpoint; None is the one that comes with the package.
+        """Load a checkpoint or a network of other people.
 
         Args:
-            path: A checkpoint file.
+            path: A checkpoint by file or name, None for the one that comes with the package; or
+                the specification of an external network, see `external.options`.
             device: `auto`, `cpu`, `cuda` or `cuda:N`.
             backend: `auto`, `torch`, `openvino` or `onnxruntime`.
             pixel_budget: Most pixels of the network's input; 0 is the size that the checkpoint
@@ -178,11 +190,26 @@ class DepthEngine:
         """
         check_pixel_budget(pixel_budget)
         chosen = choose_device(device)
+        if path is not None and is_external(os.fspath(path)):
+            return cls._from_external(os.fspath(path), chosen, backend, pixel_budget)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
         converter = SubprocessConverter(model, checkpoint.info)
         made = make_backend(backend, model, chosen, converter if in_subprocess else None)
         return cls(checkpoint, made, chosen, converter, pixel_budget)
+
+    @classmethod
+    def _from_external(
+        cls, spec: str, device: torch.device, backend: str, pixel_budget: int
+    ) -> DepthEngine:
+        changes = {'pixel_budget': pixel_budget} if pixel_budget else {}
+        external = open_depth_network(spec, str(device), **changes)
+        made = ExternalBackend(external)
+        if backend not in ('auto', made.name):
+            raise DeviceError(
+                f'network {external.where} runs with {made.name}; choose that backend, or auto'
+            )
+        return cls(describe(external), made, device, external=external)
 
     @property
     def device(self) -> str:
@@ -230,6 +257,8 @@ class DepthEngine:
         """
         scales = scales or [None] * len(requests)
         settings = settings or DepthSettings()
+        if not self._claims_confidence:
+            settings = replace(settings, min_confidence=0.0)
         views = [self._view(camera) for _, camera in requests]
         groups: dict[tuple[int, int], list[int]] = {}
         for index, view in enumerate(views):
@@ -240,8 +269,12 @@ class DepthEngine:
             intrinsics = [views[i].intrinsics for i in indices]
             maps = self._backend.run(_stack(images), _stack(intrinsics))
             for row, i in enumerate(indices):
+                own = maps[row : row + 1]
+                preprocess = views[i].preprocess
+                if isinstance(preprocess, ExternalView):
+                    own = preprocess.whole(own)
                 frames[i] = self._finish(
-                    maps[row : row + 1], views[i], requests[i], scales[i], settings, full_size
+                    own, views[i], requests[i], scales[i], settings, full_size
                 )
         return [frames[i] for i in range(len(requests))]
 
@@ -281,6 +314,8 @@ class DepthEngine:
 
     def _shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
         """Input shapes of one batch with an image of each of these cameras."""
+        if self._external is not None:
+            return []
         sizes = Counter(network_size(one, self.pixel_budget) for one in cameras)
         return [(count, 3, *size) for size, count in sizes.items()]
 
@@ -289,13 +324,21 @@ class DepthEngine:
         return list(dict.fromkeys([*single, *self._shapes(cameras)]))
 
     def _view(self, camera: Camera) -> _View:
-        view = self._views.pop(camera, None) or _View(
-            camera, self.checkpoint, self.pixel_budget, self._device
-        )
+        view = self._views.pop(camera, None) or self._make_view(camera)
         self._views[camera] = view
         if len(self._views) > _MOST_CAMERAS:
             self._views.popitem(last=False)
         return view
+
+    def _make_view(self, camera: Camera) -> _View:
+        given, output = self.checkpoint.info.input, self.checkpoint.info.output
+        preprocess: Preprocessor | ExternalView
+        if self._external is not None:
+            preprocess = ExternalView(camera, self._external)
+        else:
+            size = network_size(camera, self.pixel_budget)
+            preprocess = Preprocessor(camera, size, given.mean, given.std, self._device)
+        return _View(camera, preprocess, output.canonical_focal_px, self._device)
 
     def _finish(
         self,
@@ -326,7 +369,15 @@ class DepthEngine:
         def finish(another: Scale) -> DepthFrame:
             return self._finish(maps, view, request, another, settings, full_size)
 
-        return DepthFrame(*arrays, camera, request[0], view.rectifier, (depth, confidence), finish)
+        return DepthFrame(
+            *arrays,
+            camera,
+            request[0],
+            view.rectifier,
+            (depth, confidence),
+            finish,
+            self._claims_confidence,
+        )
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -120,7 +120,8 @@ def _finish_with_torch(
     depth = u.exp()
     too_near, too_far = depth < settings.min_depth_m, depth > settings.max_depth_m
     depth.masked_fill_(too_near, -math.inf).masked_fill_(too_far, math.inf)
-    depth.masked_fill_(~(confidence >= settings.min_confidence), math.nan)
+    if settings.min_confidence > 0:
+        depth.masked_fill_(~(confidence >= settings.min_confidence), math.nan)
     if settings.sky:
         depth.masked_fill_(sky_probability > 0.5, math.inf)
     if mask is not None:
@@ -159,7 +160,8 @@ def _finish_one(
     too_near, too_far = depth < settings.min_depth_m, depth > settings.max_depth_m
     _fill(depth, too_near, -math.inf)
     _fill(depth, too_far, math.inf)
-    _fill(depth, ~(confidence >= settings.min_confidence), math.nan)
+    if settings.min_confidence > 0:
+        _fill(depth, ~(confidence >= settings.min_confidence), math.nan)
     if settings.sky:
         _fill(depth, _enlarge(sky_probability, size) > 0.5, math.inf)
     if outside is not None:

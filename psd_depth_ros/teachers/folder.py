@@ -17,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.external.options import guess_output, hash_files, NetworkOptions
 from psd_depth_ros.parsing import ParseError, read_array, read_arrays
-from psd_depth_ros.teachers.options import hash_files, TeacherOptions
 
 Map = NDArray[np.float32]
 
@@ -36,7 +36,7 @@ class MapFolder:
     PNG, 255 unknown, or probabilities (C, h, w) in .npy or .npz.
     """
 
-    def __init__(self, folder: Path, kind: str, options: TeacherOptions) -> None:
+    def __init__(self, folder: Path, kind: str, options: NetworkOptions) -> None:
         """List the folder. Raises SettingsError where it has no maps or their kind is unclear."""
         self._folder = folder
         self._kind = kind
@@ -147,22 +147,6 @@ class MapFolder:
             known = stored[stored != UNKNOWN]
             most = max(most, int(known.max())) if known.size else most
         return most + 1
-
-
-def guess_output(options: TeacherOptions, name: str, what: str) -> TeacherOptions:
-    """Options with `output` as a name says it. Raises SettingsError where it says nothing."""
-    if options.output:
-        return options
-    lower = name.lower()
-    if 'disp' in lower or 'inverse' in lower or 'inv_depth' in lower:
-        return replace(options, output='disparity')
-    if 'depth' in lower:
-        return replace(options, output='depth')
-    raise SettingsError(
-        f'{what}: its name does not tell whether it holds depth or disparity; say it, with '
-        '?output=depth or ?output=disparity behind the path, or `output: depth` in the .yaml '
-        'beside it'
-    )
 
 
 def one_hot(labels: NDArray, classes: int, name: str) -> Map:

@@ -1,7 +1,7 @@
 """Frozen networks of other people: depth teachers and semantic experts.
 
 What they say of a frame depends on the frame alone, so it is computed once and kept
-(`data.maps`). A specification names a network (see `options.parse_spec`):
+(`data.maps`). A specification names a network (see `external.options`):
 
 - NAME.safetensors: a checkpoint of this package,
 - `hf:OWNER/NAME`, or a folder with config.json: a network of Hugging Face `transformers`,
@@ -26,34 +26,29 @@ import torch
 
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.external.files import FileNetwork
+from psd_depth_ros.external.hub import find_folder, HubNetwork, is_hub_network, read_defaults
+from psd_depth_ros.external.network import Network
+from psd_depth_ros.external.open import is_external, open_depth_network
+from psd_depth_ros.external.options import (
+    DISPARITY,
+    FILES,
+    HUB,
+    LOG_DEPTH,
+    NetworkOptions,
+    parse_spec,
+)
+from psd_depth_ros.external.placement import place
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.resample import resize
 from psd_depth_ros.networks import load_model
 from psd_depth_ros.preprocess import network_size
-from psd_depth_ros.teachers.files import FileNetwork, Network
-from psd_depth_ros.teachers.folder import (
-    CLASSES,
-    DEPTH,
-    guess_output,
-    MapFolder,
-    one_hot,
-    UNKNOWN_LICENCE,
-)
-from psd_depth_ros.teachers.hub import (
-    find_folder,
-    guess_hub_output,
-    HubNetwork,
-    is_hub_network,
-    read_defaults,
-)
-from psd_depth_ros.teachers.options import HUB, parse_spec, TeacherOptions
-from psd_depth_ros.teachers.placement import place
+from psd_depth_ros.teachers.folder import CLASSES, DEPTH, MapFolder, one_hot, UNKNOWN_LICENCE
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 Provenance = tuple[Mapping[str, Any], ...]
 
-_FILES = ('.onnx', '.tflite')
 _CHECKPOINT = '.safetensors'
 AND = ' + '  # between the specifications of teachers whose mean is taken
 
@@ -64,10 +59,10 @@ class DepthTeacher:
     Args:
         network: Gives one map for an image.
         name: For people.
-        options: How to use it; `output` is depth or disparity.
+        options: How to use it; `output` says what it gives.
     """
 
-    def __init__(self, network: Network, name: str, options: TeacherOptions) -> None:
+    def __init__(self, network: Network, name: str, options: NetworkOptions) -> None:
         self._network = network
         self._options = options
         self.name = options.name or name
@@ -79,7 +74,7 @@ class DepthTeacher:
     @property
     def gives_depth(self) -> bool:
         """Whether its maps lack a scale only, no shift."""
-        return self._options.output == 'depth'
+        return self._options.output != DISPARITY
 
     def __call__(self, rgb: Image, camera: Camera) -> Map:
         """Disparity (h, w) of the whole image, at a size of its own.
@@ -92,8 +87,10 @@ class DepthTeacher:
             float32, up to an unknown scale and shift, larger is nearer, NaN where unknown.
         """
         output = _run(self._network, rgb, camera, self._options, self._read)
-        if self._options.output == 'disparity':
+        if self._options.output == DISPARITY:
             return output[0]
+        if self._options.output == LOG_DEPTH:
+            return np.exp(-output[0])
         with np.errstate(divide='ignore', invalid='ignore'):
             return 1.0 / output[0]
 
@@ -106,7 +103,7 @@ class DepthTeacher:
                 'output of depth as output_name, or bring it as a semantic expert'
             )
         known = np.isfinite(found)
-        if self._options.output == 'depth':
+        if self._options.output == DEPTH:
             known &= found > 0
         return np.where(known, found, np.float32(np.nan))
 
@@ -114,7 +111,7 @@ class DepthTeacher:
 class SemanticExpert:
     """A network that gives classes, or features, of every pixel; see `DepthTeacher`."""
 
-    def __init__(self, network: Network, name: str, options: TeacherOptions) -> None:
+    def __init__(self, network: Network, name: str, options: NetworkOptions) -> None:
         self._network = network
         self._options = options
         self.name = options.name or name
@@ -163,12 +160,9 @@ def open_depth_teacher(spec: str) -> DepthTeacher | MapFolder:
     path = Path(where)
     if path.suffix == _CHECKPOINT:
         return CheckpointTeacher(path, options)
-    if path.suffix in _FILES:
-        network = FileNetwork(path, options)
-        options = guess_output(options, network.output, f'output {network.output!r} of {path}')
-        return DepthTeacher(network, path.stem, options)
-    if is_hub_network(where):
-        return _open_hub_depth(where, spec)
+    if is_external(where):
+        opened = open_depth_network(spec)
+        return DepthTeacher(opened.network, opened.name, opened.options)
     return MapFolder(_folder(path, spec), DEPTH, options)
 
 
@@ -181,25 +175,11 @@ def open_semantic_expert(spec: str) -> SemanticExpert | MapFolder:
             f'{path} is a checkpoint of a depth network, which knows no classes; expected '
             'hf:OWNER/NAME, a folder with config.json, .onnx, .tflite, or a folder of maps'
         )
-    if path.suffix in _FILES:
+    if path.suffix in FILES:
         return SemanticExpert(FileNetwork(path, options), path.stem, options)
     if is_hub_network(where):
         return _open_hub_expert(where, spec)
     return MapFolder(_folder(path, spec), CLASSES, options)
-
-
-def _open_hub_depth(where: str, spec: str) -> DepthTeacher:
-    folder = find_folder(where)
-    defaults = read_defaults(folder, where)
-    if output := guess_hub_output(folder, where):
-        defaults['output'] = output
-    _, options = parse_spec(spec, **defaults)
-    if not options.output:
-        raise SettingsError(
-            f'teacher {where}: its kind does not tell whether it gives depth or disparity; say '
-            'it, with ?output=depth or ?output=disparity behind the name'
-        )
-    return DepthTeacher(HubNetwork(folder, where, options, True), _hub_name(where), options)
 
 
 def _open_hub_expert(where: str, spec: str) -> SemanticExpert:
@@ -218,7 +198,7 @@ def _hub_name(where: str) -> str:
 class CheckpointTeacher(DepthTeacher):
     """A depth network of this package."""
 
-    def __init__(self, path: Path, options: TeacherOptions) -> None:
+    def __init__(self, path: Path, options: NetworkOptions) -> None:
         checkpoint = load_checkpoint(path)
         self._info = checkpoint.info
         self._model = load_model(checkpoint).eval()
@@ -301,7 +281,7 @@ def _run(
     network: Network,
     rgb: Image,
     camera: Camera,
-    options: TeacherOptions,
+    options: NetworkOptions,
     read: Callable[[NDArray], Map],
 ) -> Map:
     """Maps (C, h, w) of the whole image; `read` makes them of an output of the network."""

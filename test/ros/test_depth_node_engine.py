@@ -141,3 +141,50 @@ def pack(points: Any) -> dict[str, Any]:
     from pack_clouds import pack_cloud
 
     return pack_cloud({name: points[:, index] for index, name in enumerate('xyz')})
+
+
+def test_a_network_of_other_people_is_served_and_exchanged_like_ours(
+    bench: Any, start: Start, tmp_path: Path
+) -> None:
+    """Depth is ten times red: known at every pixel, also behind a lens, and in the cloud."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    from teacher_files import write_red
+
+    own = tmp_path / 'own.safetensors'
+    save_tiny(own, 0)
+    path = write_red(tmp_path / 'net.onnx', 'out', (1, 3, 64, 96))
+    depths = bench.listen(Image, '/depth/image_rect')
+    clouds = bench.listen(PointCloud2, '/points')
+    confidences = bench.listen(Image, '/depth/confidence')
+    infos = bench.listen(CameraInfo, '/depth/camera_info')
+    node = start(NODE, checkpoint=str(own), **{**QUICK, 'backend': 'auto'})
+    camera = bench.camera(size=(96, 64))
+    camera.wait_for_reader()
+    camera.send_until(lambda: depths, 'depth of our network')
+    accepted, reason = bench.set_parameter('checkpoint', f'{path}?metrc=true')
+    assert not accepted
+    assert "unknown setting 'metrc'" in reason
+    (tmp_path / 'net.yaml').write_text('output: depth\nmetric: true\nunit_m: 10\nlicence: CC0\n')
+    assert bench.set_parameter('checkpoint', str(path)) == (True, '')
+    camera.send_until(
+        lambda: bench.value(': engine', 'checkpoint').startswith('net '), 'the other network'
+    )
+    assert bench.value(': engine', 'backend') == 'onnxruntime'
+    for heard in (depths, clouds, confidences):
+        heard.clear()
+    camera.send_until(lambda: depths and clouds and confidences, 'its depth and cloud')
+    red = np.arange(96 * 64 * 3, dtype=np.uint8).reshape(64, 96, 3)[..., 0]
+    depth = np.frombuffer(depths[-1].data, np.float32).reshape(64, 96)
+    known = red * (10 / 255) >= 0.3
+    np.testing.assert_allclose(depth[known], red[known] * (10 / 255), rtol=1e-4)
+    assert np.isneginf(depth[~known & (red > 0)]).all()
+    assert np.isnan(np.frombuffer(confidences[-1].data, np.float32)).all()
+    assert clouds[-1].width > 0
+    bent = camera.info(80.0)
+    bent.d = [-0.2, 0.0, 0.0, 0.0, 0.0]
+    camera.send_until(
+        lambda: infos and infos[-1].k[0] == 80.0, 'depth of a camera with a lens', info=bent
+    )
+    assert not any(infos[-1].d)
+    assert 'Traceback' not in node.output

@@ -27,6 +27,7 @@ from std_srvs.srv import Trigger
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.data.calibration_file import ASSUMED_FOV_DEG, camera_from_fov
 from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.external.open import check_external, is_external
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.ros.common import REPEAT_S, run_node, ThrottledLogger
@@ -60,7 +61,7 @@ class DepthEngineFactory:
         self._has_loaded = False
 
     def load(self, path: str, device: str, backend: str, pixel_budget: int) -> Engine:
-        """Load a checkpoint, the shipped one for ''; budget 0 is its own. Raises PsdDepthError."""
+        """Load a network, the shipped one for ''; budget 0 is its own. Raises PsdDepthError."""
         engine: Engine = DepthEngine.from_checkpoint(
             path or None,
             device=device,
@@ -73,8 +74,11 @@ class DepthEngineFactory:
         return engine
 
     def check(self, path: str) -> None:
-        """Raise CheckpointError where the description of a file cannot be read."""
-        load_checkpoint(path or None)
+        """Raise PsdDepthError where the description of a network cannot be read."""
+        if is_external(path):
+            check_external(path)
+        else:
+            load_checkpoint(path or None)
 
 
 def _with_reason(transition: Transition) -> Transition:

@@ -50,7 +50,8 @@ class EngineSettings:
     checkpoint: str = setting(
         '',
         'checkpoint file, or the name of weights that come with the package; empty is `default`; '
-        'may change while active',
+        'or a network of others: .onnx, .tflite, hf:OWNER/NAME or a folder; may change while '
+        'active',
     )
     pixel_budget: int = setting(
         0,

@@ -6,7 +6,6 @@ floats: its maps are a little better than those of 8-bit arithmetic, and not the
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 import glob
@@ -17,12 +16,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.external.network import Image, Network, normalise
+from psd_depth_ros.external.options import hash_files, NetworkOptions
+from psd_depth_ros.external.tflite import Quantisation, read_quantisation
 from psd_depth_ros.parsing import ParseError, read_bytes
-from psd_depth_ros.teachers.options import hash_files, TeacherOptions
-from psd_depth_ros.teachers.tflite import Quantisation, read_quantisation
+from psd_depth_ros.preprocess import choose_input_size
 
-Image = NDArray[np.uint8]
 _MOST_BYTES = 4_000_000_000
+_DEFAULT_MULTIPLE = 32
 _TYPES = {'float32': np.float32, 'float16': np.float16, 'uint8': np.uint8, 'int8': np.int8}
 
 
@@ -37,46 +38,25 @@ class _Input:
     kind: str
 
 
-class Network(ABC):
-    """A network that makes one map, or one for each class, of an image.
-
-    `content` is a hash of its weights.
-    """
-
-    content: str
-
-    @property
-    @abstractmethod
-    def size(self) -> tuple[int, int]:
-        """Height and width of its input; 0 where it takes any."""
-
-    def input_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
-        """Height and width of its input for an image of a size."""
-        return self.size
-
-    @abstractmethod
-    def run(self, image: Image) -> NDArray:
-        """The output (C, h', w') or (h', w') for an input (h, w, 3) uint8 RGB."""
-
-
 class FileNetwork(Network):
     """A network of an ONNX or TFLite file.
 
     `output` is the name of the output that is taken.
     """
 
-    def __init__(self, path: Path, options: TeacherOptions) -> None:
+    def __init__(self, path: Path, options: NetworkOptions) -> None:
         """Load the file. Raises SettingsError."""
         self.path = path
         self._options = options
         try:
             content = read_bytes(path, _MOST_BYTES)
         except ParseError as error:
-            raise SettingsError(f'teacher {path} {error}') from error
+            raise SettingsError(f'network {path} {error}') from error
         # Large ONNX networks have their weights in files beside, NAME.onnx.data or the like.
         beside = sorted(path.parent.glob(f'{glob.escape(path.name)}[._]*'))
         self.content = hash_files([path, *beside], path.parent)
         load = _load_onnx if path.suffix == '.onnx' else _load_tflite
+        self.library = 'onnxruntime' if path.suffix == '.onnx' else 'openvino'
         inputs, outputs, self._run, self._quantisation = load(path, content)
         self._input = self._check_input(inputs)
         self.output = self._choose_output(list(outputs))
@@ -88,9 +68,24 @@ class FileNetwork(Network):
         options, given = self._options, self._input
         return given.height or options.height, given.width or options.width
 
+    def input_size(self, image_size: tuple[int, int]) -> tuple[int, int]:
+        """See `Network.input_size`; of networks of any size one of the shape of the image."""
+        if all(self.size):
+            return self.size
+        multiple = self._options.multiple or _DEFAULT_MULTIPLE
+        height, width = image_size
+        return choose_input_size(width, height, self._options.pixel_budget, multiple)
+
     def run(self, image: Image) -> NDArray:
         """See `Network.run`."""
-        outputs = self._run(self._input.name, self._tensor(image))
+        try:
+            outputs = self._run(self._input.name, self._tensor(image))
+        except Exception as error:  # of types of its own, none of them public
+            height, width = image.shape[:2]
+            raise SettingsError(
+                f'network {self.path} refuses an input of {width}x{height}: {error}; give a size '
+                'that it takes as height and width, or pixel_budget and multiple'
+            ) from error
         found = self._dequantise(np.asarray(outputs[self.output]))
         if found.ndim == 4 and len(found) == 1:
             found = found[0]
@@ -98,7 +93,7 @@ class FileNetwork(Network):
         if found.ndim == 3 and len(found) == 1:
             return found[0]
         raise SettingsError(
-            f'teacher {self.path}: output {self.output!r} has shape {found.shape}, expected a map '
+            f'network {self.path}: output {self.output!r} has shape {found.shape}, expected a map '
             'of one image, (1, C, h, w), (1, h, w, C) or (1, h, w)'
         )
 
@@ -122,7 +117,7 @@ class FileNetwork(Network):
     def _check_input(self, inputs: list[tuple[str, list[Any], str]]) -> _Input:
         if len(inputs) != 1:
             raise SettingsError(
-                f'teacher {self.path} has the inputs {", ".join(name for name, *_ in inputs)}, '
+                f'network {self.path} has the inputs {", ".join(name for name, *_ in inputs)}, '
                 'expected one, the image'
             )
         name, shape, kind = inputs[0]
@@ -130,16 +125,18 @@ class FileNetwork(Network):
         is_image = len(sides) == 4 and sides[0] in (0, 1) and 3 in (sides[1], sides[3])
         if not is_image or kind not in _TYPES:
             raise SettingsError(
-                f'teacher {self.path}: input {name!r} is {kind} of shape {shape}, expected one '
+                f'network {self.path}: input {name!r} is {kind} of shape {shape}, expected one '
                 f'RGB image (1, 3, H, W) or (1, H, W, 3) of {", ".join(_TYPES)}'
             )
         last = sides[1] != 3
         height, width = sides[1:3] if last else sides[2:4]
         given = _Input(name, height, width, last, kind)
-        if not (height or self._options.height) or not (width or self._options.width):
+        options = self._options
+        is_known = (height or options.height) and (width or options.width)
+        if not is_known and not options.pixel_budget:
             raise SettingsError(
-                f'teacher {self.path} takes images of any size; give height and width, such as '
-                f'{self.path.name}?height=384&width=512'
+                f'network {self.path} takes images of any size; give height and width, such as '
+                f'{self.path.name}?height=384&width=512, or pixel_budget'
             )
         return given
 
@@ -150,35 +147,31 @@ class FileNetwork(Network):
         if len(names) == 1 and not wanted:
             return names[0]
         raise SettingsError(
-            f'teacher {self.path} has the outputs {", ".join(names)}; give one of them as '
+            f'network {self.path} has the outputs {", ".join(names)}; give one of them as '
             'output_name'
         )
 
     def _check_settings(self) -> None:
-        options, plain = self._options, TeacherOptions()
+        options, plain = self._options, NetworkOptions()
         is_changed = (options.mean, options.std, options.input_max) != (
             plain.mean, plain.std, plain.input_max
         )  # fmt: skip
         if is_changed and self._input.kind in ('uint8', 'int8'):
             raise SettingsError(
-                f'teacher {self.path} takes whole numbers ({self._input.kind}); leave out mean, '
+                f'network {self.path} takes whole numbers ({self._input.kind}); leave out mean, '
                 'std and input_max'
             )
         own, given = (self._input.height, self._input.width), (options.height, options.width)
+        if options.pixel_budget and all(own):
+            raise SettingsError(
+                f'network {self.path} takes images of {own[1]}x{own[0]} only; leave out '
+                'pixel_budget'
+            )
         if any(given) and any(mine and mine != one for mine, one in zip(own, given, strict=True)):
             raise SettingsError(
-                f'teacher {self.path} takes images of {own[1]}x{own[0]} only; leave out height '
+                f'network {self.path} takes images of {own[1]}x{own[0]} only; leave out height '
                 'and width'
             )
-
-
-def normalise(image: Image, options: TeacherOptions) -> NDArray[np.float32]:
-    """The values (h, w, 3) that a network of floats gets for an image (h, w, 3)."""
-    pixels = image[..., ::-1] if options.channels == 'bgr' else image
-    values = pixels.astype(np.float32) * np.float32(options.input_max / 255.0)
-    mean, std = (np.array(one, np.float32) for one in (options.mean, options.std))
-    normalised: NDArray[np.float32] = (values - mean) / std
-    return normalised
 
 
 Loaded = tuple[
@@ -195,7 +188,7 @@ def _load_onnx(path: Path, content: bytes) -> Loaded:
         # By its path, as large networks have their weights in a file beside it.
         session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     except Exception as error:  # of types of its own, none of them public
-        raise SettingsError(f'teacher {path} is no ONNX network that can run: {error}') from error
+        raise SettingsError(f'network {path} is no ONNX network that can run: {error}') from error
     inputs = [(one.name, list(one.shape), _onnx_type(one.type)) for one in session.get_inputs()]
     outputs = [one.name for one in session.get_outputs()]
 
@@ -226,10 +219,10 @@ def _load_tflite(path: Path, content: bytes) -> Loaded:
         model = core.read_model(str(path))
         compiled = core.compile_model(model, 'CPU', settings)
     except ParseError as error:
-        raise SettingsError(f'teacher {path} {error}') from error
+        raise SettingsError(f'network {path} {error}') from error
     except Exception as error:  # RuntimeError and types of its own
         raise SettingsError(
-            f'teacher {path} is no TFLite network that can run: {error}'
+            f'network {path} is no TFLite network that can run: {error}'
         ) from error
     inputs = [
         (
@@ -252,6 +245,6 @@ def _load_tflite(path: Path, content: bytes) -> Loaded:
 
 def _missing(path: Path, package: str) -> SettingsError:
     return SettingsError(
-        f'teacher {path} needs {package}: pip install "psd_depth_ros[{package}]", or compute its '
+        f'network {path} needs {package}: pip install "psd_depth_ros[{package}]", or compute its '
         'maps elsewhere and give their folder'
     )

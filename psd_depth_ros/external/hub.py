@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 import torch
 
 from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.external.network import Image, Network, normalise
+from psd_depth_ros.external.options import hash_files, HUB, NetworkOptions
 from psd_depth_ros.parsing import ParseError, read_json_object
-from psd_depth_ros.teachers.files import Image, Network, normalise
-from psd_depth_ros.teachers.options import hash_files, HUB, TeacherOptions
 
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 _PATTERNS = (CONFIG, PREPROCESSOR, '*.safetensors', '*.safetensors.index.json')
@@ -62,14 +62,14 @@ def find_folder(where: str) -> Path:
             if is_local:
                 continue
             raise SettingsError(
-                f'teacher {where} is not on this machine and cannot be downloaded ({error}); '
+                f'network {where} is not on this machine and cannot be downloaded ({error}); '
                 f'download it where there is a network (`hf download {name}`), copy the folder '
                 'with its config.json here, and give that folder in its place'
             ) from error
         if (folder / CONFIG).is_file() and any(folder.glob('*.safetensors')):
             return folder
     raise SettingsError(
-        f'teacher {where} has no {CONFIG} and weights in safetensors; weights in other formats '
+        f'network {where} has no {CONFIG} and weights in safetensors; weights in other formats '
         'are not read, as they can hold programs'
     )
 
@@ -113,28 +113,37 @@ class HubNetwork(Network):
         where: What the user named, for messages.
         options: How to use it.
         is_depth: Whether depth is asked for.
+        device: That runs it: `auto` is a GPU where there is one.
     """
 
-    def __init__(self, folder: Path, where: str, options: TeacherOptions, is_depth: bool) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        where: str,
+        options: NetworkOptions,
+        is_depth: bool,
+        device: str = 'auto',
+    ) -> None:
         """Load the network. Raises SettingsError."""
         weights = sorted(folder.glob('*.safetensors'))
         if not weights:
             raise SettingsError(
-                f'teacher {where}: {folder} has no weights in safetensors; weights in other '
+                f'network {where}: {folder} has no weights in safetensors; weights in other '
                 'formats are not read, as they can hold programs'
             )
         stated = [path for path in (folder / CONFIG, folder / PREPROCESSOR) if path.is_file()]
         self.content = hash_files([*stated, *weights], folder)
+        self.library = 'transformers'
         self._where = where
         self._options = options
         self._config = _read_json(folder / CONFIG, where)
         self._preprocessor: Mapping[str, Any] = {}
         if (folder / PREPROCESSOR).is_file():
             self._preprocessor = _read_json(folder / PREPROCESSOR, where)
-        plain = TeacherOptions()
+        plain = NetworkOptions()
         if not self._preprocessor and (options.mean, options.std) == (plain.mean, plain.std):
             raise SettingsError(
-                f'teacher {where} comes without {PREPROCESSOR}; give what its images are '
+                f'network {where} comes without {PREPROCESSOR}; give what its images are '
                 'normalised with, such as '
                 f'{where}?mean=[0.485,0.456,0.406]&std=[0.229,0.224,0.225]'
             )
@@ -143,10 +152,11 @@ class HubNetwork(Network):
         self._is_depth = is_depth
         if is_depth and not any(one.endswith(_DEPTH_HEAD) for one in heads):
             raise SettingsError(
-                f'teacher {where} is {", ".join(heads) or "of no stated kind"}, expected a '
+                f'network {where} is {", ".join(heads) or "of no stated kind"}, expected a '
                 f'network that ends with {_DEPTH_HEAD}'
             )
-        self._device = torch.device('cuda' if torch.cuda.is_available() else 'cpu')
+        on_gpu = device == 'auto' and torch.cuda.is_available()
+        self._device = torch.device('cuda' if on_gpu else 'cpu' if device == 'auto' else device)
         self._model = self._load(folder).eval().to(self._device)
 
     @property
@@ -162,7 +172,7 @@ class HubNetwork(Network):
         if self._options.height:
             return self.size
         height, width = image_size
-        pixels = self._own_pixels() or height * width
+        pixels = self._options.pixel_budget or self._own_pixels() or height * width
         multiple = self._multiple()
         scale = math.sqrt(pixels / (height * width))
         rows, columns = (max(1, round(side * scale / multiple)) for side in image_size)
@@ -172,7 +182,14 @@ class HubNetwork(Network):
     def run(self, image: Image) -> NDArray:
         """See `Network.run`."""
         pixels = np.ascontiguousarray(normalise(image, self._options).transpose(2, 0, 1)[None])
-        output = self._model(torch.from_numpy(pixels).to(self._device))
+        try:
+            output = self._model(torch.from_numpy(pixels).to(self._device))
+        except (RuntimeError, ValueError, IndexError) as error:
+            height, width = image.shape[:2]
+            raise SettingsError(
+                f'network {self._where} refuses an input of {width}x{height}: {error}; give a '
+                'size that it takes as height and width, or pixel_budget and multiple'
+            ) from error
         if self._is_depth:
             found = output.predicted_depth.reshape(output.predicted_depth.shape[-2:])
         elif self.has_classes:
@@ -207,7 +224,7 @@ class HubNetwork(Network):
                 )
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise SettingsError(
-                f'teacher {self._where} cannot be read by transformers '
+                f'network {self._where} cannot be read by transformers '
                 f'{transformers.__version__}: {error}'
             ) from error
         loaded: torch.nn.Module = network
@@ -229,6 +246,8 @@ class HubNetwork(Network):
 
     def _multiple(self) -> int:
         """What the sides of an input have to be whole multiples of."""
+        if self._options.multiple:
+            return self._options.multiple
         preprocessor, config = self._preprocessor, self._config
         backbone = config.get('backbone_config') or {}
         found = (
@@ -245,11 +264,11 @@ def _read_json(path: Path, where: str) -> dict[str, Any]:
     try:
         return read_json_object(path)
     except ParseError as error:
-        raise SettingsError(f'teacher {where}: {path} {error}') from error
+        raise SettingsError(f'network {where}: {path} {error}') from error
 
 
 def _missing(where: str) -> SettingsError:
     return SettingsError(
-        f'teacher {where} needs transformers: pip install "psd_depth_ros[transformers]", or '
+        f'network {where} needs transformers: pip install "psd_depth_ros[transformers]", or '
         'compute its maps elsewhere and give their folder'
     )

@@ -8,9 +8,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from psd_depth_ros.external.options import NetworkOptions
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.resample import positions, sample_bilinear
-from psd_depth_ros.teachers.options import TeacherOptions
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -63,7 +63,7 @@ class Placement:
 
 
 def place(
-    image_size: tuple[int, int], camera: Camera, size: tuple[int, int], options: TeacherOptions
+    image_size: tuple[int, int], camera: Camera, size: tuple[int, int], options: NetworkOptions
 ) -> Placement:
     """Place an image (height, width) of a rectified camera in a network's input."""
     height, width = size
@@ -78,7 +78,7 @@ def place(
 
 
 def _place_by_focal(
-    image_size: tuple[int, int], camera: Camera, size: tuple[int, int], options: TeacherOptions
+    image_size: tuple[int, int], camera: Camera, size: tuple[int, int], options: NetworkOptions
 ) -> Placement:
     """Scale the image so that its focal lengths are those of the camera in the options."""
     height, width = size

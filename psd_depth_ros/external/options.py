@@ -1,13 +1,13 @@
-"""Where a frozen network or a folder of maps lies, and how it is to be used.
+"""Where a network of other people, or a folder of its maps, lies, and how it is to be used.
 
 A specification is a path or `hf:OWNER/NAME`, with options behind it: `net.tflite?output=depth`.
-A file NAME.yaml beside NAME.onnx or NAME.tflite, and maps.yaml or teacher.yaml in a folder, may
-hold the same options; those of the specification go before them.
+A file NAME.yaml or network.yaml beside NAME.onnx or NAME.tflite, and network.yaml, maps.yaml or
+teacher.yaml in a folder, may hold the same options; those of the specification go before them.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import hashlib
 import json
 from pathlib import Path
@@ -18,12 +18,14 @@ from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.parsing import ParseError, read_yaml, user_path
 
 HUB = 'hf:'
-_OPTIONS_FILES = ('maps.yaml', 'teacher.yaml')
-_VERSION = 1  # raise it when the same network would give other maps
+FILES = ('.onnx', '.tflite')
+DEPTH, DISPARITY, LOG_DEPTH = 'depth', 'disparity', 'log_depth'
+_OPTIONS_FILES = ('network.yaml', 'maps.yaml', 'teacher.yaml')
+_VERSION = 2  # raise it when the same network would give other maps
 
 
 @dataclass(frozen=True)
-class TeacherOptions:
+class NetworkOptions:
     """How images enter a network, and what its maps mean.
 
     With `focal_px` the image is resampled to the camera that the network was trained with, since
@@ -33,9 +35,9 @@ class TeacherOptions:
 
     output: str = setting(
         '',
-        'What a depth map holds: depth, or disparity (nearer is larger); empty: by the name of '
-        'the output',
-        choices=('', 'depth', 'disparity'),
+        'What the network gives: depth, disparity (nearer is larger) or log_depth; empty: by the '
+        'name of the output',
+        choices=('', DEPTH, DISPARITY, LOG_DEPTH),
     )
     output_name: str = setting('', 'Output that is taken of a network with several')
     mean: tuple[float, ...] = setting(
@@ -51,11 +53,41 @@ class TeacherOptions:
         False,
         'Fit the image into the input as it is, its border continued, instead of squeezing it',
     )
+    metric: bool = setting(
+        False, 'Its depth, or the inverse of its disparity, is metres, once `unit_m` is applied'
+    )
+    unit_m: float = setting(1.0, 'Metres of a depth of 1', 'm', minimum=1e-9, maximum=1e9)
+    canonical_focal_px: float = setting(
+        0.0,
+        'The depth is that of a camera with this focal length at the size of the input, and '
+        'is multiplied by fx over it, as Depth Anything 3 asks for (300); 0: it holds as it is',
+        'px',
+        minimum=0.0,
+        maximum=100000.0,
+    )
+    max_depth_m: float = setting(
+        100.0, 'Farthest depth that it knows', 'm', minimum=0.1, maximum=1e6
+    )
     height: int = setting(
         0, 'Height of the input, of networks that take any', 'px', minimum=0, maximum=4096
     )
     width: int = setting(
         0, 'Width of the input, of networks that take any', 'px', minimum=0, maximum=4096
+    )
+    pixel_budget: int = setting(
+        0,
+        'Most pixels of the input, of networks that take any size, in place of both',
+        'px',
+        minimum=0,
+        maximum=16_000_000,
+    )
+    multiple: int = setting(
+        0,
+        'What the sides of such an input have to be multiples of; 0: 32, or what the network '
+        'states',
+        'px',
+        minimum=0,
+        maximum=1024,
     )
     focal_px: float = setting(
         0.0, 'Focal length of the camera to resample to; 0: the image as it is', 'px', minimum=0.0
@@ -89,6 +121,13 @@ class TeacherOptions:
             raise SettingsError('focal_px places the image already; leave out keep_aspect')
         if bool(self.height) != bool(self.width):
             raise SettingsError('height and width belong together; give both or neither')
+        if self.height and self.pixel_budget:
+            raise SettingsError('height and width say the size already; leave out pixel_budget')
+        if self.focal_px and self.canonical_focal_px:
+            raise SettingsError(
+                'focal_px resamples images to the camera of the network, and canonical_focal_px '
+                'corrects its depth for another one; give one of them'
+            )
 
     def identify(self, content: str) -> str:
         """An id of a network, or of maps, used in this way; `content` is a hash of its own."""
@@ -99,7 +138,7 @@ class TeacherOptions:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
-def parse_spec(spec: str, **defaults: Any) -> tuple[str, TeacherOptions]:
+def parse_spec(spec: str, **defaults: Any) -> tuple[str, NetworkOptions]:
     """Path (or hub id) and options of a specification.
 
     `defaults` stand behind the options of the file beside it. Raises SettingsError.
@@ -111,8 +150,8 @@ def parse_spec(spec: str, **defaults: Any) -> tuple[str, TeacherOptions]:
     beside = _options_file(where)
     if beside is not None:
         values |= _read_options(beside)
-    values |= parse_changes([one for one in query.split('&') if one], f'teacher {where}')
-    return where, build(TeacherOptions, values, f'teacher {where}')
+    values |= parse_changes([one for one in query.split('&') if one], f'network {where}')
+    return where, build(NetworkOptions, values, f'network {where}')
 
 
 def _options_file(where: str) -> Path | None:
@@ -120,6 +159,8 @@ def _options_file(where: str) -> Path | None:
         return None
     path = Path(where)
     beside = [path.with_suffix('.yaml')]
+    if path.suffix in FILES:
+        beside.append(path.parent / _OPTIONS_FILES[0])
     if path.is_dir():
         beside = [path / name for name in _OPTIONS_FILES]
     return next((one for one in beside if one.is_file()), None)
@@ -132,8 +173,24 @@ def _read_options(path: Path) -> dict[str, Any]:
         raise SettingsError(f'{path} {error}') from error
     if not isinstance(values, dict):
         raise SettingsError(f'{path}: expected options such as `output: depth`')
-    build(TeacherOptions, values, str(path))  # so that a wrong key is told with its file
+    build(NetworkOptions, values, str(path))  # so that a wrong key is told with its file
     return values
+
+
+def guess_output(options: NetworkOptions, name: str, what: str) -> NetworkOptions:
+    """Options with `output` as a name says it. Raises SettingsError where it says nothing."""
+    if options.output:
+        return options
+    lower = name.lower()
+    if 'disp' in lower or 'inverse' in lower or 'inv_depth' in lower:
+        return replace(options, output=DISPARITY)
+    if 'depth' in lower:
+        return replace(options, output=DEPTH)
+    raise SettingsError(
+        f'{what}: its name does not tell whether it holds depth or disparity; say it, with '
+        '?output=depth or ?output=disparity behind the path, or `output: depth` in the .yaml '
+        'beside it'
+    )
 
 
 def hash_files(files: list[Path], root: Path) -> str:

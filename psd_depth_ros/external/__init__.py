@@ -1,0 +1,1 @@
+"""Networks of other people: ONNX, TensorFlow Lite, Hugging Face `transformers`."""

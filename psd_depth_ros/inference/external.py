@@ -1,0 +1,166 @@
+"""Networks of other people in the engine.
+
+The engine meets such a network as it meets one of this package: an image goes in through a `View`,
+u', sigma and the sky probability come out of a `Backend`. A network that states no uncertainty
+gets a sigma of NaN: no confidence is claimed, and no depth is dropped for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+import torch
+from torch import Tensor
+
+from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
+from psd_depth_ros.errors import SettingsError
+from psd_depth_ros.external.network import Network
+from psd_depth_ros.external.open import ExternalNetwork
+from psd_depth_ros.external.options import DEPTH, DISPARITY, NetworkOptions
+from psd_depth_ros.external.placement import place
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.inference.conversion import Convert, Shape
+from psd_depth_ros.preprocess import ViewSampler
+
+Image = NDArray[np.uint8]
+Map = NDArray[np.float32]
+
+NOMINAL_IMAGE = (480, 640)  # height and width of the image for which an input size is stated
+_CANONICAL_FOCAL_PX = 240.0  # any: gains are made with the same one
+
+
+class ExternalView:
+    """Images of one camera on their way into a network, and its maps on their way back.
+
+    Attributes:
+        size: Height and width of the network's input.
+        camera: Of the whole rectified image at the scale of the input.
+        ratio: Factor from the network's depth to that of this camera.
+    """
+
+    def __init__(self, camera: Camera, external: ExternalNetwork) -> None:
+        options = external.options
+        rectified = camera.rectified()
+        image_size = (rectified.height, rectified.width)
+        self.size = external.network.input_size(image_size)
+        self._placement = place(image_size, rectified, self.size, options)
+        rectangle = self._placement
+        rows, columns = rectangle.bottom - rectangle.top, rectangle.right - rectangle.left
+        self._sampler = ViewSampler(camera, (rows, columns))
+        self.camera = self._sampler.camera
+        focal_px = options.canonical_focal_px
+        self.ratio = self.camera.canonical_ratio(focal_px) if focal_px else 1.0
+
+    def __call__(self, rgb: Image) -> Tensor:
+        """Input (1, h, w, 3) uint8 for an image (H, W, 3) of the camera, rectified and placed."""
+        return torch.from_numpy(self._placement.image(self._sampler.sample(rgb)))[None]
+
+    def whole(self, maps: Tensor) -> Tensor:
+        """Maps (1, 3, h, w) of the input as maps of the whole image; NaN where it saw nothing."""
+        return torch.from_numpy(np.ascontiguousarray(self._placement.whole(maps.numpy())))
+
+
+class ExternalBackend:
+    """Runs a network of other people; see `Backend`."""
+
+    def __init__(self, external: ExternalNetwork) -> None:
+        self._network: Network | None = external.network
+        self._options = external.options
+        self._where = external.where
+        self.name = external.network.library
+
+    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """Inputs (B, h, w, 3) uint8 to maps (B, 3, h', w'); the intrinsics are not looked at."""
+        return torch.from_numpy(np.stack([self._maps(one.numpy()) for one in image]))
+
+    def is_ready(self, shape: Shape) -> bool:
+        """See `Backend.is_ready`: nothing is compiled."""
+        return True
+
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """See `Backend.prepare`: nothing is compiled."""
+
+    def close(self) -> None:
+        """Drop the network."""
+        self._network = None
+
+    def _maps(self, image: Image) -> Map:
+        """(3, h', w'): u', sigma (NaN where not asked for) and sky probability (0)."""
+        log_depth = self._log_depth(image)
+        sigma = np.full_like(log_depth, np.nan)
+        if self._options.flip:
+            mirrored = self._log_depth(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
+            sigma = np.abs(log_depth - mirrored)
+            log_depth = np.float32(0.5) * (log_depth + mirrored)
+        return np.stack([log_depth, sigma, np.zeros_like(sigma)])
+
+    def _log_depth(self, image: Image) -> Map:
+        """Logarithm of the depth in metres, or up to a scale; NaN where there is none."""
+        assert self._network is not None, 'the engine was closed'
+        return read_log_depth(self._network.run(image), self._options, self._where)
+
+
+def read_log_depth(output: NDArray, options: NetworkOptions, where: str) -> Map:
+    """Logarithm of depth (h, w) of what a network gives, NaN where that is no depth.
+
+    Raises SettingsError where the output has several maps.
+    """
+    found = np.asarray(output, np.float32).reshape(-1, *output.shape[-2:])
+    if len(found) != 1:
+        raise SettingsError(
+            f'network {where} gives {len(found)} maps, expected one of depth; name the output of '
+            'depth as output_name'
+        )
+    values = found[0]
+    with np.errstate(divide='ignore', invalid='ignore'):
+        if options.output == DEPTH:
+            values = np.log(values)
+        elif options.output == DISPARITY:
+            values = -np.log(values)
+        values = values + np.float32(np.log(options.unit_m))
+    return np.where(np.isfinite(values), values, np.float32(np.nan))
+
+
+def describe(external: ExternalNetwork) -> Checkpoint:
+    """What the engine and its users read of a checkpoint, for a network of other people.
+
+    Raises SettingsError where it cannot be served, see `find_obstacle`.
+    """
+    network, options = external.network, external.options
+    if obstacle := find_obstacle(external):
+        raise SettingsError(f'network {external.where}: {obstacle}')
+    height, width = network.input_size(NOMINAL_IMAGE)
+    info = CheckpointInfo(
+        name=external.name,
+        licence=options.licence,
+        architecture={'encoder': f'{network.library}: {external.where}'},
+        input=InputInfo(height, width),
+        output=OutputInfo(
+            _CANONICAL_FOCAL_PX, options.metric, max_depth_m=options.max_depth_m
+        ),
+        data=({'name': external.name, 'licence': options.licence or 'not stated'},),
+    )  # fmt: skip
+    return Checkpoint(external.where, info, {}, options.identify(network.content)[:12])
+
+
+def find_obstacle(external: ExternalNetwork) -> str:
+    """Why a network cannot be served, in words, '' where it can; it is run once, on noise.
+
+    Raises SettingsError where it refuses its input or gives no map.
+    """
+    if external.options.output == DISPARITY and not external.options.metric:
+        return (
+            'gives disparity of unknown scale and shift, of which no depth in metres can be made; '
+            'bring a network of metric depth (?metric=true), or use this one as a teacher'
+        )
+    height, width = external.network.input_size(NOMINAL_IMAGE)
+    noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    found = read_log_depth(external.network.run(noise), external.options, external.where)
+    if not np.isfinite(found).any():
+        return (
+            'gives no depth for a test image, only NaN, Inf or values that are not above 0; check '
+            'mean, std, input_max and what output means'
+        )
+    return ''
