@@ -12,7 +12,7 @@ What they say of a frame depends on the frame alone, so it is computed once and 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import replace
 import hashlib
@@ -53,13 +53,13 @@ _CHECKPOINT = '.safetensors'
 AND = ' + '  # between the specifications of teachers whose mean is taken
 
 
-class DepthTeacher:
-    """A network that gives relative depth.
+class _Frozen:
+    """What depth teachers and semantic experts share: a network, and how it is used.
 
     Args:
-        network: Gives one map for an image.
+        network: Gives one map for an image, or one for each class.
         name: For people.
-        options: How to use it; `output` says what it gives.
+        options: How to use it; `output` says what a network of depth gives.
     """
 
     def __init__(self, network: Network, name: str, options: NetworkOptions) -> None:
@@ -70,6 +70,25 @@ class DepthTeacher:
         self.provenance: Provenance = (
             {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE},
         )
+
+    def _run(self, rgb: Image, camera: Camera) -> Map:
+        """Maps (C, h, w) of the whole image (H, W, 3), placed as the options say."""
+        size = self._network.input_size(rgb.shape[:2])
+        placement = place(rgb.shape[:2], camera, size, self._options)
+        image = placement.image(rgb)
+        maps = self._read(self._network.run(image))
+        if self._options.flip:
+            mirrored = self._read(self._network.run(np.ascontiguousarray(image[:, ::-1])))
+            maps = np.float32(0.5) * (maps + mirrored[..., ::-1])
+        return placement.whole(maps)
+
+    def _read(self, output: NDArray) -> Map:
+        """The maps (C, h, w) of an output, NaN where unknown."""
+        raise NotImplementedError
+
+
+class DepthTeacher(_Frozen):
+    """A network that gives relative depth; see `_Frozen`."""
 
     @property
     def gives_depth(self) -> bool:
@@ -86,16 +105,15 @@ class DepthTeacher:
         Returns:
             float32, up to an unknown scale and shift, larger is nearer, NaN where unknown.
         """
-        output = _run(self._network, rgb, camera, self._options, self._read)
+        output = self._run(rgb, camera)[0]
         if self._options.output == DISPARITY:
-            return output[0]
+            return output
         if self._options.output == LOG_DEPTH:
-            return np.exp(-output[0])
+            return np.exp(-output)
         with np.errstate(divide='ignore', invalid='ignore'):
-            return 1.0 / output[0]
+            return 1.0 / output
 
     def _read(self, output: NDArray) -> Map:
-        """The one map (1, h, w) of an output, NaN where it cannot be."""
         found = np.asarray(output, np.float32).reshape(-1, *output.shape[-2:])
         if len(found) != 1:
             raise SettingsError(
@@ -108,17 +126,8 @@ class DepthTeacher:
         return np.where(known, found, np.float32(np.nan))
 
 
-class SemanticExpert:
-    """A network that gives classes, or features, of every pixel; see `DepthTeacher`."""
-
-    def __init__(self, network: Network, name: str, options: NetworkOptions) -> None:
-        self._network = network
-        self._options = options
-        self.name = options.name or name
-        self.id = options.identify(network.content)
-        self.provenance: Provenance = (
-            {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE},
-        )
+class SemanticExpert(_Frozen):
+    """A network that gives classes, or features, of every pixel; see `_Frozen`."""
 
     def __call__(self, rgb: Image, camera: Camera) -> Map:
         """Probabilities of classes, or features, (C, h, w) of the whole image.
@@ -130,7 +139,7 @@ class SemanticExpert:
         Returns:
             float32 at a size of its own, NaN where unknown.
         """
-        return _run(self._network, rgb, camera, self._options, self._read)
+        return self._run(rgb, camera)
 
     def _read(self, output: NDArray) -> Map:
         if np.issubdtype(output.dtype, np.integer):
@@ -275,23 +284,6 @@ class MeanTeacher(DepthTeacher):
         logarithms -= np.median(logarithms[:, known], axis=1)[:, None, None]
         mean: Map = np.exp(logarithms.mean(axis=0))
         return np.where(known, mean, np.float32(np.nan))
-
-
-def _run(
-    network: Network,
-    rgb: Image,
-    camera: Camera,
-    options: NetworkOptions,
-    read: Callable[[NDArray], Map],
-) -> Map:
-    """Maps (C, h, w) of the whole image; `read` makes them of an output of the network."""
-    placement = place(rgb.shape[:2], camera, network.input_size(rgb.shape[:2]), options)
-    image = placement.image(rgb)
-    maps = read(network.run(image))
-    if options.flip:
-        mirrored = read(network.run(np.ascontiguousarray(image[:, ::-1])))
-        maps = np.float32(0.5) * (maps + mirrored[..., ::-1])
-    return placement.whole(maps)
 
 
 def _folder(path: Path, spec: str) -> Path:
