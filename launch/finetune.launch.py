@@ -45,6 +45,12 @@ ARGUMENTS = [
         description='Recipe of the training: a name or a YAML file. Empty: as in params_file.',
     ),
     DeclareLaunchArgument(
+        'teacher',
+        default_value='',
+        description='Network of others that teaches, with recipe:=distil: .onnx, .tflite, '
+        'hf:OWNER/NAME or a folder of maps. Empty: as in params_file.',
+    ),
+    DeclareLaunchArgument(
         'checkpoint',
         default_value='',
         description='Checkpoint to start from: a file (.safetensors), or the name of weights of '
@@ -89,6 +95,7 @@ OVERRIDES = (
     'image_topic',
     'camera_info_topic',
     'recipe',
+    'teacher',
     'checkpoint',
     'deploy_to',
     'device',

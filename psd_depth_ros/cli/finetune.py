@@ -32,10 +32,11 @@ OPTIONS = (
     ('--device', 'device', 'D'),
 )
 
+_SPECS = {spec.name: spec for spec in specs(FinetuneSettings)}
+
 
 def add_parser(subparsers: Any) -> None:
     """Add the command to the parser."""
-    known = {spec.name: spec for spec in specs(FinetuneSettings)}
     parser = subparsers.add_parser(
         'finetune',
         help='make the weights better on recordings of your own, without labels',
@@ -44,6 +45,14 @@ def add_parser(subparsers: Any) -> None:
         'gets best.safetensors, the weights to use, and report.json, which says why. Ctrl-C saves '
         'the state first.',
     )
+    parser.add_argument('--teacher', metavar='NETWORK', help=_help(_SPECS['teacher']))
+    add_options(parser)
+    parser.set_defaults(execute=execute)
+
+
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Add what all commands that fine-tune have in common."""
+    known = _SPECS
     parser.add_argument('bags', metavar='BAG', nargs='+', help=known['bags'].description)
     parser.add_argument('--output', metavar='RUN', required=True, help=known['output'].description)
     for option, name, metavar in OPTIONS:
@@ -57,7 +66,6 @@ def add_parser(subparsers: Any) -> None:
     )
     add_setting_option(parser, 'objective.patch=off')
     parser.add_argument('--quiet', action='store_true', help='no progress bar')
-    parser.set_defaults(execute=execute)
 
 
 def execute(options: argparse.Namespace) -> int:
@@ -86,11 +94,10 @@ def read_settings(options: argparse.Namespace) -> FinetuneSettings:
     """Settings from the options; --set also changes the recipe. Raises SettingsError."""
     from psd_depth_ros.config import build, parse_changes
 
-    known = {spec.name for spec in specs(FinetuneSettings)}
     given = parse_changes(options.changes, '--set')
-    own = {name: value for name, value in given.items() if name in known}
+    own = {name: value for name, value in given.items() if name in _SPECS}
     recipe = [text for text in options.changes if text.partition('=')[0].strip() not in own]
-    named = ('bags', 'output', 'strict', *(name for _, name, _ in OPTIONS))
+    named = ('bags', 'output', 'strict', 'teacher', *(name for _, name, _ in OPTIONS))
     values = {name: getattr(options, name) for name in named}
     said = {name: value for name, value in values.items() if value is not None}
     return build(FinetuneSettings, {'changes': recipe, **own, **said}, 'finetune')

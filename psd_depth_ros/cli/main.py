@@ -28,6 +28,7 @@ COMMANDS = (
     'inspect',
     'train',
     'finetune',
+    'distil',
     'evaluate',
     'bench',
 )

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
+import json
 import math
 import os
 from pathlib import Path
@@ -36,7 +37,9 @@ from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.inference.backends import choose_device
 from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
+from psd_depth_ros.objectives.ss_mde import PSEUDO_DEPTH
 from psd_depth_ros.parsing import user_path
+from psd_depth_ros.teachers import open_depth_teacher
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import Outcome, run_training
 from psd_depth_ros.training.recipe import (
@@ -66,7 +69,7 @@ def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
             f'recipe {settings.recipe} is of kind {recipe.kind!r}, expected video, which learns '
             'from recordings'
         )
-    recipe = change_recipe(recipe, settings.changes, 'changes')
+    recipe = change_recipe(recipe, [*_teach(settings.teacher), *settings.changes], 'changes')
     data = replace(
         recipe.data,
         paths=settings.bags,
@@ -85,6 +88,16 @@ def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
         steps=settings.steps or recipe.steps,
         max_minutes=settings.minutes or recipe.max_minutes,
     )
+
+
+def _teach(spec: str) -> list[str]:
+    """Changes of a recipe that name its teacher, and what its maps lack."""
+    if not spec:
+        return []
+    teacher = open_depth_teacher(spec)
+    alignment = 'scale' if teacher.gives_depth else 'affine'
+    name = f'objective.{PSEUDO_DEPTH}'
+    return [f'{name}.teacher={json.dumps(spec)}', f'{name}.alignment={alignment}']
 
 
 def _describe(name: str) -> str:

@@ -42,6 +42,11 @@ class FinetuneSettings:
         False, 'stop at a recording that cannot be read, instead of skipping it'
     )
     recipe: str = setting('finetune', 'name of a recipe that comes with the package, or a file')
+    teacher: str = setting(
+        '',
+        'network of others that teaches, for a recipe with pseudo_depth such as distil: .onnx, '
+        '.tflite, hf:OWNER/NAME, a checkpoint or a folder of maps',
+    )
     changes: tuple[str, ...] = setting(
         (), 'settings of the recipe to change, such as objective.geometry=0.05'
     )

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.external.options import guess_output, hash_files, NetworkOptions
+from psd_depth_ros.external.options import DISPARITY, guess_output, hash_files, NetworkOptions
 from psd_depth_ros.parsing import ParseError, read_array, read_arrays
 
 Map = NDArray[np.float32]
@@ -65,6 +65,11 @@ class MapFolder:
         self.provenance: tuple[Mapping[str, Any], ...] = (
             {'name': self.name, 'licence': options.licence or UNKNOWN_LICENCE},
         )
+
+    @property
+    def gives_depth(self) -> bool:
+        """Whether its maps are depth, which lacks a scale only, no shift."""
+        return self._kind == DEPTH and self.options.output != DISPARITY
 
     def find(
         self, recordings: Iterable[str], frames: Sequence[Iterable[str]], *, is_only: bool

@@ -3,6 +3,8 @@
 from dataclasses import replace
 import json
 
+import cv2
+import numpy as np
 import pytest
 
 from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
@@ -68,6 +70,36 @@ def test_weights_that_pass_the_gate_take_the_place_of_the_old(settings, tmp_path
     assert folder_state(tmp_path / 'run') == 'finished'
     with pytest.raises(SettingsError, match='the run in it is over'):
         finetune(run, resume=True)
+
+
+def test_a_teacher_s_maps_are_learned_from_and_named_in_the_provenance(settings, tmp_path):
+    changes = (*(one for one in SMALL if not one.startswith('objective.')), 'frozen_maps=5')
+    teacher = f'{default_checkpoint()}?name=elder&licence=CC0'
+    run = replace(
+        settings, output=str(tmp_path / 'run'), acceptance=OPEN, recipe='distil', teacher=teacher,
+        changes=changes,
+    )  # fmt: skip
+    recipe = make_recipe(run)
+    (term,) = (one.settings for one in recipe.objective if one.name == 'pseudo_depth')
+    assert (term.teacher, term.alignment) == (teacher, 'scale')
+    seen = []
+    assert finetune(run, report=seen.append).accepted
+    assert any(one.losses.get('pseudo_depth', 0.0) > 0 for one in seen)
+    info = load_checkpoint(tmp_path / 'run' / 'best.safetensors').info
+    assert {'name': 'elder', 'licence': 'CC0'} in info.data
+    assert info.output.metric, 'the scale is that of the start'
+
+
+def test_disparity_lacks_a_shift_and_a_recipe_without_teacher_says_so(tmp_path):
+    (tmp_path / 'disparity').mkdir()
+    cv2.imwrite(str(tmp_path / 'disparity' / '000000.png'), np.ones((4, 6), np.uint16))
+    given = FinetuneSettings(
+        bags=('a.mcap',), output='run', recipe='distil', teacher=str(tmp_path / 'disparity')
+    )
+    (term,) = (one.settings for one in make_recipe(given).objective if one.name == 'pseudo_depth')
+    assert term.alignment == 'affine'
+    with pytest.raises(SettingsError, match='there is no such folder'):
+        make_recipe(replace(given, teacher=str(tmp_path / 'other')))
 
 
 def test_weights_that_fail_the_gate_leave_the_old(settings, tmp_path):
