@@ -204,7 +204,7 @@ def save_checkpoint(
     """
     path = Path(path)
     kept = {name: _stored(tensor, half) for name, tensor in tensors.items()}
-    content = pack(kept, {METADATA_KEY: _describe(info)})
+    content = pack(kept, {METADATA_KEY: describe(info)})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
@@ -229,7 +229,7 @@ def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
         tensors, metadata = unpack(content)
     except ParseError as error:
         raise CheckpointError(f'{path}: {error}; copy or download it again') from error
-    info = _read_info(path, metadata)
+    info = read_description(path, metadata)
     return Checkpoint(str(path), info, _loaded(path, tensors), _identify(content))
 
 
@@ -304,7 +304,8 @@ def _identify(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def _describe(info: CheckpointInfo) -> str:
+def describe(info: CheckpointInfo) -> str:
+    """The description of weights as JSON, for the metadata of a file."""
     described = _Described(info.name, info.licence, FORMAT_VERSION, info.input, info.output)
     values = dump(described)
     for part in _JSON_PARTS:
@@ -312,7 +313,8 @@ def _describe(info: CheckpointInfo) -> str:
     return json.dumps(values, sort_keys=True, allow_nan=False)
 
 
-def _read_info(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
+def read_description(path: Path, metadata: Mapping[str, str]) -> CheckpointInfo:
+    """The description in the metadata of a file; CheckpointError where it is none of ours."""
     if METADATA_KEY not in metadata:
         raise CheckpointError(
             f'{path}: is a safetensors file without a psd_depth_ros description, so its input '

@@ -16,7 +16,7 @@ FLOORS = [
     {'objectives', 'evaluation'},
     {'inference'},
     {'data'},
-    {'odometry', 'augment'},
+    {'odometry', 'augment', 'sharing'},
     {'teachers'},
     {'losses', 'networks', 'synth', 'external'},
     {'checkpoint', 'messages', 'preprocess', 'visualisation'},

@@ -27,9 +27,9 @@ from psd_depth_ros.ros.depth_node.settings import DepthNodeSettings
 from psd_depth_ros.ros.finetune_node import FinetuneNodeSettings, PROGRESS_KEYS
 from psd_depth_ros.ros.recorder import RecorderSettings
 from psd_depth_ros.ros.replay_node import ReplaySettings, STATUS_KEYS
+from psd_depth_ros.sharing import card_table
 from psd_depth_ros.synth import WorldSettings
 from psd_depth_ros.training.recipe import KINDS, SourceSettings, VideoRecipe, WorldsRecipe
-from tools.model_cards import card_table
 from tools.tables import replace_table
 
 ROOT = Path(__file__).resolve().parents[1]

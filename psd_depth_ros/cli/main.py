@@ -30,6 +30,8 @@ COMMANDS = (
     'finetune',
     'distil',
     'evaluate',
+    'export',
+    'package',
     'bench',
 )
 # Commands of earlier versions, and what takes their place.

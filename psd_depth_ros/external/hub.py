@@ -20,6 +20,7 @@ from psd_depth_ros.external.network import Image, Network, normalise
 from psd_depth_ros.external.options import hash_files, HUB, NetworkOptions
 from psd_depth_ros.parsing import ParseError, read_json_object
 
+MODEL_TYPE, WEIGHTS = 'psd_depth_ros', 'model.safetensors'  # of weights of this package
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 _PATTERNS = (CONFIG, PREPROCESSOR, '*.safetensors', '*.safetensors.index.json')
 _DEPTH_HEAD, _CLASS_HEAD = 'ForDepthEstimation', 'ForSemanticSegmentation'
@@ -72,6 +73,21 @@ def find_folder(where: str) -> Path:
         f'network {where} has no {CONFIG} and weights in safetensors; weights in other formats '
         'are not read, as they can hold programs'
     )
+
+
+def find_own(where: str) -> Path | None:
+    """The weights of this package in a folder or `hf:OWNER/NAME`; None for other networks.
+
+    Raises SettingsError as `find_folder`, or where the folder lacks its weights.
+    """
+    folder = find_folder(where)
+    values = _read_json(folder / CONFIG, where)
+    if values.get('model_type') != MODEL_TYPE:
+        return None
+    path = folder / WEIGHTS
+    if not path.is_file():
+        raise SettingsError(f'network {where}: {folder} has no {WEIGHTS}; package it again')
+    return path
 
 
 def read_defaults(folder: Path, where: str) -> dict[str, Any]:

@@ -84,13 +84,13 @@ def convert_in_process(model: DepthModel) -> Convert:
     def convert(kind: str, shape: Shape) -> tuple[Any, ...]:
         image, intrinsics = example_inputs(shape)
         if kind == 'onnx':
-            return (_to_onnx(MapsModel(model).eval(), image, intrinsics),)
+            return (to_onnx(MapsModel(model).eval(), image, intrinsics),)
         if not model.encoder.has_stem:
-            return (_to_openvino(MapsModel(model).eval(), image, intrinsics),)
+            return (to_openvino(MapsModel(model).eval(), image, intrinsics),)
         stem, rest = StemModel(model).eval(), RestModel(model).eval()
         with torch.no_grad():
             between = stem(image)
-        return _to_openvino(stem, image), _to_openvino(rest, between, intrinsics)
+        return to_openvino(stem, image), to_openvino(rest, between, intrinsics)
 
     return convert
 
@@ -202,16 +202,18 @@ def import_openvino() -> Any:
     return importlib.import_module('openvino')
 
 
-def _to_openvino(part: nn.Module, *example: Tensor) -> Any:
+def to_openvino(part: nn.Module, *example: Tensor) -> Any:
+    """An openvino.Model of a module, for inputs of the shapes of the example."""
     openvino = import_openvino()
-    with _quiet():
+    with quiet():
         return openvino.convert_model(
             part, example_input=example, input=[tuple(one.shape) for one in example]
         )
 
 
-def _to_onnx(model: MapsModel, image: Tensor, intrinsics: Tensor) -> bytes:
-    with _quiet():
+def to_onnx(model: MapsModel, image: Tensor, intrinsics: Tensor) -> bytes:
+    """An ONNX file with the inputs `image` and `intrinsics` and the output `maps`."""
+    with quiet():
         program = torch.onnx.export(
             model, (image, intrinsics), dynamo=True, input_names=['image', 'intrinsics'],
             output_names=['maps'], verbose=False,
@@ -229,7 +231,7 @@ def example_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Suppress the output of the exporters; their exceptions still propagate."""
     loggers = [logging.getLogger(name) for name in ('torch.onnx', 'onnxscript', 'torch.export')]
     levels = [logger.level for logger in loggers]

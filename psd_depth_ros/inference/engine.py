@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 import os
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -20,13 +21,22 @@ import torch
 from torch import Tensor
 
 from psd_depth_ros.checkpoint import check_pixel_budget, Checkpoint, load_checkpoint
-from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.external.open import ExternalNetwork, is_external, open_depth_network
+from psd_depth_ros.errors import DeviceError, SettingsError
+from psd_depth_ros.external.hub import find_own, is_hub_network
+from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
 from psd_depth_ros.inference.conversion import Shape, SubprocessConverter
+from psd_depth_ros.inference.exported import (
+    check_camera,
+    describe_exported,
+    Exported,
+    ExportedBackend,
+    Parity,
+    read_exported,
+)
 from psd_depth_ros.inference.external import describe, ExternalBackend, ExternalView
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import ScaleTracker
@@ -37,6 +47,7 @@ Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 Request = tuple[Image, Camera]
 
+View = Preprocessor | ExternalView  # images of one camera on their way into a network
 _MOST_CAMERAS = 16
 
 
@@ -122,7 +133,7 @@ class _View:
     def __init__(
         self,
         camera: Camera,
-        preprocess: Preprocessor | ExternalView,
+        preprocess: View,
         canonical_focal_px: float,
         device: torch.device,
     ) -> None:
@@ -141,7 +152,13 @@ class _View:
 
 
 class DepthEngine:
-    """A checkpoint on a device. Make it with `from_checkpoint`."""
+    """A checkpoint on a device. Make it with `from_checkpoint`.
+
+    Attributes:
+        checkpoint: Its description.
+        pixel_budget: Most pixels of the network's input.
+        parity: Difference of an exported file to float32 torch, None for other networks.
+    """
 
     def __init__(
         self,
@@ -150,12 +167,14 @@ class DepthEngine:
         device: torch.device,
         converter: SubprocessConverter | None = None,
         pixel_budget: int = 0,
-        external: ExternalNetwork | None = None,
+        make_view: Callable[[Camera], View] | None = None,
+        claims_confidence: bool = True,
     ) -> None:
         self.checkpoint = checkpoint
-        self._external = external
-        self._claims_confidence = external is None or external.options.flip
+        self._own_view = make_view
+        self._claims_confidence = claims_confidence
         self.pixel_budget = pixel_budget or checkpoint.info.input.pixel_budget
+        self.parity: Parity | None = None
         self._converter = converter
         self._backend = backend
         self._device = device
@@ -190,8 +209,14 @@ class DepthEngine:
         """
         check_pixel_budget(pixel_budget)
         chosen = choose_device(device)
-        if path is not None and is_external(os.fspath(path)):
-            return cls._from_external(os.fspath(path), chosen, backend, pixel_budget)
+        if path is not None:
+            spec = os.fspath(path)
+            if (exported := read_exported(Path(spec))) is not None:
+                return cls._from_exported(exported, backend, pixel_budget)
+            if is_hub_network(spec.partition('?')[0]):
+                path = find_own(spec.partition('?')[0]) or path
+            if is_external(os.fspath(path)):
+                return cls._from_external(spec, chosen, backend, pixel_budget)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
         converter = SubprocessConverter(model, checkpoint.info)
@@ -205,11 +230,42 @@ class DepthEngine:
         changes = {'pixel_budget': pixel_budget} if pixel_budget else {}
         external = open_depth_network(spec, str(device), **changes)
         made = ExternalBackend(external)
-        if backend not in ('auto', made.name):
-            raise DeviceError(
-                f'network {external.where} runs with {made.name}; choose that backend, or auto'
+        _check_backend(backend, made.name, external.where)
+
+        def make_view(camera: Camera) -> ExternalView:
+            return ExternalView(camera, external)
+
+        return cls(
+            describe(external),
+            made,
+            device,
+            make_view=make_view,
+            claims_confidence=external.options.flip,
+        )
+
+    @classmethod
+    def _from_exported(cls, exported: Exported, backend: str, pixel_budget: int) -> DepthEngine:
+        where, size = str(exported.path), exported.shape[2:]
+        _check_backend(backend, exported.library, where)
+        if pixel_budget and pixel_budget != size[0] * size[1]:
+            raise SettingsError(
+                f'{where} takes images of {size[1]}x{size[0]} only; leave out pixel_budget'
             )
-        return cls(describe(external), made, device, external=external)
+        given = exported.info.input
+
+        def make_view(camera: Camera) -> Preprocessor:
+            check_camera(exported, camera)
+            return Preprocessor(camera, (size[0], size[1]), given.mean, given.std)
+
+        engine = cls(
+            describe_exported(exported),
+            ExportedBackend(exported),
+            torch.device('cpu'),
+            pixel_budget=size[0] * size[1],
+            make_view=make_view,
+        )
+        engine.parity = exported.check()
+        return engine
 
     @property
     def device(self) -> str:
@@ -314,7 +370,7 @@ class DepthEngine:
 
     def _shapes(self, cameras: Sequence[Camera]) -> list[Shape]:
         """Input shapes of one batch with an image of each of these cameras."""
-        if self._external is not None:
+        if self._own_view is not None:  # nothing is compiled
             return []
         sizes = Counter(network_size(one, self.pixel_budget) for one in cameras)
         return [(count, 3, *size) for size, count in sizes.items()]
@@ -332,9 +388,8 @@ class DepthEngine:
 
     def _make_view(self, camera: Camera) -> _View:
         given, output = self.checkpoint.info.input, self.checkpoint.info.output
-        preprocess: Preprocessor | ExternalView
-        if self._external is not None:
-            preprocess = ExternalView(camera, self._external)
+        if self._own_view is not None:
+            preprocess = self._own_view(camera)
         else:
             size = network_size(camera, self.pixel_budget)
             preprocess = Preprocessor(camera, size, given.mean, given.std, self._device)
@@ -378,6 +433,12 @@ class DepthEngine:
             finish,
             self._claims_confidence,
         )
+
+
+def _check_backend(wanted: str, own: str, where: str) -> None:
+    """Raise DeviceError where another library is asked for than the one that runs a network."""
+    if wanted not in ('auto', own):
+        raise DeviceError(f'network {where} runs with {own}; choose that backend, or auto')
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -30,6 +30,7 @@ from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.external.open import check_external, is_external
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine
+from psd_depth_ros.inference.exported import OPENVINO, SUFFIXES
 from psd_depth_ros.ros.common import REPEAT_S, run_node, ThrottledLogger
 from psd_depth_ros.ros.depth_node.camera import CameraStream
 from psd_depth_ros.ros.depth_node.diagnostics import (
@@ -75,6 +76,8 @@ class DepthEngineFactory:
 
     def check(self, path: str) -> None:
         """Raise PsdDepthError where the description of a network cannot be read."""
+        if path.endswith(SUFFIXES[OPENVINO]):
+            return  # read as a whole when it is loaded
         if is_external(path):
             check_external(path)
         else:
@@ -336,12 +339,18 @@ class DepthNode(LifecycleNode):
 
 
 def _tell_limits(node: Node, engine: Engine) -> None:
-    """Log what the licences of the weights forbid, and a size that they were not trained at."""
+    """Log what licences forbid, a size that was not trained at, an export that went wrong."""
     if engine.checkpoint.info.restriction:
         node.get_logger().info(f'these weights are {engine.checkpoint.info.restriction}')
     untrained = engine.checkpoint.info.input.describe_untrained(engine.pixel_budget)
     if untrained:
         node.get_logger().warning(untrained)
+    parity = getattr(engine, 'parity', None)
+    if parity is not None and not parity.is_good:
+        node.get_logger().warning(
+            f'{engine.checkpoint.path} gives other depth than the network it was exported from: '
+            f'{parity}; export it again on this machine'
+        )
 
 
 @dataclass(frozen=True)
