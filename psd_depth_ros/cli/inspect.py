@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from psd_depth_ros.data.triplets.prepare import Fitness
     from psd_depth_ros.external.options import NetworkOptions
     from psd_depth_ros.geometry import Camera
+    from psd_depth_ros.inference.exported import Exported
 
 # To open images without calibration, for their size only.
 _ANY_FOV_DEG = 60.0
@@ -49,10 +50,17 @@ def add_parser(subparsers: Any) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Print the report, of which an unusable camera is part unless --camera asks for it."""
     from psd_depth_ros.data.open import find_recordings
+    from psd_depth_ros.external.hub import find_own, is_hub_network
     from psd_depth_ros.external.open import is_external
+    from psd_depth_ros.inference.exported import read_exported
 
     spec = str(options.recording)
-    if is_external(spec):
+    if (exported := read_exported(options.recording)) is not None:
+        print('\n'.join(_describe_exported(exported)))
+        return 0
+    if is_hub_network(spec.partition('?')[0]):
+        options.recording = find_own(spec.partition('?')[0]) or options.recording
+    if is_external(str(options.recording)):
         print('\n'.join(_describe_network(spec)))
         return 0
     if _is_checkpoint(options.recording):
@@ -210,6 +218,18 @@ def _describe_network(spec: str) -> Iterator[str]:
     yield f'{"confidence:":14}{confidence}'
     obstacle = find_obstacle(external)
     yield f'{"live:":14}{obstacle or "yes"}'
+
+
+def _describe_exported(exported: Exported) -> Iterator[str]:
+    """What an exported file holds, and its difference to float32 torch on this machine."""
+    info, (batch, _, height, width) = exported.info, exported.shape
+    yield f'{exported.path}: exported from checkpoint {info.name!r}, for {exported.library}'
+    yield f'{"licence:":14}{info.licence or "not stated"}'
+    if info.restriction:
+        yield f'{"careful:":14}{info.restriction}'
+    yield f'{"input:":14}{width}x{height}, {batch} at a time'
+    yield f'{"depth:":14}{"metric" if info.output.metric else "relative: needs a scale"}'
+    yield f'{"parity:":14}{exported.check()}'
 
 
 def _values(options: NetworkOptions) -> str:

@@ -238,7 +238,7 @@ class DepthEngine:
         return cls(
             describe(external),
             made,
-            device,
+            torch.device('cpu'),  # of the maps, wherever the network runs
             make_view=make_view,
             claims_confidence=external.options.flip,
         )

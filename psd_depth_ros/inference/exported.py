@@ -327,7 +327,7 @@ def _write(
     else:
         with torch.no_grad(), quiet():
             traced = torch.jit.trace(maps, (image, intrinsics), check_trace=False)
-        torch.jit.save(traced, str(path), _extra_files={METADATA_KEY: text})
+            torch.jit.save(traced, str(path), _extra_files={METADATA_KEY: text})
 
 
 def _with_metadata(content: bytes, text: str) -> bytes:
@@ -398,7 +398,8 @@ def _read_openvino(path: Path) -> tuple[str, str, Any] | None:
 def _read_torchscript(path: Path) -> tuple[str, str, Any] | None:
     files = {METADATA_KEY: ''}
     try:
-        program = torch.jit.load(str(path), 'cpu', _extra_files=files).eval()
+        with quiet():
+            program = torch.jit.load(str(path), 'cpu', _extra_files=files).eval()
     except (RuntimeError, ValueError) as error:
         raise CheckpointError(
             f'{path}: is no TorchScript ({str(error).splitlines()[0]})'

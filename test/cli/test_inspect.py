@@ -2,6 +2,7 @@
 
 import cv2
 import numpy as np
+import pytest
 
 from psd_depth_ros.cli.main import main
 
@@ -68,3 +69,26 @@ def test_inspect_explains_a_camera_on_its_side(tmp_path, capsys):
     cv2.imwrite(str(tmp_path / '0.png'), np.zeros((96, 64, 3), np.uint8))
     assert main(['inspect', str(tmp_path), '--quick']) == 0
     assert 'turned by 90 degrees' in capsys.readouterr().out
+
+
+def test_inspect_says_what_was_understood_of_a_network_of_others(tmp_path, capsys):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    from teacher_files import write_red
+
+    path = write_red(tmp_path / 'net.onnx', 'out')
+    assert main(['inspect', str(path)]) == 2
+    assert "'out' of" in capsys.readouterr().err
+    (tmp_path / 'net.yaml').write_text(
+        'output: depth\nmetric: true\nunit_m: 0.5\nfocal_px: 721\nfocal_width: 1242\n'
+    )
+    assert main(['inspect', str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "network 'net'" in printed
+    assert 'input:        6x4 always, RGB, 0 to 1, less (0, 0, 0), over (1, 1, 1)' in printed
+    assert 'resampled to 721 px of focal length at 1242 px of width' in printed
+    assert 'output:       depth, metric, 0.5 m a unit' in printed
+    assert 'confidence:   none' in printed
+    assert printed.endswith('live:         yes\n')
+    assert main(['inspect', f'{path}?output=disparity&metric=false']) == 0
+    assert 'gives disparity of unknown scale and shift' in capsys.readouterr().out
