@@ -147,8 +147,9 @@ class _View:
             self.masks[False] = torch.from_numpy(view_mask(camera, seen)).to(device)
         values = [seen.fx, seen.fy, seen.cx, seen.cy]
         self.intrinsics = torch.tensor([values], dtype=torch.float32, device=device)
-        is_external = isinstance(preprocess, ExternalView)
-        self.gain = preprocess.ratio if is_external else seen.canonical_ratio(canonical_focal_px)
+        self.gain = seen.canonical_ratio(canonical_focal_px)
+        if isinstance(preprocess, ExternalView):
+            self.gain = preprocess.ratio
 
 
 class DepthEngine:

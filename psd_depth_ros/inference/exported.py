@@ -279,7 +279,7 @@ def _read(path: Path) -> Exported | None:
         values = parse_json(text)
     except ParseError as error:
         raise CheckpointError(f'{path}: its description {error}') from error
-    facts = values.pop(EXPORT_KEY, None) if isinstance(values, dict) else None
+    facts: Any = values.pop(EXPORT_KEY, None) if isinstance(values, dict) else None
     info = read_description(path, {METADATA_KEY: json.dumps(values)})
     try:
         batch, channels, height, width = (int(side) for side in facts['shape'])
