@@ -31,7 +31,7 @@ FAINT: Colour = (140, 145, 150)
 GRID: Colour = (56, 62, 70)
 SKY: Colour = (84, 100, 120)
 MARGIN, CAPTION, HEADER, BAR = 18, 30, 64, 14
-AXIS, GRID_M = 26, 5  # of the cloud from above: pixels for its numbers, metres of its grid
+AXIS = 26  # of the cloud from above: pixels for its numbers
 DOT_GROWS_M = 9.0  # of the cloud from above: dots get a pixel larger
 LEAST_LINE = 40  # pixels of a line of equal depth
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -249,24 +249,25 @@ def draw_depth_lines(
 
 
 def draw_from_above(
-    points: Map, colours: Picture, height: int, forward_m: float, side_m: float
+    points: Map, colours: Picture, height: int, forward_m: float, side_m: float, grid_m: int
 ) -> Picture:
     """A point cloud seen from above, the camera at the bottom, high points over low ones.
 
-    A grid of 5 m with the metres ahead and to each side; two lines bound what the points show of
-    the view of the camera.
+    A grid with the metres ahead and to each side; two lines bound what the points show of the
+    view of the camera.
 
     Args:
         points: (N, 3) metres in the optical frame (x right, y down, z forward).
         colours: (N, 3) RGB of the points.
         height: Of the picture, in pixels.
         forward_m, side_m: Range that is drawn ahead and to each side.
+        grid_m: Distance of the lines of the grid.
     """
     scale = (height - AXIS) / forward_m
     width, ground = round(2 * side_m * scale), height - AXIS
     canvas = np.full((height, width, 3), PANEL, np.uint8)
-    ahead = range(GRID_M, math.ceil(forward_m), GRID_M)
-    across = range(GRID_M * math.ceil((1 - side_m) / GRID_M), math.ceil(side_m), GRID_M)
+    ahead = range(grid_m, math.ceil(forward_m), grid_m)
+    across = range(grid_m * math.ceil((1 - side_m) / grid_m), math.ceil(side_m), grid_m)
     for metres in (0, *ahead):
         row = round(ground - metres * scale)
         cv2.line(canvas, (0, row), (width, row), GRID, 1)

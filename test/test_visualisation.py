@@ -96,7 +96,7 @@ def test_charts_name_their_median() -> None:
 def test_the_cloud_from_above_is_to_scale() -> None:
     points = np.array([[0.0, 1.0, 10.0], [5.0, 1.0, 20.0], [0.0, 1.0, 31.0]], np.float32)
     colours = np.array([[255, 0, 0], [0, 255, 0], [0, 0, 255]], np.uint8)
-    picture = draw_from_above(points, colours, 326, 30.0, 10.0)  # 10 pixels for a metre
+    picture = draw_from_above(points, colours, 326, 30.0, 10.0, 5)  # 10 pixels for a metre
     assert picture.shape == (326, 200, 3)
     places = [np.argwhere((picture == colour).all(axis=2)) for colour in colours]
     assert places[0].min(axis=0).tolist() == [200, 100]

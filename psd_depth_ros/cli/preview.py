@@ -23,7 +23,6 @@ from psd_depth_ros.visualisation import (
     draw_from_above,
     draw_heat,
     draw_panel,
-    GRID_M,
     join_panels,
     MAGMA,
     MARGIN,
@@ -37,14 +36,28 @@ Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 
 PANEL_WIDTH = 640
-NEAR_M, FAR_M = 2.0, 80.0
-CLOUD_FORWARD_M, CLOUD_SIDE_M = 30.0, 12.5
 ERROR_LIMIT = 0.5
-DEPTH_TICKS_M = (2, 5, 10, 20, 40, 80)
 
 _MPEG4 = int.from_bytes(b'mp4v', 'little')
 _DEFAULT_RATE_HZ = 10.0
 _MOST_PIXELS = 1280 * 720
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How far a picture reaches, in metres: colours of depth, and the cloud from above."""
+
+    near_m: float
+    far_m: float
+    ticks_m: tuple[float, ...]
+    forward_m: float
+    side_m: float
+    grid_m: int
+
+
+STREET = Extent(2.0, 80.0, (2, 5, 10, 20, 40, 80), 30.0, 12.5, 5)
+ROOM = Extent(0.4, 10.0, (0.5, 1, 2, 3, 5, 10), 6.0, 2.5, 1)
+_ROOM_M = 8.0  # 90 % of a room is nearer
 
 
 @dataclass(frozen=True)
@@ -70,8 +83,14 @@ def draw_preview(frame: PreviewFrame, title: str, subtitle: str) -> Image:
     """
     size = PANEL_WIDTH, round(PANEL_WIDTH * frame.rgb.shape[0] / frame.rgb.shape[1])
     height = 2 * (CAPTION + size[1]) + MARGIN
+    extent = choose_extent(frame.depth)
     cloud = draw_from_above(
-        frame.points, frame.colours, height - CAPTION, CLOUD_FORWARD_M, CLOUD_SIDE_M
+        frame.points,
+        frame.colours,
+        height - CAPTION,
+        extent.forward_m,
+        extent.side_m,
+        extent.grid_m,
     )
     columns = [
         [
@@ -79,29 +98,37 @@ def draw_preview(frame: PreviewFrame, title: str, subtitle: str) -> Image:
             draw_panel('confidence', *_confidence_view(frame, size)),
         ],
         [
-            draw_panel('depth', *_depth_view(frame.depth, size)),
-            draw_panel(*_error_view(frame, size)),
+            draw_panel('depth', *_depth_view(frame.depth, size, extent)),
+            draw_panel(*_error_view(frame, size, extent)),
         ],
-        [draw_panel(f'cloud from above, grid of {GRID_M} m', cloud)],
+        [draw_panel(f'cloud from above, grid of {extent.grid_m} m', cloud)],
     ]
     return join_panels(columns, title, subtitle)
 
 
-def depth_colours(depth: Map) -> Image:
+def choose_extent(depth: Map) -> Extent:
+    """The extent for a depth image (H, W): a room where nearly all of it is near."""
+    known = depth[np.isfinite(depth)]
+    is_room = known.size > 0 and float(np.quantile(known, 0.9)) < _ROOM_M
+    return ROOM if is_room and not np.isposinf(depth).any() else STREET
+
+
+def depth_colours(depth: Map, extent: Extent = STREET) -> Image:
     """The colours of the node's depth/colored, on the background of the preview."""
-    picture = colour_depth(depth, NEAR_M, FAR_M, beyond_range=SKY)
+    picture = colour_depth(depth, extent.near_m, extent.far_m, beyond_range=SKY)
     picture[np.isnan(depth)] = PANEL
     return picture
 
 
-def _depth_view(depth: Map, size: tuple[int, int]) -> tuple[Image, Image]:
-    return depth_colours(resize(depth, size)), _depth_bar(size[0])
+def _depth_view(depth: Map, size: tuple[int, int], extent: Extent) -> tuple[Image, Image]:
+    return depth_colours(resize(depth, size), extent), _depth_bar(size[0], extent)
 
 
-def _depth_bar(width: int) -> Image:
-    ramp = np.geomspace(NEAR_M, FAR_M, width, dtype=np.float32)[None]
-    places = [float(np.log(m / NEAR_M) / np.log(FAR_M / NEAR_M)) for m in DEPTH_TICKS_M]
-    return draw_bar(depth_colours(ramp), [f'{m:g} m' for m in DEPTH_TICKS_M], places)
+def _depth_bar(width: int, extent: Extent) -> Image:
+    near, far = extent.near_m, extent.far_m
+    ramp = np.geomspace(near, far, width, dtype=np.float32)[None]
+    places = [float(np.log(m / near) / np.log(far / near)) for m in extent.ticks_m]
+    return draw_bar(depth_colours(ramp, extent), [f'{m:g} m' for m in extent.ticks_m], places)
 
 
 def _confidence_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image, Image]:
@@ -109,24 +136,27 @@ def _confidence_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[Image,
     bar = draw_bar(draw_heat(ramp, VIRIDIS), ['0', '0.5', '1'], [0, 0.5, 1])
     if frame.confidence is None:
         return draw_empty('not recorded', size), bar
+    if np.isnan(frame.confidence).all():
+        return draw_empty('this network claims none', size), bar
     return draw_heat(resize(frame.confidence, size), VIRIDIS), bar
 
 
-def _error_view(frame: PreviewFrame, size: tuple[int, int]) -> tuple[str, Image, Image]:
+def _error_view(
+    frame: PreviewFrame, size: tuple[int, int], extent: Extent
+) -> tuple[str, Image, Image]:
     """Caption, picture and bar of the error; without a truth, of lines of equal depth."""
     if frame.truth is None:
-        levels = np.array(DEPTH_TICKS_M[:-1], np.float32)
+        levels = np.array(extent.ticks_m[:-1], np.float32)
         picture = resize(frame.rgb, size)
-        lines = draw_depth_lines(
-            picture, resize(frame.depth, size), levels.tolist(), depth_colours(levels[None])
-        )
-        return 'lines of equal depth (no truth)', lines, _depth_bar(size[0])
+        colours = depth_colours(levels[None], extent)
+        lines = draw_depth_lines(picture, resize(frame.depth, size), levels.tolist(), colours)
+        return 'lines of equal depth (no truth)', lines, _depth_bar(size[0], extent)
     ramp = np.linspace(0, 1, size[0], dtype=np.float32)[None]
     bar = draw_bar(draw_heat(ramp, MAGMA), ['0 %', '25 %', '50 %'], [0, 0.5, 1])
     depth, truth = resize(frame.depth, size), resize(frame.truth, size)
-    known = np.isfinite(truth) & (truth > 0) & (truth < FAR_M) & ~np.isnan(depth)
+    known = np.isfinite(truth) & (truth > 0) & (truth < extent.far_m) & ~np.isnan(depth)
     with np.errstate(invalid='ignore', divide='ignore'):
-        error = np.abs(np.minimum(depth, FAR_M) - truth) / truth
+        error = np.abs(np.minimum(depth, extent.far_m) - truth) / truth
     picture = draw_heat(error / ERROR_LIMIT, MAGMA)
     picture[~known] = PANEL
     picture[~known & ~np.isfinite(truth)] = SKY

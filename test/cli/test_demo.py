@@ -17,7 +17,14 @@ from psd_depth_ros.cli.demo_recording import (
     REPLAY_STATUS,
 )
 from psd_depth_ros.cli.main import main
-from psd_depth_ros.cli.preview import depth_colours, draw_preview, PreviewFrame
+from psd_depth_ros.cli.preview import (
+    choose_extent,
+    depth_colours,
+    draw_preview,
+    PreviewFrame,
+    ROOM,
+    STREET,
+)
 from psd_depth_ros.data.bags import BagReader, BagWriter
 from psd_depth_ros.data.calibration_file import ASSUMED_FOV_DEG
 from psd_depth_ros.errors import BagError, CalibrationError
@@ -189,6 +196,19 @@ def test_the_street_of_the_demo_has_colour_and_a_car_near_on_either_side():
         near = (depth < 12) & (np.abs(side_m) < 4.5) & (height_m > 0.3) & (height_m < 1.8)
         for half in (near[:, :320], near[:, 320:]):
             assert 0.02 < half.mean() < 0.15, 'seen, and not in the way'
+
+
+def test_a_room_has_colours_and_a_cloud_of_its_own_extent():
+    near = np.full((4, 6), 2.0, np.float32)
+    assert choose_extent(near) is ROOM
+    assert choose_extent(np.full((4, 6), 12.0, np.float32)) is STREET
+    with_sky = near.copy()
+    with_sky[0, 0] = np.inf
+    assert choose_extent(with_sky) is STREET
+    assert choose_extent(np.full((4, 6), np.nan, np.float32)) is STREET
+    picture = depth_colours(np.array([[0.5, 9.0]], np.float32), ROOM).astype(int)
+    assert picture[0, 0, 0] > picture[0, 0, 2]
+    assert picture[0, 1, 2] > picture[0, 1, 1]
 
 
 @pytest.mark.parametrize('known', [True, False])
