@@ -96,15 +96,18 @@ def _readme(info: CheckpointInfo, weights: Path, has_picture: bool) -> str:
     return '\n'.join(lines)
 
 
-def card_table(path: Path) -> str:
-    """A Markdown table of facts of a checkpoint: network, input, output, data, stages, licence."""
+def card_table(path: Path, unstated: str = 'not stated') -> str:
+    """A Markdown table of facts of a checkpoint: network, input, output, data, stages, licence.
+
+    `unstated` is what it says of a licence that the file does not state.
+    """
     checkpoint = load_checkpoint(path)
     info, given = checkpoint.info, checkpoint.info.input
     cost = measure_complexity(load_model(checkpoint), given.height, given.width)
     megabytes = path.stat().st_size / 1e6
     unit = 'metric depth' if info.output.metric else 'relative depth'
     rows = {
-        'Licence': info.licence or 'Apache-2.0, like the package',
+        'Licence': info.licence or unstated,
         'Careful': info.restriction,
         'Network': f'{info.architecture["encoder"]}, {cost.parameters / 1e6:.2f} M parameters',
         'Input': f'{given.width}x{given.height} or any shape of as many pixels, '

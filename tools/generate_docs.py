@@ -226,7 +226,8 @@ def documents() -> Iterable[tuple[Path, str]]:
     cards = ROOT / 'weights' / 'README.md'
     text = cards.read_text(encoding='utf-8')
     for path in sorted(cards.parent.glob('*.safetensors')):
-        text = replace_table(text, f'card of {path.stem}', card_table(path))
+        table = card_table(path, unstated='Apache-2.0, like the package')
+        text = replace_table(text, f'card of {path.stem}', table)
     yield cards, text
 
 

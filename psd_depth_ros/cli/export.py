@@ -18,9 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = ('onnx', 'openvino', 'torchscript')
 COMPARED = 8  # images
-SEED = (
-    2_000_300  # of the rendered worlds that are compared on: training uses seeds below 1,000,000
-)
+SEED = 2_000_300  # of the rendered worlds that are compared on; training never reaches it
 
 
 def add_parser(subparsers: Any) -> None:
