@@ -20,9 +20,12 @@ import os
 from pathlib import Path
 import platform
 import resource
-from typing import ClassVar
+from typing import ClassVar, TYPE_CHECKING
 
 from psd_depth_ros.config import setting
+
+if TYPE_CHECKING:
+    import torch
 
 THREAD_VARIABLES = ('OMP_NUM_THREADS', 'MKL_NUM_THREADS', 'OPENBLAS_NUM_THREADS')
 CPU_QUOTA = Path('/sys/fs/cgroup/cpu.max')  # of the container (cgroup v2)
@@ -194,6 +197,26 @@ def trim_memory() -> None:
     """Return freed memory to the kernel, where the C library can."""
     if hasattr(libc := ctypes.CDLL(None), 'malloc_trim'):
         libc.malloc_trim(0)
+
+
+def has_bfloat16(kind: str) -> bool:
+    """Whether a device, `cpu` or `cuda`, multiplies bfloat16 in hardware.
+
+    A CPU without it emulates: convolutions take ten times as long as in float32.
+    """
+    import torch
+
+    if kind != 'cpu':
+        return True
+    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def autocast(kind: str, precision: str = 'auto') -> torch.autocast:
+    """Run the networks on a device, `cpu` or `cuda`, in bfloat16: `auto` where it has it."""
+    import torch
+
+    wanted = has_bfloat16(kind) if precision == 'auto' else precision == 'bf16'
+    return torch.autocast(kind, torch.bfloat16, enabled=wanted)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

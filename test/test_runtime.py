@@ -13,7 +13,13 @@ import torch
 from psd_depth_ros import runtime
 from psd_depth_ros.config import build
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.runtime import available_cores, configure_runtime, configure_training
+from psd_depth_ros.runtime import (
+    autocast,
+    available_cores,
+    configure_runtime,
+    configure_training,
+    has_bfloat16,
+)
 
 
 @pytest.fixture(autouse=True)
@@ -99,3 +105,14 @@ def test_a_step_of_training_gets_the_memory_of_the_step_before() -> None:
     # 400 MB are 98,000 pages of 4 KiB
     assert faults['all'] < 1000
     assert faults['some'] > 10_000
+
+
+def test_bfloat16_is_used_where_it_is_asked_for_or_multiplied_in_hardware() -> None:
+    def product(precision: str) -> torch.dtype:
+        with autocast('cpu', precision):
+            return (torch.ones(2, 2) @ torch.ones(2, 2)).dtype
+
+    assert product('bf16') is torch.bfloat16
+    assert product('fp32') is torch.float32
+    assert (product('auto') is torch.bfloat16) == has_bfloat16('cpu')
+    assert has_bfloat16('cuda')

@@ -34,6 +34,7 @@ from psd_depth_ros.evaluation.evaluate import parse_range
 from psd_depth_ros.evaluation.metrics import match, measure_confidence
 from psd_depth_ros.networks import DepthModel, load_model
 from psd_depth_ros.preprocess import network_size, Preprocessor
+from psd_depth_ros.runtime import autocast
 from psd_depth_ros.teachers.frozen import AND
 from psd_depth_ros.training.recipe import find_recipe, MixedRecipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.task import describe_input
@@ -162,7 +163,7 @@ def _measure(
             prepare = Preprocessor(frame.camera, size, normalisation.mean, normalisation.std)
             camera = prepare.camera
             intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
-            with torch.autocast('cpu', torch.bfloat16):
+            with autocast('cpu'):
                 output = model(prepare(frame.rgb), intrinsics)
             log_depth, sigma = (
                 F.interpolate(one.float(), size, mode='bilinear') for one in output[:2]

@@ -27,7 +27,7 @@ from psd_depth_ros.inference.conversion import (
     Shape,
 )
 from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.runtime import trim_memory
+from psd_depth_ros.runtime import has_bfloat16, trim_memory
 
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
 MAX_SHAPES = 4  # kept compiled, 50 to 100 MB each; more only where more are in use at once
@@ -119,7 +119,7 @@ class TorchBackend:
         self._device = device
         maps = MapsModel(model).to(device)
         self._model: MapsModel | None = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._half = half and (device.type == 'cuda' or _has_bfloat16())
+        self._half = half and has_bfloat16(device.type)
         self._type = torch.float16 if device.type == 'cuda' else torch.bfloat16
         self._graphs: CompiledNetworks[_CudaGraph] = CompiledNetworks()
 
@@ -363,6 +363,3 @@ def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
 
 
-def _has_bfloat16() -> bool:
-    """Whether the CPU multiplies bfloat16 in hardware; emulated, it is slower than float32."""
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())

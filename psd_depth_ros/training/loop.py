@@ -19,7 +19,7 @@ from torch import Tensor
 
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import CheckpointError, TrainingError
-from psd_depth_ros.runtime import is_out_of_memory
+from psd_depth_ros.runtime import autocast, is_out_of_memory
 from psd_depth_ros.training.distributed import Distributed
 from psd_depth_ros.training.loading import BatchLoader
 from psd_depth_ros.training.logging import (
@@ -208,7 +208,7 @@ class _Run:
         self._seed_step()
         self.task.prepare(progress)
         batch, waited_s = self._loader.take(state.step)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.recipe.precision == 'bf16'):
+        with autocast(device.type, self.recipe.precision):
             terms = self.task.losses(self._module, batch, progress)
         state.optimiser.zero_grad(set_to_none=True)
         self.distributed.backward(_total(terms))

@@ -124,8 +124,8 @@ class Recipe:
         'decay 1 gives the mean of all steps', minimum=0.0, maximum=100.0,
     )  # fmt: skip
     precision: str = setting(
-        'bf16', 'Arithmetic of the networks; geometry and losses are float32',
-        choices=('bf16', 'fp32'),
+        'auto', 'Arithmetic of the networks: bf16, or fp32 on a CPU that lacks bfloat16; geometry '
+        'and losses are float32', choices=('auto', 'bf16', 'fp32'),
     )  # fmt: skip
     pixel_budget: int = setting(
         53248, 'Pixels of a training input', 'px', minimum=1024, maximum=4_000_000

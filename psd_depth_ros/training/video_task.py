@@ -34,6 +34,7 @@ from psd_depth_ros.objectives.base import (
     Prediction,
 )
 from psd_depth_ros.objectives.photometric import align_poses, Photometric, PhotometricSettings
+from psd_depth_ros.runtime import autocast
 from psd_depth_ros.teachers import EMA, INITIAL, Teachers
 from psd_depth_ros.training.recipe import LEARNED, TRACKED, VideoRecipe
 from psd_depth_ros.training.task import (
@@ -372,7 +373,7 @@ class VideoTask(Task):
 
     def _measure(self, depth: DepthModel, batch: TripletBatch, found: _Measurements) -> None:
         """Add the values of one batch."""
-        with torch.autocast(batch.image.device.type, torch.bfloat16):
+        with autocast(batch.image.device.type):
             context = Context(self._objective, batch, 1.0, depth)
             new = context.predict(depth, context.input('target'))
             old = context.prediction(INITIAL) if INITIAL in self._objective.teachers else None
@@ -400,7 +401,7 @@ class VideoTask(Task):
         Factors that terms put on the error do not count: those of teachers change from one
         validation to the next, and the scores would tell of them.
         """
-        with torch.autocast(context.batch.image.device.type, torch.bfloat16):
+        with autocast(context.batch.image.device.type):
             own = context.predict(self._depth, context.input('target'))
             poses = context.network_poses().clone()
         ratio = (new.log_depth - own.log_depth).flatten(1).median(dim=1).values.exp()

@@ -33,6 +33,7 @@ from psd_depth_ros.inference.postprocess import (
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.objectives.base import Objective
+from psd_depth_ros.runtime import autocast
 from psd_depth_ros.training.recipe import WorldsRecipe
 from psd_depth_ros.training.task import (
     canonical_focal_px,
@@ -322,7 +323,7 @@ def predict(model: DepthModel, batch: WorldsBatch) -> tuple[Tensor, Tensor, Tens
     """Log-depth, its standard deviation and sky probability (B, 1, H, W), on the CPU."""
     device = next(model.parameters()).device
     image = model.normalise(batch.image).to(device, memory_format=torch.channels_last)
-    with torch.autocast(device.type, torch.bfloat16):
+    with autocast(device.type):
         output = model(image, batch.intrinsics.to(device))
     size = batch.target.shape[-2:]
     maps = F.interpolate(torch.cat(output, 1), size, mode='bilinear', align_corners=False)
