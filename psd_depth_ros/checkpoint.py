@@ -182,12 +182,17 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded file: path, description, tensors (float32) and an id of its content."""
+    """A loaded file: path, description, tensors (float32) and an id of its content.
+
+    With `affine` it gives disparity of unknown scale and shift instead of depth, as some networks
+    of other people do.
+    """
 
     path: str
     info: CheckpointInfo
     tensors: Mapping[str, Tensor]
     id: str
+    affine: bool = False
 
 
 def save_checkpoint(

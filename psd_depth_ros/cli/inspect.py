@@ -194,6 +194,7 @@ def _describe_network(spec: str) -> Iterator[str]:
     """What was understood of a network of other people, and what it lacks to be served."""
     from psd_depth_ros.external.open import open_depth_network
     from psd_depth_ros.inference.external import find_obstacle, NOMINAL_IMAGE
+    from psd_depth_ros.inference.scale import AFFINE_MODES
 
     external = open_depth_network(spec)
     options, network = external.options, external.network
@@ -209,6 +210,8 @@ def _describe_network(spec: str) -> Iterator[str]:
             f'{options.focal_width} px of width'
         )
     unit = 'metric' if options.metric else 'relative'
+    if options.is_affine:
+        unit = 'of unknown scale and shift'
     factor = f', {options.unit_m:g} m a unit' if options.unit_m != 1 else ''
     focal = ''
     if options.canonical_focal_px:
@@ -217,7 +220,8 @@ def _describe_network(spec: str) -> Iterator[str]:
     confidence = 'of the difference to the mirror image' if options.flip else 'none'
     yield f'{"confidence:":14}{confidence}'
     obstacle = find_obstacle(external)
-    yield f'{"live:":14}{obstacle or "yes"}'
+    needed = f'with scale.mode {" or ".join(AFFINE_MODES)}' if options.is_affine else 'yes'
+    yield f'{"live:":14}{obstacle or needed}'
 
 
 def _describe_exported(exported: Exported) -> Iterator[str]:

@@ -40,7 +40,8 @@ from psd_depth_ros.evaluation.metrics import (
 )
 from psd_depth_ros.evaluation.protocols import find_protocol, Protocol
 from psd_depth_ros.evaluation.stability import Stability, StabilityResult
-from psd_depth_ros.inference import DepthEngine, DepthFrame
+from psd_depth_ros.inference import DepthEngine, DepthFrame, Scale
+from psd_depth_ros.inference.affine import align_least_squares
 from psd_depth_ros.inference.postprocess import DepthSettings
 
 Map = NDArray[np.float32]
@@ -162,6 +163,7 @@ class Evaluation:
     without_truth: int = 0
     unreadable: Mapping[str, int] = field(default_factory=dict)
     stability: StabilityResult | None = None
+    is_aligned: bool = False  # each image by scale and shift, see `align`
     examples: Examples = field(default_factory=Examples)
 
     @property
@@ -207,6 +209,7 @@ class Evaluation:
             'moving': self._moving(),
             'coverage': self.unscaled.coverage,
             'scale': self._scale(),
+            'aligned': self.is_aligned,
             **self._edges(),
             'ause': self._confidence('ause'),
             'aurg': self._confidence('aurg'),
@@ -274,14 +277,14 @@ def evaluate(
     stability = Stability(protocol.minimum_m, protocol.maximum_m)
     extremes = Extremes(examples)
     for done, frame in enumerate(source.frames(), start=1):
-        predicted, seconds = _predict(engine, frame)
+        predicted, scale, seconds = _predict(engine, frame, protocol)
         stability.add(frame, source.view_pose(frame), predicted.rgb, predicted.depth_m)
         result = _measure_prediction(frame, predicted, protocol, seconds)
         if result is None:
             without_truth += 1
         else:
             frames.append(
-                _add_flip(engine, frame, predicted, protocol, result) if flip else result
+                _add_flip(engine, frame, predicted, scale, protocol, result) if flip else result
             )
             extremes.add(_example(frame, predicted, frames[-1]))
         if progress is not None:
@@ -289,7 +292,15 @@ def evaluate(
     check_measured(len(frames), without_truth, protocol)
     kept = extremes.examples
     unreadable = source.skipped_by_reason
-    return Evaluation(protocol, tuple(frames), without_truth, unreadable, stability.result, kept)
+    return Evaluation(
+        protocol,
+        tuple(frames),
+        without_truth,
+        unreadable,
+        stability.result,
+        engine.checkpoint.affine,
+        kept,
+    )
 
 
 def measure_frame(
@@ -341,11 +352,34 @@ def _match(depth: Map, truth: Map, protocol: Protocol, *, median_scaled: bool) -
     )
 
 
-def _predict(engine: DepthEngine, frame: TimedFrame) -> tuple[DepthFrame, float]:
-    """Depth of a frame, and the seconds it took."""
+def _predict(
+    engine: DepthEngine, frame: TimedFrame, protocol: Protocol
+) -> tuple[DepthFrame, Scale | None, float]:
+    """Depth of a frame, what it was aligned by, and the seconds that the network took."""
     start = time.perf_counter()
     predicted = engine.infer_batch([(frame.rgb, frame.camera)], settings=EVERYTHING)[0]
-    return predicted, time.perf_counter() - start
+    seconds = time.perf_counter() - start
+    return *align(predicted, frame, protocol), seconds
+
+
+def align(
+    predicted: DepthFrame, frame: TimedFrame, protocol: Protocol
+) -> tuple[DepthFrame, Scale | None]:
+    """Depth of a network of unknown scale and shift, fitted to the truth of its image.
+
+    By least squares of 1/Z over all pixels, as such networks are compared (Ranftl et al. 2022,
+    MiDaS, eq. 5). Other depth is given back as it is, with None.
+    """
+    if predicted.values is None or frame.depth_m is None:
+        return predicted, None
+    truth = protocol.restrict(frame.depth_m)
+    values = frame.on_depth_grid(predicted.values)
+    with np.errstate(invalid='ignore'):
+        known = (truth >= protocol.minimum_m) & (truth <= protocol.truth_limit_m)
+    known &= np.isfinite(values)
+    shape, factor = align_least_squares(values[known], 1.0 / truth[known])
+    scale = Scale(factor, 0.0, shape)
+    return predicted.rescaled(scale), scale
 
 
 def name_frame(frame: TimedFrame) -> str:
@@ -368,6 +402,7 @@ def _add_flip(
     engine: DepthEngine,
     frame: TimedFrame,
     predicted: DepthFrame,
+    scale: Scale | None,
     protocol: Protocol,
     result: FrameResult,
 ) -> FrameResult:
@@ -375,7 +410,8 @@ def _add_flip(
     assert frame.depth_m is not None, 'only what was measured is measured again'
     mirrored = np.ascontiguousarray(predicted.rgb[:, ::-1])
     request = (mirrored, predicted.camera.flip())
-    other = engine.infer_batch([request], settings=EVERYTHING)[0].depth_m[:, ::-1]
+    flipped = engine.infer_batch([request], scales=[scale], settings=EVERYTHING)[0]
+    other = flipped.depth_m[:, ::-1]
     nearest = np.float32(EVERYTHING.min_depth_m)  # for -Inf
     one, other = np.maximum(predicted.depth_m, nearest), np.maximum(other, nearest)
     with np.errstate(divide='ignore'):

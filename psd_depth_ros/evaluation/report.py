@@ -82,7 +82,11 @@ def distance_rows(bands: dict[str, dict[str, Any]]) -> list[tuple[str, list[str]
 def describe(report: dict[str, Any]) -> list[str]:
     """The other figures in words; those that were not measured are left out."""
     scale = report['scale']
+    aligned = (
+        'each image was fitted to its truth by scale and shift of 1/Z: metres were not tested'
+    )
     lines = [
+        *([aligned] if report.get('aligned') else []),
         f'scale: truth is {scale["median"]:.3f} times the depth (median over images), '
         f'spread {scale["std_over_median"]:.1%}',
         f'{report["coverage"]:.1%} of the true depths have a prediction; '

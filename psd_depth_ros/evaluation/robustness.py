@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from psd_depth_ros.augment.corruptions import corrupt, CORRUPTIONS, SEVERITIES
 from psd_depth_ros.data.frames import FrameSource, TimedFrame
 from psd_depth_ros.errors import EvaluationError, ParseError
-from psd_depth_ros.evaluation.evaluate import check_measured, EVERYTHING, name_frame
+from psd_depth_ros.evaluation.evaluate import align, check_measured, EVERYTHING, name_frame
 from psd_depth_ros.evaluation.metrics import measure
 from psd_depth_ros.evaluation.protocols import Protocol
 from psd_depth_ros.inference import DepthEngine
@@ -309,6 +309,7 @@ def _measure(
     if frame.depth_m is None:
         return None
     predicted = engine.infer_batch([(rgb, frame.camera)], settings=EVERYTHING)[0]
+    predicted, _ = align(predicted, frame, protocol)
     depth = frame.on_depth_grid(predicted.depth_m)
     metrics = measure(
         depth,

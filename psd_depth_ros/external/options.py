@@ -56,6 +56,10 @@ class NetworkOptions:
     metric: bool = setting(
         False, 'Its depth, or the inverse of its disparity, is metres, once `unit_m` is applied'
     )
+    shift: bool = setting(
+        True,
+        'Disparity that is not metric lacks a shift, too, as that of MiDaS; false: only a factor',
+    )
     unit_m: float = setting(1.0, 'Metres of a depth of 1', 'm', minimum=1e-9, maximum=1e9)
     canonical_focal_px: float = setting(
         0.0,
@@ -128,6 +132,11 @@ class NetworkOptions:
                 'focal_px resamples images to the camera of the network, and canonical_focal_px '
                 'corrects its depth for another one; give one of them'
             )
+
+    @property
+    def is_affine(self) -> bool:
+        """Whether 1/Z is an unknown scale times the output plus an unknown shift."""
+        return self.output == DISPARITY and self.shift and not self.metric
 
     def identify(self, content: str) -> str:
         """An id of a network, or of maps, used in this way; `content` is a hash of its own."""

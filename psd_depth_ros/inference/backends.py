@@ -361,5 +361,3 @@ def make_backend(
 
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
-
-

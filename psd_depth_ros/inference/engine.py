@@ -11,10 +11,11 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+import math
 import os
 from pathlib import Path
-from typing import NamedTuple
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 import torch
@@ -26,6 +27,7 @@ from psd_depth_ros.external.hub import find_own, is_hub_network
 from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
+from psd_depth_ros.inference.affine import Affine
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
 from psd_depth_ros.inference.conversion import Shape, SubprocessConverter
@@ -39,7 +41,7 @@ from psd_depth_ros.inference.exported import (
 )
 from psd_depth_ros.inference.external import describe, ExternalBackend, ExternalView
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
-from psd_depth_ros.inference.scale import ScaleTracker
+from psd_depth_ros.inference.scale import Scale, ScaleTracker
 from psd_depth_ros.networks.depth_model import load_model
 from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier
 
@@ -51,13 +53,6 @@ View = Preprocessor | ExternalView  # images of one camera on their way into a n
 _MOST_CAMERAS = 16
 
 
-class Scale(NamedTuple):
-    """Metric scale: a factor on the network's depth, and the variance of its logarithm."""
-
-    factor: float = 1.0
-    variance: float = 0.0
-
-
 @dataclass(frozen=True)
 class DepthFrame:
     """Depth of one image in its rectified view.
@@ -66,7 +61,8 @@ class DepthFrame:
     -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1], the probability that
     depth is within 25 %, NaN where the network claims none. `camera` is the camera of the depth
     image. `maps` are depth and confidence on the engine's device; `finish` computes the frame for
-    another scale.
+    another scale. `disparity` (h, w) is what a network of unknown scale and shift gives, None of
+    others.
     """
 
     depth_m: Map
@@ -77,6 +73,19 @@ class DepthFrame:
     maps: tuple[Tensor, Tensor] = field(repr=False)
     finish: Callable[[Scale], DepthFrame] = field(repr=False)
     claims_confidence: bool = True
+    disparity: Map | None = field(default=None, repr=False)
+
+    @cached_property
+    def values(self) -> Map | None:
+        """`disparity` at the size of the depth, NaN outside of what the camera sees."""
+        if self.disparity is None:
+            return None
+        size = (self.camera.width, self.camera.height)
+        values: Map = cv2.resize(self.disparity, size, interpolation=cv2.INTER_LINEAR)
+        mask = self.rectifier.mask
+        if mask is not None and mask.shape == values.shape:
+            values[~mask] = np.nan
+        return values
 
     @cached_property
     def rgb(self) -> Image:
@@ -124,7 +133,7 @@ def apply_measured_scale(frame: DepthFrame, tracker: ScaleTracker, stamp_ns: int
     own = tracker.measured
     if not tracker.is_prompt or own is None or own.stamp_ns != stamp_ns:
         return frame
-    return frame.rescaled(Scale(own.factor, own.variance))
+    return frame.rescaled(own.scale)
 
 
 class _View:
@@ -410,13 +419,19 @@ class DepthEngine:
         if scale is None:
             output = self.checkpoint.info.output
             scale = Scale(1.0, output.scale_sigma**2 if output.metric else 0.0)
+        log_depth, sigma, sky = maps.unbind(1)
+        scale_variance: float | Tensor = scale.variance
+        if self.checkpoint.affine:
+            log_depth, sigma, scale_variance = _place(log_depth, sigma, scale, settings)
         finished = finish_depth(
-            *maps.unbind(1),
+            log_depth,
+            sigma,
+            sky,
             gain=[view.gain * scale.factor],
             size=(camera.height, camera.width),
             settings=settings,
             confidence_model=self._confidence,
-            scale_variance=scale.variance,
+            scale_variance=scale_variance,
             mask=view.masks[full_size],
         )
         depth, confidence = (one[0] for one in finished)
@@ -433,6 +448,7 @@ class DepthEngine:
             (depth, confidence),
             finish,
             self._claims_confidence,
+            maps[0, 0].numpy() if self.checkpoint.affine else None,
         )
 
 
@@ -440,6 +456,27 @@ def _check_backend(wanted: str, own: str, where: str) -> None:
     """Raise DeviceError where another library is asked for than the one that runs a network."""
     if wanted not in ('auto', own):
         raise DeviceError(f'network {where} runs with {own}; choose that backend, or auto')
+
+
+def _place(
+    disparity: Tensor, sigma: Tensor, scale: Scale, settings: DepthSettings
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-depth up to the factor of the scale, its sigma, and the variance of ln s at each pixel.
+
+    Without a shift disparity is taken for 1/Z, and its median for the middle of the range.
+    """
+    values = disparity.numpy()
+    shape = scale.affine
+    if shape is None:
+        median = np.float32(np.nanmedian(values))
+        level = median if median > 0 else np.float32(np.nanmax(np.abs(values)) or 1.0)
+        middle_m = math.sqrt(settings.min_depth_m * settings.max_depth_m)
+        depth = Affine(level, level, 1.0).relative_depth(values)
+        return torch.from_numpy(np.log(depth * middle_m)), sigma * np.nan, torch.zeros(())
+    depth = shape.relative_depth(values)
+    variance = scale.variance + (1.0 - depth) ** 2 * shape.slope_variance
+    spread = sigma * torch.from_numpy(depth) * (shape.slope / shape.spread)
+    return torch.from_numpy(np.log(depth)), spread, torch.from_numpy(variance)
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

@@ -87,7 +87,10 @@ class ExternalBackend:
         self._network = None
 
     def _maps(self, image: Image) -> Map:
-        """(3, h', w'): u', sigma (NaN where not asked for) and sky probability (0)."""
+        """(3, h', w'): u', sigma (NaN where not asked for) and sky probability (0).
+
+        Of a network of unknown scale and shift: disparity in place of u', sigma that of disparity.
+        """
         log_depth = self._log_depth(image)
         sigma = np.full_like(log_depth, np.nan)
         if self._options.flip:
@@ -105,6 +108,8 @@ class ExternalBackend:
 def read_log_depth(output: NDArray, options: NetworkOptions, where: str) -> Map:
     """Logarithm of depth (h, w) of what a network gives, NaN where that is no depth.
 
+    Of a network of unknown scale and shift it is disparity as it is.
+
     Raises SettingsError where the output has several maps.
     """
     found = np.asarray(output, np.float32).reshape(-1, *output.shape[-2:])
@@ -115,6 +120,8 @@ def read_log_depth(output: NDArray, options: NetworkOptions, where: str) -> Map:
         )
     values = found[0]
     with np.errstate(divide='ignore', invalid='ignore'):
+        if options.is_affine:
+            return np.where(np.isfinite(values), values, np.float32(np.nan))
         if options.output == DEPTH:
             values = np.log(values)
         elif options.output == DISPARITY:
@@ -142,7 +149,13 @@ def describe(external: ExternalNetwork) -> Checkpoint:
         ),
         data=({'name': external.name, 'licence': options.licence or 'not stated'},),
     )  # fmt: skip
-    return Checkpoint(external.where, info, {}, options.identify(network.content)[:12])
+    return Checkpoint(
+        external.where,
+        info,
+        {},
+        options.identify(network.content)[:12],
+        affine=options.is_affine,
+    )
 
 
 def find_obstacle(external: ExternalNetwork) -> str:
@@ -150,11 +163,6 @@ def find_obstacle(external: ExternalNetwork) -> str:
 
     Raises SettingsError where it refuses its input or gives no map.
     """
-    if external.options.output == DISPARITY and not external.options.metric:
-        return (
-            'gives disparity of unknown scale and shift, of which no depth in metres can be made; '
-            'bring a network of metric depth (?metric=true), or use this one as a teacher'
-        )
     height, width = external.network.input_size(NOMINAL_IMAGE)
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
     found = read_log_depth(external.network.run(noise), external.options, external.where)

@@ -58,7 +58,7 @@ class ConfidenceModel:
 
 
 def confidence_from_sigma(
-    sigma: Tensor, model: ConfidenceModel, scale_variance: float = 0.0
+    sigma: Tensor, model: ConfidenceModel, scale_variance: float | Tensor = 0.0
 ) -> Tensor:
     """Probability that the depth is within 25 %, P(|d ln Z| < ln 1.25), any shape.
 
@@ -78,7 +78,7 @@ def finish_depth(
     size: tuple[int, int],
     settings: DepthSettings,
     confidence_model: ConfidenceModel,
-    scale_variance: float = 0.0,
+    scale_variance: float | Tensor = 0.0,
     mask: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Metric depth and confidence.
@@ -89,7 +89,7 @@ def finish_depth(
         size: Height and width of the result; maps are enlarged bilinearly in ln Z.
         settings: Which depths are numbers.
         confidence_model: Calibration of sigma_u.
-        scale_variance: Variance of ln s.
+        scale_variance: Variance of ln s, or that of every pixel (B, h, w).
         mask: (H, W) bool, where the camera sees the rectified view; None for everywhere.
 
     Returns:

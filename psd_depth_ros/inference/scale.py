@@ -1,13 +1,13 @@
 """Metric scale: the factor s that makes the network's depth metric, and its uncertainty.
 
-`ScaleFilter` is a Kalman filter on ln s; `ScaleTracker` feeds it from the source that the settings
-name (`scale_sources`). `engine` multiplies depth by s.
+`ScaleTracker` feeds a filter of ln s (`scale_filter`) from the source that the settings name
+(`scale_sources`); networks of disparity up to scale and shift get one of both (`affine`). `engine`
+multiplies depth by s.
 """
 
 from __future__ import annotations
 
-from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 from typing import ClassVar, NamedTuple
 
@@ -19,6 +19,15 @@ from psd_depth_ros.config import setting
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose, Rotation
+from psd_depth_ros.inference.affine import (
+    Affine,
+    AffineFilter,
+    find_misplacement,
+    fit_affine,
+    read_off,
+    Readings,
+)
+from psd_depth_ros.inference.scale_filter import ScaleFilter, SourceState
 from psd_depth_ros.inference.scale_sources import (
     CameraHeightSource,
     LidarSource,
@@ -30,12 +39,16 @@ from psd_depth_ros.inference.scale_sources import (
 Array = NDArray[np.float64]
 
 SOURCES = (OdometrySource, CameraHeightSource, LidarSource)
+AFFINE_SOURCES = (OdometrySource, LidarSource)  # that give samples
+AFFINE_MODES = tuple(source.name for source in AFFINE_SOURCES)
 MODES = ('fixed', 'odometry', 'camera_height', 'lidar', 'relative')
 # Standard deviation of ln s for a checkpoint that is not metric: a factor e^2 either way.
 UNKNOWN_SIGMA = 2.0
 # A robot's camera may be ten times lower than those of the training data; wrong units are a factor
 # of 100 or 1000.
 _MAX_LOG_SCALE = math.log(30.0)
+# Corners that one fit of scale and shift is made of, if they come in time.
+_POOLED, _POOLED_NS = 400, 1_500_000_000
 _ESTIMATED = (
     'it is estimated from the measurements; what they all err alike is scale.systematic_sigma'
 )
@@ -156,6 +169,12 @@ class ScaleSettings:
 
     def refuse_unscaled(self, checkpoint: Checkpoint) -> None:
         """Raise SettingsError where depth would be called metres without being metric."""
+        if checkpoint.affine and self.mode not in (*AFFINE_MODES, 'relative'):
+            raise SettingsError(
+                f'checkpoint {checkpoint.path} gives disparity of unknown scale and shift, and '
+                f'scale.mode is {self.mode}, which finds no shift. Choose scale.mode '
+                f'{" or ".join(AFFINE_MODES)}, or relative (topics depth_relative/...)'
+            )
         if self.needs_metric_checkpoint and not checkpoint.info.output.metric:
             raise SettingsError(
                 f'checkpoint {checkpoint.path or "of the package"} is not metric and scale.mode '
@@ -165,192 +184,22 @@ class ScaleSettings:
             )
 
 
+class Scale(NamedTuple):
+    """Metric scale: a factor on the network's depth, and the variance of its logarithm.
+
+    `affine` says what that depth is, for networks of disparity up to scale and shift.
+    """
+
+    factor: float = 1.0
+    variance: float = 0.0
+    affine: Affine | None = None
+
+
 class MeasuredScale(NamedTuple):
-    """Scale of a measured frame: its stamp, factor s and the variance of ln s."""
+    """Scale of a frame that was measured itself, and the stamp of that frame."""
 
     stamp_ns: int
-    factor: float
-    variance: float
-
-
-@dataclass(frozen=True)
-class SourceState:
-    """Counts of the measurements of one source, and the last s."""
-
-    accepted: int = 0
-    refused: int = 0
-    last_scale: float = math.nan
-
-
-class ScatterEstimate:
-    """Estimates white noise R and random-walk rate q of ln s from the measurements alone.
-
-    For a random walk observed through white noise, squared differences over a time t have the mean
-    2 R + q t (a variogram, akin to the Allan variance). The medians of the squared differences
-    over one and over three measurements give both, robust against outliers and jumps. A prior with
-    the weight of a few differences takes the place of missing ones.
-    """
-
-    _PRIOR_WHITE = 0.03**2
-    _PRIOR_RATE = 0.002  # per second
-    _PRIOR_COUNT = 3
-
-    def __init__(self) -> None:
-        self._recent: deque[tuple[int, float]] = deque(maxlen=40)
-
-    def add(self, stamp_ns: int, log_scale: float) -> None:
-        """Add a measurement, accepted or refused."""
-        self._recent.append((stamp_ns, log_scale))
-
-    def estimate(self, variance: float) -> tuple[float, float]:
-        """White variance R of a measurement, and rate q in 1/s.
-
-        `variance` is the source's own estimate of R, for the prior.
-        """
-        prior_white = variance + self._PRIOR_WHITE
-        stamps = np.array([stamp for stamp, _ in self._recent], np.int64)
-        values = np.array([value for _, value in self._recent])
-        count = len(values) - 3
-        if count < 2:
-            return prior_white, self._PRIOR_RATE
-        (short_s, short), (long_s, long) = (_differences(stamps, values, lag) for lag in (1, 3))
-        rate = max(0.0, long - short) / max(long_s - short_s, 1e-3)
-        white = max(0.0, short - rate * short_s) / 2.0
-        weight = count / (count + self._PRIOR_COUNT)
-        return (
-            weight * white + (1.0 - weight) * prior_white,
-            weight * rate + (1.0 - weight) * self._PRIOR_RATE,
-        )
-
-
-def _differences(stamps: NDArray[np.int64], values: Array, lag: int) -> tuple[float, float]:
-    """Median time (s) between measurements `lag` apart, and the robust mean squared difference."""
-    seconds = float(np.median(stamps[lag:] - stamps[:-lag])) * 1e-9
-    return seconds, (1.4826 * float(np.median(np.abs(values[lag:] - values[:-lag])))) ** 2
-
-
-class ScaleFilter:
-    """Kalman filter on ln s with adaptive noise and a systematic error of the source.
-
-    Model: ln s of a frame is m + e, where m is a random walk and e the network's scatter from
-    frame to frame; a measurement is z = m + e + b + noise, where b, the systematic error of the
-    source, is the same in all its measurements and does not average out. The state is (m, b).
-    `prior_sigma` is the standard deviation of ln s before the first measurement, around s = 1;
-    `systematic_sigma` is that of b. However many measurements agree, the variance of ln s stays
-    above that of b given the prior (a consider state, Schmidt 1966). Noise and rate of the walk
-    are estimated from the measurements (`ScatterEstimate`); what exceeds the source's own noise is
-    e. A frame that was measured itself is therefore known better than the next one: `measured`.
-
-    Gate: measurements more than four standard deviations off are refused. When only such come and
-    the last five agree with each other, the filter restarts from the prior: after 0.5 s for every
-    standard deviation that they are off the prior, at most 2 s. Stamps are integer nanoseconds and
-    must not decrease: `reset` after a jump. Not thread-safe.
-    """
-
-    _GATE = 4.0
-    _RECOVERY, _MAX_REFUSED = 5, 100
-    _RECOVERY_NS, _MAX_DOUBT = 500_000_000, 4.0
-
-    def __init__(self, prior_sigma: float, systematic_sigma: float = 0.0) -> None:
-        self._prior = np.diag([prior_sigma**2, systematic_sigma**2])
-        self.reset()
-
-    def reset(self) -> None:
-        """Forget all measurements."""
-        self._state = np.zeros(2)
-        self._covariance = self._prior.copy()
-        self._scatter = ScatterEstimate()
-        self._stamp_ns: int | None = None
-        self._rate = 0.0
-        self._refused: list[tuple[int, float]] = []
-        self._sources: dict[str, SourceState] = {}
-        self._scatter_variance = 0.0
-        self.normalised_innovation = math.nan
-        self.measured: MeasuredScale | None = None
-
-    @property
-    def scale(self) -> float:
-        """Estimate of s."""
-        return math.exp(self._state[0])
-
-    @property
-    def variance(self) -> float:
-        """Variance of ln s for a frame that is not measured itself."""
-        return float(self._covariance[0, 0]) + self._scatter_variance
-
-    @property
-    def sources(self) -> dict[str, SourceState]:
-        """State of every source that has measured, by name."""
-        return dict(self._sources)
-
-    @property
-    def has_measured(self) -> bool:
-        """Whether a measurement was accepted."""
-        return any(state.accepted for state in self._sources.values())
-
-    def advance(self, stamp_ns: int) -> None:
-        """Predict: the variance grows with time, up to the prior, after the first measurement."""
-        if self._stamp_ns is None:
-            return
-        grown = self._rate * max(0, stamp_ns - self._stamp_ns) * 1e-9
-        now = float(self._covariance[0, 0])
-        self._covariance[0, 0] = max(now, min(now + grown, float(self._prior[0, 0])))
-        self._stamp_ns = stamp_ns
-
-    def update(self, measurement: ScaleMeasurement, stamp_ns: int) -> bool:
-        """Update with a measurement; False where the gate refused it."""
-        self._scatter.add(stamp_ns, measurement.log_scale)
-        white, self._rate = self._scatter.estimate(measurement.variance)
-        self.advance(stamp_ns)
-        self._stamp_ns = stamp_ns
-        shared = self._covariance.sum(axis=1)  # with the measurement
-        spread = float(shared.sum()) + white
-        error = measurement.log_scale - float(self._state.sum())
-        self.normalised_innovation = error / math.sqrt(spread)
-        accepted = abs(self.normalised_innovation) <= self._GATE
-        if not accepted:
-            accepted = self._recover(stamp_ns, measurement.log_scale, white)
-        self._scatter_variance = max(0.0, white - measurement.variance)
-        self.measured = None
-        if accepted:
-            self._correct(stamp_ns, measurement.log_scale, white)
-            self._refused.clear()
-        self._count(measurement, accepted)
-        return accepted
-
-    def _correct(self, stamp_ns: int, log_scale: float, white: float) -> None:
-        """Kalman update; `measured` also contains e of the frame itself."""
-        shared = self._covariance.sum(axis=1)
-        spread = float(shared.sum()) + white
-        error = log_scale - float(self._state.sum())
-        own = float(shared[0]) + self._scatter_variance
-        self.measured = MeasuredScale(
-            stamp_ns,
-            math.exp(self._state[0] + own * error / spread),
-            max(0.0, self.variance - own**2 / spread),
-        )
-        self._state = self._state + shared * (error / spread)
-        self._covariance = self._covariance - np.outer(shared, shared) / spread
-
-    def _recover(self, stamp_ns: int, log_scale: float, white: float) -> bool:
-        """Restart from the prior where refused measurements agree; True where it did."""
-        self._refused = [*self._refused, (stamp_ns, log_scale)][-self._MAX_REFUSED :]
-        recent = [value for _, value in self._refused[-self._RECOVERY :]]
-        middle = float(np.median(recent))
-        doubt = min(max(1.0, abs(middle) / math.sqrt(self._prior.sum())), self._MAX_DOUBT)
-        lasting = stamp_ns - self._refused[0][0] >= doubt * self._RECOVERY_NS
-        limit = self._GATE * math.sqrt(2.0 * white)
-        agree = max(abs(value - middle) for value in recent) <= limit
-        if len(recent) < self._RECOVERY or not lasting or not agree:
-            return False
-        self._state, self._covariance = np.zeros(2), self._prior.copy()
-        return True
-
-    def _count(self, measurement: ScaleMeasurement, accepted: bool) -> None:
-        old = self._sources.get(measurement.source, SourceState())
-        self._sources[measurement.source] = SourceState(
-            old.accepted + accepted, old.refused + (not accepted), math.exp(measurement.log_scale)
-        )
+    scale: Scale
 
 
 class ScaleTracker:
@@ -361,6 +210,7 @@ class ScaleTracker:
         checkpoint_sigma: Standard deviation of ln s of a metric checkpoint, None for one that is
             not metric.
         rotation: Converts the quaternions of the settings.
+        affine: Whether the network gives disparity of unknown scale and shift.
     """
 
     def __init__(
@@ -368,6 +218,8 @@ class ScaleTracker:
         settings: ScaleSettings,
         checkpoint_sigma: float | None,
         rotation: Rotation = from_quaternion,
+        *,
+        affine: bool = False,
     ) -> None:
         self.settings = settings
         self._sigma = checkpoint_sigma
@@ -376,10 +228,29 @@ class ScaleTracker:
         systematic = settings.systematic_sigma
         if self._source is not None and systematic == 0:
             systematic = self._source.systematic_sigma
-        self._filter = ScaleFilter(prior, systematic)
+        self._affine = AffineFilter(systematic) if affine else None
+        self._filter = (
+            ScaleFilter(prior, systematic) if self._affine is None else self._affine.scale
+        )
         self._measured: MeasuredScale | None = None
         self._problem = ''
+        self._readings: list[tuple[int, Readings]] = []
         self._extrinsics = settings.extrinsics(rotation)
+
+    @classmethod
+    def for_checkpoint(
+        cls, settings: ScaleSettings, checkpoint: Checkpoint, rotation: Rotation = from_quaternion
+    ) -> ScaleTracker:
+        """The tracker for what a checkpoint gives."""
+        output = checkpoint.info.output
+        sigma = output.scale_sigma if output.metric else None
+        return cls(settings, sigma, rotation, affine=checkpoint.affine)
+
+    @property
+    def estimate(self) -> Scale:
+        """What is known for the next frame."""
+        shape = None if self._affine is None else self._affine.affine
+        return Scale(self.scale, self.variance, shape)
 
     @property
     def scale(self) -> float:
@@ -420,6 +291,9 @@ class ScaleTracker:
     def reset(self) -> None:
         """Drop the history, after a jump of the clock or of the odometry."""
         self._filter.reset()
+        if self._affine is not None:
+            self._affine.reset()
+        self._readings.clear()
         if self._source is not None:
             self._source.reset()
 
@@ -439,7 +313,8 @@ class ScaleTracker:
         odometry: Array | None = None,
         lidar: NDArray[np.float32] | None = None,
         extrinsics: Extrinsics | None = None,
-    ) -> ScaleMeasurement | None:
+        values: NDArray[np.float32] | None = None,
+    ) -> bool:
         """Measure the scale on one frame and update the filter.
 
         Args:
@@ -451,27 +326,66 @@ class ScaleTracker:
             odometry: (4, 4) pose of the body in the odometry frame at `stamp_ns`; mode odometry.
             lidar: (N, 3) points in the lidar frame, metres; mode lidar.
             extrinsics: Result of `locate`; by default those of the settings.
+            values: (H, W) what the network gives; needed where scale and shift are unknown.
 
         Returns:
-            The measurement, accepted or not; None where nothing was measured (`problem` says why).
+            Whether something was measured, accepted or not; else `problem` says why.
         """
         if self._source is None:
-            return None
+            return False
         self._measured, self._problem = None, ''
-        self._filter.advance(stamp_ns)
         known = self._extrinsics if extrinsics is None else extrinsics
         view = ScaleView(stamp_ns, rgb, depth_m, camera.rectified(), odometry, lidar, known)
+        if self._affine is None:
+            self._problem = self._measure(view, applied_scale)
+        elif values is not None:
+            self._problem = self._measure_affine(replace(view, depth=values), self._affine)
+        return not self._problem
+
+    def _measure(self, view: ScaleView, applied_scale: float) -> str:
+        """Measure a factor; gives the reason where there is none, else ''."""
+        assert self._source is not None, 'modes without a source measure nothing'
+        self._filter.advance(view.stamp_ns)
         found = self._source.measure(view)
         if isinstance(found, str):
-            self._problem = found
-            return None
+            return found
         found = found.scaled(applied_scale)
-        self._problem = self._implausible(found)
-        if self._problem:
-            return None
-        self._filter.update(found, stamp_ns)
-        self._measured = self._filter.measured
-        return found
+        if problem := self._implausible(found):
+            return problem
+        self._filter.update(found, view.stamp_ns)
+        if (own := self._filter.measured) is not None:
+            self._measured = MeasuredScale(view.stamp_ns, Scale(own.factor, own.variance))
+        return ''
+
+    def _measure_affine(self, view: ScaleView, follow: AffineFilter) -> str:
+        """Measure scale and shift; gives the reason where there is none, else ''."""
+        source = self._source
+        assert isinstance(source, AFFINE_SOURCES), 'refuse_unscaled knows the modes'
+        follow.advance(view.stamp_ns)
+        samples = source.sample(view)
+        if isinstance(samples, str):
+            return samples
+        self._readings.append((view.stamp_ns, read_off(samples, view.depth)))
+        if not source.is_prompt and follow.affine is not None and not self._is_enough():
+            return 'waits for more corners'
+        readings = Readings.join([part for _, part in self._readings])
+        self._readings.clear()
+        fit = fit_affine(readings, view.depth)
+        if isinstance(fit, str):
+            return fit
+        if source.is_prompt and (problem := find_misplacement(samples, view.depth, fit)):
+            return problem
+        if problem := follow.update(source.name, fit, view.stamp_ns, readings.log_variance):
+            return problem
+        if (own := follow.scale.measured) is not None and follow.measured is not None:
+            scale = Scale(own.factor, own.variance, follow.measured)
+            self._measured = MeasuredScale(view.stamp_ns, scale)
+        return ''
+
+    def _is_enough(self) -> bool:
+        """Whether the readings since the last fit, of several frames, are worth one."""
+        count = sum(len(part.d) for _, part in self._readings)
+        return count >= _POOLED or self._readings[-1][0] - self._readings[0][0] >= _POOLED_NS
 
     @property
     def measured(self) -> MeasuredScale | None:

@@ -28,7 +28,8 @@ class ScaleFrame:
     """The part of a frame that the scale is measured on.
 
     `rgb` (H, W, 3), `depth_m` (H, W) and `camera` are the rectified view, the depth being
-    `applied_scale` times the network's; `raw_camera` is the camera of the raw image.
+    `applied_scale` times the network's; `raw_camera` is the camera of the raw image. `values`
+    (H, W) is what the network gives, where that lacks a shift, too.
     """
 
     stamp_ns: int
@@ -37,11 +38,13 @@ class ScaleFrame:
     camera: Camera
     raw_camera: Camera
     applied_scale: float
+    values: NDArray[np.float32] | None = None
 
     @property
     def bytes(self) -> int:
         """Memory of its arrays."""
-        return self.rgb.nbytes + self.depth_m.nbytes
+        own = 0 if self.values is None else self.values.nbytes
+        return self.rgb.nbytes + self.depth_m.nbytes + own
 
 
 def required_inputs(settings: ScaleSettings) -> RequiredInputs:
@@ -89,7 +92,7 @@ class ScaleMonitor:
         problem = inputs.problem or _missing_extrinsics(
             self.tracker.settings, known, inputs.remark
         )
-        measurement = self.tracker.observe(
+        has_measured = self.tracker.observe(
             frame.stamp_ns,
             frame.rgb,
             frame.depth_m,
@@ -98,13 +101,14 @@ class ScaleMonitor:
             odometry=inputs.pose,
             lidar=inputs.points,
             extrinsics=known,
+            values=frame.values,
         )
         self._now_s = now_s
         if not self.frames or (not problem and self.accepted):
             self._since_s = now_s
             self._problems.clear()
         self.frames += 1
-        self.measured += measurement is not None
+        self.measured += has_measured
         self._record(problem or self.tracker.problem)
         self._track_motion(inputs.pose)
         self._has_inputs = not problem

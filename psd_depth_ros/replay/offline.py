@@ -20,7 +20,7 @@ from psd_depth_ros.data.message_types import CAMERA_INFO_TYPE, CLOUD_TYPE, IMAGE
 from psd_depth_ros.data.synchronizer import has_jumped, ImageInputs
 from psd_depth_ros.errors import CalibrationError
 from psd_depth_ros.inference.cloud import CloudSettings
-from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame, Scale
+from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_monitor import (
@@ -148,11 +148,10 @@ class _Pipeline:
     """The engine with the scale tracker of the recording."""
 
     def __init__(self, engine: DepthEngine, settings: RunSettings, source: FrameSource) -> None:
-        output = engine.checkpoint.info.output
         self._engine = engine
         self._settings = settings
         self._source = source
-        self._tracker = ScaleTracker(settings.scale, output.scale_sigma if output.metric else None)
+        self._tracker = ScaleTracker.for_checkpoint(settings.scale, engine.checkpoint)
         self._monitor = ScaleMonitor(self._tracker)
         self._measures = settings.scale.mode in MEASURING_MODES
         self._stamp_ns: int | None = None
@@ -166,7 +165,7 @@ class _Pipeline:
         if self._stamp_ns is not None and has_jumped(self._stamp_ns, frame.stamp_ns):
             tracker.reset()
         self._stamp_ns = frame.stamp_ns
-        scale, was_known = Scale(tracker.scale, tracker.variance), tracker.is_known
+        scale, was_known = tracker.estimate, tracker.is_known
         result = self._engine.infer_batch(
             [(frame.rgb, frame.camera)], scales=[scale], settings=self._settings.depth
         )[0]
@@ -195,6 +194,8 @@ class _Pipeline:
         )
         if monitor.accepted:
             text += f'; scale {tracker.scale:.4g}'
+            if (shape := tracker.estimate.affine) is not None:
+                text += f', slope {shape.slope:.3g}'
         else:
             text += '; depth is in the metres of the checkpoint, not measured'
         notes = '; '.join(text for text in (monitor.reason, monitor.remark) if text)
@@ -203,7 +204,13 @@ class _Pipeline:
     def _observe(self, frame: TimedFrame, result: DepthFrame, factor: float) -> None:
         """Measure the scale on a frame."""
         scale_frame = ScaleFrame(
-            frame.stamp_ns, result.rgb, result.depth_m, result.camera, frame.camera, factor
+            frame.stamp_ns,
+            result.rgb,
+            result.depth_m,
+            result.camera,
+            frame.camera,
+            factor,
+            result.values,
         )
         known = self._source.extrinsics if frame.extrinsics is None else frame.extrinsics
         inputs = ImageInputs(

@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from teacher_files import write_red
 
 from psd_depth_ros.data.frames import LoadedFrames, TimedFrame
 from psd_depth_ros.errors import EvaluationError
@@ -13,6 +14,7 @@ from psd_depth_ros.evaluation.evaluate import evaluate, Evaluation, measure_fram
 from psd_depth_ros.evaluation.protocols import find_protocol
 from psd_depth_ros.evaluation.report import describe, render_html
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.inference import DepthEngine
 
 CAMERA = Camera(40, 30, 30.0, 30.0, 19.5, 14.5)
 OUTDOOR = find_protocol('outdoor')
@@ -21,16 +23,19 @@ OUTDOOR = find_protocol('outdoor')
 class Engine:
     """Says that depth is 20 m, as far as the red of the image's corner is above 100."""
 
+    checkpoint = SimpleNamespace(affine=False)
+
     def __init__(self):
         self.cameras = []
 
-    def infer_batch(self, requests, settings):
+    def infer_batch(self, requests, settings, scales=None):
         assert settings.min_confidence == 0.0
         ((rgb, camera),) = requests
         self.cameras.append(camera)
         depth = np.full(camera.size, 0.2 * rgb[0, 0, 0], np.float32)
         confidence = np.ones_like(depth)
-        return [SimpleNamespace(depth_m=depth, confidence=confidence, rgb=rgb, camera=camera)]
+        frame = {'depth_m': depth, 'confidence': confidence, 'rgb': rgb, 'camera': camera}
+        return [SimpleNamespace(**frame, values=None)]
 
 
 def sample(name, red, truth_m):
@@ -133,3 +138,20 @@ def test_the_report_is_one_file_with_its_pictures(tmp_path):
     assert 'a &amp; b' in page
     assert '&lt;5&gt;' in page
     assert '<script' not in page
+
+
+def test_a_network_of_unknown_scale_and_shift_is_fitted_to_each_truth(tmp_path):
+    """Red is d; 1/Z is 0.5 d + 0.1 in one image and 0.2 d in the other: no error is left."""
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnx')
+    path = write_red(tmp_path / 'net.onnx', 'disparity', (1, 3, 30, 40))
+    ramp = np.tile(np.arange(50, 210, 4, dtype=np.uint8), (30, 1))
+    frames = []
+    for rate, offset in ((0.5, 0.1), (0.2, 0.0)):
+        rgb = np.stack([ramp] * 3, axis=-1)
+        truth = (1.0 / (rate * (ramp / 255.0) + offset)).astype(np.float32)
+        frames.append(TimedFrame(0, 0, 'lens', rgb, CAMERA, depth_m=truth))
+    found = evaluate(DepthEngine.from_checkpoint(str(path)), source_of(*frames), OUTDOOR)
+    report = found.as_dict()
+    assert report['unscaled']['abs_rel'] == pytest.approx(0.0, abs=1e-5)
+    assert 'metres were not tested' in describe(report)[0]

@@ -57,17 +57,20 @@ def test_mrr_is_what_is_left_of_the_accuracy():
 class Engine:
     """Depth from the image: 10 m at the left, a tenth of red in metres at the right."""
 
+    checkpoint = SimpleNamespace(affine=False)
+
     def __init__(self):
         self.seen = []
 
-    def infer_batch(self, requests, settings):
+    def infer_batch(self, requests, settings, scales=None):
         assert settings.min_confidence == 0.0
         ((rgb, camera),) = requests
         self.seen.append(rgb.copy())
         depth = np.full(camera.size, 10.0, np.float32)
         depth[:, 20:] = 0.1 * rgb[:, 20:, 0]
         confidence = np.ones_like(depth)
-        return [SimpleNamespace(depth_m=depth, confidence=confidence, rgb=rgb, camera=camera)]
+        frame = {'depth_m': depth, 'confidence': confidence, 'rgb': rgb, 'camera': camera}
+        return [SimpleNamespace(**frame, values=None)]
 
 
 def frame(index, truth_m=10.0):

@@ -11,12 +11,8 @@ from psd_depth_ros.config import build
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import exponential, make_pose
-from psd_depth_ros.inference.scale import (
-    ScaleFilter,
-    ScaleSettings,
-    ScaleTracker,
-    ScatterEstimate,
-)
+from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
+from psd_depth_ros.inference.scale_filter import ScaleFilter, ScatterEstimate
 from psd_depth_ros.inference.scale_sources import (
     _body_motion,
     _make_key,
@@ -396,11 +392,11 @@ def test_what_contradicts_the_checkpoint_beyond_belief_is_refused_with_the_reaso
     chosen = ScaleSettings(mode='camera_height', camera_height_m=100.0)
     tracker = ScaleTracker(chosen, checkpoint_sigma=0.15)
     for index in range(10):
-        assert tracker.observe(index, BLACK, ground(1.0, 0.0), CAMERA) is None
+        assert not tracker.observe(index, BLACK, ground(1.0, 0.0), CAMERA)
     assert tracker.scale == 1.0
     assert 'camera_height says 100 times the metres of the checkpoint' in tracker.problem
     unknown = ScaleTracker(chosen, checkpoint_sigma=None)  # which may count in anything
-    assert unknown.observe(0, BLACK, ground(1.0, 0.0), CAMERA) is not None
+    assert unknown.observe(0, BLACK, ground(1.0, 0.0), CAMERA)
     assert unknown.problem == ''
 
 
@@ -408,9 +404,8 @@ def test_applied_scale_is_taken_out() -> None:
     chosen = ScaleSettings(mode='camera_height', camera_height_m=1.65)
     tracker = ScaleTracker(chosen, checkpoint_sigma=None)
     # The network says 1.1 m; twice that was published.
-    found = tracker.observe(0, BLACK, ground(2.2, 0.0), CAMERA, applied_scale=2.0)
-    assert found is not None
-    assert math.exp(found.log_scale) == pytest.approx(1.5, rel=1e-3)
+    assert tracker.observe(0, BLACK, ground(2.2, 0.0), CAMERA, applied_scale=2.0)
+    assert tracker.sources['camera_height'].last_scale == pytest.approx(1.5, rel=1e-3)
     tracker.reset()
     assert not tracker.is_known
 

@@ -34,7 +34,7 @@ class FlatWorld:
     def __init__(self, metric=True, fails_at=()):
         output = SimpleNamespace(metric=metric, scale_sigma=0.1)
         self.checkpoint = SimpleNamespace(
-            path='relative.safetensors', info=SimpleNamespace(output=output)
+            path='relative.safetensors', info=SimpleNamespace(output=output), affine=False
         )
         self.fails_at = fails_at
         self.scales = []
@@ -59,6 +59,7 @@ class FlatWorld:
             confidence=confidence,
             camera=camera,
             rgb=rgb,
+            values=None,
             cloud=cloud,
             rescaled=lambda another: self._frame(rgb, camera, distance, another),
         )

@@ -181,7 +181,7 @@ def test_a_mode_that_needs_tf_is_refused_where_it_cannot_come(
 ) -> None:
     monkeypatch.setattr(scale, 'has_tf', lambda: False)
     output = SimpleNamespace(metric=True)
-    checkpoint = SimpleNamespace(info=SimpleNamespace(output=output))
+    checkpoint = SimpleNamespace(info=SimpleNamespace(output=output), affine=False)
     for mode, words in (
         (
             'camera_height',

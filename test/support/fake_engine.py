@@ -43,6 +43,7 @@ class FakeFrame:
     camera: object
     rgb: np.ndarray
     factor: float
+    values: None = None
 
     def rescaled(self, scale):
         return replace(
@@ -65,7 +66,9 @@ class FakeEngine:
             raise CheckpointError(f'{path}: tensor head.weight is missing')
         output = SimpleNamespace(metric=self.options['metric'] == 'yes', scale_sigma=0.15)
         info = SimpleNamespace(name='wall', input=InputInfo(), output=output, restriction='')
-        self.checkpoint = SimpleNamespace(info=info, id=self.options['id'], path=path)
+        self.checkpoint = SimpleNamespace(
+            info=info, id=self.options['id'], path=path, affine=False
+        )
 
         self.compiled = set()
 

@@ -56,7 +56,7 @@ class Wall:
     def __init__(self, depth: float = 8.0) -> None:
         self._depth = depth
         output = SimpleNamespace(metric=True, scale_sigma=0.15)
-        self.checkpoint = SimpleNamespace(info=SimpleNamespace(output=output))
+        self.checkpoint = SimpleNamespace(info=SimpleNamespace(output=output), affine=False)
 
     def infer_batch(self, requests, *, scales, settings):
         ((rgb, camera),) = requests
@@ -74,6 +74,7 @@ class Wall:
             confidence=sure,
             camera=camera,
             rgb=rgb,
+            values=None,
             cloud=cloud,
             rescaled=lambda another: self._frame(rgb, camera, another),
         )

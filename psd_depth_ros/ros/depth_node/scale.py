@@ -224,13 +224,11 @@ class CameraScale:
         inputs: ScaleInputs,
         publish: Callable[[ScaleReport], None],
     ) -> None:
-        output = checkpoint.info.output
-        sigma = output.scale_sigma if output.metric else None
         self.basis = (settings, checkpoint.id)
         self._inputs = inputs
         self._publish = publish
         self._settings = settings
-        self._tracker = ScaleTracker(settings, sigma, _DECODERS.rotation)
+        self._tracker = ScaleTracker.for_checkpoint(settings, checkpoint, _DECODERS.rotation)
         self._monitor = ScaleMonitor(self._tracker)
         self._waiting: deque[_Waiting] = deque()
         self._is_measured = settings.mode in MEASURING_MODES
@@ -256,7 +254,13 @@ class CameraScale:
         if self._waiting and stamp_ns <= self._waiting[-1].frame.stamp_ns:
             return  # it was overtaken
         scale_frame = ScaleFrame(
-            stamp_ns, frame.rgb, frame.depth_m, frame.camera, ready.camera, applied_scale
+            stamp_ns,
+            frame.rgb,
+            frame.depth_m,
+            frame.camera,
+            ready.camera,
+            applied_scale,
+            frame.values,
         )
         frame_id = str(ready.arrived.message.header.frame_id)
         self._waiting.append(_Waiting(scale_frame, frame_id, ready.arrived.received_ns))
@@ -299,13 +303,15 @@ class CameraScale:
         source = self._settings.mode
         for name, state in tracker.sources.items():
             source += f'; {name}: {state.accepted} accepted, {state.refused} refused'
+        if (shape := tracker.estimate.affine) is not None:
+            source += f'; slope {shape.slope:.3g}, variance of ln slope {shape.slope_variance:.2g}'
         if not tracker.is_known:
             source += ' (not known yet)'
         if monitor.remark:
             source += f'; {monitor.remark}'
         self.report = ScaleReport(
             self._settings.mode,
-            Scale(tracker.scale, tracker.variance),
+            tracker.estimate,
             tracker.is_known,
             source,
             self._explain_silence(),
