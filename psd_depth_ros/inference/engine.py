@@ -66,7 +66,8 @@ class DepthFrame:
     -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1], the probability that
     depth is within 25 %, NaN where the network claims none. `camera` is the camera of the depth
     image. `maps` are depth and confidence on the engine's device; `finish` computes the frame for
-    another scale.
+    another scale. `problem` says why no pixel has depth, '' where some have; it is looked for on a
+    CPU only.
     """
 
     depth_m: Map
@@ -77,6 +78,7 @@ class DepthFrame:
     maps: tuple[Tensor, Tensor] = field(repr=False)
     finish: Callable[[Scale], DepthFrame] = field(repr=False)
     claims_confidence: bool = True
+    problem: str = ''
 
     @cached_property
     def rgb(self) -> Image:
@@ -448,6 +450,19 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 def _download(depth: Tensor, confidence: Tensor) -> tuple[Map, Map]:
     """Both maps (H, W) as arrays: without a copy on a CPU, in one copy from a GPU."""
+            self._find_problem(maps),
+        )
+
+    def _find_problem(self, maps: Tensor) -> str:
+        """Why output maps (1, 3, h, w) tell nothing of any pixel, '' where they do."""
+        if maps.device.type != 'cpu':  # where looking would wait for the network
+            return ''
+        if torch.isfinite(maps[:, 0]).any() or (maps[:, 2] > 0.5).any():
+            return ''
+        return (
+            f'network {self.checkpoint.info.name} gave no depth for a whole image, only NaN, Inf '
+            'or values that are not above 0; look at that image, and at the values that the '
+            'network gets (mean, std, input_max)'
     if depth.device.type == 'cpu':
         return depth.numpy(), confidence.numpy()
     both = torch.stack([depth, confidence]).cpu().numpy()

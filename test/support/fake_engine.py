@@ -43,6 +43,7 @@ class FakeFrame:
     camera: object
     rgb: np.ndarray
     factor: float
+    problem: str = ''
 
     def rescaled(self, scale):
         return replace(
