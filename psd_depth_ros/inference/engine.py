@@ -22,7 +22,7 @@ from torch import Tensor
 
 from psd_depth_ros.checkpoint import check_pixel_budget, Checkpoint, load_checkpoint
 from psd_depth_ros.errors import DeviceError, SettingsError
-from psd_depth_ros.external.hub import find_own, is_hub_network
+from psd_depth_ros.external.hub import find_folder, find_own, is_hub_network
 from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
@@ -172,8 +172,10 @@ class DepthEngine:
         pixel_budget: int = 0,
         make_view: Callable[[Camera], View] | None = None,
         claims_confidence: bool = True,
+        network_device: torch.device | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self._network_device = network_device or device
         self._own_view = make_view
         self._claims_confidence = claims_confidence
         self.pixel_budget = pixel_budget or checkpoint.info.input.pixel_budget
@@ -208,7 +210,8 @@ class DepthEngine:
                 this one is not delayed; takes a few seconds longer.
 
         Raises CheckpointError for an unusable file, DeviceError where the device or backend is
-        not available, SettingsError for a budget that no image can have.
+        not available, SettingsError for a budget that no image can have, or a network of others
+        that cannot be found or served.
         """
         check_pixel_budget(pixel_budget)
         chosen = choose_device(device)
@@ -216,9 +219,13 @@ class DepthEngine:
             spec = os.fspath(path)
             if (exported := read_exported(Path(spec))) is not None:
                 return cls._from_exported(exported, backend, pixel_budget)
-            if is_hub_network(spec.partition('?')[0]):
-                path = find_own(spec.partition('?')[0]) or path
-            if is_external(os.fspath(path)):
+            where = spec.partition('?')[0]
+            if is_hub_network(where):
+                folder = find_folder(where)
+                path = find_own(folder, where)
+                if path is None:
+                    return cls._from_external(spec, chosen, backend, pixel_budget, folder)
+            elif is_external(spec):
                 return cls._from_external(spec, chosen, backend, pixel_budget)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
@@ -228,10 +235,15 @@ class DepthEngine:
 
     @classmethod
     def _from_external(
-        cls, spec: str, device: torch.device, backend: str, pixel_budget: int
+        cls,
+        spec: str,
+        device: torch.device,
+        backend: str,
+        pixel_budget: int,
+        folder: Path | None = None,
     ) -> DepthEngine:
         changes = {'pixel_budget': pixel_budget} if pixel_budget else {}
-        external = open_depth_network(spec, str(device), **changes)
+        external = open_depth_network(spec, str(device), folder, **changes)
         made = ExternalBackend(external)
         _check_backend(backend, made.name, external.where)
 
@@ -244,6 +256,7 @@ class DepthEngine:
             torch.device('cpu'),  # of the maps, wherever the network runs
             make_view=make_view,
             claims_confidence=external.options.flip,
+            network_device=external.network.device,
         )
 
     @classmethod
@@ -272,10 +285,11 @@ class DepthEngine:
 
     @property
     def device(self) -> str:
-        """The device as text: `cpu`, or index and name of the GPU."""
-        if self._device.type != 'cuda':
-            return str(self._device)
-        return f'{self._device} ({torch.cuda.get_device_name(self._device)})'
+        """The device of the network as text: `cpu`, or index and name of the GPU."""
+        device = self._network_device
+        if device.type != 'cuda':
+            return str(device)
+        return f'{device} ({torch.cuda.get_device_name(device)})'
 
     @property
     def backend(self) -> str:
@@ -285,7 +299,8 @@ class DepthEngine:
     @property
     def memory_bytes(self) -> int:
         """Memory reserved on the GPU; 0 on a CPU."""
-        return torch.cuda.memory_reserved(self._device) if self._device.type == 'cuda' else 0
+        device = self._network_device
+        return torch.cuda.memory_reserved(device) if device.type == 'cuda' else 0
 
     def infer(self, rgb: Image, camera: Camera, scale: Scale | None = None) -> DepthFrame:
         """Depth of one image (H, W, 3) uint8 RGB; see `infer_batch`."""
@@ -435,6 +450,19 @@ class DepthEngine:
             (depth, confidence),
             finish,
             self._claims_confidence,
+            self._find_problem(maps),
+        )
+
+    def _find_problem(self, maps: Tensor) -> str:
+        """Why output maps (1, 3, h, w) tell nothing of any pixel, '' where they do."""
+        if maps.device.type != 'cpu':  # where looking would wait for the network
+            return ''
+        if torch.isfinite(maps[:, 0]).any() or (maps[:, 2] > 0.5).any():
+            return ''
+        return (
+            f'network {self.checkpoint.info.name} gave no depth for a whole image, only NaN, Inf '
+            'or values that are not above 0; look at that image, and at the values that the '
+            'network gets (mean, std, input_max)'
         )
 
 
@@ -450,19 +478,6 @@ def _stack(tensors: list[Tensor]) -> Tensor:
 
 def _download(depth: Tensor, confidence: Tensor) -> tuple[Map, Map]:
     """Both maps (H, W) as arrays: without a copy on a CPU, in one copy from a GPU."""
-            self._find_problem(maps),
-        )
-
-    def _find_problem(self, maps: Tensor) -> str:
-        """Why output maps (1, 3, h, w) tell nothing of any pixel, '' where they do."""
-        if maps.device.type != 'cpu':  # where looking would wait for the network
-            return ''
-        if torch.isfinite(maps[:, 0]).any() or (maps[:, 2] > 0.5).any():
-            return ''
-        return (
-            f'network {self.checkpoint.info.name} gave no depth for a whole image, only NaN, Inf '
-            'or values that are not above 0; look at that image, and at the values that the '
-            'network gets (mean, std, input_max)'
     if depth.device.type == 'cpu':
         return depth.numpy(), confidence.numpy()
     both = torch.stack([depth, confidence]).cpu().numpy()
