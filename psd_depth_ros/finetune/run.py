@@ -20,6 +20,7 @@ from psd_depth_ros import __version__
 from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkpoint
 from psd_depth_ros.config import dump, parse_changes, specs, validate
 from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
+from psd_depth_ros.external.hub import find_start
 from psd_depth_ros.files import explained_disk, set_aside
 from psd_depth_ros.finetune.acceptance import check_acceptance, HeldOutScores
 from psd_depth_ros.finetune.folder import FinetuneFolder
@@ -302,7 +303,7 @@ def _load_start(
             return load_checkpoint(folder.best), ()
         except CheckpointError as error:
             damage = str(error)
-    start = load_checkpoint(settings.checkpoint or default_checkpoint())
+    start = load_checkpoint(find_start(settings.checkpoint or str(default_checkpoint())))
     if not damage:
         return start, ()
     if folder.start_id not in (None, start.id):
