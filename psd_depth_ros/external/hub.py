@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from psd_depth_ros.checkpoint import PICKLES, SUFFIX
+from psd_depth_ros.checkpoint import PICKLES, refuse_pickle, SUFFIX
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.external.network import Image, Network, normalise, one_line
 from psd_depth_ros.external.options import (
@@ -157,9 +157,11 @@ def find_start(name: str) -> str | Path:
         name: A file or name of weights, `hf:OWNER/NAME` of weights of this package, or the folder
             that `psd-depth package` made of them.
 
-    Raises SettingsError for networks of other people, which can teach only.
+    Raises SettingsError for networks of other people, which can teach only, and CheckpointError
+    for pickled weights.
     """
     where = name.partition('?')[0]
+    refuse_pickle(where)
     own: str | Path | None = name
     if is_hub_network(where):
         own = find_own(find_folder(where), where)

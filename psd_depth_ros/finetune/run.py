@@ -21,6 +21,7 @@ from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkp
 from psd_depth_ros.config import dump, parse_changes, specs, validate
 from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
 from psd_depth_ros.external.hub import find_start
+from psd_depth_ros.external.options import HUB
 from psd_depth_ros.files import explained_disk, set_aside
 from psd_depth_ros.finetune.acceptance import check_acceptance, HeldOutScores
 from psd_depth_ros.finetune.folder import FinetuneFolder
@@ -65,6 +66,8 @@ def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
         raise SettingsError(
             'camera and horizontal_fov_deg both say what the lens is; give one of them'
         )
+    if settings.checkpoint and not settings.checkpoint.startswith(HUB):
+        find_start(settings.checkpoint)  # told at once; the hub is asked when the run begins
     recipe = read_finetune_recipe(find_recipe(settings.recipe))
     if not isinstance(recipe, VideoRecipe):
         raise SettingsError(

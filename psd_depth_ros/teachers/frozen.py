@@ -3,7 +3,7 @@
 What they say of a frame depends on the frame alone, so it is computed once and kept
 (`data.maps`). A specification names a network (see `external.options`):
 
-- NAME.safetensors: a checkpoint of this package,
+- NAME.safetensors, or what `package` made of one: a checkpoint of this package,
 - `hf:OWNER/NAME`, or a folder with config.json: a network of Hugging Face `transformers`,
 - NAME.onnx, NAME.tflite,
 - any other folder: maps that were computed before, see `folder.MapFolder`,
@@ -27,7 +27,13 @@ import torch
 from psd_depth_ros.checkpoint import load_checkpoint, refuse_pickle
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.external.files import FileNetwork
-from psd_depth_ros.external.hub import find_folder, HubNetwork, is_hub_network, read_defaults
+from psd_depth_ros.external.hub import (
+    find_folder,
+    find_own,
+    HubNetwork,
+    is_hub_network,
+    read_defaults,
+)
 from psd_depth_ros.external.network import Network, run_mirrored
 from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.external.options import (
@@ -172,8 +178,11 @@ def open_depth_teacher(spec: str) -> DepthTeacher | MapFolder:
     path = Path(where)
     if path.suffix == _CHECKPOINT:
         return CheckpointTeacher(path, options)
+    folder = find_folder(where) if is_hub_network(where) else None
+    if folder is not None and (own := find_own(folder, where)) is not None:
+        return CheckpointTeacher(own, options)
     if is_external(where):
-        opened = open_depth_network(spec)
+        opened = open_depth_network(spec, folder=folder)
         return DepthTeacher(opened.network, opened.name, opened.options)
     return MapFolder(_folder(path, spec), DEPTH, options)
 

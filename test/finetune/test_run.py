@@ -18,6 +18,7 @@ from psd_depth_ros.networks import build_encoder
 from psd_depth_ros.replay.rendering import write_world
 from psd_depth_ros.sharing import package
 from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.teachers import open_depth_teacher
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import Outcome
 
@@ -131,13 +132,15 @@ def test_weights_of_a_hub_are_a_start_and_networks_of_others_are_not(settings, t
     run = replace(settings, output=str(tmp_path / 'run'), checkpoint=str(tmp_path / 'shared'))
     report = finetune(run, stop=lambda: True)
     assert report.start.endswith(load_checkpoint().id)
+    teacher = open_depth_teacher(str(tmp_path / 'shared'))
+    assert teacher.name == load_checkpoint().info.name, 'they can teach, too'
     other = tmp_path / 'other'
     other.mkdir()
     (other / 'config.json').write_text('{"model_type": "dpt"}')
     for name in (str(other), 'net.onnx?metric=true'):
         message = r'a network of others.*let it teach: psd-depth distil .*teacher:='
         with pytest.raises(SettingsError, match=message):
-            finetune(replace(run, output=str(tmp_path / 'new'), checkpoint=name))
+            make_recipe(replace(run, checkpoint=name))
     with pytest.raises(CheckpointError, match='pickled'):
         finetune(replace(run, output=str(tmp_path / 'new'), checkpoint='net.pth'))
     assert not (tmp_path / 'new').exists()
