@@ -54,7 +54,8 @@ ARGUMENTS = [
         'checkpoint',
         default_value='',
         description='Checkpoint to start from: a file (.safetensors), the name of weights of '
-        'this package, or hf:OWNER/NAME of shared ones. Empty: the one of params_file, or `default`.',
+        'this package, or hf:OWNER/NAME of shared ones. Empty: the one of params_file, or '
+        '`default`.',
     ),
     DeclareLaunchArgument(
         'deploy_to',

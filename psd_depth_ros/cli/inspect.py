@@ -49,12 +49,14 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the report, of which an unusable camera is part unless --camera asks for it."""
+    from psd_depth_ros.checkpoint import refuse_pickle
     from psd_depth_ros.data.open import find_recordings
     from psd_depth_ros.external.hub import find_folder, find_own, is_hub_network
     from psd_depth_ros.external.open import is_external
     from psd_depth_ros.inference.exported import read_exported
 
     spec = str(options.recording)
+    refuse_pickle(spec)
     if (exported := read_exported(options.recording)) is not None:
         print('\n'.join(_describe_exported(exported)))
         return 0

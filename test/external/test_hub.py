@@ -208,6 +208,7 @@ def test_pickled_weights_are_refused_and_safetensors_named(depth_folder, tmp_pat
         for load in (DepthEngine.from_checkpoint, open_depth_teacher):
             with pytest.raises(CheckpointError, match=r'pickled.*expected \.safetensors.*ONNX'):
                 load(str(tmp_path / name))
+        assert main(['inspect', str(tmp_path / name)]) == 2
 
 
 def test_a_name_of_the_hub_tells_the_way_without_a_network():
