@@ -49,7 +49,7 @@ EXTRAS = {
     'onnxruntime': ['onnxruntime>=1.20', 'onnx>=1.17', 'onnxscript>=0.5.4'],
     'rerun': ['rerun-sdk>=0.24'],
     'tensorboard': TENSORBOARD,
-    'transformers': ['transformers>=4.45', 'huggingface_hub'],
+    'transformers': ['transformers>=4.49', 'huggingface_hub'],
     'test': ['pytest', 'pytest-timeout', 'pytest-xdist', *TENSORBOARD],
     'lint': ['ruff', 'mypy', 'types-PyYAML', 'codespell'],
     'docs': [

@@ -53,8 +53,9 @@ ARGUMENTS = [
     DeclareLaunchArgument(
         'checkpoint',
         default_value='',
-        description='Checkpoint to start from: a file (.safetensors), or the name of weights of '
-        'this package. Empty: the one of params_file, or `default`.',
+        description='Checkpoint to start from: a file (.safetensors), the name of weights of '
+        'this package, or hf:OWNER/NAME of shared ones. Empty: the one of params_file, or '
+        '`default`.',
     ),
     DeclareLaunchArgument(
         'deploy_to',

@@ -39,6 +39,7 @@ FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'
 DEFAULT, DEFAULT_NAME = 'default', 'lite'  # one is another name of the other
 SUFFIX = '.safetensors'
+PICKLES = ('.pt', '.pth', '.ckpt', '.bin', '.pkl', '.pickle')  # formats that can hold programs
 STRIDE = 32  # both sides of a network's input are multiples of it
 MIN_PIXELS, MAX_PIXELS = STRIDE * STRIDE, 4_000_000  # of an input, as in recipes
 _JSON_PARTS = ('architecture', 'encoder_options', 'training', 'data')
@@ -228,6 +229,8 @@ def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
     format version or with a wrong checksum, for an incomplete description or one out of range, and
     for weights that are not finite.
     """
+    if path is not None:
+        refuse_pickle(path)
     path = find_checkpoint(DEFAULT if path is None else path)
     try:
         content = read_bytes(path, ARRAY_BYTES)
@@ -236,6 +239,19 @@ def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
         raise CheckpointError(f'{path}: {error}; copy or download it again') from error
     info = read_description(path, metadata)
     return Checkpoint(str(path), info, _loaded(path, tensors), _identify(content))
+
+
+def refuse_pickle(path: str | os.PathLike[str]) -> None:
+    """Raise CheckpointError for a file of pickled weights, which could run a program when read."""
+    where = Path(os.fspath(path).partition('?')[0])
+    if where.suffix.lower() not in PICKLES:
+        return
+    raise CheckpointError(
+        f'{shorten(where)}: is a file of pickled weights ({where.suffix}), which can run a '
+        f'program when it is read, and is refused; expected {SUFFIX}. Weights of psd_depth_ros '
+        f'are {SUFFIX} always. Bring a network of others as ONNX, or as a folder that '
+        f'save_pretrained of transformers wrote, with model{SUFFIX} and config.json'
+    )
 
 
 def check_pixel_budget(pixel_budget: int) -> None:

@@ -26,6 +26,8 @@ OPTIONS = (
     ('--fov', 'horizontal_fov_deg', 'DEGREES'),
     ('--rectify-alpha', 'rectify_alpha', 'A'),
     ('--checkpoint', 'checkpoint', 'START'),
+    ('--student', 'student', 'PRESET'),
+    ('--imagenet', 'imagenet', 'NPZ'),
     ('--recipe', 'recipe', 'R'),
     ('--steps', 'steps', 'N'),
     ('--minutes', 'minutes', 'M'),

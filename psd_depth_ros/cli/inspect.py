@@ -49,19 +49,24 @@ def add_parser(subparsers: Any) -> None:
 
 def execute(options: argparse.Namespace) -> int:
     """Print the report, of which an unusable camera is part unless --camera asks for it."""
+    from psd_depth_ros.checkpoint import refuse_pickle
     from psd_depth_ros.data.open import find_recordings
-    from psd_depth_ros.external.hub import find_own, is_hub_network
+    from psd_depth_ros.external.hub import find_folder, find_own, is_hub_network
     from psd_depth_ros.external.open import is_external
     from psd_depth_ros.inference.exported import read_exported
 
     spec = str(options.recording)
+    refuse_pickle(spec)
     if (exported := read_exported(options.recording)) is not None:
         print('\n'.join(_describe_exported(exported)))
         return 0
-    if is_hub_network(spec.partition('?')[0]):
-        options.recording = find_own(spec.partition('?')[0]) or options.recording
-    if is_external(str(options.recording)):
-        print('\n'.join(_describe_network(spec)))
+    where = spec.partition('?')[0]
+    folder = find_folder(where) if is_hub_network(where) else None
+    own = None if folder is None else find_own(folder, where)
+    if own is not None:
+        options.recording = own
+    elif is_external(spec):
+        print('\n'.join(_describe_network(spec, folder)))
         return 0
     if _is_checkpoint(options.recording):
         print('\n'.join(_describe_checkpoint(options.recording)))
@@ -190,13 +195,13 @@ def _describe_checkpoint(path: Path) -> Iterator[str]:
         yield f'{"learned from:":14}{source.get("name")} ({source.get("licence")})'
 
 
-def _describe_network(spec: str) -> Iterator[str]:
+def _describe_network(spec: str, folder: Path | None) -> Iterator[str]:
     """What was understood of a network of other people, and what it lacks to be served."""
     from psd_depth_ros.external.open import open_depth_network
     from psd_depth_ros.inference.external import find_obstacle, NOMINAL_IMAGE
     from psd_depth_ros.inference.scale import AFFINE_MODES
 
-    external = open_depth_network(spec)
+    external = open_depth_network(spec, folder=folder)
     options, network = external.options, external.network
     height, width = network.input_size(NOMINAL_IMAGE)
     yield f'{external.where}: network {external.name!r}, id {options.identify(network.content)}'
@@ -216,7 +221,8 @@ def _describe_network(spec: str) -> Iterator[str]:
     focal = ''
     if options.canonical_focal_px:
         focal = f', for a focal length of {options.canonical_focal_px:g} px at the input'
-    yield f'{"output:":14}{options.output}, {unit}{factor}{focal}'
+    sky = f', sky in {options.sky_output}' if options.sky_output else ''
+    yield f'{"output:":14}{options.output}, {unit}{factor}{focal}{sky}'
     confidence = 'of the difference to the mirror image' if options.flip else 'none'
     yield f'{"confidence:":14}{confidence}'
     obstacle = find_obstacle(external)

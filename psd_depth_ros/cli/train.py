@@ -59,7 +59,8 @@ def add_parser(subparsers: Any) -> None:
     start.add_argument(
         '--checkpoint',
         metavar='START',
-        help='checkpoint to go on from: a file, or a name; default is that of the package',
+        help='checkpoint to go on from: a file, a name (default is that of the package), or '
+        'hf:OWNER/NAME of shared weights of this package',
     )
     parser.add_argument(
         '--resume', action='store_true', help='go on with the run in RUN, from its last state'
@@ -197,10 +198,11 @@ def _say(outcome: Outcome, output: Path) -> None:
 
 def _read_start(options: argparse.Namespace) -> Start:
     from psd_depth_ros.checkpoint import load_checkpoint
+    from psd_depth_ros.external.hub import find_start
     from psd_depth_ros.networks.encoders import read_encoder_weights
 
     if options.checkpoint is not None:
-        return load_checkpoint(options.checkpoint)
+        return load_checkpoint(find_start(options.checkpoint))
     return None if options.imagenet is None else read_encoder_weights(options.imagenet)
 
 

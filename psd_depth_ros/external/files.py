@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.external.network import Image, Network, normalise
+from psd_depth_ros.external.network import Image, Network, normalise, one_line
 from psd_depth_ros.external.options import hash_files, NetworkOptions
 from psd_depth_ros.external.tflite import Quantisation, read_quantisation
 from psd_depth_ros.parsing import ParseError, read_bytes
@@ -76,25 +76,31 @@ class FileNetwork(Network):
         height, width = image_size
         return choose_input_size(width, height, self._options.pixel_budget, multiple)
 
-    def run(self, image: Image) -> NDArray:
-        """See `Network.run`."""
+    def run_with_sky(self, image: Image) -> tuple[NDArray, NDArray | None]:
+        """See `Network.run_with_sky`."""
         try:
             outputs = self._run(self._input.name, self._tensor(image))
         except Exception as error:  # of types of its own, none of them public
             height, width = image.shape[:2]
             raise SettingsError(
-                f'network {self.path} refuses an input of {width}x{height}: {error}; give a size '
-                'that it takes as height and width, or pixel_budget and multiple'
+                f'network {self.path} refuses an input of {width}x{height}: {one_line(error)}; '
+                'give a size that it takes as height and width, or pixel_budget and multiple'
             ) from error
-        found = self._dequantise(np.asarray(outputs[self.output]))
+        sky = self._options.sky_output
+        return self._read(outputs, self.output), self._read(outputs, sky) if sky else None
+
+    def _read(self, outputs: Mapping[str, NDArray], name: str) -> NDArray:
+        """The maps (C, h, w) or (h, w) of an output."""
+        found = self._dequantise(np.asarray(outputs[name]), name)
         if found.ndim == 4 and len(found) == 1:
             found = found[0]
             return found.transpose(2, 0, 1) if self._input.channels_last else found
         if found.ndim == 3 and len(found) == 1:
             return found[0]
         raise SettingsError(
-            f'network {self.path}: output {self.output!r} has shape {found.shape}, expected a map '
-            'of one image, (1, C, h, w), (1, h, w, C) or (1, h, w)'
+            f'network {self.path}: output {name!r} has shape {found.shape}, expected a map of one '
+            'image, (1, C, h, w), (1, h, w, C) or (1, h, w); name another one of '
+            f'{", ".join(outputs)} as output_name or sky_output, or export the network with a map'
         )
 
     def _tensor(self, image: Image) -> NDArray:
@@ -108,8 +114,8 @@ class FileNetwork(Network):
             pixels = pixels.transpose(2, 0, 1)
         return np.ascontiguousarray(pixels[None])
 
-    def _dequantise(self, output: NDArray) -> NDArray:
-        found = self._quantisation.get(self.output)
+    def _dequantise(self, output: NDArray, name: str) -> NDArray:
+        found = self._quantisation.get(name)
         if found is None:
             return output
         return (output.astype(np.float32) - np.float32(found.zero_point)) * np.float32(found.scale)
@@ -141,11 +147,17 @@ class FileNetwork(Network):
         return given
 
     def _choose_output(self, names: list[str]) -> str:
-        wanted = self._options.output_name
+        wanted, sky = self._options.output_name, self._options.sky_output
+        if sky and sky not in names:
+            raise SettingsError(
+                f'network {self.path} has no output {sky!r}, only {", ".join(names)}; give one of '
+                'them as sky_output, or leave it out'
+            )
         if wanted in names:
             return wanted
-        if len(names) == 1 and not wanted:
-            return names[0]
+        others = [name for name in names if name != sky]
+        if len(others) == 1 and not wanted:
+            return others[0]
         raise SettingsError(
             f'network {self.path} has the outputs {", ".join(names)}; give one of them as '
             'output_name'
@@ -188,7 +200,9 @@ def _load_onnx(path: Path, content: bytes) -> Loaded:
         # By its path, as large networks have their weights in a file beside it.
         session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
     except Exception as error:  # of types of its own, none of them public
-        raise SettingsError(f'network {path} is no ONNX network that can run: {error}') from error
+        raise SettingsError(
+            f'network {path} is no ONNX network that can run: {one_line(error)}'
+        ) from error
     inputs = [(one.name, list(one.shape), _onnx_type(one.type)) for one in session.get_inputs()]
     outputs = [one.name for one in session.get_outputs()]
 
@@ -222,7 +236,7 @@ def _load_tflite(path: Path, content: bytes) -> Loaded:
         raise SettingsError(f'network {path} {error}') from error
     except Exception as error:  # RuntimeError and types of its own
         raise SettingsError(
-            f'network {path} is no TFLite network that can run: {error}'
+            f'network {path} is no TFLite network that can run: {one_line(error)}'
         ) from error
     inputs = [
         (

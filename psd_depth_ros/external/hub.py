@@ -6,7 +6,7 @@ as it is; `hf:OWNER/NAME` is taken from the local cache of the hub, else downloa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 import math
 from pathlib import Path
 from typing import Any
@@ -15,72 +15,132 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
+from psd_depth_ros.checkpoint import PICKLES, refuse_pickle, SUFFIX
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.external.network import Image, Network, normalise
-from psd_depth_ros.external.options import hash_files, HUB, NetworkOptions
-from psd_depth_ros.parsing import ParseError, read_json_object
+from psd_depth_ros.external.network import Image, Network, normalise, one_line
+from psd_depth_ros.external.options import (
+    DEPTH,
+    DISPARITY,
+    FILES,
+    hash_files,
+    HUB,
+    NetworkOptions,
+)
+from psd_depth_ros.parsing import ParseError, read_json_object, user_path
 
 MODEL_TYPE, WEIGHTS = 'psd_depth_ros', 'model.safetensors'  # of weights of this package
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
 _PATTERNS = (CONFIG, PREPROCESSOR, '*.safetensors', '*.safetensors.index.json')
 _DEPTH_HEAD, _CLASS_HEAD = 'ForDepthEstimation', 'ForSemanticSegmentation'
-# What networks give by their type, where it does not depend on the weights.
-_OUTPUTS = {'glpn': 'depth', 'zoedepth': 'depth', 'depth_pro': 'depth'}
+_PATIENCE_S = 10.0  # for the first answer of the hub; huggingface_hub itself waits for ever
 _DEFAULT_MULTIPLE = 32
 _SHORTEST_SIDE_ASPECT = 4 / 3  # of the image that a size of the shortest edge is meant for
 
 
 def is_hub_network(where: str) -> bool:
     """Whether a place is of a network of `transformers`."""
-    return where.startswith(HUB) or (Path(where) / CONFIG).is_file()
+    return where.startswith(HUB) or (user_path(where) / CONFIG).is_file()
 
 
 def find_folder(where: str) -> Path:
     """The folder of a network: a place that is one, or the local copy of `hf:OWNER/NAME`.
 
     `hf:OWNER/NAME@REVISION` names a branch, tag or commit. Raises SettingsError where it is
-    neither in the cache nor can be downloaded.
+    neither in the cache nor can be downloaded, or has no weights in safetensors.
     """
     if not where.startswith(HUB):
-        return Path(where)
+        return user_path(where)
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError
     except ImportError as error:
         raise _missing(where) from error
     name, _, revision = where.removeprefix(HUB).partition('@')
-    for is_local in (True, False):
-        try:
-            folder = Path(
-                snapshot_download(
-                    name,
-                    revision=revision or None,
-                    allow_patterns=list(_PATTERNS),
-                    local_files_only=is_local,
-                )
-            )
-        except (OSError, ValueError, HfHubHTTPError, HFValidationError) as error:
-            if is_local:
-                continue
-            raise SettingsError(
-                f'network {where} is not on this machine and cannot be downloaded ({error}); '
-                f'download it where there is a network (`hf download {name}`), copy the folder '
-                'with its config.json here, and give that folder in its place'
-            ) from error
+    given = {'revision': revision or None, 'allow_patterns': list(_PATTERNS)}
+    try:
+        folder = Path(snapshot_download(name, **given, local_files_only=True))
         if (folder / CONFIG).is_file() and any(folder.glob('*.safetensors')):
             return folder
-    raise SettingsError(
-        f'network {where} has no {CONFIG} and weights in safetensors; weights in other formats '
-        'are not read, as they can hold programs'
+    except OSError:  # not in the cache
+        pass
+    except ValueError as error:
+        raise SettingsError(
+            f'network {where}: expected hf:OWNER/NAME or hf:OWNER/NAME@REVISION '
+            f'({one_line(error)})'
+        ) from error
+    return _download(where, name, given)
+
+
+def _download(where: str, name: str, given: Mapping[str, Any]) -> Path:
+    """Copy a network of the hub into its cache. Raises SettingsError."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    try:
+        info = HfApi().model_info(name, revision=given['revision'], timeout=_PATIENCE_S)
+        files = [str(one.rfilename) for one in info.siblings or ()]
+        if CONFIG in files and any(one.endswith(SUFFIX) for one in files):
+            return Path(snapshot_download(name, **given))
+    except Exception as error:  # of types of its HTTP library, which changed
+        raise SettingsError(_explain(where, name, error)) from error
+    if CONFIG not in files:
+        raise SettingsError(
+            f'network {where} has no {CONFIG}, so its kind is unknown; export it '
+            'to ONNX where you have its code, and give that file'
+        )
+    raise _without_safetensors(where, files)
+
+
+def _explain(where: str, name: str, error: Exception) -> str:
+    """Why a network cannot be downloaded, and the way out."""
+    from huggingface_hub.errors import (
+        GatedRepoError,
+        RepositoryNotFoundError,
+        RevisionNotFoundError,
+    )
+
+    elsewhere = (
+        f'or download it on a machine that may (`hf download {name} --local-dir FOLDER`), copy '
+        'the folder here, and give its path in place of the name'
+    )
+    if isinstance(error, GatedRepoError):
+        return (
+            f'network {where} is gated: its owner asks for consent; accept its licence on '
+            f'https://huggingface.co/{name} and log in here (`hf auth login`), {elsewhere}'
+        )
+    if isinstance(error, RepositoryNotFoundError):
+        return (
+            f'network {where}: the hub knows no {name}, or it is private; check the name, log in '
+            f'(`hf auth login`), {elsewhere}'
+        )
+    if isinstance(error, RevisionNotFoundError):
+        return (
+            f'network {where}: {name} has no such branch, tag or commit; leave out what stands '
+            'behind @, or look it up on its page'
+        )
+    said = str(error).strip().partition('\n')[0] or type(error).__name__
+    return (
+        f'network {where} is not on this machine and cannot be downloaded ({said}); download it '
+        f'where there is a network (`hf download {name} --local-dir FOLDER`), copy the folder '
+        f'with its {CONFIG} here, and give its path in place of the name'
     )
 
 
-def find_own(where: str) -> Path | None:
-    """The weights of this package in a folder or `hf:OWNER/NAME`; None for other networks.
+def _without_safetensors(where: str, files: Iterable[str]) -> SettingsError:
+    """The error of a network whose weights come in other formats only."""
+    pickles = sorted(one for one in files if Path(one).suffix in PICKLES)
+    found = f'only {", ".join(pickles[:3])}' if pickles else 'none that can be read'
+    return SettingsError(
+        f'network {where} has no weights in safetensors, {found}. Pickled weights are refused, as '
+        'reading them can run a program. Convert them where you trust them: '
+        "transformers' AutoModelForDepthEstimation.from_pretrained(OLD).save_pretrained(NEW) "
+        'writes model.safetensors; then give the folder NEW'
+    )
 
-    Raises SettingsError as `find_folder`, or where the folder lacks its weights.
+
+def find_own(folder: Path, where: str) -> Path | None:
+    """The weights of this package in the folder of a network; None for other networks.
+
+    Raises SettingsError where the folder lacks its weights.
     """
-    folder = find_folder(where)
     values = _read_json(folder / CONFIG, where)
     if values.get('model_type') != MODEL_TYPE:
         return None
@@ -88,6 +148,32 @@ def find_own(where: str) -> Path | None:
     if not path.is_file():
         raise SettingsError(f'network {where}: {folder} has no {WEIGHTS}; package it again')
     return path
+
+
+def find_start(name: str) -> str | Path:
+    """Weights to start a training from, as `checkpoint.load_checkpoint` takes them.
+
+    Args:
+        name: A file or name of weights, `hf:OWNER/NAME` of weights of this package, or the folder
+            that `psd-depth package` made of them.
+
+    Raises SettingsError for networks of other people, which can teach only, and CheckpointError
+    for pickled weights.
+    """
+    where = name.partition('?')[0]
+    refuse_pickle(where)
+    own: str | Path | None = name
+    if is_hub_network(where):
+        own = find_own(find_folder(where), where)
+    elif Path(where).suffix in FILES:
+        own = None
+    if own is None:
+        raise SettingsError(
+            f'checkpoint {name} is a network of others, which cannot be trained here; let it '
+            f'teach: psd-depth distil {name} BAG --output RUN (of the node: recipe:=distil '
+            f'teacher:={name})'
+        )
+    return own
 
 
 def read_defaults(folder: Path, where: str) -> dict[str, Any]:
@@ -108,14 +194,41 @@ def read_defaults(folder: Path, where: str) -> dict[str, Any]:
     return found
 
 
-def guess_hub_output(folder: Path, where: str) -> str:
-    """What a depth network gives, depth or disparity; '' where that is not known."""
+def read_kind(folder: Path, where: str, given: NetworkOptions) -> dict[str, Any]:
+    """Options that follow from the kind of a depth network, as `transformers` computes it.
+
+    Args:
+        folder: Of the network.
+        where: What the user named, for messages.
+        given: Options that the user gave.
+
+    `predicted_depth` of Depth Pro (Bochkovskii et al. 2024, eq. 1) is the inverse depth C of a
+    camera whose focal length is the width of the image: depth = fx / (width C). Depth Pro, and
+    DPT without a backbone of its own, take square images only. Raises SettingsError.
+    """
     config = _read_json(folder / CONFIG, where)
-    kind = str(config.get('model_type'))
+    kind = config.get('model_type')
     if kind == 'depth_anything':
-        is_metric = config.get('depth_estimation_type', 'relative') == 'metric'
-        return 'depth' if is_metric else 'disparity'
-    return _OUTPUTS.get(kind, '')
+        if config.get('depth_estimation_type', 'relative') != 'metric':
+            return {'output': DISPARITY}
+        return {'output': DEPTH, 'metric': True}
+    if kind == 'zoedepth':
+        return {'output': DEPTH, 'metric': True}
+    if kind == 'glpn':
+        return {'output': DEPTH}
+    found: dict[str, Any] = {}
+    side = 0
+    if kind == 'depth_pro':
+        ratios = config.get('scaled_images_ratios') or [1.0]
+        side = round(int(config.get('patch_size', 384)) / min(ratios))
+        found = {'output': DISPARITY, 'metric': True}
+        if not given.focal_px:
+            found['canonical_focal_px'] = float(given.width or side)
+    elif kind == 'dpt' and (config.get('is_hybrid') or not config.get('backbone_config')):
+        side = int(config.get('image_size') or 0)
+    if side and not given.height:
+        found |= {'height': side, 'width': side}
+    return found
 
 
 class HubNetwork(Network):
@@ -143,10 +256,7 @@ class HubNetwork(Network):
         """Load the network. Raises SettingsError."""
         weights = sorted(folder.glob('*.safetensors'))
         if not weights:
-            raise SettingsError(
-                f'network {where}: {folder} has no weights in safetensors; weights in other '
-                'formats are not read, as they can hold programs'
-            )
+            raise _without_safetensors(where, [one.name for one in folder.iterdir()])
         stated = [path for path in (folder / CONFIG, folder / PREPROCESSOR) if path.is_file()]
         self.content = hash_files([*stated, *weights], folder)
         self.library = 'transformers'
@@ -172,8 +282,8 @@ class HubNetwork(Network):
                 f'network that ends with {_DEPTH_HEAD}'
             )
         on_gpu = device == 'auto' and torch.cuda.is_available()
-        self._device = torch.device('cuda' if on_gpu else 'cpu' if device == 'auto' else device)
-        self._model = self._load(folder).eval().to(self._device)
+        self.device = torch.device('cuda' if on_gpu else 'cpu' if device == 'auto' else device)
+        self._model = self._load(folder).eval().to(self.device)
 
     @property
     def size(self) -> tuple[int, int]:
@@ -195,16 +305,16 @@ class HubNetwork(Network):
         return rows * multiple, columns * multiple
 
     @torch.inference_mode()
-    def run(self, image: Image) -> NDArray:
-        """See `Network.run`."""
+    def run_with_sky(self, image: Image) -> tuple[NDArray, NDArray | None]:
+        """See `Network.run_with_sky`."""
         pixels = np.ascontiguousarray(normalise(image, self._options).transpose(2, 0, 1)[None])
         try:
-            output = self._model(torch.from_numpy(pixels).to(self._device))
+            output = self._model(torch.from_numpy(pixels).to(self.device))
         except (RuntimeError, ValueError, IndexError) as error:
             height, width = image.shape[:2]
             raise SettingsError(
-                f'network {self._where} refuses an input of {width}x{height}: {error}; give a '
-                'size that it takes as height and width, or pixel_budget and multiple'
+                f'network {self._where} refuses an input of {width}x{height}: {one_line(error)}; '
+                'give a size that it takes as height and width, or pixel_budget and multiple'
             ) from error
         if self._is_depth:
             found = output.predicted_depth.reshape(output.predicted_depth.shape[-2:])
@@ -212,7 +322,19 @@ class HubNetwork(Network):
             found = output.logits[0]
         else:
             found = output.feature_maps[-1][0]
-        return found.float().cpu().numpy()
+        return found.float().cpu().numpy(), self._sky(output)
+
+    def _sky(self, output: Mapping[str, Any]) -> NDArray | None:
+        name = self._options.sky_output
+        if not name:
+            return None
+        if not isinstance(output.get(name), torch.Tensor):
+            raise SettingsError(
+                f'network {self._where} has the outputs {", ".join(output)}; give one of them as '
+                'sky_output, or leave it out'
+            )
+        found: NDArray = output[name].float().cpu().numpy()
+        return found
 
     def _load(self, folder: Path) -> torch.nn.Module:
         try:
@@ -241,7 +363,7 @@ class HubNetwork(Network):
         except (OSError, ValueError, KeyError, RuntimeError) as error:
             raise SettingsError(
                 f'network {self._where} cannot be read by transformers '
-                f'{transformers.__version__}: {error}'
+                f'{transformers.__version__}: {one_line(error)}'
             ) from error
         loaded: torch.nn.Module = network
         return loaded

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
+import torch
 
 from psd_depth_ros.external.options import NetworkOptions
+from psd_depth_ros.parsing import shorten
 
 Image = NDArray[np.uint8]
 
@@ -18,10 +21,12 @@ class Network(ABC):
     Attributes:
         content: A hash of its weights.
         library: That runs it.
+        device: That it runs on.
     """
 
     content: str
     library: str
+    device: torch.device = torch.device('cpu')
 
     @property
     @abstractmethod
@@ -32,12 +37,22 @@ class Network(ABC):
         """Height and width of its input for an image of a size."""
         return self.size
 
-    @abstractmethod
     def run(self, image: Image) -> NDArray:
         """The output (C, h', w') or (h', w') for an input (h, w, 3) uint8 RGB.
 
         Raises SettingsError where the network refuses the input, or gives no map.
         """
+        return self.run_with_sky(image)[0]
+
+    @abstractmethod
+    def run_with_sky(self, image: Image) -> tuple[NDArray, NDArray | None]:
+        """As `run`, and the output that `sky_output` names, of any shape; None without one."""
+
+
+def run_mirrored(run: Callable[[Image], NDArray], image: Image) -> tuple[NDArray, NDArray]:
+    """Maps (..., h', w') of an image (h, w, 3), and those of its mirror image, mirrored back."""
+    mirrored = run(np.ascontiguousarray(image[:, ::-1]))
+    return run(image), mirrored[..., ::-1]
 
 
 def normalise(image: Image, options: NetworkOptions) -> NDArray[np.float32]:
@@ -47,3 +62,8 @@ def normalise(image: Image, options: NetworkOptions) -> NDArray[np.float32]:
     mean, std = (np.array(one, np.float32) for one in (options.mean, options.std))
     normalised: NDArray[np.float32] = (values - mean) / std
     return normalised
+
+
+def one_line(error: Exception) -> str:
+    """What a library says of an error, for a message of one line."""
+    return shorten(' '.join(str(error).split()) or type(error).__name__, 400)

@@ -40,6 +40,14 @@ class NetworkOptions:
         choices=('', DEPTH, DISPARITY, LOG_DEPTH),
     )
     output_name: str = setting('', 'Output that is taken of a network with several')
+    sky_output: str = setting(
+        '',
+        'Output that holds the probability of sky, of a network that has one: above 1/2 depth '
+        'is +Inf',
+    )
+    sky_logits: bool = setting(
+        False, 'That output holds logits, of which the sigmoid is the probability'
+    )
     mean: tuple[float, ...] = setting(
         (0.0, 0.0, 0.0), 'Subtracted from the image, of inputs of floats'
     )
@@ -119,6 +127,10 @@ class NetworkOptions:
         for key, count in (('mean', 3), ('std', 3), ('principal', 2)):
             if len(getattr(self, key)) != count:
                 raise SettingsError(f'{key} has {len(getattr(self, key))} numbers, not {count}')
+        if self.sky_logits and not self.sky_output:
+            raise SettingsError(
+                'sky_logits tells what sky_output holds, which is empty; name the output of sky'
+            )
         if bool(self.focal_px) != bool(self.focal_width):
             raise SettingsError('focal_px and focal_width belong together; give both or neither')
         if self.focal_px and self.keep_aspect:
@@ -143,6 +155,8 @@ class NetworkOptions:
         facts = dump(self)
         for key in ('name', 'licence'):
             facts.pop(key)
+        if not self.sky_output:  # ids of maps from before that option hold
+            facts = {name: one for name, one in facts.items() if not name.startswith('sky_')}
         text = json.dumps([_VERSION, content, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

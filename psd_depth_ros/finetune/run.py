@@ -20,6 +20,8 @@ from psd_depth_ros import __version__
 from psd_depth_ros.checkpoint import Checkpoint, default_checkpoint, load_checkpoint
 from psd_depth_ros.config import dump, parse_changes, specs, validate
 from psd_depth_ros.errors import BagError, CheckpointError, SettingsError
+from psd_depth_ros.external.hub import find_start
+from psd_depth_ros.external.options import HUB
 from psd_depth_ros.files import explained_disk, set_aside
 from psd_depth_ros.finetune.acceptance import check_acceptance, HeldOutScores
 from psd_depth_ros.finetune.folder import FinetuneFolder
@@ -37,6 +39,7 @@ from psd_depth_ros.finetune.settings import FinetuneSettings
 from psd_depth_ros.inference.backends import choose_device
 from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
+from psd_depth_ros.networks.encoders import read_encoder_weights
 from psd_depth_ros.objectives.ss_mde import PSEUDO_DEPTH
 from psd_depth_ros.parsing import user_path
 from psd_depth_ros.teachers import open_depth_teacher
@@ -49,7 +52,7 @@ from psd_depth_ros.training.recipe import (
     VideoRecipe,
 )
 from psd_depth_ros.training.run_folder import has_state, RunFolder
-from psd_depth_ros.training.task import has_shape, Task
+from psd_depth_ros.training.task import has_shape, NewStudent, Task
 from psd_depth_ros.training.video_task import VideoTask
 
 
@@ -63,6 +66,8 @@ def make_recipe(settings: FinetuneSettings) -> VideoRecipe:
         raise SettingsError(
             'camera and horizontal_fov_deg both say what the lens is; give one of them'
         )
+    if settings.checkpoint and not settings.checkpoint.startswith(HUB):
+        find_start(settings.checkpoint)  # told at once; the hub is asked when the run begins
     recipe = read_finetune_recipe(find_recipe(settings.recipe))
     if not isinstance(recipe, VideoRecipe):
         raise SettingsError(
@@ -155,7 +160,11 @@ def _finetune(
     stop: Callable[[], bool],
 ) -> FinetuneReport:
     start, notes = _load_start(settings, folder)
-    run = _Run(settings, _match_start(recipe, settings, start), start, device, folder, notes)
+    matched = _match_start(recipe, settings, start)
+    student = _make_student(matched, settings, start)
+    if student is not None:
+        notes = (*notes, _describe_student(matched, student, start))
+    run = _Run(settings, matched, start, device, folder, notes, student)
     try:
         trained = has_state(run.training.states)
         folder.begin(Path(start.path), dump(settings), trained=trained)
@@ -189,6 +198,7 @@ class _Run:
     device: str
     folder: FinetuneFolder
     notes: tuple[str, ...] = ()
+    student: NewStudent | None = None  # where the network is made anew
 
     @property
     def training(self) -> RunFolder:
@@ -302,7 +312,7 @@ def _load_start(
             return load_checkpoint(folder.best), ()
         except CheckpointError as error:
             damage = str(error)
-    start = load_checkpoint(settings.checkpoint or default_checkpoint())
+    start = load_checkpoint(find_start(settings.checkpoint or str(default_checkpoint())))
     if not damage:
         return start, ()
     if folder.start_id not in (None, start.id):
@@ -318,14 +328,47 @@ def _load_start(
 def _match_start(
     recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint
 ) -> VideoRecipe:
-    """Set the architecture in the recipe to that of the start, except what `changes` say."""
+    """Set the architecture in the recipe to that of the start, except what the settings say."""
     architecture = load_model(start).architecture
     found: dict[str, Any] = {'head': architecture.head}
     for name in PRESETS:
         if has_shape(architecture, preset(name, architecture.head)):
             found['preset'] = name
     asked = parse_changes(settings.changes, 'changes')
+    if settings.student:
+        if asked.get('preset', settings.student) != settings.student:
+            raise SettingsError(
+                f'student is {settings.student}, and changes say preset={asked["preset"]}; give '
+                'one of them'
+            )
+        found['preset'] = settings.student
+        asked.pop('preset', None)
     return replace(recipe, **{name: one for name, one in found.items() if name not in asked})
+
+
+def _make_student(
+    recipe: VideoRecipe, settings: FinetuneSettings, start: Checkpoint
+) -> NewStudent | None:
+    """The student that is made anew; None where the start weights are trained on."""
+    is_new = bool(settings.student) and not has_shape(
+        load_model(start).architecture, preset(recipe.preset, recipe.head)
+    )
+    if not is_new and settings.imagenet:
+        raise SettingsError(
+            f'imagenet starts a student that is made anew, and {start.info.name} is trained on '
+            'here; leave it out, or give student=base (or lite), where the start has another shape'
+        )
+    if not is_new:
+        return None
+    path = settings.imagenet
+    return NewStudent(read_encoder_weights(user_path(path)) if path else None)
+
+
+def _describe_student(recipe: VideoRecipe, student: NewStudent, start: Checkpoint) -> str:
+    return (
+        f'the student {recipe.preset} is made anew ({student.origin}); it learns the scale of '
+        f'{start.info.name} {start.id}, which stays unless the student is better'
+    )
 
 
 def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> VideoTask:
@@ -336,11 +379,14 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> VideoTask:
             raise _StoppedError
         report(FinetuneStatus(PREPARING, done, total, 'preparing recordings'))
 
-    report(FinetuneStatus(PREPARING, detail='looking at the recordings'))
+    said = '' if run.student is None else f'; {run.notes[-1]}'
+    report(FinetuneStatus(PREPARING, detail=f'looking at the recordings{said}'))
     resumable = has_state(run.training.states)
     if not resumable:
         shutil.rmtree(run.folder.training, ignore_errors=True)
-    task = VideoTask.from_recipe(run.recipe, run.folder.path, run.start, advance)
+    task = VideoTask.from_recipe(
+        run.recipe, run.folder.path, run.start, advance, student=run.student
+    )
     recordings = task.data_description()['recordings']
     if not sum(one['held_out'] for one in recordings):
         names = ', '.join(f'{one["name"]} ({one["frames"]} frames)' for one in recordings)

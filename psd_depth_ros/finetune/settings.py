@@ -52,8 +52,18 @@ class FinetuneSettings:
     )
     checkpoint: str = setting(
         '',
-        'weights to start from: a file, or the name of weights that come with the package; empty '
-        'is `default`',
+        'weights to start from: a file, the name of weights that come with the package, or '
+        'hf:OWNER/NAME of shared weights of this package; empty is `default`',
+    )
+    student: str = setting(
+        '',
+        'network to train, where it is not that of the start weights: lite or base is made anew, '
+        'keeps the scale of the start weights, and has to be better than they are',
+        choices=('', 'lite', 'base'),
+    )
+    imagenet: str = setting(
+        '',
+        'ImageNet weights (.npz) of the encoder of a student that is made anew; empty: random',
     )
     device: str = setting('auto', 'auto, cpu, cuda or cuda:N')
     steps: int = setting(

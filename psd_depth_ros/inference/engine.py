@@ -23,7 +23,7 @@ from torch import Tensor
 
 from psd_depth_ros.checkpoint import check_pixel_budget, Checkpoint, load_checkpoint
 from psd_depth_ros.errors import DeviceError, SettingsError
-from psd_depth_ros.external.hub import find_own, is_hub_network
+from psd_depth_ros.external.hub import find_folder, find_own, is_hub_network
 from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
@@ -62,7 +62,8 @@ class DepthFrame:
     depth is within 25 %, NaN where the network claims none. `camera` is the camera of the depth
     image. `maps` are depth and confidence on the engine's device; `finish` computes the frame for
     another scale. `disparity` (h, w) is what a network of unknown scale and shift gives, None of
-    others.
+    others. `problem` says why no pixel has depth, '' where some have; it is looked for on a CPU
+    only.
     """
 
     depth_m: Map
@@ -74,6 +75,7 @@ class DepthFrame:
     finish: Callable[[Scale], DepthFrame] = field(repr=False)
     claims_confidence: bool = True
     disparity: Map | None = field(default=None, repr=False)
+    problem: str = ''
 
     @cached_property
     def values(self) -> Map | None:
@@ -179,8 +181,10 @@ class DepthEngine:
         pixel_budget: int = 0,
         make_view: Callable[[Camera], View] | None = None,
         claims_confidence: bool = True,
+        network_device: torch.device | None = None,
     ) -> None:
         self.checkpoint = checkpoint
+        self._network_device = network_device or device
         self._own_view = make_view
         self._claims_confidence = claims_confidence
         self.pixel_budget = pixel_budget or checkpoint.info.input.pixel_budget
@@ -215,7 +219,8 @@ class DepthEngine:
                 this one is not delayed; takes a few seconds longer.
 
         Raises CheckpointError for an unusable file, DeviceError where the device or backend is
-        not available, SettingsError for a budget that no image can have.
+        not available, SettingsError for a budget that no image can have, or a network of others
+        that cannot be found or served.
         """
         check_pixel_budget(pixel_budget)
         chosen = choose_device(device)
@@ -223,9 +228,13 @@ class DepthEngine:
             spec = os.fspath(path)
             if (exported := read_exported(Path(spec))) is not None:
                 return cls._from_exported(exported, backend, pixel_budget)
-            if is_hub_network(spec.partition('?')[0]):
-                path = find_own(spec.partition('?')[0]) or path
-            if is_external(os.fspath(path)):
+            where = spec.partition('?')[0]
+            if is_hub_network(where):
+                folder = find_folder(where)
+                path = find_own(folder, where)
+                if path is None:
+                    return cls._from_external(spec, chosen, backend, pixel_budget, folder)
+            elif is_external(spec):
                 return cls._from_external(spec, chosen, backend, pixel_budget)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
@@ -235,10 +244,15 @@ class DepthEngine:
 
     @classmethod
     def _from_external(
-        cls, spec: str, device: torch.device, backend: str, pixel_budget: int
+        cls,
+        spec: str,
+        device: torch.device,
+        backend: str,
+        pixel_budget: int,
+        folder: Path | None = None,
     ) -> DepthEngine:
         changes = {'pixel_budget': pixel_budget} if pixel_budget else {}
-        external = open_depth_network(spec, str(device), **changes)
+        external = open_depth_network(spec, str(device), folder, **changes)
         made = ExternalBackend(external)
         _check_backend(backend, made.name, external.where)
 
@@ -251,6 +265,7 @@ class DepthEngine:
             torch.device('cpu'),  # of the maps, wherever the network runs
             make_view=make_view,
             claims_confidence=external.options.flip,
+            network_device=external.network.device,
         )
 
     @classmethod
@@ -279,10 +294,11 @@ class DepthEngine:
 
     @property
     def device(self) -> str:
-        """The device as text: `cpu`, or index and name of the GPU."""
-        if self._device.type != 'cuda':
-            return str(self._device)
-        return f'{self._device} ({torch.cuda.get_device_name(self._device)})'
+        """The device of the network as text: `cpu`, or index and name of the GPU."""
+        device = self._network_device
+        if device.type != 'cuda':
+            return str(device)
+        return f'{device} ({torch.cuda.get_device_name(device)})'
 
     @property
     def backend(self) -> str:
@@ -292,7 +308,8 @@ class DepthEngine:
     @property
     def memory_bytes(self) -> int:
         """Memory reserved on the GPU; 0 on a CPU."""
-        return torch.cuda.memory_reserved(self._device) if self._device.type == 'cuda' else 0
+        device = self._network_device
+        return torch.cuda.memory_reserved(device) if device.type == 'cuda' else 0
 
     def infer(self, rgb: Image, camera: Camera, scale: Scale | None = None) -> DepthFrame:
         """Depth of one image (H, W, 3) uint8 RGB; see `infer_batch`."""
@@ -449,6 +466,19 @@ class DepthEngine:
             finish,
             self._claims_confidence,
             maps[0, 0].numpy() if self.checkpoint.affine else None,
+            self._find_problem(maps),
+        )
+
+    def _find_problem(self, maps: Tensor) -> str:
+        """Why output maps (1, 3, h, w) tell nothing of any pixel, '' where they do."""
+        if maps.device.type != 'cpu':  # where looking would wait for the network
+            return ''
+        if torch.isfinite(maps[:, 0]).any() or (maps[:, 2] > 0.5).any():
+            return ''
+        return (
+            f'network {self.checkpoint.info.name} gave no depth for a whole image, only NaN, Inf '
+            'or values that are not above 0; look at that image, and at the values that the '
+            'network gets (mean, std, input_max)'
         )
 
 
@@ -468,8 +498,9 @@ def _place(
     values = disparity.numpy()
     shape = scale.affine
     if shape is None:
-        median = np.float32(np.nanmedian(values))
-        level = median if median > 0 else np.float32(np.nanmax(np.abs(values)) or 1.0)
+        known = values[np.isfinite(values)]
+        median = float(np.median(known)) if known.size else 1.0
+        level = median if median > 0 else float(np.abs(known).max()) or 1.0
         middle_m = math.sqrt(settings.min_depth_m * settings.max_depth_m)
         depth = Affine(level, level, 1.0).relative_depth(values)
         return torch.from_numpy(np.log(depth * middle_m)), sigma * np.nan, torch.zeros(())

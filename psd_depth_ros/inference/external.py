@@ -8,6 +8,7 @@ gets a sigma of NaN: no confidence is claimed, and no depth is dropped for it.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,11 +17,12 @@ from torch import Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.external.network import Network
+from psd_depth_ros.external.network import Network, run_mirrored
 from psd_depth_ros.external.open import ExternalNetwork
 from psd_depth_ros.external.options import DEPTH, DISPARITY, NetworkOptions
 from psd_depth_ros.external.placement import place
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.resample import resize
 from psd_depth_ros.inference.conversion import Convert, Shape
 from psd_depth_ros.preprocess import ViewSampler
 
@@ -87,22 +89,52 @@ class ExternalBackend:
         self._network = None
 
     def _maps(self, image: Image) -> Map:
-        """(3, h', w'): u', sigma (NaN where not asked for) and sky probability (0).
+        """(3, h', w'): u', sigma (NaN where not asked for) and sky probability.
 
         Of a network of unknown scale and shift: disparity in place of u', sigma that of disparity.
         """
-        log_depth = self._log_depth(image)
-        sigma = np.full_like(log_depth, np.nan)
-        if self._options.flip:
-            mirrored = self._log_depth(np.ascontiguousarray(image[:, ::-1]))[:, ::-1]
-            sigma = np.abs(log_depth - mirrored)
-            log_depth = np.float32(0.5) * (log_depth + mirrored)
-        return np.stack([log_depth, sigma, np.zeros_like(sigma)])
-
-    def _log_depth(self, image: Image) -> Map:
-        """Logarithm of the depth in metres, or up to a scale; NaN where there is none."""
         assert self._network is not None, 'the engine was closed'
-        return read_log_depth(self._network.run(image), self._options, self._where)
+        run = partial(read_maps, self._network, self._options, self._where)
+        if not self._options.flip:
+            log_depth, sky = run(image)
+            return np.stack([log_depth, np.full_like(log_depth, np.nan), sky])
+        first, second = run_mirrored(run, image)
+        mean = np.float32(0.5) * (first + second)
+        return np.stack([mean[0], np.abs(first[0] - second[0]), mean[1]])
+
+
+def read_maps(network: Network, options: NetworkOptions, where: str, image: Image) -> Map:
+    """Run a network: logarithm of depth, and the probability of sky, (2, h', w').
+
+    Sky is 0 where the network has no output of it. Raises SettingsError where an output is not
+    what the options say.
+    """
+    output, sky = network.run_with_sky(image)
+    log_depth = read_log_depth(output, options, where)
+    if sky is None:
+        return np.stack([log_depth, np.zeros_like(log_depth)])
+    return np.stack([log_depth, _read_sky(sky, options, where, log_depth.shape)])
+
+
+def _read_sky(output: NDArray, options: NetworkOptions, where: str, size: tuple[int, ...]) -> Map:
+    """The probability of sky at the size of the depth; 0 where it is NaN."""
+    found = np.asarray(output, np.float32).reshape(-1, *output.shape[-2:])
+    name = options.sky_output
+    if len(found) != 1:
+        raise SettingsError(
+            f'network {where}: output {name!r} holds {len(found)} maps, expected one of the '
+            'probability of sky'
+        )
+    sky = np.nan_to_num(found[0], nan=-np.inf if options.sky_logits else 0.0)
+    if options.sky_logits:
+        sky = 0.5 + 0.5 * np.tanh(0.5 * np.clip(sky, -50.0, 50.0))
+    elif sky.min() < -0.01 or sky.max() > 1.01:
+        raise SettingsError(
+            f'network {where}: output {name!r} reaches from {sky.min():g} to {sky.max():g}, '
+            'expected probabilities of sky from 0 to 1; give sky_logits=true where it holds '
+            'logits, or leave out sky_output'
+        )
+    return resize(sky.astype(np.float32), (size[0], size[1]))
 
 
 def read_log_depth(output: NDArray, options: NetworkOptions, where: str) -> Map:
@@ -165,7 +197,7 @@ def find_obstacle(external: ExternalNetwork) -> str:
     """
     height, width = external.network.input_size(NOMINAL_IMAGE)
     noise = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-    found = read_log_depth(external.network.run(noise), external.options, external.where)
+    found, _ = read_maps(external.network, external.options, external.where, noise)
     if not np.isfinite(found).any():
         return (
             'gives no depth for a test image, only NaN, Inf or values that are not above 0; check '

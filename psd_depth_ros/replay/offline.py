@@ -111,6 +111,7 @@ def run_bag(
     pipeline = _Pipeline(engine, settings, source)
     drops = _Drops()
     written = 0
+    empty: list[str] = []  # what is told of frames without any depth
     bag = nullcontext() if output is None else BagWriter(output, compression)
     with bag as writer, ReadAhead(source.frames()) as frames:
         for frame in frames:
@@ -130,6 +131,8 @@ def run_bag(
             if show is not None:
                 show(result)
             written += 1
+            if result.problem:
+                empty.append(result.problem)
             if written == 1:
                 first_done = time.perf_counter()
             if progress is not None:
@@ -141,6 +144,7 @@ def run_bag(
     frames_in = written + sum(dropped.values())
     first_s, rest_s = first_done - started, time.perf_counter() - first_done
     notes += (pipeline.summary,) if pipeline.summary else ()
+    notes += (f'{len(empty)} of {written} frames without depth: {empty[0]}',) if empty else ()
     return RunReport(frames_in, written, dropped, drops.reasons, first_s, rest_s, notes)
 
 

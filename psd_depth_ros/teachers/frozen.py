@@ -3,7 +3,7 @@
 What they say of a frame depends on the frame alone, so it is computed once and kept
 (`data.maps`). A specification names a network (see `external.options`):
 
-- NAME.safetensors: a checkpoint of this package,
+- NAME.safetensors, or what `package` made of one: a checkpoint of this package,
 - `hf:OWNER/NAME`, or a folder with config.json: a network of Hugging Face `transformers`,
 - NAME.onnx, NAME.tflite,
 - any other folder: maps that were computed before, see `folder.MapFolder`,
@@ -24,11 +24,17 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from psd_depth_ros.checkpoint import load_checkpoint
+from psd_depth_ros.checkpoint import load_checkpoint, refuse_pickle
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.external.files import FileNetwork
-from psd_depth_ros.external.hub import find_folder, HubNetwork, is_hub_network, read_defaults
-from psd_depth_ros.external.network import Network
+from psd_depth_ros.external.hub import (
+    find_folder,
+    find_own,
+    HubNetwork,
+    is_hub_network,
+    read_defaults,
+)
+from psd_depth_ros.external.network import Network, run_mirrored
 from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.external.options import (
     DISPARITY,
@@ -76,11 +82,13 @@ class _Frozen:
         size = self._network.input_size(rgb.shape[:2])
         placement = place(rgb.shape[:2], camera, size, self._options)
         image = placement.image(rgb)
-        maps = self._read(self._network.run(image))
-        if self._options.flip:
-            mirrored = self._read(self._network.run(np.ascontiguousarray(image[:, ::-1])))
-            maps = np.float32(0.5) * (maps + mirrored[..., ::-1])
-        return placement.whole(maps)
+        if not self._options.flip:
+            return placement.whole(self._maps(image))
+        maps, mirrored = run_mirrored(self._maps, image)
+        return placement.whole(np.float32(0.5) * (maps + mirrored))
+
+    def _maps(self, image: Image) -> Map:
+        return self._read(self._network.run(image))
 
     def _read(self, output: NDArray) -> Map:
         """The maps (C, h, w) of an output, NaN where unknown."""
@@ -93,7 +101,7 @@ class DepthTeacher(_Frozen):
     @property
     def gives_depth(self) -> bool:
         """Whether its maps lack a scale only, no shift."""
-        return self._options.output != DISPARITY
+        return self._options.output != DISPARITY or self._options.metric
 
     def __call__(self, rgb: Image, camera: Camera) -> Map:
         """Disparity (h, w) of the whole image, at a size of its own.
@@ -166,11 +174,15 @@ def open_depth_teacher(spec: str) -> DepthTeacher | MapFolder:
     if AND in spec:
         return MeanTeacher([open_depth_teacher(one.strip()) for one in spec.split(AND)])
     where, options = parse_spec(spec)
+    refuse_pickle(where)
     path = Path(where)
     if path.suffix == _CHECKPOINT:
         return CheckpointTeacher(path, options)
+    folder = find_folder(where) if is_hub_network(where) else None
+    if folder is not None and (own := find_own(folder, where)) is not None:
+        return CheckpointTeacher(own, options)
     if is_external(where):
-        opened = open_depth_network(spec)
+        opened = open_depth_network(spec, folder=folder)
         return DepthTeacher(opened.network, opened.name, opened.options)
     return MapFolder(_folder(path, spec), DEPTH, options)
 

@@ -25,6 +25,25 @@ from psd_depth_ros.training.recipe import dump_recipe, Recipe
 
 Start = Checkpoint | EncoderWeights | None
 
+
+@dataclass(frozen=True)
+class NewStudent:
+    """A network that is made anew, beside start weights that it is compared with.
+
+    Attributes:
+        encoder: Pretrained weights of its encoder; None: all of it is random.
+    """
+
+    encoder: EncoderWeights | None = None
+
+    @property
+    def origin(self) -> str:
+        """What its weights are before the first step, in words."""
+        if self.encoder is None:
+            return 'random weights'
+        return f'the encoder of {self.encoder.name}, the rest random'
+
+
 CANONICAL_FOCAL_PX = 240.0  # of networks made anew
 NOMINAL_ASPECT = 3.25  # width over height of the nominal input
 STAGE_FACTS = ('steps', 'images', 'minutes', 'device', 'start')  # kept of earlier runs
@@ -165,16 +184,25 @@ def start_provenance(start: Start) -> tuple[Mapping[str, Any], ...]:
 
 
 def training_record(
-    recipe: Recipe, start: Start, step: int, scores: Mapping[str, float]
+    recipe: Recipe,
+    start: Start,
+    step: int,
+    scores: Mapping[str, float],
+    student: NewStudent | None = None,
 ) -> dict[str, Any]:
-    """What `CheckpointInfo.training` says of a run, and of the runs that its start came from."""
+    """What `CheckpointInfo.training` says of a run, and of the runs that its start came from.
+
+    Those are no runs of a student that was made anew.
+    """
     record: dict[str, Any] = {
         'recipe': dump_recipe(recipe),
         'steps': step,
         'images': step * recipe.batch,
         'validation': dict(scores),
     }
-    if isinstance(start, Checkpoint):
+    if student is not None:
+        record['made_anew'] = student.origin
+    elif isinstance(start, Checkpoint):
         before = start.info.training
         kept = {name: before[name] for name in STAGE_FACTS if name in before}
         record['start'] = {'name': start.info.name, 'id': start.id, **kept}

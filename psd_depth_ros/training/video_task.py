@@ -22,7 +22,7 @@ from psd_depth_ros.data.triplets.motions import estimate_motions
 from psd_depth_ros.data.triplets.prepare import Preparation, prepare_sequences
 from psd_depth_ros.evaluation.metrics import measure
 from psd_depth_ros.geometry.warp import sample
-from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks import DepthModel, load_model
 from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.networks.pose_net import PoseNet
 from psd_depth_ros.objectives.base import (
@@ -40,6 +40,7 @@ from psd_depth_ros.training.recipe import LEARNED, TRACKED, VideoRecipe
 from psd_depth_ros.training.task import (
     canonical_focal_px,
     depth_groups,
+    NewStudent,
     ParameterGroup,
     Start,
     start_network,
@@ -80,6 +81,8 @@ class VideoTask(Task):
             estimated (`poses: tracked`) and where teachers of the terms make maps.
         cache: Folder that keeps the maps of teachers; None: they are kept in memory.
         model: The depth network, in place of that of the recipe and the start.
+        student: Makes the network of the recipe anew. The start, a checkpoint of any shape, is
+            then the network that terms hold to and validations compare with.
 
     Raises:
         CheckpointError: the checkpoint does not fit the recipe.
@@ -96,25 +99,28 @@ class VideoTask(Task):
         report: Callable[[int, int], None] = lambda done, total: None,
         cache: Path | None = None,
         model: DepthModel | None = None,
+        student: NewStudent | None = None,
     ) -> None:
         data.check()
         self.recipe = recipe
         torch.manual_seed(recipe.seed)
-        self._depth = start_network(recipe, start, recipe.head) if model is None else model
+        own = start if student is None else student.encoder
+        self._depth = start_network(recipe, own, recipe.head) if model is None else model
         self._focal_px = canonical_focal_px(start)
         pose = PoseNet()
         teachers = Teachers()
         if isinstance(start, Checkpoint):
-            teachers.add_copy(INITIAL, self._depth)
+            teachers.add_copy(INITIAL, self._depth if student is None else load_model(start))
         self._start = start
+        self._student = student
         self.start_id = start.id if isinstance(start, Checkpoint) else ''
-        self._keeps_norm = recipe.freeze_norm and start is not None
+        self._keeps_norm = recipe.freeze_norm and own is not None
         terms = recipe.make_terms()
         bind_terms(terms, teachers)  # what does not fit is said before hours of preparation
         map_teachers = open_teachers(terms)
         needs = frozenset[str]().union(*(term.needs for term in terms))
         check_fields(needs - map_teachers.keys(), data.sequences)
-        data = self._with_poses(data, INITIAL in teachers, report)
+        data = self._with_poses(data, teachers.get(INITIAL), report)
         self._map_teachers: dict[str, dict[str, str]] = {}  # not the networks, which have done
         self._map_provenance: list[Mapping[str, Any]] = []
         for field, teacher in map_teachers.items():
@@ -167,7 +173,7 @@ class VideoTask(Task):
         return fields | {'pose_prior'}
 
     def _with_poses(
-        self, data: Preparation, has_learned: bool, report: Callable[[int, int], None]
+        self, data: Preparation, initial: DepthModel | None, report: Callable[[int, int], None]
     ) -> Preparation:
         """The recordings, with estimated motions where the recipe has `poses: tracked`."""
         if self.recipe.poses != TRACKED:
@@ -177,9 +183,9 @@ class VideoTask(Task):
             if sequence.poses is None or not sequence.poses_are_of_camera:
                 found = estimate_motions(
                     sequence,
-                    self._depth,
+                    self._depth if initial is None else initial,
                     self._focal_px,
-                    knows_nothing=not has_learned,
+                    knows_nothing=initial is None,
                     report=report,
                 )
                 sequence = replace(sequence, pair_poses=found)
@@ -203,6 +209,7 @@ class VideoTask(Task):
         start: Start,
         report: Callable[[int, int], None],
         model: DepthModel | None = None,
+        student: NewStudent | None = None,
     ) -> VideoTask:
         """Decode the recordings of the recipe into `folder`/frames and make the task.
 
@@ -215,7 +222,7 @@ class VideoTask(Task):
             fine_factor=FINE_FACTOR,
             report=lambda _, done, total: report(done, total),
         )
-        return cls(recipe, data, start, report, folder / 'frames', model)
+        return cls(recipe, data, start, report, folder / 'frames', model, student)
 
     @property
     def depth(self) -> DepthModel:
@@ -328,10 +335,15 @@ class VideoTask(Task):
         self, depth: DepthModel, step: int, scores: Mapping[str, float]
     ) -> CheckpointInfo:
         """Metadata of the checkpoint; metric where data tied the scale, or a term kept it."""
-        recipe, start = self.recipe, self._start
+        recipe, start, student = self.recipe, self._start, self._student
         old = start.info if isinstance(start, Checkpoint) else None
-        output = old.output if old is not None else OutputInfo(self._focal_px)
-        trained = {**training_record(recipe, start, step, scores), 'scale': self._tied}
+        output = OutputInfo(self._focal_px)
+        if old is not None:  # of which a new student keeps the scale only, no confidence
+            output = old.output
+            if student is not None:
+                output = OutputInfo(self._focal_px, scale_sigma=old.output.scale_sigma)
+        record = training_record(recipe, start, step, scores, student)
+        trained = {**record, 'scale': self._tied}
         licence = recipe.data.licence or 'of the recording'
         return CheckpointInfo(
             name=recipe.name,
@@ -343,6 +355,7 @@ class VideoTask(Task):
             training=trained,
             data=(
                 *start_provenance(start),
+                *(start_provenance(student.encoder) if student is not None else ()),
                 *self._map_provenance,
                 *({'name': _full_name(s), 'licence': licence} for s in self._data.sequences),
             ),
@@ -364,7 +377,9 @@ class VideoTask(Task):
         height, width = (side // first.fine_factor for side in first.camera.size)
         trained = InputInfo(height, width, *depth.normalisation)
         start = self._start
-        return trained.trained_from(start.info.input) if isinstance(start, Checkpoint) else trained
+        if not isinstance(start, Checkpoint) or self._student is not None:
+            return trained
+        return trained.trained_from(start.info.input)
 
     def _held_out_batches(self, most: int = MAX_HELD_OUT) -> Iterator[TripletBatch]:
         device = next(self.module.parameters()).device

@@ -14,8 +14,11 @@ from psd_depth_ros.finetune.folder import folder_state
 from psd_depth_ros.finetune.report import duration, report_from, report_lines
 from psd_depth_ros.finetune.run import EarlyStopping, finetune, make_recipe
 from psd_depth_ros.finetune.settings import FinetuneSettings
+from psd_depth_ros.networks import build_encoder
 from psd_depth_ros.replay.rendering import write_world
+from psd_depth_ros.sharing import package
 from psd_depth_ros.synth import World, WorldSettings
+from psd_depth_ros.teachers import open_depth_teacher
 from psd_depth_ros.training.logging import StepReport
 from psd_depth_ros.training.loop import Outcome
 
@@ -88,6 +91,59 @@ def test_a_teacher_s_maps_are_learned_from_and_named_in_the_provenance(settings,
     info = load_checkpoint(tmp_path / 'run' / 'best.safetensors').info
     assert {'name': 'elder', 'licence': 'CC0'} in info.data
     assert info.output.metric, 'the scale is that of the start'
+
+
+def test_a_student_of_another_shape_is_made_anew_and_told(settings, tmp_path):
+    """Its training is tested beside that of the others, in training/test_video_task.py."""
+    arrays = {k: v.numpy() for k, v in build_encoder('resnet18').state_dict().items()}
+    np.savez(tmp_path / 'net.npz', **arrays, name='ResNet on ImageNet', licence='BSD')
+    changes = (*(one for one in SMALL if not one.startswith('objective.')), 'frozen_maps=5')
+    for imagenet, told in (
+        ('', 'random weights'),
+        (str(tmp_path / 'net.npz'), 'the encoder of ResNet on ImageNet, the rest random'),
+    ):
+        seen = []
+        run = replace(
+            settings, output=str(tmp_path / f'run{bool(imagenet)}'), recipe='distil',
+            student='base', imagenet=imagenet, teacher=str(default_checkpoint()), changes=changes,
+        )  # fmt: skip
+        report = finetune(run, report=seen.append, stop=lambda seen=seen: bool(seen[-1].of))
+        note = f'the student base is made anew ({told}); it learns the scale of '
+        assert note in '\n'.join(report_lines(report))
+        assert note in seen[0].detail, 'before anything is computed'
+        assert load_checkpoint(report.best).id == load_checkpoint().id
+
+
+def test_what_a_student_cannot_have_is_told(settings, tmp_path):
+    run = replace(settings, output=str(tmp_path / 'run'), imagenet='net.npz')
+    with pytest.raises(SettingsError, match='imagenet starts a student that is made anew'):
+        finetune(run)
+    with pytest.raises(SettingsError, match=r'student is base, and changes say preset=lite'):
+        finetune(replace(run, student='base', changes=('preset=lite',)))
+    with pytest.raises(SettingsError, match=r"student.*'huge'.*lite"):
+        finetune(replace(run, student='huge'))
+    with pytest.raises(PsdDepthError, match=r'net\.npz'):
+        finetune(replace(run, student='base'))
+    assert not list(tmp_path.iterdir())
+
+
+def test_weights_of_a_hub_are_a_start_and_networks_of_others_are_not(settings, tmp_path):
+    package(default_checkpoint(), tmp_path / 'shared')
+    run = replace(settings, output=str(tmp_path / 'run'), checkpoint=str(tmp_path / 'shared'))
+    report = finetune(run, stop=lambda: True)
+    assert report.start.endswith(load_checkpoint().id)
+    teacher = open_depth_teacher(str(tmp_path / 'shared'))
+    assert teacher.name == load_checkpoint().info.name, 'they can teach, too'
+    other = tmp_path / 'other'
+    other.mkdir()
+    (other / 'config.json').write_text('{"model_type": "dpt"}')
+    for name in (str(other), 'net.onnx?metric=true'):
+        message = r'a network of others.*let it teach: psd-depth distil .*teacher:='
+        with pytest.raises(SettingsError, match=message):
+            make_recipe(replace(run, checkpoint=name))
+    with pytest.raises(CheckpointError, match='pickled'):
+        finetune(replace(run, output=str(tmp_path / 'new'), checkpoint='net.pth'))
+    assert not (tmp_path / 'new').exists()
 
 
 def test_disparity_lacks_a_shift_and_a_recipe_without_teacher_says_so(tmp_path):

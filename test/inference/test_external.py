@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from psd_depth_ros.errors import DeviceError, SettingsError
 from psd_depth_ros.external.open import check_external, is_external
@@ -168,6 +169,136 @@ def test_a_specification_is_checked_without_loading(tmp_path):
     (tmp_path / 'network.yaml').write_text('metric: true\noutputs: depth\n')
     with pytest.raises(SettingsError, match=r"network\.yaml: unknown setting 'outputs'"):
         check_external(str(path))
+
+
+def test_a_wrong_rank_is_told_with_the_outputs_there_are(tmp_path):
+    """A rank of 5, as networks of several views have it."""
+    nodes = [
+        helper.make_node('Constant', [], ['axes'], value_ints=[0]),
+        helper.make_node('Unsqueeze', ['image', 'axes'], ['depth']),
+    ]
+    path = write_onnx(tmp_path / 'n.onnx', nodes, (1, 3, 4, 6), [('depth', TensorProto.FLOAT)])
+    with pytest.raises(SettingsError, match=r'\(1, 1, 3, 4, 6\), expected a map.*export'):
+        DepthEngine.from_checkpoint(f'{path}?metric=true')
+    one = [helper.make_node('Identity', ['image'], ['depth'])]
+    path = write_onnx(tmp_path / 'c.onnx', one, (1, 3, 4, 6), [('depth', TensorProto.FLOAT)])
+    with pytest.raises(SettingsError, match='gives 3 maps, expected one of depth'):
+        DepthEngine.from_checkpoint(f'{path}?metric=true')
+
+
+def test_a_file_of_another_kind_is_told(tmp_path):
+    pytest.importorskip('openvino')
+    (tmp_path / 'text.tflite').write_text('no network')
+    with pytest.raises(SettingsError, match=r'text\.tflite is no TensorFlow Lite file.*TFL3'):
+        DepthEngine.from_checkpoint(str(tmp_path / 'text.tflite'))
+
+
+def test_a_missing_key_and_a_wrong_value_of_network_yaml_are_told(tmp_path):
+    path = write_red(tmp_path / 'net.onnx', 'out')
+    with pytest.raises(SettingsError, match=r"output 'out'.*\?output=depth.*in the \.yaml"):
+        DepthEngine.from_checkpoint(str(path))
+    (tmp_path / 'network.yaml').write_text('output: metres\n')
+    with pytest.raises(SettingsError, match=r"network\.yaml: output.*'metres'.*depth"):
+        DepthEngine.from_checkpoint(str(path))
+    (tmp_path / 'network.yaml').write_text('- depth\n')
+    with pytest.raises(SettingsError, match=r'expected options such as `output: depth`'):
+        DepthEngine.from_checkpoint(str(path))
+
+
+def test_a_size_that_the_network_refuses_is_told(tmp_path):
+    """It says that it takes any size, and adds a constant that is 6 wide."""
+    nodes = [
+        helper.make_node('Constant', [], ['ramp'], value_floats=[1.0] * 6),
+        helper.make_node('Constant', [], ['zero'], value_ints=[0]),
+        helper.make_node('Gather', ['image', 'zero'], ['red'], axis=1),
+        helper.make_node('Add', ['red', 'ramp'], ['depth']),
+    ]
+    kinds = [('depth', TensorProto.FLOAT)]
+    path = write_onnx(tmp_path / 'n.onnx', nodes, (1, 3, 'h', 'w'), kinds)
+    assert DepthEngine.from_checkpoint(f'{path}?metric=true&height=4&width=6')
+    with pytest.raises(SettingsError, match=r'refuses an input of 8x4.*give a size that it takes'):
+        DepthEngine.from_checkpoint(f'{path}?metric=true&height=4&width=8')
+
+
+def write_log(path):
+    """log(red - 0.5): NaN where red is dark, such as in the whole of a dark image."""
+    nodes = [
+        helper.make_node('Constant', [], ['zero'], value_ints=[0]),
+        helper.make_node('Gather', ['image', 'zero'], ['red'], axis=1),
+        helper.make_node('Constant', [], ['half'], value_float=0.5),
+        helper.make_node('Sub', ['red', 'half'], ['rest']),
+        helper.make_node('Log', ['rest'], ['depth']),
+    ]
+    return write_onnx(path, nodes, (1, 3, 4, 6), [('depth', TensorProto.FLOAT)])
+
+
+def test_pixels_without_a_number_are_invalid_and_an_image_of_them_is_a_problem(tmp_path):
+    path = write_log(tmp_path / 'net.onnx')
+    engine = DepthEngine.from_checkpoint(f'{path}?output=log_depth&metric=true')
+    image = grey(255)
+    image[:, :30] = 0
+    frame = depth_of(engine, image)
+    assert np.isnan(frame.depth_m[:, :20]).all()
+    np.testing.assert_allclose(frame.depth_m[:, 45:], 0.5, rtol=1e-5)
+    assert frame.problem == ''
+    dark = depth_of(engine, grey(0))
+    assert np.isnan(dark.depth_m).all()
+    assert dark.cloud().width == 0
+    assert 'network net gave no depth for a whole image, only NaN' in dark.problem
+    assert dark.rescaled(Scale(2.0)).problem == dark.problem
+
+
+def write_sky(path, logits=False):
+    """Depth is red, green is the probability of sky, or blue less 0.5 its logit; at half size."""
+    nodes = [
+        helper.make_node('Constant', [], ['one'], value_ints=[0]),
+        helper.make_node('Constant', [], ['other'], value_ints=[2 if logits else 1]),
+        helper.make_node('Gather', ['image', 'one'], ['depth'], axis=1),
+        helper.make_node('Gather', ['image', 'other'], ['full'], axis=1),
+        helper.make_node('AveragePool', ['full'], ['pooled'], kernel_shape=[2, 2], strides=[2, 2]),
+        helper.make_node('Constant', [], ['half'], value_float=0.5 if logits else 0.0),
+        helper.make_node('Sub', ['pooled', 'half'], ['sky']),
+    ]
+    outputs = [('depth', TensorProto.FLOAT), ('sky', TensorProto.FLOAT)]
+    return write_onnx(path, nodes, (1, 3, 4, 6), outputs)
+
+
+@pytest.mark.parametrize('logits', [False, True])
+@pytest.mark.parametrize('flip', [False, True])
+def test_sky_of_another_output_is_infinitely_far(tmp_path, logits, flip):
+    path = write_sky(tmp_path / 'net.onnx', logits)
+    options = f'metric=true&sky_output=sky&sky_logits={logits}&flip={flip}'.lower()
+    engine = DepthEngine.from_checkpoint(f'{path}?{options}')
+    image = grey()
+    image[:20, :, 1:] = 255  # its upper half is sky
+    image[20:, :, 1:] = 0
+    frame = depth_of(engine, image)
+    assert (frame.depth_m[:15] == np.inf).all()
+    np.testing.assert_allclose(frame.depth_m[25:], 0.2, rtol=1e-5)
+    plain = DepthSettings(min_depth_m=0.001, max_depth_m=1000.0, sky=False)
+    with_depth = engine.infer_batch([(image, CAMERA)], settings=plain)[0]
+    np.testing.assert_allclose(with_depth.depth_m, 0.2, rtol=1e-5)
+
+
+def test_outputs_of_sky_that_are_none_are_refused(tmp_path):
+    path = write_sky(tmp_path / 'net.onnx', logits=True)
+    with pytest.raises(SettingsError, match=r'no output \'ski\', only depth, sky'):
+        DepthEngine.from_checkpoint(f'{path}?metric=true&sky_output=ski')
+    with pytest.raises(SettingsError, match=r'reaches from -0\.\d+ to .*give sky_logits=true'):
+        DepthEngine.from_checkpoint(f'{path}?metric=true&sky_output=sky')
+    with pytest.raises(SettingsError, match='name the output of sky'):
+        DepthEngine.from_checkpoint(f'{path}?metric=true&output_name=depth&sky_logits=true')
+
+
+def test_the_device_told_is_that_of_the_network(tmp_path):
+    """Its maps are on the CPU, wherever it runs."""
+    opened = DepthEngine.from_checkpoint(f'{write_red(tmp_path / "n.onnx", "depth")}?metric=true')
+    assert opened.device == 'cpu'
+    engine = DepthEngine(
+        opened.checkpoint, opened._backend, torch.device('cpu'),
+        network_device=torch.device('meta'),
+    )  # fmt: skip
+    assert engine.device == 'meta'
 
 
 @pytest.mark.parametrize(

@@ -31,12 +31,13 @@ START_NS = 1_700_000_000_123_456_789
 class FlatWorld:
     """An engine that sees a wall whose distance is the first pixel's red value."""
 
-    def __init__(self, metric=True, fails_at=()):
+    def __init__(self, metric=True, fails_at=(), blind_at=()):
         output = SimpleNamespace(metric=metric, scale_sigma=0.1)
         self.checkpoint = SimpleNamespace(
             path='relative.safetensors', info=SimpleNamespace(output=output), affine=False
         )
         self.fails_at = fails_at
+        self.blind_at = blind_at
         self.scales = []
 
     def infer_batch(self, requests, *, scales, settings):
@@ -61,6 +62,7 @@ class FlatWorld:
             rgb=rgb,
             values=None,
             cloud=cloud,
+            problem='no depth at all' if distance in self.blind_at else '',
             rescaled=lambda another: self._frame(rgb, camera, distance, another),
         )
 
@@ -132,6 +134,12 @@ def test_frames_add_up_and_reasons_are_given(run):
     assert report.dropped == {'camera_info': 1, 'image': 1}
     assert 'cannot be' in report.reasons['camera_info']
     assert 'damaged' in report.reasons['image']
+
+
+def test_frames_without_any_depth_are_written_and_counted_in_a_note(run):
+    report, _ = run(FlatWorld(blind_at=(2, 3)))
+    assert report.frames_out == 4
+    assert report.notes == ('2 of 4 frames without depth: no depth at all',)
 
 
 def test_no_usable_frame_raises_and_leaves_no_file(run, tmp_path):

@@ -101,6 +101,22 @@ def test_unusable_checkpoints_leave_a_node_that_can_be_mended(
     assert bench.change_state('activate')
 
 
+def test_images_without_any_depth_are_published_and_a_problem_of_their_camera(
+    bench: Any, depth_node: Start, tmp_path: Path
+) -> None:
+    path = tmp_path / 'nothing'
+    path.write_text('wall depth=nan')
+    depths = bench.listen(Image, '/depth/image_rect')
+    node = depth_node(checkpoint=str(path), diagnostics_period_s=0.2)
+    camera = bench.camera()
+    camera.wait_for_reader()
+    camera.send_until(
+        lambda: depths and 'gave no depth' in bench.value(': camera', 'problem'), 'the problem'
+    )
+    assert np.isnan(np.frombuffer(depths[0].data, np.float32)).all()
+    assert node.output.count('network wall gave no depth') == 1, 'once in a while'
+
+
 def test_a_lidar_gives_the_scale_that_the_checkpoint_lacks(
     bench: Any, depth_node: Start, tmp_path: Path
 ) -> None:

@@ -44,6 +44,7 @@ class FakeFrame:
     rgb: np.ndarray
     factor: float
     values: None = None
+    problem: str = ''
 
     def rescaled(self, scale):
         return replace(
@@ -102,7 +103,8 @@ class FakeEngine:
 
     def _frame(self, rgb, camera, factor):
         depth = np.full(rgb.shape[:2], factor * float(self.options['depth']), np.float32)
-        return FakeFrame(depth, np.ones_like(depth), camera.rectified(), rgb, factor)
+        problem = '' if np.isfinite(depth).any() else 'network wall gave no depth'
+        return FakeFrame(depth, np.ones_like(depth), camera.rectified(), rgb, factor, problem)
 
 
 class FakeFactory:

@@ -10,12 +10,13 @@ from psd_depth_ros.checkpoint import CheckpointInfo, load_checkpoint, OutputInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.errors import SettingsError
-from psd_depth_ros.networks import DepthModel, Normalisation, preset
-from psd_depth_ros.networks.encoders import EncoderWeights
+from psd_depth_ros.networks import DepthModel, load_model, Normalisation, preset
+from psd_depth_ros.networks.encoders import EncoderWeights, IMAGENET_NORMALISATION
 from psd_depth_ros.training import video_task
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from psd_depth_ros.training.run_folder import RunFolder
+from psd_depth_ros.training.task import NewStudent
 from psd_depth_ros.training.video_task import FINE_FACTOR, VideoTask
 
 WORLDS = 'synth:street:2000005-2000006?frames=8&size=192x64&focal_px=110'
@@ -99,6 +100,28 @@ def test_a_scale_that_was_metric_stays_so_where_it_is_held(data, checkpoint):
     assert not info_of(free, data, checkpoint(True)).output.metric
     assert not info_of(held, data, checkpoint(False)).output.metric
     assert info_of(held, data, checkpoint(True)).output.canonical_focal_px == 300.0
+
+
+def test_a_student_made_anew_keeps_the_scale_of_the_start_and_is_compared_with_it(
+    data, checkpoint
+):
+    recipe = recipe_of('finetune', 'poses=recorded', 'preset=base', 'objective.patch=off',
+                       'objective.mix=off', 'frozen_maps=5')  # fmt: skip
+    start = checkpoint(True)
+    first = data.sequences[0]
+    small = replace(data, sequences=(replace(first, held_out=first.triplets[:1]),))
+    task = VideoTask(recipe, small, start, student=NewStudent())
+    assert all(one.requires_grad for one in task.depth.parameters()), 'nothing random is frozen'
+    info = task.describe(task.depth, 1, {})
+    assert info.architecture['encoder'] == 'resnet18'
+    assert info.input.mean == IMAGENET_NORMALISATION.mean
+    assert (info.output.metric, info.output.canonical_focal_px) == (True, 300.0)
+    assert info.training['made_anew'] == 'random weights'
+    assert 'start' not in info.training
+    assert {'name': 'old data', 'licence': 'CC0'} in info.data
+    old = task.validate(load_model(start))
+    assert (old['scale_drift'], old['stretch'], old['change']) == (0.0, 0.0, 0.0)
+    assert task.validate(task.depth)['change'] > 0.0
 
 
 def test_the_sizes_that_a_start_was_trained_at_are_kept(data, checkpoint):

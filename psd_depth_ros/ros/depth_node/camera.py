@@ -450,7 +450,9 @@ class CameraStream:
         self._counters.process(ready.arrived.received_ns)
         self._delay = ''
         if ready.is_calibrated:
-            self._problem = ''
+            self._problem = frame.problem
+        if frame.problem:
+            self._logger.error('no depth', f'{self.name}: {frame.problem}', REPEAT_S)
         self._stamp_age_ns = self._node.get_clock().now().nanoseconds - time_ns
 
     def drop(
