@@ -107,6 +107,27 @@ class CompiledNetworks(Generic[Compiled]):
             self._networks.clear()
 
 
+class LoadedBackend(ABC):
+    """Base of backends whose network comes ready-made: nothing is converted or compiled."""
+
+    name: str
+
+    @abstractmethod
+    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+        """See `Backend.run`."""
+
+    def is_ready(self, shape: Shape) -> bool:
+        """See `Backend.is_ready`."""
+        return True
+
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """See `Backend.prepare`."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """See `Backend.close`."""
+
+
 class TorchBackend:
     """PyTorch: bfloat16 on CPUs that have it, float16 and CUDA graphs on a GPU; channels-last.
 
