@@ -107,14 +107,8 @@ class CompiledNetworks(Generic[Compiled]):
             self._networks.clear()
 
 
-class LoadedBackend(ABC):
+class LoadedBackend:
     """Base of backends whose network comes ready-made: nothing is converted or compiled."""
-
-    name: str
-
-    @abstractmethod
-    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
-        """See `Backend.run`."""
 
     def is_ready(self, shape: Shape) -> bool:
         """See `Backend.is_ready`."""
@@ -122,10 +116,6 @@ class LoadedBackend(ABC):
 
     def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
         """See `Backend.prepare`."""
-
-    @abstractmethod
-    def close(self) -> None:
-        """See `Backend.close`."""
 
 
 class TorchBackend:
