@@ -128,7 +128,8 @@ def spread(examples: Iterator[Example], count: int) -> list[Example]:
         kept.append(example)
         if len(kept) >= 2 * count:
             kept, step = kept[::2], 2 * step
-    return kept[:: max(1, len(kept) // count)][:count]
+    places = range(min(count, len(kept)))
+    return [kept[round(place * (len(kept) - 1) / max(1, len(places) - 1))] for place in places]
 
 
 def _rendered(size: tuple[int, int], count: int = COMPARED) -> Iterator[Example]:

@@ -74,7 +74,7 @@ _ARITHMETIC = {
     'bf16': 'float32 weights, computed in bfloat16 where the processor has it; the stem, whose '
     'output is the tensor stem, in float32',
     'fp16': 'float16 weights, computed in float32',
-    'int8': 'convolutions and products in 8 bits; the stem and what makes depth in float32',
+    'int8': 'convolutions of the decoder in 8 bits, all else in float32',
 }
 Example = tuple[Image, tuple[float, ...]]  # image (h, w, 3) at the size of the input, fx fy cx cy
 
@@ -224,14 +224,14 @@ class _Writing:
     def _write_onnx(self, feeds: Sequence[Feed]) -> None:
         content = self._to_onnx()
         if feeds:
-            content = quantise_onnx(content, feeds, stem_weights(self.model))
+            content = quantise_onnx(content, feeds)
         write_file(self.path, _with_metadata(content, self.text))
 
     def _write_openvino(self, feeds: Sequence[Feed]) -> None:
         openvino = import_openvino()
-        graph, stem = to_graph(self.model, *self._example(), any_batch=self.choice.batch == ANY)
+        graph = to_graph(self.model, *self._example(), any_batch=self.choice.batch == ANY)
         if feeds:
-            graph = quantise_openvino(graph, feeds, stem)
+            graph = quantise_openvino(graph, feeds)
         graph.set_rt_info(self.text, [METADATA_KEY])
         openvino.save_model(graph, self.path, compress_to_fp16=self.choice.precision == 'fp16')
 

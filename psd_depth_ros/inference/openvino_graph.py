@@ -24,16 +24,11 @@ from psd_depth_ros.networks import DepthModel
 STEM_NAME = 'stem'  # of the tensor between both
 
 
-def to_graph(
-    model: DepthModel, image: Tensor, intrinsics: Tensor, any_batch: bool = False
-) -> tuple[Any, list[str]]:
-    """An openvino.Model of a depth network, and the names of the nodes of its stem.
-
-    There are none where the encoder has no stem.
-    """
+def to_graph(model: DepthModel, image: Tensor, intrinsics: Tensor, any_batch: bool = False) -> Any:
+    """An openvino.Model of a depth network; the output of a stem is called `STEM_NAME`."""
     if not model.encoder.has_stem:
         maps = MapsModel(model).eval()
-        return to_openvino(maps, image, intrinsics, any_batch=any_batch), []
+        return to_openvino(maps, image, intrinsics, any_batch=any_batch)
     stem, rest = StemModel(model).eval(), RestModel(model).eval()
     with torch.no_grad():
         between = stem(image)
@@ -42,19 +37,17 @@ def to_graph(
     return _join(first, second)
 
 
-def _join(stem: Any, rest: Any) -> tuple[Any, list[str]]:
+def _join(stem: Any, rest: Any) -> Any:
     openvino = import_openvino()
     source = stem.outputs[0].get_node().input_value(0)
     source.get_tensor().set_names({STEM_NAME})
-    names = []
-    for index, node in enumerate(stem.get_ordered_ops()):
+    for index, node in enumerate(stem.get_ordered_ops()):  # names are unique in a graph
         if node.get_type_name() not in ('Parameter', 'Result'):
             node.set_friendly_name(f'{STEM_NAME}/{index}')
-            names.append(node.get_friendly_name())
     between, intrinsics = rest.get_parameters()
     _replace(between.output(0), source)
     image = stem.get_parameters()[0]
-    return openvino.Model(rest.get_results(), [image, intrinsics], 'maps'), names
+    return openvino.Model(rest.get_results(), [image, intrinsics], 'maps')
 
 
 def split(graph: Any) -> tuple[Any, ...]:

@@ -1,13 +1,15 @@
 """Networks in 8-bit integers: static quantisation after training, on sample images.
 
-Convolutions and products are quantised, weights for each channel, activations for each tensor. The
-stem stays in float32, as for bfloat16, and so does what makes depth of the scores of the bins: a
-step of 1/256 of the range of log-depth is 3 % of depth.
+Only the convolutions of the decoder are quantised, most of the work of a dense decoder. Weights
+get a scale for each channel, activations one for each tensor. With the layers of MobileNetV2 in 8
+bits, too, depth of `lite` was off by 2 % on average (99th percentile 9 to 11 %), with the
+attention blocks by 4 % (14 %); with the decoder alone by 0.6 % (4 %).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Iterator, Sequence
+import contextlib
 import logging
 from pathlib import Path
 import tempfile
@@ -17,21 +19,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.inference.conversion import import_nncf
-from psd_depth_ros.inference.onnx_graph import find_stem, find_tail
+from psd_depth_ros.inference.conversion import import_nncf, quiet
 
 Feed = tuple[NDArray[np.float32], NDArray[np.float32]]  # image (B, 3, H, W), intrinsics (B, 4)
-OPENVINO_METHOD = 'NNCF, min and max of activations, fast bias correction'
-ONNX_METHOD = 'ONNX Runtime, QDQ, min and max of activations'
+OPENVINO_METHOD = 'NNCF: ranges from minimum and maximum, fast bias correction'
+ONNX_METHOD = 'ONNX Runtime: QDQ, ranges from minimum and maximum'
+_PART = 'model.decoder.'  # in the names of its weights and nodes
 
 
-def quantise_openvino(graph: Any, feeds: Sequence[Feed], stem: Collection[str]) -> Any:
-    """Quantise an openvino.Model.
+def quantise_openvino(graph: Any, feeds: Sequence[Feed]) -> Any:
+    """Quantise the decoder of an openvino.Model.
 
     Args:
         graph: With the inputs image and intrinsics.
         feeds: Inputs that the ranges of activations are taken from.
-        stem: Names of nodes that stay in float32.
 
     Raises DeviceError where NNCF is not installed.
     """
@@ -41,51 +42,40 @@ def quantise_openvino(graph: Any, feeds: Sequence[Feed], stem: Collection[str]) 
         raise DeviceError(
             'int8 of openvino needs nncf: pip install "psd_depth_ros[nncf]"'
         ) from error
-    logger = logging.getLogger('nncf')
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
+    others = [
+        node.get_friendly_name()
+        for node in graph.get_ops()
+        if _PART not in node.get_friendly_name()
+        and node.get_type_name() not in ('Constant', 'Parameter', 'Result')
+    ]
+    with _silent('nncf'), quiet():
         return nncf.quantize(
             graph,
             nncf.Dataset(list(feeds)),
             preset=nncf.QuantizationPreset.MIXED,
             target_device=nncf.TargetDevice.CPU,
             subset_size=len(feeds),
-            ignored_scope=nncf.IgnoredScope(names=[*stem, *_openvino_tail(graph)], validate=False),
+            ignored_scope=nncf.IgnoredScope(names=others, validate=False),
         )
-    finally:
-        logger.setLevel(level)
 
 
-def _openvino_tail(graph: Any) -> list[str]:
-    """Names of the nodes from the scores of the bins to the maps, and what makes the scores."""
-    names = set()
-    open_nodes = [result.input_value(0).get_node() for result in graph.get_results()]
-    while open_nodes:
-        node = open_nodes.pop()
-        name = node.get_friendly_name()
-        if name in names or node.get_type_name() in ('Constant', 'Parameter'):
-            continue
-        names.add(name)
-        if node.get_type_name() not in ('MatMul', 'Convolution'):
-            open_nodes += [one.get_node() for one in node.input_values()]
-    return sorted(names)
-
-
-def quantise_onnx(content: bytes, feeds: Sequence[Feed], stem_weights: Collection[str]) -> bytes:
-    """Quantise an ONNX file, with a pair of QuantizeLinear and DequantizeLinear at each tensor.
+def quantise_onnx(content: bytes, feeds: Sequence[Feed]) -> bytes:
+    """Quantise the decoder of an ONNX file: QuantizeLinear and DequantizeLinear at its inputs.
 
     Args:
         content: Of the file in float32.
         feeds: Inputs that the ranges of activations are taken from.
-        stem_weights: Beginnings of the names of weights whose layers stay in float32.
     """
     import onnx
     from onnxruntime import quantization
 
     model = onnx.load_from_string(content)
-    kept = find_stem(model.graph, stem_weights) | find_tail(model.graph, inclusive=True)
-    with tempfile.TemporaryDirectory() as name:
+    chosen = [
+        node.name
+        for node in model.graph.node
+        if node.op_type == 'Conv' and any(name.startswith(_PART) for name in node.input)
+    ]
+    with tempfile.TemporaryDirectory() as name, _silent(''):
         path = Path(name) / 'int8.onnx'
         quantization.quantize_static(
             model,
@@ -93,11 +83,14 @@ def quantise_onnx(content: bytes, feeds: Sequence[Feed], stem_weights: Collectio
             _reader(feeds),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=['Conv'],
-            nodes_to_exclude=sorted(kept),
+            nodes_to_quantize=chosen,
             per_channel=True,
+            # Products of 8 bits without sign and 8 with overflow on processors without VNNI.
+            reduce_range=True,
             activation_type=quantization.QuantType.QUInt8,
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
+            extra_options={'OpTypesToExcludeOutputQuantization': ['Conv']},
         )
         return path.read_bytes()
 
@@ -114,3 +107,15 @@ def _reader(feeds: Sequence[Feed]) -> Any:
             return None if feed is None else {'image': feed[0], 'intrinsics': feed[1]}
 
     return Reader()
+
+
+@contextlib.contextmanager
+def _silent(name: str) -> Iterator[None]:
+    """Let a logger tell errors only."""
+    logger = logging.getLogger(name)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
