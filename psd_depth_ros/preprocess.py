@@ -127,6 +127,14 @@ class Preprocessor:
             return self._remap.sample(self._normalise(image))
         return self._normalise(_resize(image, self.size))
 
+    def depth_ratio(self, canonical_focal_px: float) -> float:
+        """Factor from canonical depth to that of the camera."""
+        return self.camera.canonical_ratio(canonical_focal_px)
+
+    def whole(self, maps: Tensor) -> Tensor:
+        """Maps (1, C, h, w) of the input as maps of the whole image, which the input shows."""
+        return maps
+
     def _normalise(self, image: Tensor) -> Tensor:
         """(x / 255 - mean) / std as one multiply and one add, float32, contiguous."""
         shape = (1, 3, *image.shape[-2:])

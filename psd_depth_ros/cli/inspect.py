@@ -237,7 +237,10 @@ def _describe_exported(exported: Exported) -> Iterator[str]:
     yield f'{"licence:":14}{info.licence or "not stated"}'
     if info.restriction:
         yield f'{"careful:":14}{info.restriction}'
-    yield f'{"input:":14}{width}x{height}, {batch} at a time'
+    yield f'{"input:":14}{width}x{height}, {batch or "any number"} at a time'
+    own = exported.precision
+    here = '' if exported.computed == own else f', computed in {exported.computed} here'
+    yield f'{"precision:":14}{own}{here}'
     yield f'{"depth:":14}{"metric" if info.output.metric else "relative: needs a scale"}'
     yield f'{"parity:":14}{exported.check()}'
 

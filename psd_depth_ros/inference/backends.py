@@ -107,6 +107,17 @@ class CompiledNetworks(Generic[Compiled]):
             self._networks.clear()
 
 
+class LoadedBackend:
+    """Base of backends whose network comes ready-made: nothing is converted or compiled."""
+
+    def is_ready(self, shape: Shape) -> bool:
+        """See `Backend.is_ready`."""
+        return True
+
+    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
+        """See `Backend.prepare`."""
+
+
 class TorchBackend:
     """PyTorch: bfloat16 on CPUs that have it, float16 and CUDA graphs on a GPU; channels-last.
 

@@ -34,6 +34,7 @@ Shape = tuple[int, ...]  # of the image: (B, 3, H, W)
 Convert = Callable[[str, Shape], tuple[Any, ...]]
 _WEIGHTS, _ONNX = 'weights.safetensors', 'maps.onnx'
 _NICE = 10
+_MOST_IMAGES = 64  # in a call, of networks for any number
 _PROGRAM = f"""
 import os; os.nice({_NICE})
 from psd_depth_ros.inference.conversion import convert_files
@@ -187,39 +188,73 @@ def import_openvino() -> Any:
     forks, and keeps an id of the user in the home folder. Without the package `openvino_telemetry`
     it uses a stub that does nothing, so that package is hidden while OpenVINO is imported.
     """
-    name = 'openvino_telemetry'
     if 'openvino.tools.ovc' not in sys.modules:
-        hidden = {key: one for key, one in sys.modules.items() if key.split('.')[0] == name}
-        for key in hidden:
-            del sys.modules[key]
-        sys.modules[name] = None  # type: ignore[assignment]  # an import of it now fails
-        try:
+        with _without_telemetry():
             importlib.import_module('openvino')
             importlib.import_module('openvino.tools.ovc')
-        finally:
-            del sys.modules[name]
-            sys.modules.update(hidden)
     return importlib.import_module('openvino')
 
 
-def to_openvino(part: nn.Module, *example: Tensor) -> Any:
-    """An openvino.Model of a module, for inputs of the shapes of the example."""
+def import_nncf() -> Any:
+    """Import NNCF without its usage statistics, which it sends as OpenVINO does.
+
+    Raises ImportError where it is not installed.
+    """
+    import_openvino()
+    if 'nncf' not in sys.modules:
+        with _without_telemetry():
+            importlib.import_module('nncf')
+    return importlib.import_module('nncf')
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide the package `openvino_telemetry` from imports."""
+    name = 'openvino_telemetry'
+    hidden = {key: one for key, one in sys.modules.items() if key.split('.')[0] == name}
+    for key in hidden:
+        del sys.modules[key]
+    sys.modules[name] = None  # type: ignore[assignment]  # an import of it now fails
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+        sys.modules.update(hidden)
+
+
+def to_openvino(part: nn.Module, *example: Tensor, any_batch: bool = False) -> Any:
+    """An openvino.Model of a module, for inputs of the shapes of the example.
+
+    `any_batch` leaves the number of images open.
+    """
     openvino = import_openvino()
+    shapes = [(-1, *one.shape[1:]) if any_batch else tuple(one.shape) for one in example]
     with quiet():
-        return openvino.convert_model(
-            part, example_input=example, input=[tuple(one.shape) for one in example]
-        )
+        return openvino.convert_model(part, example_input=example, input=shapes)
 
 
-def to_onnx(model: MapsModel, image: Tensor, intrinsics: Tensor) -> bytes:
-    """An ONNX file with the inputs `image` and `intrinsics` and the output `maps`."""
+def to_onnx(model: MapsModel, image: Tensor, intrinsics: Tensor, any_batch: bool = False) -> bytes:
+    """An ONNX file with the inputs `image` and `intrinsics` and the output `maps`.
+
+    `any_batch` leaves the number of images open. What the exporter notes about each node is left
+    out: it holds the paths of source files on this machine.
+    """
+    dynamic = None
+    if any_batch:
+        batch = torch.export.Dim('batch', min=1, max=_MOST_IMAGES)
+        image, intrinsics = (torch.cat([one[:1], one[:1]]) for one in (image, intrinsics))
+        dynamic = ({0: batch}, {0: batch})
     with quiet():
         program = torch.onnx.export(
             model, (image, intrinsics), dynamo=True, input_names=['image', 'intrinsics'],
-            output_names=['maps'], verbose=False,
+            output_names=['maps'], verbose=False, dynamic_shapes=dynamic,
         )  # fmt: skip
     assert program is not None
-    content: bytes = program.model_proto.SerializeToString()
+    proto = program.model_proto
+    graph = proto.graph
+    for one in (*graph.node, *graph.input, *graph.output, *graph.value_info, *graph.initializer):
+        del one.metadata_props[:]
+    content: bytes = proto.SerializeToString()
     return content
 
 

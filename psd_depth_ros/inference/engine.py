@@ -14,6 +14,7 @@ from functools import cached_property
 import math
 import os
 from pathlib import Path
+from typing import Protocol
 
 import cv2
 import numpy as np
@@ -49,8 +50,28 @@ Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 Request = tuple[Image, Camera]
 
-View = Preprocessor | ExternalView  # images of one camera on their way into a network
 _MOST_CAMERAS = 16
+
+
+class View(Protocol):
+    """Images of one camera on their way into a network, and its maps on their way back.
+
+    Attributes:
+        size: Height and width of the network's input.
+        camera: Of the whole rectified image at the scale of the input.
+    """
+
+    size: tuple[int, int]
+    camera: Camera
+
+    def __call__(self, rgb: Image) -> Tensor:
+        """Input of the network for an image (H, W, 3) of the camera, its first side 1."""
+
+    def depth_ratio(self, canonical_focal_px: float) -> float:
+        """Factor from the network's depth to that of the camera."""
+
+    def whole(self, maps: Tensor) -> Tensor:
+        """Maps (1, C, h, w) of the input as maps of the whole image."""
 
 
 @dataclass(frozen=True)
@@ -158,9 +179,7 @@ class _View:
             self.masks[False] = torch.from_numpy(view_mask(camera, seen)).to(device)
         values = [seen.fx, seen.fy, seen.cx, seen.cy]
         self.intrinsics = torch.tensor([values], dtype=torch.float32, device=device)
-        self.gain = seen.canonical_ratio(canonical_focal_px)
-        if isinstance(preprocess, ExternalView):
-            self.gain = preprocess.ratio
+        self.gain = preprocess.depth_ratio(canonical_focal_px)
 
 
 class DepthEngine:
@@ -352,10 +371,7 @@ class DepthEngine:
             intrinsics = [views[i].intrinsics for i in indices]
             maps = self._backend.run(_stack(images), _stack(intrinsics))
             for row, i in enumerate(indices):
-                own = maps[row : row + 1]
-                preprocess = views[i].preprocess
-                if isinstance(preprocess, ExternalView):
-                    own = preprocess.whole(own)
+                own = views[i].preprocess.whole(maps[row : row + 1])
                 frames[i] = self._finish(
                     own, views[i], requests[i], scales[i], settings, full_size
                 )
@@ -415,6 +431,7 @@ class DepthEngine:
 
     def _make_view(self, camera: Camera) -> _View:
         given, output = self.checkpoint.info.input, self.checkpoint.info.output
+        preprocess: View
         if self._own_view is not None:
             preprocess = self._own_view(camera)
         else:

@@ -1,16 +1,16 @@
-"""Networks of this package as files for other libraries: written, checked, and run again.
+"""Networks of this package in files of other libraries, read and run again.
 
 An exported file is a graph of one size with the inputs `image` (B, 3, H, W), RGB in [0, 1] less
 `mean` over `std`, and `intrinsics` (B, 4), fx fy cx cy in pixels of that image, and the output
 `maps` (B, 3, H/2, W/2): u', sigma and the sky probability. Its metadata hold the description of
 the checkpoint, and under `export` what a reader needs to use it elsewhere, with an image and the
-depth that float32 torch gave for it.
+depth that float32 torch gave for it. `export` writes such files.
 """
 
 from __future__ import annotations
 
 import base64
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 import json
 from pathlib import Path
@@ -26,42 +26,27 @@ from torch import Tensor
 from psd_depth_ros.checkpoint import (
     Checkpoint,
     CheckpointInfo,
-    describe,
     InputInfo,
     METADATA_KEY,
     read_description,
-    STRIDE,
 )
 from psd_depth_ros.errors import CheckpointError, DeviceError, ParseError, SettingsError
 from psd_depth_ros.external.options import hash_files
-from psd_depth_ros.files import make_folder, write_file
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.inference.conversion import (
-    Convert,
-    example_inputs,
-    import_openvino,
-    MapsModel,
-    quiet,
-    Shape,
-    to_onnx,
-    to_openvino,
-)
-from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.inference.backends import LoadedBackend
+from psd_depth_ros.inference.conversion import import_openvino, quiet, Shape
+from psd_depth_ros.inference.onnx_metadata import read_onnx_metadata
+from psd_depth_ros.inference.openvino_graph import GraphRunner, split
 from psd_depth_ros.parsing import parse_json
 from psd_depth_ros.preprocess import network_size
 
 Image = NDArray[np.uint8]
 
-ONNX, OPENVINO, TORCHSCRIPT = 'onnx', 'openvino', 'torchscript'
-SUFFIXES = {ONNX: '.onnx', OPENVINO: '.xml', TORCHSCRIPT: '.ts'}
-PRECISIONS = {ONNX: ('fp32',), OPENVINO: ('fp32', 'fp16'), TORCHSCRIPT: ('fp32',)}
+ONNX, OPENVINO, TENSORRT, TORCHSCRIPT = 'onnx', 'openvino', 'tensorrt', 'torchscript'
+SUFFIXES = {ONNX: '.onnx', OPENVINO: '.xml', TENSORRT: '.onnx', TORCHSCRIPT: '.ts'}
 EXPORT_KEY = 'export'
+ANY = 0  # images in a call
 MEAN_LIMIT, HIGH_LIMIT = 0.01, 0.05  # of the relative difference of depth
-_POSTPROCESSING = (
-    "depth in metres along Z = exp(u') x fx / canonical_focal_px, bilinearly enlarged in u'; sky "
-    'where the third map is above 0.5; standard deviation of ln depth = hypot(sigma_gain x sigma, '
-    'sigma_floor)'
-)
 
 
 @dataclass(frozen=True)
@@ -131,14 +116,16 @@ class Exported:
 
     path: Path
     info: CheckpointInfo
-    shape: Shape
+    shape: Shape  # of the image; the first side is `ANY` where any number of images will do
     sample: Sample
+    precision: str
     library: str
     call: Any  # image (B, 3, H, W) and intrinsics (B, 4), arrays, to maps (B, 3, h, w)
+    computed: str  # precision that this machine computes in, where that may be another one
 
     def run(self, image: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> NDArray:
         """Maps of any number of images, in batches of the size of the graph."""
-        batch = self.shape[0]
+        batch = self.shape[0] or len(image)
         rows = []
         for start in range(0, len(image), batch):
             part, numbers = image[start : start + batch], intrinsics[start : start + batch]
@@ -152,11 +139,11 @@ class Exported:
 
     def check(self) -> Parity:
         """Run the sample and compare it with what is stored."""
-        found = _log_depth(self.run, self.sample.image, self.sample.intrinsics, self.info.input)
+        found = log_depth_of(self.run, self.sample.image, self.sample.intrinsics, self.info.input)
         return compare(found, self.sample.log_depth)
 
 
-class ExportedBackend:
+class ExportedBackend(LoadedBackend):
     """Runs an exported file; see `Backend`."""
 
     def __init__(self, exported: Exported) -> None:
@@ -169,95 +156,16 @@ class ExportedBackend:
         maps = self._exported.run(image.numpy(), intrinsics.numpy())
         return torch.from_numpy(np.ascontiguousarray(maps))
 
-    def is_ready(self, shape: Shape) -> bool:
-        """See `Backend.is_ready`: nothing is compiled."""
-        return True
-
-    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
-        """See `Backend.prepare`: nothing is compiled."""
-
     def close(self) -> None:
         """Drop the network."""
         self._exported = None
 
 
-def write_exported(
-    path: Path,
-    checkpoint: Checkpoint,
-    model: DepthModel,
-    samples: Sequence[tuple[Image, tuple[float, ...]]],
-    *,
-    kind: str,
-    batch: int = 1,
-    precision: str = 'fp32',
-    accepts_any: bool = False,
-) -> Parity:
-    """Write a file for another library and compare it with float32 torch.
-
-    Args:
-        path: Of the file; OpenVINO's weights lie beside it in .bin.
-        checkpoint, model: What is exported.
-        samples: Images (h, w, 3) uint8 at the size of the input, with fx fy cx cy; the first one
-            is kept in the file.
-        kind: `onnx`, `openvino` or `torchscript`.
-        batch: Images in a call.
-        precision: Of the stored weights, see `PRECISIONS`.
-        accepts_any: Keep the file where it differs too much.
-
-    Raises SettingsError for what the format lacks, DeviceError where the result differs too much.
-    """
-    check_choices(kind, precision, path)
-    height, width = samples[0][0].shape[:2]
-    if height % STRIDE or width % STRIDE:
-        raise SettingsError(
-            f'size {width}x{height}: both sides have to be multiples of {STRIDE}, such as 640x192'
-        )
-    given = checkpoint.info.input
-    run_torch = _torch_runner(model)
-    wanted = [_log_depth(run_torch, *sample, given) for sample in samples]
-    sample = Sample(*samples[0], wanted[0])
-    shape = (batch, 3, height, width)
-    facts = {
-        'shape': list(shape),
-        'precision': precision,
-        'checkpoint': checkpoint.id,
-        'preprocessing': f'RGB / 255, less mean {list(given.mean)}, over std {list(given.std)}',
-        'postprocessing': _POSTPROCESSING,
-        'sample': sample.encode(),
-    }
-    text = json.dumps({**json.loads(describe(checkpoint.info)), EXPORT_KEY: facts})
-    _write(path, model, kind, shape, precision, text)
-    read = _read(path)
-    assert read is not None, 'it was written with a description'
-    found = [_log_depth(read.run, *sample, given) for sample in samples]
-    parity = compare(np.stack(found), np.stack(wanted))
-    if not parity.is_good and not accepts_any:
-        for one in _files(path):
-            one.unlink()
-        raise DeviceError(
-            f'{path}: depth differs from that of float32 torch by {parity}, expected at most '
-            f'{MEAN_LIMIT:.0%} and {HIGH_LIMIT:.0%}; choose fp32, or --accept-parity'
-        )
-    return parity
-
-
-def check_choices(kind: str, precision: str, path: Path) -> None:
-    """Raise SettingsError for an unknown format or precision, or a name that does not fit."""
-    if kind not in SUFFIXES:
-        raise SettingsError(f'unknown format {kind!r}, expected {", ".join(SUFFIXES)}')
-    if precision not in PRECISIONS[kind]:
-        raise SettingsError(
-            f'{kind} is written in {" or ".join(PRECISIONS[kind])}, not in {precision}'
-        )
-    if path.suffix != SUFFIXES[kind]:
-        raise SettingsError(f'{path}: files of {kind} end with {SUFFIXES[kind]}')
-
-
 def read_exported(path: Path) -> Exported | None:
     """An exported file of this package; None where a file is of other people, or not there.
 
-    Raises CheckpointError where its description is damaged, or for TorchScript, which is a
-    program; DeviceError where the library that runs it is not installed.
+    Raises CheckpointError where its description is damaged, for TorchScript, which is a program,
+    and for files for TensorRT; DeviceError where the library that runs it is not installed.
     """
     if path.suffix not in SUFFIXES.values() or not path.is_file():
         return None
@@ -266,17 +174,26 @@ def read_exported(path: Path) -> Exported | None:
             f'{path}: is TorchScript, a program that is not run here; give the checkpoint itself, '
             'or export it as onnx or openvino'
         )
-    return _read(path)
+    return load_exported(path)
 
 
-def _read(path: Path) -> Exported | None:
+@dataclass(frozen=True)
+class Loaded:
+    """A file as its library sees it; `make` compiles it once its precision is known."""
+
+    library: str
+    text: str  # of the description
+    make: Any  # from a precision to `Exported.call` and `Exported.computed`
+
+
+def load_exported(path: Path) -> Exported | None:
+    """Like `read_exported`, of a file that this program wrote: TorchScript, too."""
     read = {'.onnx': _read_onnx, '.xml': _read_openvino, '.ts': _read_torchscript}[path.suffix]
-    found = read(path)
-    if found is None:
+    loaded = read(path)
+    if loaded is None:
         return None
-    library, text, call = found
     try:
-        values = parse_json(text)
+        values = parse_json(loaded.text)
     except ParseError as error:
         raise CheckpointError(f'{path}: its description {error}') from error
     facts: Any = values.pop(EXPORT_KEY, None) if isinstance(values, dict) else None
@@ -284,18 +201,26 @@ def _read(path: Path) -> Exported | None:
     try:
         batch, channels, height, width = (int(side) for side in facts['shape'])
         sample = Sample.decode(facts['sample'])
-        if channels != 3 or sample.image.shape != (height, width, 3) or batch < 1:
+        precision = str(facts['precision'])
+        if channels != 3 or sample.image.shape != (height, width, 3) or batch < ANY:
             raise ValueError('the sample is of another size')
     except (KeyError, TypeError, ValueError, zlib.error) as error:
         raise CheckpointError(
             f'{path}: its description as an exported file is damaged ({error}); export it again'
         ) from error
-    return Exported(path, info, (batch, 3, height, width), sample, library, call)
+    if facts.get('format') == TENSORRT:
+        raise CheckpointError(
+            f'{path}: was written for TensorRT, which runs outside of this program; give the '
+            'checkpoint itself, or export it as onnx or openvino'
+        )
+    call, computed = loaded.make(precision)
+    shape = (batch, 3, height, width)
+    return Exported(path, info, shape, sample, precision, loaded.library, call, computed)
 
 
 def describe_exported(exported: Exported) -> Checkpoint:
     """What the engine and its users read of a checkpoint."""
-    content = hash_files(_files(exported.path), exported.path.parent)
+    content = hash_files(files_of(exported.path), exported.path.parent)
     return Checkpoint(str(exported.path), exported.info, {}, content[:12])
 
 
@@ -311,91 +236,77 @@ def check_camera(exported: Exported, camera: Camera) -> None:
         )
 
 
-def _write(
-    path: Path, model: DepthModel, kind: str, shape: Shape, precision: str, text: str
-) -> None:
-    make_folder(path.absolute().parent)
-    image, intrinsics = example_inputs(shape)
-    maps = MapsModel(model).eval()
-    if kind == ONNX:
-        write_file(path, _with_metadata(to_onnx(maps, image, intrinsics), text))
-    elif kind == OPENVINO:
-        openvino = import_openvino()
-        graph = to_openvino(maps, image, intrinsics)
-        graph.set_rt_info(text, [METADATA_KEY])
-        openvino.save_model(graph, path, compress_to_fp16=precision == 'fp16')
-    else:
-        with torch.no_grad(), quiet():
-            traced = torch.jit.trace(maps, (image, intrinsics), check_trace=False)
-            torch.jit.save(traced, str(path), _extra_files={METADATA_KEY: text})
-
-
-def _with_metadata(content: bytes, text: str) -> bytes:
-    import onnx
-
-    graph = onnx.load_from_string(content)
-    entry = graph.metadata_props.add()
-    entry.key, entry.value = METADATA_KEY, text
-    written: bytes = graph.SerializeToString()
-    return written
-
-
-def _files(path: Path) -> list[Path]:
+def files_of(path: Path) -> list[Path]:
     """The files of an export: OpenVINO has its weights beside it."""
     beside = path.with_suffix('.bin')
     return [path, beside] if path.suffix == SUFFIXES[OPENVINO] and beside.exists() else [path]
 
 
-def _read_onnx(path: Path) -> tuple[str, str, Any] | None:
-    try:
-        import onnxruntime
-    except ImportError:
-        return None  # told where it is opened as a network of others
-    try:
-        session = onnxruntime.InferenceSession(str(path), providers=['CPUExecutionProvider'])
-    except Exception:  # noqa: BLE001 - told where it is opened as a network of others
-        return None
-    text = session.get_modelmeta().custom_metadata_map.get(METADATA_KEY)
-    if text is None:
-        return None
+def run_onnx(content: str | bytes) -> Any:
+    """An ONNX file, by its path or content, as `Exported.call`. Raises what ONNX Runtime does."""
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    session = onnxruntime.InferenceSession(content, options, providers=['CPUExecutionProvider'])
 
     def call(image: NDArray, intrinsics: NDArray) -> NDArray:
         maps: NDArray = session.run(None, {'image': image, 'intrinsics': intrinsics})[0]
         return maps
 
-    return 'onnxruntime', text, call
+    return call
 
 
-def _read_openvino(path: Path) -> tuple[str, str, Any] | None:
+def _read_onnx(path: Path) -> Loaded | None:
+    try:
+        text = read_onnx_metadata(path).get(METADATA_KEY)
+    except (ParseError, OSError):
+        return None  # told where it is opened as a network of others
+    if text is None:
+        return None
+
+    def make(precision: str) -> tuple[Any, str]:
+        try:
+            return run_onnx(str(path)), precision
+        except ImportError as error:
+            raise DeviceError(
+                f'{path} needs onnxruntime: pip install "psd_depth_ros[onnxruntime]"'
+            ) from error
+        except Exception as error:  # of types of its own, none of them public
+            raise CheckpointError(
+                f'{path}: ONNX Runtime does not take it ({str(error).splitlines()[0]}); export it '
+                'again'
+            ) from error
+
+    return Loaded('onnxruntime', text, make)
+
+
+def _read_openvino(path: Path) -> Loaded | None:
     try:
         openvino = import_openvino()
     except ImportError as error:
         raise DeviceError(
             f'{path} needs openvino: pip install "psd_depth_ros[openvino]"'
         ) from error
-    core = openvino.Core()
     try:
-        graph = core.read_model(path)
+        graph = openvino.Core().read_model(path)
         text = str(graph.get_rt_info([METADATA_KEY]).astype(str))
     except RuntimeError as error:
         raise CheckpointError(
             f'{path}: is no file that psd-depth export wrote ({str(error).splitlines()[0]})'
         ) from error
-    settings = {
-        'INFERENCE_PRECISION_HINT': 'f32',
-        'PERFORMANCE_HINT': 'LATENCY',
-        'ENABLE_CPU_PINNING': False,  # see inference.backends
-    }
-    request = core.compile_model(graph, 'CPU', settings).create_infer_request()
 
-    def call(image: NDArray, intrinsics: NDArray) -> NDArray:
-        maps: NDArray = request.infer([image, intrinsics], share_inputs=True)[0]
-        return maps
+    def make(precision: str) -> tuple[Any, str]:
+        if precision != 'bf16':
+            return GraphRunner([graph], ['f32']), precision
+        parts = split(graph)
+        runner = GraphRunner(parts, [*['f32'] * (len(parts) - 1), 'bf16'])
+        return runner, 'bf16' if runner.is_bfloat16 else 'fp32'
 
-    return 'openvino', text, call
+    return Loaded('openvino', text, make)
 
 
-def _read_torchscript(path: Path) -> tuple[str, str, Any] | None:
+def _read_torchscript(path: Path) -> Loaded | None:
     files = {METADATA_KEY: ''}
     try:
         with quiet():
@@ -413,27 +324,24 @@ def _read_torchscript(path: Path) -> tuple[str, str, Any] | None:
         maps: NDArray = program(torch.from_numpy(image), torch.from_numpy(intrinsics)).numpy()
         return maps
 
-    return 'torchscript', text.decode() if isinstance(text, bytes) else text, call
+    return Loaded(
+        'torchscript',
+        text.decode() if isinstance(text, bytes) else text,
+        lambda precision: (call, precision),
+    )
 
 
-def _torch_runner(model: DepthModel) -> Any:
-    """Float32 torch, called like `Exported.run`."""
-    maps = MapsModel(model).eval()
-
-    @torch.inference_mode()
-    def run(image: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> NDArray:
-        found: NDArray = maps(torch.from_numpy(image), torch.from_numpy(intrinsics)).numpy()
-        return found
-
-    return run
+def network_input(image: Image, given: InputInfo) -> NDArray[np.float32]:
+    """Input (1, 3, h, w) of one image (h, w, 3) at its size."""
+    mean, std = (np.array(one, np.float32) for one in (given.mean, given.std))
+    values = (image.astype(np.float32) / np.float32(255) - mean) / std
+    return np.ascontiguousarray(values.transpose(2, 0, 1)[None])
 
 
-def _log_depth(
+def log_depth_of(
     run: Any, image: Image, intrinsics: tuple[float, ...], given: InputInfo
 ) -> NDArray[np.float32]:
     """u' (h', w') of one image (h, w, 3) at the size of the input."""
-    mean, std = (np.array(one, np.float32) for one in (given.mean, given.std))
-    values = (image.astype(np.float32) / np.float32(255) - mean) / std
-    tensor = np.ascontiguousarray(values.transpose(2, 0, 1)[None])
+    tensor = network_input(image, given)
     found: NDArray[np.float32] = run(tensor, np.array([intrinsics], np.float32))[0, 0]
     return found

@@ -7,7 +7,6 @@ gets a sigma of NaN: no confidence is claimed, and no depth is dropped for it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import partial
 
 import numpy as np
@@ -23,7 +22,7 @@ from psd_depth_ros.external.options import DEPTH, DISPARITY, NetworkOptions
 from psd_depth_ros.external.placement import place
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.resample import resize
-from psd_depth_ros.inference.conversion import Convert, Shape
+from psd_depth_ros.inference.backends import LoadedBackend
 from psd_depth_ros.preprocess import ViewSampler
 
 Image = NDArray[np.uint8]
@@ -39,7 +38,6 @@ class ExternalView:
     Attributes:
         size: Height and width of the network's input.
         camera: Of the whole rectified image at the scale of the input.
-        ratio: Factor from the network's depth to that of this camera.
     """
 
     def __init__(self, camera: Camera, external: ExternalNetwork) -> None:
@@ -52,19 +50,22 @@ class ExternalView:
         rows, columns = rectangle.bottom - rectangle.top, rectangle.right - rectangle.left
         self._sampler = ViewSampler(camera, (rows, columns))
         self.camera = self._sampler.camera
-        focal_px = options.canonical_focal_px
-        self.ratio = self.camera.canonical_ratio(focal_px) if focal_px else 1.0
+        self._focal_px = options.canonical_focal_px
 
     def __call__(self, rgb: Image) -> Tensor:
         """Input (1, h, w, 3) uint8 for an image (H, W, 3) of the camera, rectified and placed."""
         return torch.from_numpy(self._placement.image(self._sampler.sample(rgb)))[None]
+
+    def depth_ratio(self, canonical_focal_px: float) -> float:
+        """See `engine.View.depth_ratio`: the network has a focal length of its own, or none."""
+        return self.camera.canonical_ratio(self._focal_px) if self._focal_px else 1.0
 
     def whole(self, maps: Tensor) -> Tensor:
         """Maps (1, 3, h, w) of the input as maps of the whole image; NaN where it saw nothing."""
         return torch.from_numpy(np.ascontiguousarray(self._placement.whole(maps.numpy())))
 
 
-class ExternalBackend:
+class ExternalBackend(LoadedBackend):
     """Runs a network of other people; see `Backend`."""
 
     def __init__(self, external: ExternalNetwork) -> None:
@@ -76,13 +77,6 @@ class ExternalBackend:
     def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
         """Inputs (B, h, w, 3) uint8 to maps (B, 3, h', w'); the intrinsics are not looked at."""
         return torch.from_numpy(np.stack([self._maps(one.numpy()) for one in image]))
-
-    def is_ready(self, shape: Shape) -> bool:
-        """See `Backend.is_ready`: nothing is compiled."""
-        return True
-
-    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
-        """See `Backend.prepare`: nothing is compiled."""
 
     def close(self) -> None:
         """Drop the network."""
