@@ -123,8 +123,13 @@ class Readings(NamedTuple):
     @classmethod
     def join(cls, parts: Sequence[Readings]) -> Readings:
         """Those of several frames."""
-        arrays = [np.concatenate([part[place] for part in parts]) for place in range(4)]
-        return cls(*arrays, float(np.mean([part.log_variance for part in parts])))
+        return cls(
+            np.concatenate([part.d for part in parts]),
+            np.concatenate([part.inverse_m for part in parts]),
+            np.concatenate([part.sigma for part in parts]),
+            np.concatenate([part.row for part in parts]),
+            float(np.mean([part.log_variance for part in parts])),
+        )
 
 
 def read_off(samples: Samples, values: Map) -> Readings:

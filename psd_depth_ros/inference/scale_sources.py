@@ -398,13 +398,13 @@ class Strata:
             minlength=self._ROWS * (len(self._edges) + 1),
         ).astype(np.float64)
 
-    def _index(self, row: Array, values: Map) -> NDArray[np.intp]:
+    def _index(self, row: NDArray, values: NDArray) -> NDArray[np.intp]:
         band = (row * (self._ROWS / self._height)).astype(np.intp).clip(0, self._ROWS - 1)
         step = np.searchsorted(self._edges, values, side='right')
         index: NDArray[np.intp] = band * (len(self._edges) + 1) + step
         return index
 
-    def balance(self, weights: Array, row: Array, values: Map) -> tuple[Array, float]:
+    def balance(self, weights: Array, row: NDArray, values: NDArray) -> tuple[Array, float]:
         """Weights (N,) that make regions count by their pixels, of sum 1, and the loss of others.
 
         The second is the share of pixels in regions without samples, over the number of regions
@@ -419,7 +419,9 @@ class Strata:
         parts = represented.sum() ** 2 / np.sum(represented**2)
         return balanced / balanced.sum(), float(unseen / parts)
 
-    def median(self, values: Array, weights: Array, row: Array, depth: Map) -> tuple[float, float]:
+    def median(
+        self, values: Array, weights: Array, row: NDArray, depth: Map
+    ) -> tuple[float, float]:
         """Stratified weighted median of samples at these rows and depths, and its variance.
 
         The variance accounts for the number of samples and for regions without any.
@@ -487,8 +489,8 @@ def _triangulate_samples(pair: _Pair, size: tuple[int, int]) -> Samples | str:
         began = known[:3, :3], known[:3, 3]
     rays = _Rays.refined(start, end, camera, began, pair.moved_m)
     if known is not None:
-        along = float(rays.translation @ known[:3, 3]) / pair.moved_m**2
-        astray = math.acos(min(1.0, max(-1.0, along)))
+        cosine = float(rays.translation @ known[:3, 3]) / pair.moved_m**2
+        astray = math.acos(min(1.0, max(-1.0, cosine)))
         if astray > _MAX_ASTRAY:
             return (
                 f'the images move {math.degrees(astray):.0f} degrees off the way that odometry '

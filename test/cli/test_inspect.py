@@ -91,4 +91,4 @@ def test_inspect_says_what_was_understood_of_a_network_of_others(tmp_path, capsy
     assert 'confidence:   none' in printed
     assert printed.endswith('live:         yes\n')
     assert main(['inspect', f'{path}?output=disparity&metric=false']) == 0
-    assert 'gives disparity of unknown scale and shift' in capsys.readouterr().out
+    assert 'of unknown scale and shift' in capsys.readouterr().out

@@ -43,8 +43,8 @@ class FakeFrame:
     camera: object
     rgb: np.ndarray
     factor: float
-    values: None = None
     problem: str = ''
+    values: None = None
 
     def rescaled(self, scale):
         return replace(

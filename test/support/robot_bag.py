@@ -75,6 +75,7 @@ class Wall:
             camera=camera,
             rgb=rgb,
             values=None,
+            problem='',
             cloud=cloud,
             rescaled=lambda another: self._frame(rgb, camera, another),
         )
