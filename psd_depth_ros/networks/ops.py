@@ -44,9 +44,8 @@ class _ExpectedLogDepth(torch.autograd.Function):
         sums = powers.new_empty(len(flat), 3, flat.shape[2])
         weight = torch.empty_like(flat)  # e^logit
         for part in _blocks(flat):
-            scores = flat[part].float()
-            scores -= scores.amax(dim=1, keepdim=True)
-            scores.exp_()
+            own = flat[part].float()  # in float32 the logits themselves: they must stay
+            scores = (own - own.amax(dim=1, keepdim=True)).exp_()
             sums[part] = powers[part[0]] @ scores
             weight[part] = scores
         total, first, second = sums.unbind(1)

@@ -245,7 +245,9 @@ def test_the_expectation_for_training_is_the_expectation(columns, monkeypatch) -
     logits = torch.randn(2, 5, 6, 9, requires_grad=True)
     centres = torch.randn(2, 5).sort(dim=1).values.requires_grad_()
     bins = BinPrediction(logits, centres, centres)
+    before = logits.detach().clone()
     expected, found = expectation(bins), expected_log_depth(bins)
+    assert torch.equal(logits, before)  # float32 already, so that nothing was copied
     torch.testing.assert_close(found[:2], expected[:2])
     few = logits[..., ::4, ::4]
     torch.testing.assert_close(found.scores, few)
