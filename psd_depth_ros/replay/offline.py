@@ -200,8 +200,10 @@ class _Pipeline:
             text += f'; scale {tracker.scale:.4g}'
             if (shape := tracker.estimate.affine) is not None:
                 text += f', slope {shape.slope:.3g}'
-        else:
+        elif tracker.is_known:
             text += '; depth is in the metres of the checkpoint, not measured'
+        else:
+            text += '; no depth was written, for nothing else makes it metric'
         notes = '; '.join(text for text in (monitor.reason, monitor.remark) if text)
         return f'{text}: {notes}' if notes else text
 

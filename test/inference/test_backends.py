@@ -81,14 +81,7 @@ def test_a_network_without_bins_runs_everywhere(image, name, needs_installed):
 
 
 @pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
-def test_float32_is_exact_to_rounding(model, image, expected, kind, needs_installed):
-    needs_installed(kind.name)
-    backend = kind(model, half=False) if kind is OpenVinoBackend else kind(model)
-    assert torch.allclose(backend.run(image, INTRINSICS), expected, atol=2e-3)
-
-
-@pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
-def test_converted_in_another_process_it_is_the_same(
+def test_float32_converted_in_another_process_is_exact_to_rounding(
     model, image, expected, kind, needs_installed
 ):
     needs_installed(kind.name)

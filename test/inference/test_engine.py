@@ -95,7 +95,7 @@ def test_a_budget_changes_the_size_of_the_input_and_not_the_metres():
         assert wall.prepared[-1] == (1, 3, *size)
 
 
-@pytest.mark.parametrize('name', ['torch', 'openvino', 'onnxruntime'])
+@pytest.mark.parametrize('name', ['torch', 'openvino'])
 def test_every_backend_runs_at_the_size_of_the_budget(tmp_path, name, needs_installed):
     if name != 'torch':
         needs_installed(name)

@@ -1,6 +1,7 @@
 """An encoder of another installed package runs on every backend, however it is written."""
 
 from importlib.metadata import entry_points
+import itertools
 from pathlib import Path
 import re
 import textwrap
@@ -133,8 +134,14 @@ def image():
 
 
 @pytest.mark.usefixtures('installed')
-@pytest.mark.parametrize('encoder', [*ENCODERS, 'documented'])
-@pytest.mark.parametrize('backend', ['torch', 'openvino', 'onnxruntime'])
+@pytest.mark.parametrize(
+    ('backend', 'encoder'),
+    [
+        *itertools.product(['torch', 'openvino'], [*ENCODERS, 'documented']),
+        ('onnxruntime', 'stem_and_forward'),
+        ('onnxruntime', 'documented'),
+    ],
+)
 def test_every_documented_plugin_runs_on_every_backend(backend, encoder, needs_installed):
     if backend != 'torch':
         needs_installed(backend)
@@ -147,8 +154,9 @@ def test_every_documented_plugin_runs_on_every_backend(backend, encoder, needs_i
 
 
 @pytest.mark.usefixtures('installed')
-@pytest.mark.parametrize('encoder', ['forward', 'stem'])
-@pytest.mark.parametrize('backend', ['openvino', 'onnxruntime'])
+@pytest.mark.parametrize(
+    ('backend', 'encoder'), [('openvino', 'forward'), ('onnxruntime', 'stem')]
+)
 def test_a_plugin_is_converted_in_a_process_of_its_own(backend, encoder, needs_installed):
     needs_installed(backend)
     model = build(encoder)
