@@ -155,8 +155,11 @@ class NetworkOptions:
         facts = dump(self)
         for key in ('name', 'licence'):
             facts.pop(key)
-        if not self.sky_output:  # ids of maps from before that option hold
+        # Ids of maps from before these options hold.
+        if not self.sky_output:
             facts = {name: one for name, one in facts.items() if not name.startswith('sky_')}
+        if self.shift:
+            facts.pop('shift')
         text = json.dumps([_VERSION, content, facts], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -117,6 +117,13 @@ class ScaleSettings:
         minimum=0.1,
         maximum=3600.0,
     )
+    hold_after: int = setting(
+        0,
+        'keep the scale as it is after this many accepted measurements, for mapping; '
+        '~/reset_scale and jumps of the stamps begin anew; 0: follow it for ever',
+        minimum=0,
+        maximum=1_000_000,
+    )
     systematic_sigma: float = setting(
         0.0,
         'standard deviation of the error of ln s common to all measurements, such as 0.05 for '
@@ -233,6 +240,7 @@ class ScaleTracker:
             ScaleFilter(prior, systematic) if self._affine is None else self._affine.scale
         )
         self._measured: MeasuredScale | None = None
+        self._held: Scale | None = None
         self._problem = ''
         self._readings: list[tuple[int, Readings]] = []
         self._extrinsics = settings.extrinsics(rotation)
@@ -249,12 +257,21 @@ class ScaleTracker:
     @property
     def estimate(self) -> Scale:
         """What is known for the next frame."""
+        if self._held is not None:
+            return self._held
         shape = None if self._affine is None else self._affine.affine
         return Scale(self.scale, self.variance, shape)
 
     @property
+    def is_held(self) -> bool:
+        """Whether the scale stays as it is, see `ScaleSettings.hold_after`."""
+        return self._held is not None
+
+    @property
     def scale(self) -> float:
         """Factor s on the network's depth."""
+        if self._held is not None:
+            return self._held.factor
         if self._source is None:
             return self.settings.factor or 1.0
         return self._filter.scale
@@ -290,6 +307,7 @@ class ScaleTracker:
 
     def reset(self) -> None:
         """Drop the history, after a jump of the clock or of the odometry."""
+        self._held = self._measured = None
         self._filter.reset()
         if self._affine is not None:
             self._affine.reset()
@@ -331,7 +349,7 @@ class ScaleTracker:
         Returns:
             Whether something was measured, accepted or not; else `problem` says why.
         """
-        if self._source is None:
+        if self._source is None or self.is_held:
             return False
         self._measured, self._problem = None, ''
         known = self._extrinsics if extrinsics is None else extrinsics
@@ -340,6 +358,9 @@ class ScaleTracker:
             self._problem = self._measure(view, applied_scale)
         elif values is not None:
             self._problem = self._measure_affine(replace(view, depth=values), self._affine)
+        wanted = self.settings.hold_after
+        if wanted and sum(one.accepted for one in self.sources.values()) >= wanted:
+            self._held, self._measured = self.estimate, None
         return not self._problem
 
     def _measure(self, view: ScaleView, applied_scale: float) -> str:
@@ -401,7 +422,7 @@ class ScaleTracker:
 
         True for sources that take little time and need no input that arrives late.
         """
-        return self._source is not None and self._source.is_prompt
+        return self._source is not None and self._source.is_prompt and not self.is_held
 
     @property
     def problem(self) -> str:

@@ -173,7 +173,7 @@ class _Pipeline:
         result = self._engine.infer_batch(
             [(frame.rgb, frame.camera)], scales=[scale], settings=self._settings.depth
         )[0]
-        if self._measures:
+        if self._measures and not tracker.is_held:
             self._observe(frame, result, scale.factor)
             if not was_known and not tracker.is_prompt:
                 return None
@@ -200,6 +200,7 @@ class _Pipeline:
             text += f'; scale {tracker.scale:.4g}'
             if (shape := tracker.estimate.affine) is not None:
                 text += f', slope {shape.slope:.3g}'
+            text += ', held' if tracker.is_held else ''
         elif tracker.is_known:
             text += '; depth is in the metres of the checkpoint, not measured'
         else:

@@ -410,6 +410,26 @@ def test_applied_scale_is_taken_out() -> None:
     assert not tracker.is_known
 
 
+def test_a_held_scale_stays_until_it_is_reset() -> None:
+    chosen = ScaleSettings(mode='camera_height', camera_height_m=1.65, hold_after=3)
+    tracker = ScaleTracker(chosen, checkpoint_sigma=None)
+    for index in range(3):
+        assert not tracker.is_held
+        assert tracker.is_prompt
+        tracker.observe(index * SECOND, BLACK, ground(1.1, 0.0), CAMERA)
+    assert tracker.is_held
+    held = tracker.estimate
+    assert held.factor == pytest.approx(1.5, rel=1e-3)
+    assert not tracker.observe(3 * SECOND, BLACK, ground(2.2, 0.0), CAMERA)
+    assert tracker.estimate == held
+    assert tracker.problem == ''
+    assert not tracker.is_prompt  # frames are not rescaled by their own measurement any more
+    tracker.reset()
+    assert not tracker.is_held
+    tracker.observe(4 * SECOND, BLACK, ground(2.2, 0.0), CAMERA)
+    assert tracker.estimate.factor == pytest.approx(0.75, rel=0.02)
+
+
 @pytest.mark.parametrize(
     ('settings', 'sigma', 'scale', 'variance', 'known'),
     [

@@ -17,6 +17,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from robot_bag import pose_numbers, Robot, T_BASE_LIDAR, Wall, write_robot_bag
 from sensor_msgs.msg import Image, PointCloud2
 from std_msgs.msg import Header
+from std_srvs.srv import Trigger
 from tf2_class import build_tf2_msgs
 
 from psd_depth_ros.config import build
@@ -259,6 +260,43 @@ def test_trackers_are_touched_by_the_worker_alone_and_a_jump_resets_one_camera(
         'a warning',
     )
     assert WatchedTracker.threads == {'depth_worker'}
+
+
+def test_a_held_scale_is_said_and_measured_anew_on_request(depth_node: Start, bench: Any) -> None:
+    node = depth_node(
+        diagnostics_period_s=0.1,
+        scale__mode='lidar',
+        scale__lidar_pose=[0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0],
+        scale__hold_after=3,
+    )
+    bench.listen(Image, '/depth/image_rect')
+    camera = bench.camera()
+    camera.wait_for_reader()
+    lidar = bench.node.create_publisher(PointCloud2, '/lidar', 5)
+
+    def sees(metres: float, factor: float, words: str) -> Callable[[], bool]:
+        def step() -> bool:
+            stamp_ns = camera.send()
+            lidar.publish(cloud_message(header_message(stamp_ns), wall_fields(metres)))
+            bench.spin_for(0.05)
+            scale = float(bench.value(': camera', 'scale') or 0.0)
+            source = bench.value(': camera', 'scale_source')
+            return abs(scale - factor) < 0.1 * factor and source.endswith(words)
+
+        return step
+
+    bench.spin_until(sees(10.0, 2.0, '; held'), 'the scale of a wall at 10 m that is seen at 5 m')
+    for _ in range(5):
+        assert sees(20.0, 2.0, '; held')()
+    assert bench.call(Trigger, '/depth_node/reset_scale', Trigger.Request()).success
+    bench.spin_until(sees(20.0, 4.0, '; held'), 'the scale of a wall at 20 m')
+    assert bench.set_parameter('scale.mode', 'fixed') == (True, '')
+    answer = bench.call(Trigger, '/depth_node/reset_scale', Trigger.Request())
+    assert (answer.success, answer.message) == (
+        False,
+        'scale.mode is fixed, which measures nothing',
+    )
+    assert node.is_running
 
 
 def header_message(stamp_ns: int) -> Header:

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 TOPICS = Path(__file__).resolve().parents[2] / 'docs' / 'topics.md'
 
 
@@ -31,7 +33,8 @@ def test_documented_topics_are_those_of_the_node(running):
     assert cameras.items() <= inputs.items()
 
 
-def test_the_documented_reload_service_is_there(running):
+@pytest.mark.parametrize('name', ['reload', 'reset_scale'])
+def test_the_documented_services_are_there(running, name):
     services = dict(running.bench.node.get_service_names_and_types_by_node('depth_node', '/'))
-    assert services['/depth_node/reload'] == ['std_srvs/srv/Trigger']
-    assert '`~/reload` (std_srvs/Trigger)' in TOPICS.read_text(encoding='utf-8')
+    assert services[f'/depth_node/{name}'] == ['std_srvs/srv/Trigger']
+    assert f'`~/{name}` (std_srvs/Trigger)' in TOPICS.read_text(encoding='utf-8')

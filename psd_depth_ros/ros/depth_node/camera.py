@@ -392,7 +392,7 @@ class CameraStream:
     # Steps of the worker.
 
     def take_reset(self) -> bool:
-        """Whether this camera's stamps, or the clock, have jumped since the last call."""
+        """Whether stamps or the clock have jumped, or a user asked, since the last call."""
         if not self._reset_due.is_set():
             return False
         self._reset_due.clear()

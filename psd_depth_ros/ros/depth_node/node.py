@@ -31,6 +31,7 @@ from psd_depth_ros.external.open import check_external, is_external
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.inference.exported import OPENVINO, SUFFIXES
+from psd_depth_ros.inference.scale_monitor import MEASURING_MODES
 from psd_depth_ros.ros.common import REPEAT_S, run_node, ThrottledLogger
 from psd_depth_ros.ros.depth_node.camera import CameraStream
 from psd_depth_ros.ros.depth_node.diagnostics import (
@@ -136,6 +137,7 @@ class DepthNode(LifecycleNode):
             ),
             post_callback=self._on_time_jump,
         )
+        self._reset_service = self.create_service(Trigger, '~/reset_scale', self._on_reset_scale)
         self._autostart: Timer | None = None
         if settings.autostart:
             self._autostart = self.create_timer(0.0, self._start, clock=steady)
@@ -316,6 +318,19 @@ class DepthNode(LifecycleNode):
             self._scale_inputs.forget()
         for camera in self._cameras:
             camera.reset()
+
+    def _on_reset_scale(
+        self, _request: Trigger.Request, response: Trigger.Response
+    ) -> Trigger.Response:
+        """Let every camera measure its scale anew, from its next image on."""
+        mode = self.settings.scale.mode
+        response.success = mode in MEASURING_MODES
+        response.message = f'scale.mode is {mode}, which measures nothing'
+        if response.success:
+            for camera in self._cameras:
+                camera.reset()
+            response.message = 'the scale of every camera is measured anew, from its next image on'
+        return response
 
     def _refresh(self) -> None:
         """Look up who publishes and who subscribes."""

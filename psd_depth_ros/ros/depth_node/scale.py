@@ -233,8 +233,12 @@ class CameraScale:
         self._waiting: deque[_Waiting] = deque()
         self._is_measured = settings.mode in MEASURING_MODES
         self.is_relative = settings.mode == 'relative'
-        self.is_prompt = self._tracker.is_prompt
         self._publish_report()
+
+    @property
+    def is_prompt(self) -> bool:
+        """See `ScaleTracker.is_prompt`."""
+        return self._tracker.is_prompt
 
     def reset(self) -> None:
         """Start anew, as after a jump of the stamps."""
@@ -249,7 +253,7 @@ class CameraScale:
         `applied_scale` is the factor that its depth was multiplied by.
         """
         stamp_ns = ready.arrived.stamp_ns
-        if not self._is_measured:
+        if not self._is_measured or self._tracker.is_held:
             return
         if self._waiting and stamp_ns <= self._waiting[-1].frame.stamp_ns:
             return  # it was overtaken
@@ -270,6 +274,8 @@ class CameraScale:
         """Learn from the waiting images whose inputs are complete by now."""
         while self._waiting and self._is_ripe():
             self._measure(self._waiting.popleft())
+            if self._tracker.is_held:
+                self._waiting.clear()
 
     def settle(self, frame: DepthFrame, stamp_ns: int) -> DepthFrame:
         """See `apply_measured_scale`."""
@@ -307,6 +313,8 @@ class CameraScale:
             source += f'; slope {shape.slope:.3g}, variance of ln slope {shape.slope_variance:.2g}'
         if not tracker.is_known:
             source += ' (not known yet)'
+        if tracker.is_held:
+            source += '; held'
         if monitor.remark:
             source += f'; {monitor.remark}'
         self.report = ScaleReport(
@@ -321,6 +329,8 @@ class CameraScale:
 
     def _explain_silence(self) -> str:
         monitor, settings = self._monitor, self._settings
+        if self._tracker.is_held:
+            return ''
         if monitor.silent_s <= settings.timeout_s or not monitor.reason:
             return ''
         now = f'depth goes on with scale {self._tracker.scale:.4g}'
