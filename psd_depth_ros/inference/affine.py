@@ -20,21 +20,25 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from psd_depth_ros.inference.scale_filter import ScaleFilter, SourceState
-from psd_depth_ros.inference.scale_sources import Samples, ScaleMeasurement, Strata
+from psd_depth_ros.inference.scale_filter import ScaleFilter
+from psd_depth_ros.inference.scale_sources import (
+    DEPTH_SIGMA,
+    MIN_SIGMA,
+    Samples,
+    ScaleMeasurement,
+    Strata,
+)
 from psd_depth_ros.odometry.lengths import weighted_median
 
 Array = NDArray[np.float64]
 Map = NDArray[np.float32]
 
-_DEPTH_SIGMA = 0.15  # of ln Z at a pixel: error of the network from place to place
 _PAIRS, _SCORED = 100, 500  # lines tried at the start, and samples that judge them
 _STEPS = 8  # of the reweighted fit
 _OUTLIER = 3.0  # standard deviations from which on a sample counts no more in a score
 _LEAST_AGREEING = 0.6  # of the picture within 2.5 standard deviations of the line
 _AGREE = 2.5
 _MAX_SLOPE_SIGMA = 0.5  # of ln k
-_MIN_SIGMA = 0.01  # of ln s and ln k: no frame is more precise
 _REACH = 0.015  # of the width: half the window that corners are followed with
 _EDGE = 0.15  # step of what the network gives, in deviations of it, that is an edge
 _FEWEST = 40  # points
@@ -42,7 +46,6 @@ _STRATA = 8  # regions of equally many pixels by d
 _MOVES = (0.03, 0.08, 0.2)  # of points in the picture, as a fraction of its width
 _MOVED_BETTER = 0.6  # of the score: points that fit so much better elsewhere are misplaced
 _NOTABLE = 0.2  # score above which it is asked
-_LOG_PRIOR_SIGMA = 2.0  # of ln s; that of ln k is half
 _FARTHEST = 1e-3  # of 1/Z at the centre: nothing is put farther
 
 
@@ -85,8 +88,7 @@ class AffineFit(NamedTuple):
         of_inverse = np.array([centre, 1.0]) / inverse  # derivatives of ln(1/s) by rate, offset
         of_slope = np.array([1.0 / self.rate, 0.0]) - of_inverse
         variances = [
-            max(float(one @ self.covariance @ one), _MIN_SIGMA**2)
-            for one in (of_inverse, of_slope)
+            max(float(one @ self.covariance @ one), MIN_SIGMA**2) for one in (of_inverse, of_slope)
         ]
         return (
             ScaleMeasurement(
@@ -151,7 +153,7 @@ def read_off(samples: Samples, values: Map) -> Readings:
     )
 
 
-def fit_affine(readings: Readings, values: Map) -> AffineFit | str:
+def fit_inverse_depth(readings: Readings, values: Map) -> AffineFit | str:
     """Fit scale and shift to readings, or say why they tell nothing.
 
     Args:
@@ -186,7 +188,7 @@ def fit_affine(readings: Readings, values: Map) -> AffineFit | str:
             f'only {agreeing:.0%} of the picture agree with any scale and shift; is the pose of '
             'the sensor wrong?'
         )
-    width = max(1.4826 * weighted_median(np.abs(off), balanced), _MIN_SIGMA / _DEPTH_SIGMA)
+    width = max(1.4826 * weighted_median(np.abs(off), balanced), MIN_SIGMA / DEPTH_SIGMA)
     weight = balanced / _noise(line, x, sigma) / (1.0 + (off / 2.0) ** 2)
     design = np.column_stack([x, np.ones_like(x)])
     information = design.T @ (design * weight[:, None])
@@ -251,11 +253,14 @@ def find_misplacement(samples: Samples, values: Map, fit: AffineFit) -> str:
 
 
 class AffineFilter:
-    """Follows ln s and ln k over time; see `ScaleFilter`, which each of them has."""
+    """Follows ln s and ln k over time; see `ScaleFilter`, which each of them has.
 
-    def __init__(self, systematic_sigma: float) -> None:
-        self.scale = ScaleFilter(_LOG_PRIOR_SIGMA, systematic_sigma)
-        self._slope = ScaleFilter(0.5 * _LOG_PRIOR_SIGMA)
+    `prior_sigma` is that of ln s, that of ln k is half of it.
+    """
+
+    def __init__(self, prior_sigma: float, systematic_sigma: float) -> None:
+        self.scale = ScaleFilter(prior_sigma, systematic_sigma)
+        self._slope = ScaleFilter(0.5 * prior_sigma)
         self._place: tuple[float, float] | None = None
 
     def reset(self) -> None:
@@ -283,11 +288,6 @@ class AffineFilter:
         if self._place is None or own is None:
             return None
         return Affine(*self._place, own.factor, own.variance)
-
-    @property
-    def sources(self) -> dict[str, SourceState]:
-        """State of every source that has measured, by name."""
-        return self.scale.sources
 
     def update(self, source: str, fit: AffineFit, stamp_ns: int, log_variance: float = 0.0) -> str:
         """Update both filters; gives the reason where the fit cannot be used, else ''.
@@ -370,7 +370,7 @@ def _refine(
 def _noise(line: Array, x: Array, sigma: Array) -> Array:
     """Variance of 1/Z against the line: of the sample, and of the network."""
     level = np.maximum(line[0] * x + line[1], 1e-3)
-    variance: Array = sigma**2 + (_DEPTH_SIGMA * level) ** 2
+    variance: Array = sigma**2 + (DEPTH_SIGMA * level) ** 2
     return variance
 
 

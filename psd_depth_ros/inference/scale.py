@@ -23,7 +23,7 @@ from psd_depth_ros.inference.affine import (
     Affine,
     AffineFilter,
     find_misplacement,
-    fit_affine,
+    fit_inverse_depth,
     read_off,
     Readings,
 )
@@ -235,7 +235,7 @@ class ScaleTracker:
         systematic = settings.systematic_sigma
         if self._source is not None and systematic == 0:
             systematic = self._source.systematic_sigma
-        self._affine = AffineFilter(systematic) if affine else None
+        self._affine = AffineFilter(prior, systematic) if affine else None
         self._filter = (
             ScaleFilter(prior, systematic) if self._affine is None else self._affine.scale
         )
@@ -391,7 +391,7 @@ class ScaleTracker:
             return 'waits for more corners'
         readings = Readings.join([part for _, part in self._readings])
         self._readings.clear()
-        fit = fit_affine(readings, view.depth)
+        fit = fit_inverse_depth(readings, view.depth)
         if isinstance(fit, str):
             return fit
         if source.is_prompt and (problem := find_misplacement(samples, view.depth, fit)):

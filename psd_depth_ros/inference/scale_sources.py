@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.geometry import Camera, Extrinsics
 from psd_depth_ros.geometry.pose import relative, rotation_vector, transform
-from psd_depth_ros.odometry.essential import epipolar_distance, refine_motion
+from psd_depth_ros.odometry.essential import epipolar_distance, find_epipolar_motion, refine_motion
 from psd_depth_ros.odometry.lengths import weighted_median
 from psd_depth_ros.odometry.tracking import Tracker
 
@@ -48,8 +48,8 @@ _ASTRAY = (
 _MAX_POINTS = 20_000
 _LIDAR_SIGMA = 0.02  # of ln Z of a point
 _MAX_MEDIAN_M = 1000.0  # a lidar with a larger median uses another unit
-_DEPTH_SIGMA = 0.15  # of ln Z at a pixel: error of the network from place to place
-_MIN_SIGMA = 0.01  # of ln s: no frame is more precise
+DEPTH_SIGMA = 0.15  # of ln Z at a pixel: error of the network from place to place
+MIN_SIGMA = 0.01  # of ln s: no frame is more precise
 _COARSE_COLUMNS = 64  # of the grid for the ground fit and the strata
 _GROUND_PARTS = 25  # image regions with independent errors of ln Z
 _MIN_DIP = math.sin(math.radians(4.0))  # minimum angle of rays below the horizon
@@ -430,7 +430,7 @@ class Strata:
         middle = weighted_median(values, balanced)
         spread = 1.4826 * weighted_median(np.abs(values - middle), balanced)
         chance = 0.5 * math.pi * spread**2 * (np.sum(balanced**2) + unseen)
-        return middle, max(float(chance), _MIN_SIGMA**2)
+        return middle, max(float(chance), MIN_SIGMA**2)
 
 
 def _triangulate_ratios(pair: _Pair, depth: Map) -> tuple[float, float, int] | None:
@@ -464,7 +464,7 @@ def _triangulate_ratios(pair: _Pair, depth: Map) -> tuple[float, float, int] | N
         chosen = (parallax >= _MIN_PARALLAX_PX) & (np.abs(rays.off_px) <= _MAX_EPIPOLAR_PX)
     if np.count_nonzero(chosen) < _MIN_TRACKS:
         return None
-    weights = 1.0 / (_DEPTH_SIGMA**2 + (_TRACK_SIGMA_PX / parallax[chosen]) ** 2)
+    weights = 1.0 / (DEPTH_SIGMA**2 + (_TRACK_SIGMA_PX / parallax[chosen]) ** 2)
     log_scale, variance = Strata(depth).median(
         ratios[chosen], weights, end[chosen, 1] / shrink, z[chosen]
     )
@@ -482,9 +482,11 @@ def _triangulate_samples(pair: _Pair, size: tuple[int, int]) -> Samples | str:
         return 'too few corners could be followed'
     camera, known = pair.working_camera, pair.T_key_present
     if known is None:
-        began = _essential_motion(_rays_of(start, camera), _rays_of(end, camera), camera.fx)
-        if began is None:
+        cv2.setRNGSeed(0)  # deterministic
+        found = find_epipolar_motion(end, start, camera.K, _MAX_EPIPOLAR_PX)
+        if found is None or np.count_nonzero(found.agreeing) < _MIN_TRACKS:
             return 'the images tell no motion'
+        began = found.rotation, found.direction
     else:
         began = known[:3, :3], known[:3, 3]
     rays = _Rays.refined(start, end, camera, began, pair.moved_m)
@@ -546,24 +548,6 @@ class _Rays:
         with np.errstate(invalid='ignore', divide='ignore'):
             off = epipolar_distance(before, now, rotation, direction) * camera.fx
         return cls(before, now @ rotation.T, direction * moved_m, off)
-
-
-def _essential_motion(before: Array, now: Array, focal_px: float) -> tuple[Array, Array] | None:
-    """Rotation and direction that take rays (N, 3) `now` to those `before`, or None.
-
-    Five-point algorithm with RANSAC (Nister 2004).
-    """
-    cv2.setRNGSeed(0)  # deterministic
-    of, to = now[:, :2].astype(np.float64), before[:, :2].astype(np.float64)
-    essential, inliers = cv2.findEssentialMat(
-        of, to, np.eye(3), method=cv2.RANSAC, prob=0.999, threshold=_MAX_EPIPOLAR_PX / focal_px
-    )
-    if essential is None or essential.shape != (3, 3):
-        return None
-    count, rotation, translation, _ = cv2.recoverPose(essential, of, to, np.eye(3), mask=inliers)
-    if count < _MIN_TRACKS:
-        return None
-    return rotation, translation.ravel()
 
 
 def _solve_motion(points: Array, pixels: Array, K: Array) -> tuple[Array, Array] | None:
@@ -634,14 +618,14 @@ def _fit_ground(points: Array, down: Array) -> tuple[Array, float, int] | None:
     for _ in range(6):
         off = points @ plane - 1.0
         weights = 1.0 / (1.0 + (off / width) ** 2) ** 2
-        weights *= _GROUND_PARTS / _DEPTH_SIGMA**2 / weights.sum()
+        weights *= _GROUND_PARTS / DEPTH_SIGMA**2 / weights.sum()
         weighted = points * weights[:, None]
         stiffness = level / (float(plane @ plane) * _MOUNTING_SIGMA**2)
         normal = weighted.T @ points + stiffness
         plane = np.linalg.solve(normal, weighted.sum(axis=0))
         width = max(0.05, 2.2 * float(np.median(np.abs(off).clip(max=0.4))))
     level_part = points @ plane
-    on = np.abs(level_part - 1.0) < _DEPTH_SIGMA
+    on = np.abs(level_part - 1.0) < DEPTH_SIGMA
     count = int(np.count_nonzero(on))
     tilt = math.atan2(float(np.linalg.norm(level @ plane)), float(down @ plane))
     if count < max(_MIN_POINTS, _MIN_GROUND * len(points)) or tilt > _MAX_TILT:

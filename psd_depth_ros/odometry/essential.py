@@ -7,6 +7,7 @@ and A6.8 (robust cost).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import cv2
 import numpy as np
@@ -18,6 +19,33 @@ Array = npt.NDArray[np.float64]
 
 _ROUNDS = 5
 _STEP = 1e-5  # of the numeric derivative: radians, and lengths of the motion
+
+
+class EpipolarMotion(NamedTuple):
+    """There ~ `rotation` (3, 3) of here + a multiple of the unit `direction` (3,).
+
+    `agreeing` (n,) bool are the pairs that it was found from, outliers left out.
+    """
+
+    rotation: Array
+    direction: Array
+    agreeing: npt.NDArray[np.bool_]
+
+
+def find_epipolar_motion(
+    here: npt.NDArray, there: npt.NDArray, K: Array, largest_px: float
+) -> EpipolarMotion | None:
+    """The motion between pixels (n, 2) of a camera K, by the five-point algorithm (Nister 2004).
+
+    `largest_px` is how far a pair may be off its epipolar line. None where no motion is found.
+    """
+    essential, agreeing = cv2.findEssentialMat(
+        here, there, K, method=cv2.USAC_MAGSAC, prob=0.999, threshold=largest_px
+    )
+    if essential is None or essential.shape != (3, 3):
+        return None
+    _, rotation, direction, _ = cv2.recoverPose(essential, here, there, K, mask=agreeing.copy())
+    return EpipolarMotion(rotation, direction[:, 0], agreeing[:, 0] > 0)
 
 
 def essential_matrix(rotation: Array, direction: Array) -> Array:

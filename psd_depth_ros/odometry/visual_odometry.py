@@ -15,7 +15,7 @@ import torch
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose
 from psd_depth_ros.geometry.warp import sample
-from psd_depth_ros.odometry.essential import essential_matrix, refine_motion
+from psd_depth_ros.odometry.essential import essential_matrix, find_epipolar_motion, refine_motion
 from psd_depth_ros.odometry.lengths import PairMotion, weighted_median
 from psd_depth_ros.odometry.tracking import Grey, Pixels, Tracker
 
@@ -74,23 +74,20 @@ def solve_motion(
     Its length brings the triangulated points to the depths (n,): the median of their ratios, each
     weighted by its inverse depth, for an error in pixels is one in inverse depth.
     """
-    essential, agreeing = cv2.findEssentialMat(
-        here, there, K, method=cv2.USAC_MAGSAC, prob=0.999, threshold=LARGEST_ERROR_PX
-    )
-    if essential is None or essential.shape != (3, 3):
+    found = find_epipolar_motion(here, there, K, LARGEST_ERROR_PX)
+    if found is None:
         return None
-    _, rotation, direction, _ = cv2.recoverPose(essential, here, there, K, mask=agreeing.copy())
-    chosen = agreeing[:, 0] > 0
+    chosen = found.agreeing
     # RANSAC stops at a good sample; what it leaves differs from one release of OpenCV to the next.
     to, of = (
         np.column_stack([one[chosen], np.ones(chosen.sum())]) @ np.linalg.inv(K).T
         for one in (there, here)
     )
     width = LARGEST_ERROR_PX / float(np.sqrt(K[0, 0] * K[1, 1]))
-    refined = refine_motion(to, of, rotation, direction[:, 0], lambda off: width)
+    refined = refine_motion(to, of, found.rotation, found.direction, lambda off: width)
     essential = essential_matrix(*refined)
     _, rotation, direction, agreeing, points = cv2.recoverPose(
-        essential, here, there, K, distanceThresh=FARTHEST, mask=agreeing
+        essential, here, there, K, distanceThresh=FARTHEST, mask=chosen.astype(np.uint8)[:, None]
     )
     kept = agreeing[:, 0] > 0
     if kept.sum() < max(FEWEST_INLIERS, LEAST_INLIER_FRACTION * len(here)):

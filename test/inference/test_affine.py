@@ -16,7 +16,7 @@ from psd_depth_ros.inference.affine import (
     AffineFit,
     align_least_squares,
     find_misplacement,
-    fit_affine,
+    fit_inverse_depth,
     read_off,
 )
 from psd_depth_ros.inference.postprocess import DepthSettings
@@ -39,7 +39,7 @@ def samples_of(values, count=400, seed=0):
 
 
 def fitted(samples, values=RAMP):
-    return fit_affine(read_off(samples, values), values)
+    return fit_inverse_depth(read_off(samples, values), values)
 
 
 def test_points_at_edges_are_left_out():
@@ -114,7 +114,7 @@ def test_points_moved_in_the_picture_are_told_and_those_in_place_are_not():
 
 
 def test_both_filters_take_a_measurement_or_neither():
-    follow = AffineFilter(0.02)
+    follow = AffineFilter(2.0, 0.02)
     covariance = 1e-4 * np.eye(2)
     for index in range(5):
         fit = AffineFit(RATE, OFFSET, covariance, 2.0, 1.0, 400)
@@ -127,7 +127,7 @@ def test_both_filters_take_a_measurement_or_neither():
     follow.update('lidar', steep, SECOND)
     assert follow.measured is None
     assert (follow.scale.scale, follow.affine.slope) == (before[0], before[1].slope)
-    assert follow.sources['lidar'].refused == 1
+    assert follow.scale.sources['lidar'].refused == 1
     gone = AffineFit(RATE, -2.0, covariance, 8.0, 1.0, 400)
     assert 'has jumped' in follow.update('lidar', gone, SECOND)
     follow.reset()
@@ -207,7 +207,7 @@ def test_a_lidar_that_is_turned_is_refused_and_not_averaged_in(axis, degrees, wo
     wrong = Extrinsics(T_camera_lidar=exponential(turn))
     problems, errors = drive('lidar', 'street', 4, wrong)
     assert not errors
-    assert all(words in problem for problem in problems)
+    assert all(problem and words in problem for problem in problems)
 
 
 def test_odometry_of_a_camera_that_is_turned_is_refused():
