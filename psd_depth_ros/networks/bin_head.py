@@ -141,8 +141,10 @@ def bin_code(bins: int, width: int) -> Tensor:
     blurred for thousands of steps.
     """
     half = width // 2
-    places = (torch.arange(bins) + 0.5) / bins
-    powers = 2.0 ** (torch.arange(half) * (HIGHEST_OCTAVE / half))
+    # Not on the device meta, where a network is made to be filled: arithmetic there would import
+    # torch's compiler, a second and more.
+    places = (torch.arange(bins, device='cpu') + 0.5) / bins
+    powers = 2.0 ** (torch.arange(half, device='cpu') * (HIGHEST_OCTAVE / half))
     phases = math.pi * places[:, None] * powers
     return torch.cat([phases.sin(), phases.cos()], dim=1)
 
@@ -175,7 +177,7 @@ class BinHead(nn.Module):
         self.log_temperature = nn.Parameter(torch.zeros(()))
         with torch.no_grad():  # uniform bins at the start; identity mixing
             nn.init.zeros_(cast(nn.Linear, self.widths[2]).weight)
-            self.mix.weight.copy_(torch.eye(bins))
+            self.mix.weight.copy_(torch.eye(bins, device='cpu'))
             nn.init.zeros_(self.mix.bias)
 
     def forward(self, tokens: Tensor, features: Tensor) -> BinPrediction:
