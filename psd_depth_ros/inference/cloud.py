@@ -140,9 +140,10 @@ def build_clearing_cloud(
     """Points at `max_range_m` where depth is beyond it or +Inf: rays that are known to be free.
 
     Costmaps clear obstacles along the rays to these points (navigation2#4297). Every fourth pixel
-    of every fourth row of what `decimation` keeps.
+    of every fourth row, or every n-th where `decimation` is larger: wider gaps would leave cells
+    that are never cleared.
     """
-    step = _CLEARING_STRIDE * settings.decimation
+    step = max(_CLEARING_STRIDE, settings.decimation)
     small = depth[::step, ::step]
     if isinstance(small, Tensor):
         small = small.cpu().numpy()

@@ -131,6 +131,9 @@ def test_clearing_cloud_lies_at_the_maximum_range_of_free_pixels() -> None:
     found = build_clearing_cloud(depth, camera(8, 8), settings()).xyz()
     # Pixels (row, column) of every fourth row and column: (0, 4) sky, (4, 4) beyond the range.
     np.testing.assert_allclose(found, [[3.0, -4.0, 100.0], [3.0, 4.0, 100.0]], rtol=1e-6)
+    decimated = build_clearing_cloud(depth, camera(8, 8), settings(decimation=4)).xyz()
+    np.testing.assert_array_equal(decimated, found)
+    assert len(build_clearing_cloud(depth, camera(8, 8), settings(decimation=5)).xyz()) == 1
     for_tensor = build_clearing_cloud(torch.from_numpy(depth), camera(8, 8), settings())
     np.testing.assert_array_equal(
         for_tensor.data, build_clearing_cloud(depth, camera(8, 8), settings()).data
