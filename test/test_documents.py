@@ -45,7 +45,8 @@ FOREIGN_OPTIONS = {
     '--ros-args', '--show-args', '--system-site-packages',
 }  # fmt: skip
 FOREIGN_NAMES = re.compile(
-    r'header\.stamp|.*\.(py|md|ya?ml|txt|npz|csv|json|html|safetensors|mcap|onnx|tflite)'
+    r'header\.stamp|.*\.(py|md|ya?ml|txt|npz|csv|json|html|safetensors|mcap|onnx|tflite'
+    r'|cpp|hpp|h|cuh|ts)'
 )
 
 

@@ -2,9 +2,8 @@
 
 from pathlib import Path
 import runpy
-import sys
-from types import ModuleType, SimpleNamespace
 
+from launch_files import install, named, values
 import numpy as np
 import pytest
 
@@ -29,55 +28,10 @@ CONTRACT = {
 }  # fmt: skip
 
 
-class Recorded:
-    """Stands for any class of launch: keeps what it was made with."""
-
-    def __init__(self, *arguments, **keywords):
-        self.arguments = arguments
-        self.keywords = keywords
-
-    def __getitem__(self, name):
-        return self.keywords[name]
-
-
-class StandIn(ModuleType):
-    """A module in which every capitalised name is a class of its own."""
-
-    __path__ = ()
-
-    def __getattr__(self, name):
-        if not name[0].isupper():
-            return lambda *arguments: (name, *arguments)
-        made = type(name, (Recorded,), {})
-        setattr(self, name, made)
-        return made
-
-
 @pytest.fixture
 def load(monkeypatch):
-    names = 'launch launch.actions launch.event_handlers launch.events launch.substitutions'
-    names += ' launch.launch_description_sources launch_ros launch_ros.actions'
-    names += ' launch_ros.event_handlers launch_ros.events launch_ros.events.lifecycle'
-    for name in names.split():
-        monkeypatch.setitem(sys.modules, name, StandIn(name))
-    index = ModuleType('ament_index_python.packages')
-    index.PackageNotFoundError = KeyError
-    index.get_package_share_directory = lambda _: str(ROOT)
-    index.get_package_prefix = {}.__getitem__  # nothing else is installed
-    monkeypatch.setitem(sys.modules, 'ament_index_python', ModuleType('ament_index_python'))
-    monkeypatch.setitem(sys.modules, 'ament_index_python.packages', index)
+    install(monkeypatch)
     return lambda name: runpy.run_path(str(ROOT / 'launch' / name))
-
-
-def values(space, **given):
-    """The launch configurations: defaults, and what was given on the command line."""
-    defaults = {one.arguments[0]: one['default_value'] for one in space['ARGUMENTS']
-                if 'default_value' in one.keywords}  # fmt: skip
-    return SimpleNamespace(launch_configurations={**defaults, **given})
-
-
-def named(actions, kind):
-    return [action for action in actions if type(action).__name__ == kind]
 
 
 @pytest.mark.parametrize('path', LAUNCH_FILES, ids=lambda path: path.name)
