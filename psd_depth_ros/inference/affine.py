@@ -14,6 +14,7 @@ m, and the errors of ln s and ln k are nearly independent. Each has a filter of 
 from __future__ import annotations
 
 from collections.abc import Sequence
+import itertools
 import math
 from typing import NamedTuple
 
@@ -38,6 +39,7 @@ _STEPS = 8  # of the reweighted fit
 _OUTLIER = 3.0  # standard deviations from which on a sample counts no more in a score
 _LEAST_AGREEING = 0.6  # of the picture within 2.5 standard deviations of the line
 _AGREE = 2.5
+FEW_AGREE = 2.0  # the same for a few samples that are exact
 _MAX_SLOPE_SIGMA = 0.5  # of ln k
 _REACH = 0.015  # of the width: half the window that corners are followed with
 _EDGE = 0.15  # step of what the network gives, in deviations of it, that is an edge
@@ -47,6 +49,7 @@ _MOVES = (0.03, 0.08, 0.2)  # of points in the picture, as a fraction of its wid
 _MOVED_BETTER = 0.6  # of the score: points that fit so much better elsewhere are misplaced
 _NOTABLE = 0.2  # score above which it is asked
 _FARTHEST = 1e-3  # of 1/Z at the centre: nothing is put farther
+_ALIKE = 'all that is seen is about equally far: scale and shift cannot be told apart'
 
 
 class Affine(NamedTuple):
@@ -178,8 +181,7 @@ def fit_inverse_depth(readings: Readings, values: Map) -> AffineFit | str:
     clear = 1.0 - sigma**2 / _noise(line, x, sigma)
     balanced, unseen = _strata(values).balance(clear, row, d)
     line = _refine(line, x, inverse, sigma, balanced)
-    rate, offset = float(line[0]), float(line[1])
-    if not rate > 0:
+    if not line[0] > 0:
         return 'depth does not grow where that of the points does'
     off = _residuals(line, x, inverse, sigma)
     agreeing = float(balanced[np.abs(off) <= _AGREE].sum())
@@ -190,12 +192,67 @@ def fit_inverse_depth(readings: Readings, values: Map) -> AffineFit | str:
         )
     width = max(1.4826 * weighted_median(np.abs(off), balanced), MIN_SIGMA / DEPTH_SIGMA)
     weight = balanced / _noise(line, x, sigma) / (1.0 + (off / 2.0) ** 2)
+    variance = width**2 * (float(np.sum(balanced**2)) + unseen)
+    return _describe_line(line, x, weight, variance, middle, spread)
+
+
+def fit_few(d: Array, inverse_m: Array) -> tuple[AffineFit | str, Array, NDArray[np.bool_]]:
+    """Fit scale and shift to some exact distances, as of a tape measure, or say why it cannot be.
+
+    Args:
+        d: (N,) what the network gives there.
+        inverse_m: (N,) 1/Z in 1/m.
+
+    Returns:
+        The fit, 1/Z (N,) by the line (NaN without one), and which samples it is made of (N,). That
+        is the line through two samples which most of them agree with, to two standard deviations
+        of the network's own error; then least squares. More than half have to agree, and of more
+        than two at least three, because any two lie on a line.
+    """
+    count, exact = len(d), np.zeros(len(d))
+    unknown, none = np.full(count, math.nan), np.zeros(count, bool)
+    middle, spread = float(np.mean(d)), float(np.std(d))
+    if count < 2 or not spread > 1e-6 * max(1.0, abs(middle)):
+        return _ALIKE, unknown, none
+    x = (d - middle) / spread
+    lines = [
+        np.array([rate, inverse_m[one] - rate * x[one]])
+        for one, other in itertools.combinations(range(count), 2)
+        if x[other] != x[one]
+        and (rate := (inverse_m[other] - inverse_m[one]) / (x[other] - x[one])) > 0
+    ]
+    if not lines:
+        return 'depth does not grow where that of the samples does', unknown, none
+    line = min(lines, key=lambda one: _score(one, x, inverse_m, exact, np.ones(count)))
+    used = np.abs(_residuals(line, x, inverse_m, exact)) <= FEW_AGREE
+    is_agreed = 2 * used.sum() > count and used.sum() >= min(count, 3)
+    if is_agreed:
+        line = _refine(line, x[used], inverse_m[used], exact[used], np.ones(int(used.sum())))
+    by_line = line[0] * x + line[1]
+    if not (is_agreed and line[0] > 0):
+        return 'the samples agree with no scale and shift', by_line, none
+    off = _residuals(line, x, inverse_m, exact)[used]
+    # The network's own error counts like one more sample.
+    variance = (1.0 + float(np.sum(off**2))) / len(off)
+    weight = 1.0 / _noise(line, x[used], exact[used])
+    found = _describe_line(line, x[used], weight, variance, middle, spread)
+    return found, by_line, used
+
+
+def _describe_line(
+    line: Array, x: Array, weight: Array, variance: float, middle: float, spread: float
+) -> AffineFit | str:
+    """The fit of 1/Z = line[0] x + line[1] with x = (d - middle) / spread to weighted samples.
+
+    `variance` is that of unit weight. Gives the reason where the slope is not known from these.
+    """
     design = np.column_stack([x, np.ones_like(x)])
     information = design.T @ (design * weight[:, None])
-    covariance = np.linalg.inv(information) * width**2 * (float(np.sum(balanced**2)) + unseen)
-    weight /= weight.sum()
+    covariance = np.linalg.inv(information) * variance
+    weight = weight / weight.sum()
     centre = float(weight @ x)
     deviation = math.sqrt(float(weight @ (x - centre) ** 2))
+    rate, offset = float(line[0]), float(line[1])
     # from x to d: rate' = rate / spread, offset' = offset - rate middle / spread
     change = np.array([[1.0 / spread, 0.0], [-middle / spread, 1.0]])
     found = AffineFit(
@@ -208,7 +265,7 @@ def fit_inverse_depth(readings: Readings, values: Map) -> AffineFit | str:
     )
     pair = found.measurements('', found.centre, found.spread, 0.0)
     if pair is None or pair[1].variance > _MAX_SLOPE_SIGMA**2:
-        return 'all that is seen is about equally far: scale and shift cannot be told apart'
+        return _ALIKE
     return found
 
 

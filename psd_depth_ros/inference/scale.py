@@ -65,10 +65,17 @@ class ScaleSettings:
     )
     factor: float = setting(
         0.0,
-        'mode fixed: multiply depth by this; 0 takes the metres of a metric checkpoint',
+        'mode fixed: multiply depth by this; 0 takes the calibration below where there is one, '
+        'else the metres of a metric checkpoint',
         '',
         minimum=0.0,
         maximum=1000.0,
+    )
+    calibration: str = setting(
+        '',
+        'mode fixed without a factor: file with what ~/calibrate_scale or psd-depth '
+        'calibrate-scale has measured; empty is $ROS_HOME/psd_depth_ros/scale/NODE.yaml, in '
+        '~/.ros without ROS_HOME, and for psd-depth run none',
     )
     camera_height_m: float = setting(
         0.0,
@@ -171,23 +178,31 @@ class ScaleSettings:
 
     @property
     def needs_metric_checkpoint(self) -> bool:
-        """Whether only a metric checkpoint makes depth metric in this mode."""
+        """Whether only a metric checkpoint, or a calibration, makes depth metric in this mode."""
         return self.mode == 'fixed' and self.factor == 0
 
-    def refuse_unscaled(self, checkpoint: Checkpoint) -> None:
-        """Raise SettingsError where depth would be called metres without being metric."""
+    def refuse_unscaled(self, checkpoint: Checkpoint, is_calibrated: bool = False) -> None:
+        """Raise SettingsError where depth would be called metres without being metric.
+
+        `is_calibrated`: there is a calibration of the checkpoint for every camera.
+        """
+        if self.needs_metric_checkpoint and is_calibrated:
+            return
         if checkpoint.affine and self.mode not in (*AFFINE_MODES, 'relative'):
             raise SettingsError(
                 f'checkpoint {checkpoint.path} gives disparity of unknown scale and shift, and '
                 f'scale.mode is {self.mode}, which finds no shift. Choose scale.mode '
-                f'{" or ".join(AFFINE_MODES)}, or relative (topics depth_relative/...)'
+                f'{" or ".join(AFFINE_MODES)}, or relative (topics depth_relative/...); or '
+                'calibrate both with ~/calibrate_scale, in mode relative, or psd-depth '
+                'calibrate-scale'
             )
         if self.needs_metric_checkpoint and not checkpoint.info.output.metric:
             raise SettingsError(
                 f'checkpoint {checkpoint.path or "of the package"} is not metric and scale.mode '
                 'is fixed without a scale.factor, so its depth is not metres. Choose scale.mode '
-                'odometry, camera_height or lidar, give scale.factor, or choose scale.mode '
-                'relative (topics depth_relative/...)'
+                'odometry, camera_height or lidar, give scale.factor, calibrate it with '
+                '~/calibrate_scale, in mode relative, or psd-depth calibrate-scale, or choose '
+                'scale.mode relative (topics depth_relative/...)'
             )
 
 
@@ -218,6 +233,7 @@ class ScaleTracker:
             not metric.
         rotation: Converts the quaternions of the settings.
         affine: Whether the network gives disparity of unknown scale and shift.
+        calibrated: Scale that was measured before, for mode fixed without a factor.
     """
 
     def __init__(
@@ -227,8 +243,10 @@ class ScaleTracker:
         rotation: Rotation = from_quaternion,
         *,
         affine: bool = False,
+        calibrated: Scale | None = None,
     ) -> None:
         self.settings = settings
+        self._calibrated = calibrated if settings.needs_metric_checkpoint else None
         self._sigma = checkpoint_sigma
         prior = UNKNOWN_SIGMA if checkpoint_sigma is None else checkpoint_sigma
         self._source = _make_source(settings)
@@ -247,18 +265,24 @@ class ScaleTracker:
 
     @classmethod
     def for_checkpoint(
-        cls, settings: ScaleSettings, checkpoint: Checkpoint, rotation: Rotation = from_quaternion
+        cls,
+        settings: ScaleSettings,
+        checkpoint: Checkpoint,
+        rotation: Rotation = from_quaternion,
+        calibrated: Scale | None = None,
     ) -> ScaleTracker:
         """The tracker for what a checkpoint gives."""
         output = checkpoint.info.output
         sigma = output.scale_sigma if output.metric else None
-        return cls(settings, sigma, rotation, affine=checkpoint.affine)
+        return cls(settings, sigma, rotation, affine=checkpoint.affine, calibrated=calibrated)
 
     @property
     def estimate(self) -> Scale:
         """What is known for the next frame."""
         if self._held is not None:
             return self._held
+        if self._calibrated is not None:
+            return self._calibrated
         shape = None if self._affine is None else self._affine.affine
         return Scale(self.scale, self.variance, shape)
 
@@ -272,6 +296,8 @@ class ScaleTracker:
         """Factor s on the network's depth."""
         if self._held is not None:
             return self._held.factor
+        if self._calibrated is not None:
+            return self._calibrated.factor
         if self._source is None:
             return self.settings.factor or 1.0
         return self._filter.scale
@@ -285,6 +311,8 @@ class ScaleTracker:
         """
         if not self.is_known:
             return 0.0
+        if self._calibrated is not None:
+            return self._calibrated.variance
         if self._source is not None:
             return self._filter.variance
         if self.settings.needs_metric_checkpoint and self._sigma is not None:
@@ -297,6 +325,8 @@ class ScaleTracker:
         if self.settings.mode == 'relative':
             return False
         if self.settings.mode == 'fixed' and self.settings.factor > 0:
+            return True
+        if self._calibrated is not None:
             return True
         return self._sigma is not None or self._filter.has_measured
 
