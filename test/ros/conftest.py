@@ -273,11 +273,12 @@ def _profile(reliable: bool, depth: int) -> QoSProfile:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _stay_on_this_machine() -> Iterator[None]:
+def _stay_on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     # A run that is terminated ends its nodes too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
+        patch.setenv('ROS_HOME', str(tmp_path_factory.mktemp('ros_home')))
         yield
     signal.signal(signal.SIGTERM, before)
 

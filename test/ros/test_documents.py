@@ -33,8 +33,16 @@ def test_documented_topics_are_those_of_the_node(running):
     assert cameras.items() <= inputs.items()
 
 
-@pytest.mark.parametrize('name', ['reload', 'reset_scale'])
-def test_the_documented_services_are_there(running, name):
+@pytest.mark.parametrize(
+    ('name', 'kind'),
+    [
+        ('reload', 'std_srvs/srv/Trigger'),
+        ('reset_scale', 'std_srvs/srv/Trigger'),
+        ('calibrate_scale', 'rcl_interfaces/srv/SetParameters'),
+    ],
+)
+def test_the_documented_services_are_there(running, name, kind):
     services = dict(running.bench.node.get_service_names_and_types_by_node('depth_node', '/'))
-    assert services[f'/depth_node/{name}'] == ['std_srvs/srv/Trigger']
-    assert f'`~/{name}` (std_srvs/Trigger)' in TOPICS.read_text(encoding='utf-8')
+    assert services[f'/depth_node/{name}'] == [kind]
+    written = f'`~/{name}` ({kind.replace("/srv/", "/")})'
+    assert written in TOPICS.read_text(encoding='utf-8')

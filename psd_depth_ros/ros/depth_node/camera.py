@@ -26,6 +26,7 @@ from psd_depth_ros.errors import CalibrationError, MessageError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import describe_camera, find_doubts, seen_fraction
 from psd_depth_ros.inference import DepthFrame
+from psd_depth_ros.inference.scale_calibration import SpotReader
 from psd_depth_ros.messages import (
     camera_from_info,
     check_sizes,
@@ -275,6 +276,9 @@ class CameraStream:
         namespace: Namespace of the camera, '' for that of the node.
         settings: How images are received.
         outputs: What messages contain.
+
+    Attributes:
+        spots: Reads the depth of some places of the next images, if somebody asks for it.
     """
 
     def __init__(
@@ -293,6 +297,7 @@ class CameraStream:
         self._outputs: OutputPublishers | None = None
         self._outputs_lock = threading.Lock()
         self._reset_due = threading.Event()
+        self.spots: SpotReader | None = None
         self._is_relative = False
         self._camera: Camera | None = None
         self._stamp_age_ns = 0
@@ -527,7 +532,7 @@ class CameraStream:
 
     def _on_image(self, message: Any) -> None:
         outputs = self._outputs
-        wanted = outputs is not None and bool(outputs.wanted)
+        wanted = outputs is not None and bool(outputs.wanted or self.spots)
         frame = ArrivedFrame(message, stamp_ns(message.header), self._counters.receive(), wanted)
         waiting = self._calibration.state is CalibrationState.WAITING
         if not wanted and (waiting or not self._is_size_check_due()):

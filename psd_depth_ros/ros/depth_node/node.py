@@ -31,8 +31,12 @@ from psd_depth_ros.external.open import check_external, is_external
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine
 from psd_depth_ros.inference.exported import OPENVINO, SUFFIXES
+from psd_depth_ros.inference.scale import ScaleSettings
+from psd_depth_ros.inference.scale_calibration import CalibrationFile, default_file
 from psd_depth_ros.inference.scale_monitor import MEASURING_MODES
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.ros.common import REPEAT_S, run_node, ThrottledLogger
+from psd_depth_ros.ros.depth_node.calibrate_scale import ScaleCalibrator
 from psd_depth_ros.ros.depth_node.camera import CameraStream
 from psd_depth_ros.ros.depth_node.diagnostics import (
     camera_status,
@@ -120,6 +124,7 @@ class DepthNode(LifecycleNode):
         self._worker: DepthWorker | None = None
         self._scale_inputs: ScaleInputs | None = None
         self._scales: CameraScales | None = None
+        self._calibrations = CalibrationFile()
         self._problem = ''
         self._throttled = ThrottledLogger(self.get_logger())
         self._time_jumps = 0
@@ -138,6 +143,14 @@ class DepthNode(LifecycleNode):
             post_callback=self._on_time_jump,
         )
         self._reset_service = self.create_service(Trigger, '~/reset_scale', self._on_reset_scale)
+        self._calibrator = ScaleCalibrator(
+            self,
+            self._cameras,
+            lambda: self._engine.engine.checkpoint if self._engine and self.is_active else None,
+            lambda: self.settings.scale,
+            lambda: self._read_calibrations(self.settings.scale),
+            self._take_calibrations,
+        )
         self._autostart: Timer | None = None
         if settings.autostart:
             self._autostart = self.create_timer(0.0, self._start, clock=steady)
@@ -225,9 +238,11 @@ class DepthNode(LifecycleNode):
     def _begin(self) -> None:
         assert self._engine is not None
         settings = self.settings
-        refuse_unscaled(settings.scale, self._engine.engine.checkpoint)
+        calibrations = self._calibrations_for(settings.scale)
+        self._refuse_unscaled(settings.scale, calibrations, self._engine.engine)
         self._scale_inputs = ScaleInputs(self, settings.scale, settings.image_reliability)
-        self._scales = CameraScales(self._scale_inputs, settings.scale)
+        self._scales = CameraScales(self._scale_inputs, settings.scale, calibrations)
+        self._calibrations = calibrations
         self._worker = DepthWorker(
             self._engine,
             self._scales,
@@ -269,7 +284,31 @@ class DepthNode(LifecycleNode):
 
     def _refuse_engine(self, engine: Engine) -> None:
         if self.is_active:
-            refuse_unscaled(self.settings.scale, engine.checkpoint)
+            self._refuse_unscaled(self.settings.scale, self._calibrations, engine)
+
+    def _refuse_unscaled(
+        self, settings: ScaleSettings, calibrations: CalibrationFile, engine: Engine
+    ) -> None:
+        checkpoint = engine.checkpoint
+        found = [calibrations.find(camera.name, checkpoint.id) for camera in self._cameras]
+        refuse_unscaled(settings, checkpoint, found)
+
+    def _read_calibrations(self, settings: ScaleSettings) -> CalibrationFile:
+        """Read the file that the settings name, or the node's own. Raises SettingsError."""
+        named = settings.calibration
+        path = user_path(named) if named else default_file(self.get_fully_qualified_name())
+        return CalibrationFile.load(path, bool(named))
+
+    def _calibrations_for(self, settings: ScaleSettings) -> CalibrationFile:
+        """The same where the mode takes them, else none."""
+        if settings.needs_metric_checkpoint:
+            return self._read_calibrations(settings)
+        return CalibrationFile()
+
+    def _take_calibrations(self, calibrations: CalibrationFile) -> None:
+        self._calibrations = calibrations
+        if self._scales is not None:
+            self._scales.configure(self.settings.scale, calibrations)
 
     def _judge(
         self, old: DepthNodeSettings, new: DepthNodeSettings, changed: frozenset[str]
@@ -287,7 +326,8 @@ class DepthNode(LifecycleNode):
             )
         if any(name.startswith('scale.') for name in changed):
             try:
-                refuse_unscaled(new.scale, self._engine.engine.checkpoint)
+                calibrations = self._calibrations_for(new.scale)
+                self._refuse_unscaled(new.scale, calibrations, self._engine.engine)
             except PsdDepthError as error:
                 return str(error)
         return ''
@@ -302,7 +342,8 @@ class DepthNode(LifecycleNode):
             self._worker.configure(new.depth, new.batch_wait_s)
         if self._scale_inputs is not None and self._scales is not None:
             self._scale_inputs.configure(new.scale, new.image_reliability)
-            self._scales.configure(new.scale)
+            if any(name.startswith('scale.') for name in changed):
+                self._take_calibrations(self._calibrations_for(new.scale))
         if changed & RELOADED and self._reloader is not None:
             self._reloader.start(new)
 

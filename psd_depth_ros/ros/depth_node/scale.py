@@ -10,7 +10,7 @@ after every measurement. The estimation itself is in `inference.scale`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 import re
 import time
@@ -32,8 +32,10 @@ from psd_depth_ros.data.synchronizer import (
     TransformBuffer,
 )
 from psd_depth_ros.errors import MessageError, SettingsError
+from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import apply_measured_scale, DepthFrame, Scale
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
+from psd_depth_ros.inference.scale_calibration import CalibrationFile, Found
 from psd_depth_ros.inference.scale_monitor import (
     MEASURING_MODES,
     required_inputs,
@@ -63,7 +65,8 @@ class ScaleReport:
             logarithm.
         is_known: False while depth must not be called metric.
         source: Where the scale comes from, in words.
-        warning: Why it was not measured for `scale.timeout_s`, '' where it is.
+        warning: Why it was not measured for `scale.timeout_s`, or why a calibration is not used;
+            '' where all is well.
         remark: What else is to be logged once.
     """
 
@@ -221,14 +224,18 @@ class CameraScale:
         self,
         settings: ScaleSettings,
         checkpoint: Checkpoint,
+        calibrated: Found,
         inputs: ScaleInputs,
         publish: Callable[[ScaleReport], None],
     ) -> None:
-        self.basis = (settings, checkpoint.id)
+        self.basis = (settings, checkpoint.id, calibrated)
         self._inputs = inputs
         self._publish = publish
         self._settings = settings
-        self._tracker = ScaleTracker.for_checkpoint(settings, checkpoint, _DECODERS.rotation)
+        self._calibrated = calibrated
+        self._tracker = ScaleTracker.for_checkpoint(
+            settings, checkpoint, _DECODERS.rotation, calibrated.scale
+        )
         self._monitor = ScaleMonitor(self._tracker)
         self._waiting: deque[_Waiting] = deque()
         self._is_measured = settings.mode in MEASURING_MODES
@@ -307,6 +314,8 @@ class CameraScale:
     def _publish_report(self) -> None:
         tracker, monitor = self._tracker, self._monitor
         source = self._settings.mode
+        if self._calibrated.source:
+            source += f'; {self._calibrated.source}'
         for name, state in tracker.sources.items():
             source += f'; {name}: {state.accepted} accepted, {state.refused} refused'
         if (shape := tracker.estimate.affine) is not None:
@@ -322,7 +331,7 @@ class CameraScale:
             tracker.estimate,
             tracker.is_known,
             source,
-            self._explain_silence(),
+            self._calibrated.warning or self._explain_silence(),
             monitor.remark if monitor.silent_s == 0.0 else '',
         )
         self._publish(self.report)
@@ -347,17 +356,23 @@ class CameraScales:
     Args:
         inputs: What was received.
         settings: Where the scale comes from.
+        calibrations: What was measured before, for mode fixed.
     """
 
-    def __init__(self, inputs: ScaleInputs, settings: ScaleSettings) -> None:
+    def __init__(
+        self,
+        inputs: ScaleInputs,
+        settings: ScaleSettings,
+        calibrations: CalibrationFile,
+    ) -> None:
         self._inputs = inputs
-        self._settings = settings
+        self._basis = (settings, calibrations)
         self._cameras: dict[str, CameraScale] = {}
         self._reports: Mapping[str, ScaleReport] = {}
 
-    def configure(self, settings: ScaleSettings) -> None:
-        """Take changed settings; each camera starts anew with its next image."""
-        self._settings = settings
+    def configure(self, settings: ScaleSettings, calibrations: CalibrationFile) -> None:
+        """Take changed settings or calibrations; each camera starts anew with its next image."""
+        self._basis = (settings, calibrations)
 
     @property
     def reports(self) -> Mapping[str, ScaleReport]:
@@ -373,19 +388,24 @@ class CameraScales:
             if report.remark:
                 logger.warn((name, 'remark'), f'{name}: {report.remark}')
 
-    def for_camera(self, name: str, checkpoint: Checkpoint, reset: bool = False) -> CameraScale:
+    def for_camera(
+        self, name: str, checkpoint: Checkpoint, view: Camera, reset: bool = False
+    ) -> CameraScale:
         """Return the scale of a camera, a new one where settings or checkpoint have changed.
 
         With `reset` it starts anew: the stamps of this camera have jumped.
         """
-        settings = self._settings
+        settings, calibrations = self._basis
+        calibrated = Found()
+        if settings.needs_metric_checkpoint:
+            calibrated = calibrations.find(name, checkpoint.id, view)
         camera = self._cameras.get(name)
-        if camera is None or camera.basis != (settings, checkpoint.id):
+        if camera is None or camera.basis != (settings, checkpoint.id, calibrated):
 
             def publish(report: ScaleReport) -> None:
                 self._reports = {**self._reports, name: report}
 
-            camera = CameraScale(settings, checkpoint, self._inputs, publish)
+            camera = CameraScale(settings, checkpoint, calibrated, self._inputs, publish)
             self._cameras[name] = camera
         if reset:
             camera.reset()
@@ -398,8 +418,18 @@ def has_tf() -> bool:
     return find_message_class(TF_TYPE) is not None
 
 
-def refuse_unscaled(settings: ScaleSettings, checkpoint: Checkpoint) -> None:
-    """Raise SettingsError where depth would be called metres without being metric."""
+def refuse_unscaled(
+    settings: ScaleSettings, checkpoint: Checkpoint, calibrated: Sequence[Found] = ()
+) -> None:
+    """Raise SettingsError where depth would be called metres without being metric.
+
+    `calibrated` is what is known of each camera from before.
+    """
     if settings.missing and not has_tf():
         raise SettingsError(f'mode {settings.mode} needs {settings.missing} ({NO_TF})')
-    settings.refuse_unscaled(checkpoint)
+    are_all = bool(calibrated) and all(one.scale is not None for one in calibrated)
+    try:
+        settings.refuse_unscaled(checkpoint, are_all)
+    except SettingsError as error:
+        reasons = [str(error), *(one.warning for one in calibrated if one.warning)]
+        raise SettingsError('. '.join(reasons)) from error

@@ -440,9 +440,19 @@ class DepthWorker:
         self, engine: Engine, batch: Sequence[tuple[CameraStream, PreparedFrame]]
     ) -> list[_Result]:
         settings = self._settings
+        full_size = settings.size == 'native'
+        for camera, ready in batch:
+            if (spots := camera.spots) is None:
+                continue
+            if ready.is_calibrated:  # now, for the results of the batch live until the next one
+                spots.add(engine, ready.rgb, ready.camera, full_size)
+            else:
+                spots.problem = f'{camera.name} is not calibrated (camera_info); do that first'
         scales = [
-            self._scales.for_camera(camera.name, engine.checkpoint, camera.take_reset())
-            for camera, _ in batch
+            self._scales.for_camera(
+                camera.name, engine.checkpoint, ready.camera, camera.take_reset()
+            )
+            for camera, ready in batch
         ]
         applied = [camera_scale.report.scale for camera_scale in scales]
         start_ns = time.monotonic_ns()
@@ -450,7 +460,7 @@ class DepthWorker:
             [(ready.rgb, ready.camera) for _, ready in batch],
             scales=applied,
             settings=settings,
-            full_size=settings.size == 'native',
+            full_size=full_size,
         )
         self._engine.durations.add_ns(time.monotonic_ns() - start_ns)
         return [
