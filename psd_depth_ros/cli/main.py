@@ -26,6 +26,7 @@ COMMANDS = (
     'replay',
     'synth',
     'inspect',
+    'calibrate-scale',
     'train',
     'finetune',
     'distil',
@@ -50,7 +51,8 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument('--version', action='version', version=f'psd_depth_ros {__version__}')
     subparsers = parser.add_subparsers(dest='command', metavar='COMMAND', required=True)
     for name in COMMANDS:
-        importlib.import_module(f'psd_depth_ros.cli.{name}').add_parser(subparsers)
+        module = name.replace('-', '_')
+        importlib.import_module(f'psd_depth_ros.cli.{module}').add_parser(subparsers)
     return parser
 
 

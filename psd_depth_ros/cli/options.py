@@ -162,8 +162,11 @@ def add_stamps_option(parser: argparse._ActionsContainer) -> None:
     )
 
 
-def add_frame_options(parser: argparse.ArgumentParser, lidar_help: str) -> None:
-    """Add the options that `open_recording_frames` reads; `lidar_help` tells what points do."""
+def add_frame_options(parser: argparse.ArgumentParser, lidar_help: str = '') -> None:
+    """Add the options that `open_recording_frames` reads; `lidar_help` tells what points do.
+
+    Without it the command reads no lidar.
+    """
     add_recording_options(parser)
     add_lens_options(parser)
     add_sixteen_bit_option(parser)
@@ -174,11 +177,10 @@ def add_frame_options(parser: argparse.ArgumentParser, lidar_help: str) -> None:
     )
     add_alpha_option(parser)
     add_stamps_option(parser)
-    parser.add_argument(
-        '--lidar-topic',
-        metavar='TOPIC',
-        help=lidar_help,
-    )
+    if lidar_help:
+        parser.add_argument('--lidar-topic', metavar='TOPIC', help=lidar_help)
+    else:
+        parser.set_defaults(lidar_topic=None)
 
 
 def add_overwrite_option(parser: argparse.ArgumentParser) -> None:

@@ -23,6 +23,7 @@ from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.engine import apply_measured_scale, DepthEngine, DepthFrame
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
+from psd_depth_ros.inference.scale_calibration import CalibrationFile
 from psd_depth_ros.inference.scale_monitor import (
     MEASURING_MODES,
     required_inputs,
@@ -30,6 +31,7 @@ from psd_depth_ros.inference.scale_monitor import (
     ScaleMonitor,
 )
 from psd_depth_ros.messages import camera_info_fields, image_fields
+from psd_depth_ros.parsing import user_path
 from psd_depth_ros.replay import OUTPUTS, topic_name, TOPICS
 from psd_depth_ros.replay.player import ReadAhead
 
@@ -155,13 +157,19 @@ class _Pipeline:
         self._engine = engine
         self._settings = settings
         self._source = source
-        self._tracker = ScaleTracker.for_checkpoint(settings.scale, engine.checkpoint)
+        calibrated = None
+        if settings.scale.calibration and settings.scale.needs_metric_checkpoint:
+            file = CalibrationFile.load(user_path(settings.scale.calibration), is_named=True)
+            calibrated = file.only(engine.checkpoint.id)
+        self._tracker = ScaleTracker.for_checkpoint(
+            settings.scale, engine.checkpoint, calibrated=calibrated
+        )
         self._monitor = ScaleMonitor(self._tracker)
         self._measures = settings.scale.mode in MEASURING_MODES
         self._stamp_ns: int | None = None
         if self._measures:
             source.request_transforms(required_inputs(settings.scale))
-        settings.scale.refuse_unscaled(engine.checkpoint)
+        settings.scale.refuse_unscaled(engine.checkpoint, calibrated is not None)
 
     def infer(self, frame: TimedFrame) -> DepthFrame | None:
         """Depth of a frame; None while the scale is unknown."""
