@@ -203,7 +203,7 @@ def test_commands_and_their_options_exist(page):
     parsers = command_parsers()
     known = setting_names()
     for line in shell_lines(page):
-        found = re.match(r'(?:.*psd_depth_ros\.cli\.main|psd-depth) ([a-z]+)\b(.*)', line)
+        found = re.match(r'(?:.*psd_depth_ros\.cli\.main|psd-depth) ([a-z-]+)\b(.*)', line)
         if found is None:
             continue
         name, rest = found.groups()
