@@ -56,6 +56,14 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument(
         '--flip', action='store_true', help='also measure the mean with the mirror image'
     )
+    parser.add_argument(
+        '--temporal',
+        metavar='S',
+        type=float,
+        default=0.0,
+        help='filter depth over the frames of a recording with this time constant in seconds, as '
+        'depth.temporal_s of the depth node (default: no filter)',
+    )
     _add_robust_options(parser)
     _add_data_options(parser)
     add_lens_options(parser)
@@ -132,6 +140,7 @@ def execute(options: argparse.Namespace) -> int:
     )
 
     _check_robust(options)
+    _check_temporal(options)
     corruptions = parse_corruptions(options.corruptions)
     severities = parse_severities(options.severities)
     source, protocol = open_data(options.data, options.protocol, _source_options(options))
@@ -150,7 +159,13 @@ def execute(options: argparse.Namespace) -> int:
     try:
         with progress_bar(f'evaluating on {engine.device}', options.quiet) as advance:
             evaluation = evaluate(
-                engine, source, protocol, flip=options.flip, examples=kept, progress=advance
+                engine,
+                source,
+                protocol,
+                flip=options.flip,
+                temporal_s=options.temporal,
+                examples=kept,
+                progress=advance,
             )
         robustness = None
         if options.robust:
@@ -174,6 +189,7 @@ def execute(options: argparse.Namespace) -> int:
         'device': engine.device,
         'backend': engine.backend,
         'pixel_budget': engine.pixel_budget,
+        'temporal_s': options.temporal,
         **evaluation.as_dict(),
     }
     if robustness is not None:
@@ -194,6 +210,19 @@ def _check_robust(options: argparse.Namespace) -> None:
     for name in ('corruptions', 'severities', 'baseline'):
         if getattr(options, name) is not None and not options.robust:
             raise EvaluationError(f'--{name} is about corrupted images; add --robust')
+
+
+def _check_temporal(options: argparse.Namespace) -> None:
+    from psd_depth_ros.config import build
+    from psd_depth_ros.inference.postprocess import DepthSettings
+
+    build(DepthSettings, {'temporal_s': options.temporal}, '--temporal')
+    for name in ('flip', 'robust'):
+        if options.temporal and getattr(options, name):
+            raise EvaluationError(
+                f'--temporal is about frames that follow each other, --{name} about single '
+                'images; leave out one of them'
+            )
 
 
 def _source_options(options: argparse.Namespace) -> SourceOptions:

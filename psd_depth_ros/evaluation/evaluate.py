@@ -43,6 +43,7 @@ from psd_depth_ros.evaluation.stability import Stability, StabilityResult
 from psd_depth_ros.inference import DepthEngine, DepthFrame, Scale
 from psd_depth_ros.inference.affine import align_least_squares
 from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.temporal import TemporalFilter
 
 Map = NDArray[np.float32]
 Bands = Mapping[str, BandMetrics]
@@ -263,12 +264,14 @@ def evaluate(
     protocol: Protocol,
     *,
     flip: bool = False,
+    temporal_s: float = 0.0,
     examples: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Evaluation:
     """Measure an engine on every frame of a source.
 
     With `flip` the mean of 1/Z of the image and of its mirror image is measured beside it.
+    `temporal_s` is the time constant of the temporal filter, for frames that follow each other.
     `examples` best and as many worst frames are kept to be drawn. Raises EvaluationError where no
     frame can be measured.
     """
@@ -276,8 +279,9 @@ def evaluate(
     without_truth = 0
     stability = Stability(protocol.minimum_m, protocol.maximum_m)
     extremes = Extremes(examples)
+    predictor = _Predictor(engine, protocol, temporal_s)
     for done, frame in enumerate(source.frames(), start=1):
-        predicted, scale, seconds = _predict(engine, frame, protocol)
+        predicted, scale, seconds = predictor.predict(frame)
         stability.add(frame, source.view_pose(frame), predicted.rgb, predicted.depth_m)
         result = _measure_prediction(frame, predicted, protocol, seconds)
         if result is None:
@@ -352,14 +356,28 @@ def _match(depth: Map, truth: Map, protocol: Protocol, *, median_scaled: bool) -
     )
 
 
-def _predict(
-    engine: DepthEngine, frame: TimedFrame, protocol: Protocol
-) -> tuple[DepthFrame, Scale | None, float]:
-    """Depth of a frame, what it was aligned by, and the seconds that the network took."""
-    start = time.perf_counter()
-    predicted = engine.infer_batch([(frame.rgb, frame.camera)], settings=EVERYTHING)[0]
-    seconds = time.perf_counter() - start
-    return *align(predicted, frame, protocol), seconds
+class _Predictor:
+    """An engine with the temporal filter of one recording after the other."""
+
+    def __init__(self, engine: DepthEngine, protocol: Protocol, temporal_s: float) -> None:
+        self._engine, self._protocol = engine, protocol
+        self._settings = replace(EVERYTHING, temporal_s=temporal_s)
+        self._filter = TemporalFilter()
+        self._sequence = ''
+
+    def predict(self, frame: TimedFrame) -> tuple[DepthFrame, Scale | None, float]:
+        """Depth of a frame, what it was aligned by, and the seconds that it took."""
+        if not frame.sequence or frame.sequence != self._sequence:
+            self._filter.reset()
+        self._sequence = frame.sequence
+        start = time.perf_counter()
+        predicted = self._engine.infer_batch(
+            [(frame.rgb, frame.camera)],
+            settings=self._settings,
+            moments=[(self._filter, frame.stamp_ns)],
+        )[0]
+        seconds = time.perf_counter() - start
+        return *align(predicted, frame, self._protocol), seconds
 
 
 def align(

@@ -22,11 +22,11 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.data.frames import TimedFrame
 from psd_depth_ros.geometry.pose import relative, transform
+from psd_depth_ros.inference.temporal import MAX_GAP_NS
 
 Map = NDArray[np.float32]
 Pixels = NDArray[np.float64]
 
-MAX_GAP_NS = 500_000_000
 _STRIDE_PX = 2
 _SAME_SURFACE = 0.05  # of ln Z, between the truth seen and the truth expected
 _FLOW_WIDTH_PX = 640

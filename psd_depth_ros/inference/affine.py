@@ -66,6 +66,12 @@ class Affine(NamedTuple):
         depth: Map = (1.0 / np.maximum(line, _FARTHEST)).astype(np.float32)
         return depth
 
+    def values(self, relative_depth: Map) -> Map:
+        """What a network gives for Z / s, any shape: the inverse of `relative_depth`."""
+        line = 1.0 / relative_depth
+        values: Map = (self.centre + (line - 1.0) * (self.spread / self.slope)).astype(np.float32)
+        return values
+
 
 class AffineFit(NamedTuple):
     """1/Z = `rate` d + `offset` as fitted to the samples of one frame.

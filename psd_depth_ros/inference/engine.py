@@ -43,12 +43,14 @@ from psd_depth_ros.inference.exported import (
 from psd_depth_ros.inference.external import describe, ExternalBackend, ExternalView
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import Scale, ScaleTracker
+from psd_depth_ros.inference.temporal import TemporalFilter
 from psd_depth_ros.networks.depth_model import load_model
-from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier
+from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier, ViewSampler
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 Request = tuple[Image, Camera]
+Moment = tuple[TemporalFilter, int]
 
 _MOST_CAMERAS = 16
 
@@ -180,6 +182,16 @@ class _View:
         values = [seen.fx, seen.fy, seen.cx, seen.cy]
         self.intrinsics = torch.tensor([values], dtype=torch.float32, device=device)
         self.gain = preprocess.depth_ratio(canonical_focal_px)
+        self._source = camera
+
+    @cached_property
+    def _sampler(self) -> ViewSampler:
+        return ViewSampler(self._source, self.preprocess.camera.size)
+
+    def grey(self, rgb: Image) -> Image:
+        """The rectified image (h, w) at the scale of the network's input."""
+        grey: Image = cv2.cvtColor(self._sampler.sample(rgb), cv2.COLOR_RGB2GRAY)
+        return grey
 
 
 class DepthEngine:
@@ -342,6 +354,7 @@ class DepthEngine:
         scales: Sequence[Scale | None] | None = None,
         settings: DepthSettings | None = None,
         full_size: bool = True,
+        moments: Sequence[Moment] | None = None,
     ) -> list[DepthFrame]:
         """Depth of several images in one forward pass per input size.
 
@@ -349,8 +362,10 @@ class DepthEngine:
             requests: Images (H, W, 3) uint8 RGB with their cameras.
             scales: Metric scale of each image; None keeps the checkpoint's own, with its
                 uncertainty.
-            settings: Which depths are returned as numbers.
+            settings: Which depths are returned as numbers, and whether they are filtered.
             full_size: False gives depth at the network's input size.
+            moments: The temporal filter of each image's camera, and the stamp of the image in
+                nanoseconds; without them nothing is filtered.
 
         Returns:
             One DepthFrame per request. On a CPU its arrays are valid until the next call.
@@ -372,6 +387,10 @@ class DepthEngine:
             maps = self._backend.run(_stack(images), _stack(intrinsics))
             for row, i in enumerate(indices):
                 own = views[i].preprocess.whole(maps[row : row + 1])
+                if moments is not None:
+                    own = self._filter(
+                        own, views[i], requests[i][0], scales[i], settings, moments[i]
+                    )
                 frames[i] = self._finish(
                     own, views[i], requests[i], scales[i], settings, full_size
                 )
@@ -438,6 +457,34 @@ class DepthEngine:
             size = network_size(camera, self.pixel_budget)
             preprocess = Preprocessor(camera, size, given.mean, given.std, self._device)
         return _View(camera, preprocess, output.canonical_focal_px, self._device)
+
+    def _filter(
+        self,
+        maps: Tensor,
+        view: _View,
+        rgb: Image,
+        scale: Scale | None,
+        settings: DepthSettings,
+        moment: Moment,
+    ) -> Tensor:
+        """Output maps (1, 3, h, w) of one image with filtered depth."""
+        temporal, stamp_ns = moment
+        if not settings.temporal_s > 0:
+            temporal.reset()
+            return maps
+        depth = maps[0, 0].float().cpu().numpy()
+        shape = None
+        if self.checkpoint.affine:
+            shape = _find_shape(depth, scale)
+            depth = np.log(shape.relative_depth(depth))
+        camera = view.preprocess.camera
+        depth = temporal.update(
+            depth, view.grey(rgb), camera, stamp_ns, settings.temporal_s, self.checkpoint.id
+        )
+        if shape is not None:
+            depth = shape.values(np.exp(depth))
+        filtered = torch.from_numpy(depth).to(maps.device, maps.dtype)
+        return torch.cat([filtered[None, None], maps[:, 1:]], dim=1)
 
     def _finish(
         self,
@@ -510,21 +557,27 @@ def _place(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-depth up to the factor of the scale, its sigma, and the variance of ln s at each pixel.
 
-    Without a shift disparity is taken for 1/Z, and its median for the middle of the range.
+    Without a shift the median of disparity is taken for the middle of the range.
     """
     values = disparity.numpy()
-    shape = scale.affine
-    if shape is None:
-        known = values[np.isfinite(values)]
-        median = float(np.median(known)) if known.size else 1.0
-        level = median if median > 0 else float(np.abs(known).max()) or 1.0
-        middle_m = math.sqrt(settings.min_depth_m * settings.max_depth_m)
-        depth = Affine(level, level, 1.0).relative_depth(values)
-        return torch.from_numpy(np.log(depth * middle_m)), sigma * np.nan, torch.zeros(())
+    shape = _find_shape(values, scale)
     depth = shape.relative_depth(values)
+    if scale.affine is None:
+        middle_m = math.sqrt(settings.min_depth_m * settings.max_depth_m)
+        return torch.from_numpy(np.log(depth * middle_m)), sigma * np.nan, torch.zeros(())
     variance = scale.variance + (1.0 - depth) ** 2 * shape.slope_variance
     spread = sigma * torch.from_numpy(depth) * (shape.slope / shape.spread)
     return torch.from_numpy(np.log(depth)), spread, torch.from_numpy(variance)
+
+
+def _find_shape(disparity: Map, scale: Scale | None) -> Affine:
+    """What makes disparity (h, w) depth; it is taken for 1/Z while its shift is unknown."""
+    if scale is not None and scale.affine is not None:
+        return scale.affine
+    known = disparity[np.isfinite(disparity)]
+    median = float(np.median(known)) if known.size else 1.0
+    level = median if median > 0 else float(np.abs(known).max()) or 1.0
+    return Affine(level, level, 1.0)
 
 
 def _stack(tensors: list[Tensor]) -> Tensor:

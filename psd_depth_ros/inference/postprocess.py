@@ -28,7 +28,7 @@ LN_DELTA1 = math.log(1.25)
 
 @dataclass(frozen=True)
 class DepthSettings:
-    """Which depths are published as numbers, and which as NaN or Inf (REP 117)."""
+    """Whether depth is filtered, and which is published as NaN or Inf (REP 117)."""
 
     min_depth_m: float = setting(0.3, 'nearer depth is -Inf', 'm', minimum=0.001, maximum=1000.0)
     max_depth_m: float = setting(80.0, 'farther depth is +Inf', 'm', minimum=0.01, maximum=10000.0)
@@ -36,6 +36,13 @@ class DepthSettings:
         0.3, 'depth with less confidence is NaN; 0 keeps everything', '', minimum=0.0, maximum=1.0
     )
     sky: bool = setting(True, 'pixels that the network takes for sky are +Inf')
+    temporal_s: float = setting(
+        0.0,
+        'time constant of the filter against flicker, such as 0.2; 0 is off',
+        's',
+        minimum=0.0,
+        maximum=10.0,
+    )
 
     def __post_init__(self) -> None:
         """Refuse an empty range."""

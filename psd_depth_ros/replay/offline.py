@@ -30,6 +30,7 @@ from psd_depth_ros.inference.scale_monitor import (
     ScaleFrame,
     ScaleMonitor,
 )
+from psd_depth_ros.inference.temporal import TemporalFilter
 from psd_depth_ros.messages import camera_info_fields, image_fields
 from psd_depth_ros.parsing import user_path
 from psd_depth_ros.replay import OUTPUTS, topic_name, TOPICS
@@ -166,6 +167,7 @@ class _Pipeline:
         )
         self._monitor = ScaleMonitor(self._tracker)
         self._measures = settings.scale.mode in MEASURING_MODES
+        self._filter = TemporalFilter()
         self._stamp_ns: int | None = None
         if self._measures:
             source.request_transforms(required_inputs(settings.scale))
@@ -179,7 +181,10 @@ class _Pipeline:
         self._stamp_ns = frame.stamp_ns
         scale, was_known = tracker.estimate, tracker.is_known
         result = self._engine.infer_batch(
-            [(frame.rgb, frame.camera)], scales=[scale], settings=self._settings.depth
+            [(frame.rgb, frame.camera)],
+            scales=[scale],
+            settings=self._settings.depth,
+            moments=[(self._filter, frame.stamp_ns)],
         )[0]
         if self._measures and not tracker.is_held:
             self._observe(frame, result, scale.factor)

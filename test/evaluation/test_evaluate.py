@@ -28,7 +28,7 @@ class Engine:
     def __init__(self):
         self.cameras = []
 
-    def infer_batch(self, requests, settings, scales=None):
+    def infer_batch(self, requests, settings, scales=None, moments=None):
         assert settings.min_confidence == 0.0
         ((rgb, camera),) = requests
         self.cameras.append(camera)

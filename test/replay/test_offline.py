@@ -40,7 +40,7 @@ class FlatWorld:
         self.blind_at = blind_at
         self.scales = []
 
-    def infer_batch(self, requests, *, scales, settings):
+    def infer_batch(self, requests, *, scales, settings, moments):
         ((rgb, camera),) = requests
         distance = float(rgb[0, 0, 0])
         self.scales.append(scales[0])

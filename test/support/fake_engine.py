@@ -90,7 +90,7 @@ class FakeEngine:
         self.compiled |= {one.size for one in cameras}
         self.infer_batch([])
 
-    def infer_batch(self, requests, *, scales=None, settings=None, full_size=True):
+    def infer_batch(self, requests, *, scales=None, settings=None, full_size=True, moments=None):
         say('batch of', len(requests))
         time.sleep(float(self.options['ms']) / 1e3)
         return [

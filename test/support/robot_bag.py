@@ -58,7 +58,7 @@ class Wall:
         output = SimpleNamespace(metric=True, scale_sigma=0.15)
         self.checkpoint = SimpleNamespace(info=SimpleNamespace(output=output), affine=False)
 
-    def infer_batch(self, requests, *, scales, settings):
+    def infer_batch(self, requests, *, scales, settings, moments):
         ((rgb, camera),) = requests
         return [self._frame(rgb, camera, scales[0])]
 

@@ -23,6 +23,7 @@ from psd_depth_ros.errors import PsdDepthError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthFrame, Scale
 from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.temporal import TemporalFilter
 from psd_depth_ros.ros.common import REPEAT_S, ThrottledLogger
 from psd_depth_ros.ros.depth_node.camera import (
     ArrivedFrame,
@@ -61,6 +62,7 @@ class Engine(Protocol):
         scales: Sequence[Scale] | None = None,
         settings: DepthSettings | None = None,
         full_size: bool = True,
+        moments: Sequence[tuple[TemporalFilter, int]] | None = None,
     ) -> list[DepthFrame]:
         """One DepthFrame for each image (H, W, 3) uint8 RGB and its camera."""
 
@@ -367,6 +369,7 @@ class DepthWorker:
         self._batch_wait_s = batch_wait_s
         self._logger = logger
         self._is_alive = is_alive
+        self._filters = {camera: TemporalFilter() for camera in cameras}
         self._mailbox: LatestFrames[CameraStream, ArrivedFrame] = LatestFrames()
         self._thread = threading.Thread(target=self._run, name='depth_worker', daemon=True)
 
@@ -448,12 +451,14 @@ class DepthWorker:
                 spots.add(engine, ready.rgb, ready.camera, full_size)
             else:
                 spots.problem = f'{camera.name} is not calibrated (camera_info); do that first'
-        scales = [
-            self._scales.for_camera(
-                camera.name, engine.checkpoint, ready.camera, camera.take_reset()
+        scales = []
+        for camera, ready in batch:
+            reset = camera.take_reset()
+            if reset:
+                self._filters[camera].reset()
+            scales.append(
+                self._scales.for_camera(camera.name, engine.checkpoint, ready.camera, reset)
             )
-            for camera, ready in batch
-        ]
         applied = [camera_scale.report.scale for camera_scale in scales]
         start_ns = time.monotonic_ns()
         frames = engine.infer_batch(
@@ -461,6 +466,7 @@ class DepthWorker:
             scales=applied,
             settings=settings,
             full_size=full_size,
+            moments=[(self._filters[camera], ready.arrived.stamp_ns) for camera, ready in batch],
         )
         self._engine.durations.add_ns(time.monotonic_ns() - start_ns)
         return [
