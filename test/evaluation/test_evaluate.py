@@ -1,5 +1,6 @@
 """The loop and the report, with an engine whose answers are known."""
 
+from dataclasses import replace
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -67,6 +68,25 @@ def test_figures_of_known_answers():
     assert found['temporal'] is None
     assert found['flip'] is None
     json.dumps(found, allow_nan=False)
+
+
+def test_the_temporal_filter_is_reset_where_another_recording_begins():
+    class Watched(Engine):
+        def infer_batch(self, requests, settings, scales=None, moments=None):
+            assert settings.temporal_s == 0.2
+            ((temporal, stamp_ns),) = moments
+            seen.append((stamp_ns, temporal._past is not None))
+            grey = np.zeros((30, 40), np.uint8)
+            temporal.update(np.zeros((15, 20), np.float32), grey, CAMERA, stamp_ns, 0.2)
+            return super().infer_batch(requests, settings)
+
+    seen = []
+    frames = [
+        replace(sample('a', 100, 20.0), sequence=sequence, stamp_ns=stamp_ns)
+        for stamp_ns, sequence in enumerate(('one', 'one', 'two', '', ''))
+    ]
+    evaluate(Watched(), source_of(*frames), OUTDOOR, temporal_s=0.2)
+    assert seen == [(0, False), (1, True), (2, False), (3, False), (4, False)]
 
 
 def test_the_best_and_the_worst_are_kept():

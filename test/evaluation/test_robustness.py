@@ -62,7 +62,7 @@ class Engine:
     def __init__(self):
         self.seen = []
 
-    def infer_batch(self, requests, settings, scales=None):
+    def infer_batch(self, requests, settings, scales=None, moments=None):
         assert settings.min_confidence == 0.0
         ((rgb, camera),) = requests
         self.seen.append(rgb.copy())

@@ -1,5 +1,6 @@
 """Networks of unknown scale and shift: fits by hand, worlds whose 1/Z a network knows exactly."""
 
+from dataclasses import replace
 from functools import cache
 import math
 
@@ -22,6 +23,7 @@ from psd_depth_ros.inference.affine import (
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.scale import ScaleSettings, ScaleTracker
 from psd_depth_ros.inference.scale_sources import Samples
+from psd_depth_ros.inference.temporal import TemporalFilter
 from psd_depth_ros.synth import World, WorldSettings
 
 SECOND = 1_000_000_000
@@ -217,12 +219,12 @@ def test_odometry_of_a_camera_that_is_turned_is_refused():
     assert 'degrees off the way that odometry says' in problems[1]
 
 
-def red_network(folder):
+def red_network(folder, shape=(1, 3, 4, 6)):
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnx')
     from teacher_files import write_red
 
-    return write_red(folder / 'net.onnx', 'disparity')
+    return write_red(folder / 'net.onnx', 'disparity', shape)
 
 
 def test_metres_of_a_relative_network_by_hand(tmp_path):
@@ -244,6 +246,25 @@ def test_metres_of_a_relative_network_by_hand(tmp_path):
     # Without a scale nothing is called metres: the median is put into the middle of the range.
     unknown = engine.infer_batch([(image, camera)], settings=DepthSettings(1.0, 100.0))[0]
     np.testing.assert_allclose(unknown.depth_m, 10.0, rtol=1e-5)
+
+
+def test_depth_by_the_shift_is_filtered_and_disparity_with_it(tmp_path):
+    """d of 0.2 and 0.4 are 2 m and 6/7 m: of two frames the mean of ln Z."""
+    camera = Camera(160, 120, 160.0, 160.0, 79.5, 59.5)
+    engine = DepthEngine.from_checkpoint(str(red_network(tmp_path, (1, 3, 96, 128))))
+    scale = Scale(6.0, 0.01, Affine(0.1, 0.1, 2.0))
+    settings = replace(WIDE, temporal_s=10.0)
+    image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
+    moments = TemporalFilter(), 0
+    for red, expected_m in ((51, 2.0), (102, math.sqrt(2.0 * 6.0 / 7.0))):
+        image[..., 0] = red
+        (frame,) = engine.infer_batch(
+            [(image, camera)], scales=[scale], settings=settings, moments=[moments]
+        )
+        np.testing.assert_allclose(np.median(frame.depth_m), expected_m, rtol=0.005)
+        line = 6.0 / np.median(frame.depth_m)  # 1 + 2 (d - 0.1) / 0.1
+        assert np.median(frame.values) == pytest.approx(0.1 + 0.05 * (line - 1.0), rel=1e-4)
+        moments = moments[0], 100_000_000
 
 
 def test_confidence_tells_of_an_uncertain_slope(tmp_path):

@@ -18,6 +18,7 @@ from psd_depth_ros.inference import DepthEngine, Scale
 from psd_depth_ros.inference.backends import choose_device, make_backend
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.temporal import TemporalFilter
 from psd_depth_ros.networks import Architecture, DepthModel
 
 CAMERA = Camera(128, 96, 120.0, 120.0, 63.5, 47.5)
@@ -120,6 +121,24 @@ def test_the_network_is_told_the_intrinsics_of_its_own_input():
     image, intrinsics = wall.seen[0]
     assert image.shape == (1, 3, 96, 128)
     assert intrinsics[0].tolist() == pytest.approx([120.0, 120.0, 63.5, 47.5])
+
+
+def test_a_temporal_filter_takes_the_mean_of_two_frames_before_the_scale():
+    wall, temporal = Wall(), TemporalFilter()
+    one, settings = engine(wall), DepthSettings(temporal_s=10.0)
+
+    def infer(stamp_ns, settings):
+        request, moments = [(picture(), CAMERA)], [(temporal, stamp_ns)]
+        return one.infer_batch(request, settings=settings, moments=moments)[0]
+
+    infer(0, settings)
+    wall.values = (math.log(8.0), 0.01, 0.0)
+    frame = infer(100_000_000, settings)
+    assert np.allclose(frame.depth_m, 4.0 * 120.0 / 60.0, rtol=1e-3)  # sqrt(2 * 8)
+    assert np.allclose(frame.rescaled(Scale(1.5, 0.0)).depth_m, 12.0, rtol=1e-3)
+    # Off, it takes nothing from the past, and holds nothing for when it is on again.
+    assert np.allclose(infer(200_000_000, DepthSettings()).depth_m, 16.0)
+    assert np.allclose(infer(300_000_000, settings).depth_m, 16.0)
 
 
 def test_scale_multiplies_and_its_variance_lowers_confidence():
