@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+import itertools
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,6 +16,7 @@ import torch
 
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
+from psd_depth_ros.inference.temporal import TemporalFilter
 from psd_depth_ros.messages import camera_info_fields, decode, image_fields
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor, Rectifier
 from psd_depth_ros.runtime import configure_runtime
@@ -68,6 +70,7 @@ def _output_steps(size: tuple[int, int]) -> dict[str, tuple[Step, bool]]:
     dense = CloudSettings(min_confidence=0.0, max_range_m=1000.0)
     organised = CloudSettings(organised=True, confidence=True)
     return {
+        'temporal filter': (_filter(maps[0][0].numpy(), size), False),
         'upsample and mark invalid': ((lambda: _finish(maps)), True),
         'cloud, dense, rgb': ((lambda: build_cloud(depth, confidence, rgb, view, dense)), True),
         'cloud, organised, rgb, confidence': (
@@ -123,6 +126,19 @@ def _measure_messages(seconds: float) -> list[tuple[str, Timing]]:
         node.destroy_node()
         rclpy.shutdown()
     return timings
+
+
+def _filter(log_depth: np.ndarray, size: tuple[int, int]) -> Step:
+    """A step of the temporal filter over two pictures of a camera that moves sideways."""
+    view = camera(size[1], size[0])
+    grey = cv2.cvtColor(picture(size[1], size[0]), cv2.COLOR_RGB2GRAY)
+    frames = itertools.cycle((grey, np.roll(grey, 2, axis=1)))
+    temporal, stamps_ns = TemporalFilter(), itertools.count(0, 50_000_000)
+
+    def step() -> np.ndarray:
+        return temporal.update(log_depth, next(frames), view, next(stamps_ns), 0.2)
+
+    return step
 
 
 def _maps(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

@@ -20,7 +20,7 @@ Depth is that of the network before the metric scale, which has a filter of its 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 import math
 
 import cv2
@@ -99,6 +99,7 @@ class TemporalFilter:
         image = torch.from_numpy(small.astype(np.float32))[None, None]
         past, count = self._past, torch.ones_like(u)
         if past is not None and _follows(past, u, camera, stamp_ns, source):
+            past = _expose(past, image)
             motion = _find_motion(past, grey)
             if motion is not None:
                 view = camera.resize(*size)
@@ -114,6 +115,14 @@ def _follows(past: _Past, u: Tensor, camera: Camera, stamp_ns: int, source: str)
         and (past.camera, past.source) == (camera, source)
         and past.maps.shape[-2:] == u.shape[-2:]
     )
+
+
+def _expose(past: _Past, image: Tensor) -> _Past:
+    """The past as bright as the new image (1, 1, h, w), for exposure follows the scene."""
+    before = past.maps[:, :1]
+    ratio = float(image.mean() / before.mean().clamp(min=1.0))
+    maps = torch.cat([ratio * before, past.maps[:, 1:]], dim=1)
+    return replace(past, grey=cv2.convertScaleAbs(past.grey, alpha=ratio), maps=maps)
 
 
 def _find_motion(past: _Past, grey: Grey) -> NDArray[np.float64] | None:
@@ -155,7 +164,9 @@ def _blend(
     deviation = (change - _median(change)).abs()
     spread = max(1.4826 * _median(deviation), _LEAST_SPREAD)
     brightness = (image_before - image).abs()[0, 0].numpy()
-    difference = torch.from_numpy(cv2.blur(brightness, (_PATCH_PX, _PATCH_PX)))  # faster than torch
+    difference = torch.from_numpy(
+        cv2.blur(brightness, (_PATCH_PX, _PATCH_PX))
+    )  # faster than torch
     contrast = max(_median(difference), _LEAST_CONTRAST)
     gate = torch.exp(-0.5 * (deviation / (_GATE * spread)).square())
     gate = gate / (1.0 + (difference / (_GATE * contrast)).square())

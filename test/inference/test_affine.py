@@ -249,19 +249,19 @@ def test_metres_of_a_relative_network_by_hand(tmp_path):
 
 
 def test_depth_by_the_shift_is_filtered_and_disparity_with_it(tmp_path):
-    """d of 0.2 and 0.4 are 2 m and 6/7 m: of two frames the mean of ln Z."""
+    """d of 0.2 and 0.24 are 2 m and 6 / 3.8 m: of two frames the mean of ln Z."""
     camera = Camera(160, 120, 160.0, 160.0, 79.5, 59.5)
     engine = DepthEngine.from_checkpoint(str(red_network(tmp_path, (1, 3, 96, 128))))
     scale = Scale(6.0, 0.01, Affine(0.1, 0.1, 2.0))
     settings = replace(WIDE, temporal_s=10.0)
     image = np.random.default_rng(0).integers(0, 255, (120, 160, 3), dtype=np.uint8)
     moments = TemporalFilter(), 0
-    for red, expected_m in ((51, 2.0), (102, math.sqrt(2.0 * 6.0 / 7.0))):
+    for red, expected_m in ((51, 2.0), (61, math.sqrt(2.0 * 6.0 / 3.8))):
         image[..., 0] = red
         (frame,) = engine.infer_batch(
             [(image, camera)], scales=[scale], settings=settings, moments=[moments]
         )
-        np.testing.assert_allclose(np.median(frame.depth_m), expected_m, rtol=0.005)
+        np.testing.assert_allclose(np.median(frame.depth_m), expected_m, rtol=0.02)
         line = 6.0 / np.median(frame.depth_m)  # 1 + 2 (d - 0.1) / 0.1
         assert np.median(frame.values) == pytest.approx(0.1 + 0.05 * (line - 1.0), rel=1e-4)
         moments = moments[0], 100_000_000

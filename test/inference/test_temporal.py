@@ -63,6 +63,14 @@ def test_a_lasting_change_comes_through_by_the_time_constant():
         assert np.median(found) == pytest.approx(1.1 - 0.1 * math.exp(-0.5 * index), abs=2e-3)
 
 
+def test_another_exposure_is_no_other_scene():
+    one, grey, stamp_ns = still()
+    darker = (0.6 * grey).astype(np.uint8)
+    jumped = np.full((96, 160), 1.1, np.float32)
+    found = one.update(jumped, darker, CAMERA, stamp_ns + STEP_NS, 0.2)
+    assert np.median(found) == pytest.approx(1.1 - 0.1 * math.exp(-0.5), abs=2e-3)
+
+
 def test_the_first_frames_count_alike():
     grey, _ = look(CAMERA, np.eye(4))
     one = TemporalFilter()
