@@ -159,14 +159,13 @@ def _blend(
     predicted = forward + (depth - forward) * u_before.exp() / moved[:, 2:]
     usable = inside_image(pixels, moved, u.shape[-2:]) & (predicted > _NEAREST)
     change = torch.where(usable, u - predicted.log(), torch.nan)
-    if not torch.isfinite(change).any():
+    common = _median(change)
+    if not math.isfinite(common):  # nothing of the new view was seen
         return u, torch.ones_like(u)
-    deviation = (change - _median(change)).abs()
+    deviation = (change - common).abs()
     spread = max(1.4826 * _median(deviation), _LEAST_SPREAD)
     brightness = (image_before - image).abs()[0, 0].numpy()
-    difference = torch.from_numpy(
-        cv2.blur(brightness, (_PATCH_PX, _PATCH_PX))
-    )  # faster than torch
+    difference = torch.from_numpy(cv2.blur(brightness, (_PATCH_PX, _PATCH_PX)))
     contrast = max(_median(difference), _LEAST_CONTRAST)
     gate = torch.exp(-0.5 * (deviation / (_GATE * spread)).square())
     gate = gate / (1.0 + (difference / (_GATE * contrast)).square())
