@@ -1,17 +1,18 @@
-"""Small ONNX and TensorFlow Lite networks, made in the test."""
+"""Small ONNX and TensorFlow Lite networks, made in the test, which is skipped without onnx."""
 
 from pathlib import Path
 
-import flatbuffers
-import onnx
-from onnx import helper, TensorProto
+import pytest
 
+_FLOAT = 1  # of the types of ONNX
 _QUANTIZE = 114  # of the operators of TensorFlow Lite
 _UINT8 = 3
 
 
-def write_onnx(path, nodes, shape, outputs, kind=TensorProto.FLOAT):
+def write_onnx(path, nodes, shape, outputs, kind=_FLOAT):
     """A network of nodes with the input `image`; `outputs` are (name, type)."""
+    onnx = pytest.importorskip('onnx')
+    helper = onnx.helper
     given = helper.make_tensor_value_info('image', kind, shape)
     results = [helper.make_tensor_value_info(name, type_, None) for name, type_ in outputs]
     graph = helper.make_graph(nodes, 'made', [given], results)
@@ -22,16 +23,17 @@ def write_onnx(path, nodes, shape, outputs, kind=TensorProto.FLOAT):
 
 def write_red(path, output='depth', shape=(1, 3, 4, 6), axis=1):
     """A network that gives the first colour as it comes in."""
+    helper = pytest.importorskip('onnx').helper
     first = [
         helper.make_node('Constant', [], ['zero'], value_ints=[0]),
         helper.make_node('Gather', ['image', 'zero'], [output], axis=axis),
     ]
-    return write_onnx(path, first, shape, [(output, TensorProto.FLOAT)])
+    return write_onnx(path, first, shape, [(output, _FLOAT)])
 
 
 def write_tflite(path: Path, shape=(1, 4, 6, 3), scale=0.01, zero_point=10) -> Path:
     """A network of 8 bits that stores its input with another scale and zero point."""
-    builder = flatbuffers.Builder(1024)
+    builder = pytest.importorskip('flatbuffers').Builder(1024)
     put = {
         'i': (4, builder.PrependInt32),
         'o': (4, builder.PrependUOffsetTRelative),
