@@ -27,10 +27,10 @@ LIBRARIES = {
     'cv2': ('python3-opencv', 'opencv-python-headless'),
     'numpy': ('python3-numpy', 'numpy'),
     'rich': ('python3-rich', 'rich'),
-    'rosbags': ('python3-rosbags-pip', 'rosbags'),
+    'rosbags': (None, 'rosbags'),
     'safetensors': (None, 'safetensors'),
     'scipy': ('python3-scipy', 'scipy'),
-    'torch': ('python3-pytorch-pip', 'torch'),
+    'torch': ('python3-torch', 'torch'),
     'tqdm': ('python3-tqdm', 'tqdm'),
     'yaml': ('python3-yaml', 'PyYAML'),
 }
@@ -118,6 +118,20 @@ def test_manifest_names_every_ros_package_and_library_imported(manifest, importe
     keys = {key for key, _ in LIBRARIES.values()} & depends(manifest)
     unused = keys - libraries
     assert not unused, f'package.xml has {sorted(unused)}, which nothing imports'
+
+
+def test_requirements_of_pip_are_those_without_a_package_of_the_distribution(
+    manifest, setup_arguments
+):
+    assert not [one for one in depends(manifest) if one.endswith('-pip')], 'no release with pip'
+    wanted = {
+        one
+        for one in setup_arguments['install_requires']
+        if re.match(r'\w+', one).group() in {'accelerate', 'rosbags', 'safetensors', 'torch'}
+    }
+    lines = (ROOT / 'requirements.txt').read_text(encoding='utf-8').splitlines()
+    wanted |= set(setup_arguments['extras_require']['openvino'])
+    assert {one for one in lines if not one.startswith('#')} == wanted
 
 
 def test_setup_requires_what_is_imported_and_nothing_of_ros(setup_arguments, imported):
