@@ -51,7 +51,13 @@ EXTRAS = {
     'rerun': ['rerun-sdk>=0.24'],
     'tensorboard': TENSORBOARD,
     'transformers': ['transformers>=4.49', 'huggingface_hub'],
-    'test': ['pytest', 'pytest-timeout', 'pytest-xdist', *TENSORBOARD],
+    'test': [
+        'pytest',
+        'pytest-timeout',
+        'pytest-xdist',
+        *TENSORBOARD,
+        'cyclonedds; python_version < "3.14"',  # another middleware than that of the wheels
+    ],
     'lint': ['ruff', 'mypy', 'types-PyYAML', 'codespell'],
     'docs': [
         'mkdocs>=1.6',

