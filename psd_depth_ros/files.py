@@ -112,22 +112,25 @@ def remove_abandoned(path: Path) -> None:
 def rescue_abandoned(path: Path) -> list[Path]:
     """Rename what killed processes left half-written beside `path`; returns the new names.
 
-    The names are NAME_cut_1.SUFFIX and so on, for formats that can be read as far as they are
-    whole.
+    For formats that can be read as far as they are whole; see `keep_cut`.
     """
     rescued: list[Path] = []
-
-    def rename(part: Path) -> None:
-        names = (path.with_name(f'{path.stem}_cut_{n}{path.suffix}') for n in range(1, 1 << 30))
-        target = next(name for name in names if not name.exists())
-        os.replace(part, target)
-        rescued.append(target)
-
     with suppress(OSError):
         for part in sorted(path.parent.iterdir()):
             if is_temporary(part) and part.name.startswith(_prefix(path)):
-                _if_abandoned(part, rename)
+                _if_abandoned(part, lambda part: rescued.append(keep_cut(part, path)))
     return rescued
+
+
+def keep_cut(part: Path, path: Path) -> Path:
+    """Rename the unfinished file of `path` to NAME_cut_1.SUFFIX, or the next that is free.
+
+    Returns the new name. Raises OSError.
+    """
+    names = (path.with_name(f'{path.stem}_cut_{n}{path.suffix}') for n in range(1, 1 << 30))
+    target = next(name for name in names if not name.exists())
+    os.replace(part, target)
+    return target
 
 
 def remove_temporaries(folder: Path) -> None:

@@ -583,6 +583,11 @@ class McapWriter:
         if chunk.size >= _CHUNK_BYTES:
             self._write_chunk()
 
+    @property
+    def has_chunks(self) -> bool:
+        """Whether any messages were written as a whole chunk."""
+        return bool(self._chunk_indexes)
+
     def finish(self) -> None:
         """Write what is pending, then the index by which readers seek."""
         self._write_chunk()

@@ -26,7 +26,7 @@ from psd_depth_ros.data.message_types import (
     TopicInfo,
 )
 from psd_depth_ros.errors import BagError, MessageError
-from psd_depth_ros.files import atomic_path
+from psd_depth_ros.files import atomic_path, keep_cut
 from psd_depth_ros.messages import header_fields
 from psd_depth_ros.parsing import user_path
 
@@ -255,7 +255,8 @@ class BagWriter:
     The same calls make the same bytes, whatever the name of the file. It appears under its name
     only when closed without an error, replacing an older one; what a writer that was killed left
     half-written beside it is removed. `compression` is `zstd` or empty.
-    Raises BagError where it cannot be written.
+    Raises BagError where it cannot be written, as on a full disk; what was written until then is
+    kept as NAME_cut_1.mcap, which can be read as far as it is whole.
     """
 
     def __init__(self, path: str | Path, compression: str = '') -> None:
@@ -266,6 +267,7 @@ class BagWriter:
         if self.path.is_dir():
             raise BagError(f'{self.path} is a folder; name a file that ends with .mcap')
         self._unfinished: AbstractContextManager[Path] | None = None
+        self._temporary: Path | None = None
         self._types = MessageTypes()
         self._schemas: dict[str, int] = {}
         self._channels: dict[str, tuple[int, str]] = {}
@@ -277,10 +279,11 @@ class BagWriter:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._unfinished = atomic_path(self.path)
-            self._stream = self._unfinished.__enter__().open('wb')
+            self._temporary = self._unfinished.__enter__()
+            self._stream = self._temporary.open('wb')
             self._file = McapWriter(self._stream, compression=self._compression)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, self._give_up()) from error
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_error: object) -> None:
@@ -313,20 +316,20 @@ class BagWriter:
         try:
             self._file.add_message(self._channel(self._file, topic, msgtype), time_ns, cdr)
         except OSError as error:
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, self._give_up()) from error
 
     def close(self) -> None:
         """Write the index and give the file its name."""
-        stream, file, self._stream, self._file = self._stream, self._file, None, None
+        stream, file = self._stream, self._file
         if stream is None or file is None:
             return
         try:
-            with stream:
-                file.finish()
+            file.finish()
+            stream.close()
+            self._stream = self._file = None
             self._leave(None)
         except OSError as error:
-            self._leave(error)
-            raise self._unwritable(error) from error
+            raise self._unwritable(error, self._give_up()) from error
 
     def abort(self) -> None:
         """Leave no file behind."""
@@ -334,7 +337,16 @@ class BagWriter:
         if stream is not None:
             with suppress(OSError):
                 stream.close()
-            self._leave(BagError('the bag is given up'))
+        self._leave(BagError('the bag is given up'))
+
+    def _give_up(self) -> Path | None:
+        """Stop writing, and keep what is whole; returns the file that has it, None where none."""
+        kept, file, temporary = None, self._file, self._temporary
+        if file is not None and temporary is not None and file.has_chunks:
+            with suppress(OSError):
+                kept = keep_cut(temporary, self.path)
+        self.abort()
+        return kept
 
     def _channel(self, file: McapWriter, topic: str, msgtype: str) -> int:
         number, known = self._channels.get(topic, (0, msgtype))
@@ -356,5 +368,6 @@ class BagWriter:
         if one is not None:
             one.__exit__(None if error is None else type(error), error, None)
 
-    def _unwritable(self, error: OSError) -> BagError:
-        return BagError(f'bag {self.path} cannot be written: {error}')
+    def _unwritable(self, error: OSError, kept: Path | None = None) -> BagError:
+        rest = f'; what was written before is in {kept}' if kept else ''
+        return BagError(f'bag {self.path} cannot be written: {error}{rest}')

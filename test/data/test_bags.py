@@ -1,5 +1,6 @@
 """Bags written and read back, and every way a file can fail to be a bag."""
 
+import errno
 from pathlib import Path
 import sqlite3
 import subprocess
@@ -159,6 +160,47 @@ def test_a_topic_keeps_its_type(tmp_path):
         writer.write('/cam/image', IMAGE, image_fields(make_rgb(0), 'rgb8'), 1, 'cam')
         with pytest.raises(BagError, match='/cam/image holds sensor_msgs/msg/Image'):
             writer.write('/cam/image', CAMERA_INFO, camera_info_fields(CAMERA), 1, 'cam')
+
+
+class FullDisk:
+    """A stream that takes so many bytes, then what a full disk does."""
+
+    def __init__(self, stream, size):
+        self._stream, self._left = stream, size
+
+    def writelines(self, parts):
+        for part in parts:
+            self._stream.write(part[: max(self._left, 0)])
+            self._left -= len(part)
+            if self._left < 0:
+                raise OSError(errno.ENOSPC, 'No space left on device')
+
+    def close(self):
+        self._stream.close()
+
+
+def fill_disk(path, message, room):
+    with BagWriter(path) as writer:
+        writer._file._stream = FullDisk(writer._stream, room)
+        for time_ns in range(20):
+            writer.write_raw('/cam/image', IMAGE, message, time_ns)
+
+
+@pytest.mark.parametrize(('room_mb', 'kept'), [(9, 8), (1, 0)])
+def test_a_full_disk_leaves_what_was_written_and_the_older_bag(tmp_path, room_mb, kept):
+    """Chunks of 4 MB are written whole; 1 MB messages."""
+    path, message = tmp_path / 'a.mcap', b'\0' * 2**20
+    with BagWriter(path) as writer:
+        writer.write_raw('/cam/image', IMAGE, b'older', 1)
+    expected = 'No space left on device' + ('; what was written.*a_cut_1' if kept else '$')
+    with pytest.raises(BagError, match=expected):
+        fill_disk(path, message, room_mb << 20)
+    assert len([*tmp_path.iterdir()]) == 1 + bool(kept)
+    with BagReader(path) as bag:
+        assert [item.cdr for item in bag.messages()] == [b'older']
+    if kept:
+        with BagReader(tmp_path / 'a_cut_1.mcap') as bag:
+            assert [item.timestamp_ns for item in bag.messages()][:kept] == [*range(kept)]
 
 
 def write_with_rosbags(path, plugin):
