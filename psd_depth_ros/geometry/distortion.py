@@ -33,6 +33,8 @@ _TABLE_SIZE = 4096
 _NEWTON_STEPS = 8
 _TOLERANCE = 1e-9
 _MAX_TILT = 0.7
+# Long lenses have large ones, k3 above all; beyond this their products overflow.
+_MAX_COEFFICIENT = 1e15
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,8 @@ class Distortion:
     - `equidistant`: k1 k2 k3 k4 of theta (1 + k1 theta^2 + ...), Kannala & Brandt 2006, OpenCV's
       `fisheye`.
 
-    Raises CalibrationError for an unknown model, a wrong count or a coefficient not finite.
+    Raises CalibrationError for an unknown model, a wrong count or a coefficient not finite or
+    too large.
     """
 
     model: str
@@ -191,10 +194,10 @@ def _check(model: str, coefficients: Sequence[float]) -> tuple[float, ...]:
             f'distortion model {model} needs {expected} coefficients, found {len(values)}: '
             f'{list(values)}. Check D in the camera_info.'
         )
-    if not np.all(np.isfinite(values)):
+    if not all(abs(value) <= _MAX_COEFFICIENT for value in values):
         raise CalibrationError(
-            f'distortion coefficients of {model} must be finite, found {list(values)}. '
-            'Calibrate the camera again.'
+            f'distortion coefficients of {model} must be finite and at most '
+            f'{_MAX_COEFFICIENT:g}, found {list(values)}. Calibrate the camera again.'
         )
     if any(abs(value) > _MAX_TILT for value in values[12:]):
         raise CalibrationError(

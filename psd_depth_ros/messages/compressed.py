@@ -253,7 +253,17 @@ def _png_header(payload: bytes) -> PictureHeader | None:
     # Deflate makes at most 1032 bytes of one (RFC 1951).
     most = 1032 * 8 / (bits * channels)
     shown = 3 if colour == _PNG_PALETTE else channels
-    return PictureHeader('png', width, height, shown, bits, payload.rfind(_PNG_END), most)
+    return PictureHeader('png', width, height, shown, bits, _png_end(payload), most)
+
+
+def _png_end(payload: bytes) -> int:
+    """Offset of the chunk IEND, -1 where a chunk before it reaches beyond the bytes."""
+    place = len(_PNG_START)
+    while place + 8 <= len(payload):
+        if payload[place + 4 : place + 8] == _PNG_END:
+            return place
+        place += 12 + int.from_bytes(payload[place : place + 4], 'big')
+    return -1
 
 
 def _jpeg_header(payload: bytes) -> PictureHeader | None:

@@ -98,6 +98,7 @@ def test_only_a_lens_that_changes_nothing_is_zero() -> None:
         ('plumb_bob', (0.1, 0.2, 0.3), ['plumb_bob', '4 or 5', 'found 3']),
         ('equidistant', (0.1,) * 5, ['equidistant needs 4', 'found 5']),
         ('plumb_bob', (0.1, float('nan'), 0.0, 0.0), ['finite', 'nan']),
+        ('rational_polynomial', (1.7e308,) + (0.0,) * 7, ['at most 1e+15', '1.7e+308']),
         ('plumb_bob', ('a', 0.0, 0.0, 0.0), ['must be numbers']),
         ('rational_polynomial', (0.0,) * 12 + (1.1, 0.0), ['tilted', '1.1', 'at most 0.7']),
     ],

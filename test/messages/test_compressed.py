@@ -201,6 +201,15 @@ def test_bytes_after_the_picture_are_harmless(rgb):
     assert decode(message).shape == rgb.shape
 
 
+def test_a_png_whose_chunk_is_longer_than_the_file_is_refused_before_it_is_decoded(rgb, monkeypatch):
+    message = make_picture(rgb, 'png')
+    place = bytes(message.data).index(b'IDAT')
+    message.data[place - 4 : place] = 0xFF
+    monkeypatch.setattr('cv2.imdecode', None)
+    with pytest.raises(MessageError, match='cut short'):
+        decode(message)
+
+
 @pytest.mark.parametrize('picture_format', ['jpeg', 'png'])
 @pytest.mark.parametrize('share', [0.1, 0.5, 0.99])
 def test_a_picture_cut_short_is_refused(rgb, picture_format, share):
