@@ -2,15 +2,18 @@
 
     python benchmarks/compare.py OLD [NEW] [--rounds 5] [--only network pipeline ...]
 
-Both are measured in alternating order, each part in processes of their own that run the benchmarks
-of their checkout with this Python. Costs are compared round by round: `new/old` is the geometric
-mean of the ratios, above 1 is worse, with its 95 % interval (Student's t of the logarithms).
-`verdict` holds the interval against --limit: `within` where all of it is, `WORSE` where none of it
-is, `unclear` in between: take more rounds, or wait until the machine does nothing else.
+OLD is a checkout, or a commit of this one. Both are measured in alternating order, each part in
+processes of their own that run the benchmarks of their checkout with this Python. Costs are
+compared round by round: `new/old` is the geometric mean of the ratios, above 1 is worse, with its
+95 % interval (Student's t of the logarithms). `verdict` holds the interval against --limit:
+`within` where all of it is, `WORSE` where none of it is, `unclear` in between: take more rounds,
+or wait until the machine does nothing else.
 
 - network: the least time of 4 images, both checkouts in turn, 10 turns for each round
 - pipeline: the least processor time of every step, three measurements for each round
 - end_to_end: real time
+- start: processor time from a new process to the first depth, with nothing stored by an earlier
+  start, and then once more
 - training: processor time of a step on one thread, both checkouts in turn
 """
 
@@ -18,19 +21,21 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 import json
 import math
 import os
 from pathlib import Path
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PARTS = ('network', 'pipeline', 'end_to_end', 'training')
+PARTS = ('network', 'pipeline', 'end_to_end', 'start', 'training')
 PATIENCE_S = 1800.0
 # Two-sided 95 % quantile of Student's t by degrees of freedom.
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -55,6 +60,22 @@ rows = measure(True)
 peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps({'rows': rows, 'peak_mb': peak_mb}))
 """
+# One start, as the node and the commands make it, and what it cost.
+START_PROBE = """
+import json, resource, time
+
+import numpy as np
+import psd_depth_ros.ros.depth_node.node
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.inference.engine import DepthEngine
+
+engine = DepthEngine.from_checkpoint(device='cpu')
+camera = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)
+engine.infer(np.full((480, 640, 3), 127, np.uint8), camera)
+peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+print(json.dumps([time.process_time(), peak_mb]))
+"""
+STARTS = ('first', 'second')
 # Keeps one backend of network `lite` at hand, and runs it at every line of input.
 NETWORK_PROBE = """
 import resource, sys, time
@@ -118,7 +139,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument('old', type=Path, help='checkout to compare with')
+    parser.add_argument('old', help='checkout or commit to compare with')
     parser.add_argument('new', type=Path, nargs='?', default=HERE.parent, help='default: this one')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
@@ -127,17 +148,33 @@ def main() -> int:
     chosen = parser.parse_args()
     if chosen.rounds < 2:
         parser.error('an interval needs 2 rounds or more')
-    checkouts = {'old': chosen.old.resolve(), 'new': chosen.new.resolve()}
-    for path in checkouts.values():
-        if not (path / 'benchmarks' / 'run.py').is_file():
-            parser.error(f'{path} is no checkout of psd_depth_ros')
-    costs = measure_all(chosen.only, chosen.rounds, checkouts)
+    with check_out(chosen.old) as old:
+        checkouts = {'old': old, 'new': chosen.new.resolve()}
+        for path in checkouts.values():
+            if not (path / 'benchmarks' / 'run.py').is_file():
+                parser.error(f'{path} is no checkout of psd_depth_ros')
+        costs = measure_all(chosen.only, chosen.rounds, checkouts)
     rows = [*compare(costs['old'], costs['new'], chosen.limit)]
     print_table(rows)
     if chosen.output is not None:
         content = {'checkouts': {k: str(v) for k, v in checkouts.items()}, 'costs': costs}
         chosen.output.write_text(json.dumps({**content, 'comparison': rows}, indent=2) + '\n')
     return int(any(row['verdict'] == 'WORSE' for row in rows))
+
+
+@contextmanager
+def check_out(name: str) -> Iterator[Path]:
+    """A checkout by its path, or one of a commit that is removed again."""
+    if Path(name).is_dir():
+        yield Path(name).resolve()
+        return
+    git = ['git', '-C', str(HERE)]
+    with tempfile.TemporaryDirectory() as folder:
+        subprocess.run([*git, 'worktree', 'add', '--quiet', '--detach', folder, name], check=True)
+        try:
+            yield Path(folder)
+        finally:
+            subprocess.run([*git, 'worktree', 'remove', '--force', folder], check=True)
 
 
 def measure_all(
@@ -151,6 +188,11 @@ def measure_all(
     if 'training' in parts:
         for index in (0, 1) * rounds:
             alternate_training(index, checkouts, costs)
+    for number in range(rounds if 'start' in parts else 0):
+        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
+            for name, cost in measure_starts(checkouts[side]):
+                costs[side].setdefault(name, []).append(cost)
+        print(f'start, round {number + 1}: done', file=sys.stderr)
     for part in [part for part in parts if part in ('pipeline', 'end_to_end')]:
         for number in range(rounds * (3 if part == 'pipeline' else 1)):
             order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
@@ -259,6 +301,16 @@ def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
         yield 'end to end, peak memory of the node, MB', max(steady['peak_mb'], flood['peak_mb'])
         return
     yield f'{part}, peak memory, MB', found['peak_mb']
+
+
+def measure_starts(checkout: Path) -> Iterator[tuple[str, float]]:
+    """Names and costs of a first start and of the one after it."""
+    with tempfile.TemporaryDirectory() as cache:
+        for which in STARTS:
+            lines = _run(START_PROBE, [], checkout, {**ONE_THREAD, 'XDG_CACHE_HOME': cache})
+            seconds, peak_mb = json.loads(lines[-1])
+            yield f'{which} start to depth, CPU s', seconds
+            yield f'{which} start, peak memory, MB', peak_mb
 
 
 def _run(

@@ -6,7 +6,7 @@ it instead of 5. So an engine that is loaded beside one at work converts in a pr
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import copy
 import importlib
@@ -113,7 +113,8 @@ class SubprocessConverter:
             folder = Path(name)
             save_checkpoint(folder / _WEIGHTS, self._info, self._model.state_dict())
             self._run(folder, kind, shape)
-            return _read_parts(folder, kind)
+            (folder / _WEIGHTS).unlink()
+            return read_parts(kind, read_files(folder))
 
     def cancel(self) -> None:
         """End the running conversions and refuse later ones; safe from any thread."""
@@ -151,23 +152,31 @@ def convert_files() -> None:
     folder, kind, shape = Path(sys.argv[1]), sys.argv[2], tuple(map(int, sys.argv[3:]))
     torch.set_num_threads(1)
     model = load_model(load_checkpoint(folder / _WEIGHTS)).eval()
-    parts = convert_in_process(model)(kind, shape)
+    write_parts(kind, convert_in_process(model)(kind, shape), folder)
+
+
+def write_parts(kind: str, parts: tuple[Any, ...], folder: Path) -> None:
+    """Write what a `Convert` made as files."""
     if kind == 'onnx':
         (folder / _ONNX).write_bytes(parts[0])
         return
-    openvino = import_openvino()
     for index, part in enumerate(parts):
-        openvino.save_model(part, folder / f'{index}.xml', compress_to_fp16=False)
+        import_openvino().save_model(part, folder / f'{index}.xml', compress_to_fp16=False)
 
 
-def _read_parts(folder: Path, kind: str) -> tuple[Any, ...]:
+def read_files(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by name."""
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+def read_parts(kind: str, files: Mapping[str, bytes]) -> tuple[Any, ...]:
+    """What a `Convert` makes, from the content of the files of `write_parts` by name."""
     if kind == 'onnx':
-        return ((folder / _ONNX).read_bytes(),)
+        return (files[_ONNX],)
     core = import_openvino().Core()
-    # As bytes: files that are mapped into memory would be deleted with their folder.
+    names = sorted(name for name in files if name.endswith('.xml'))
     return tuple(
-        core.read_model(path.read_bytes(), path.with_suffix('.bin').read_bytes())
-        for path in sorted(folder.glob('*.xml'))
+        core.read_model(files[name], files[name.replace('.xml', '.bin')]) for name in names
     )
 
 

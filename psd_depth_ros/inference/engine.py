@@ -31,7 +31,12 @@ from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.affine import Affine
 from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
-from psd_depth_ros.inference.conversion import Shape, SubprocessConverter
+from psd_depth_ros.inference.conversion import (
+    Convert,
+    convert_in_process,
+    Shape,
+    SubprocessConverter,
+)
 from psd_depth_ros.inference.exported import (
     check_camera,
     describe_exported,
@@ -41,6 +46,7 @@ from psd_depth_ros.inference.exported import (
     read_exported,
 )
 from psd_depth_ros.inference.external import describe, ExternalBackend, ExternalView
+from psd_depth_ros.inference.network_store import is_storable, StoredConverter
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import Scale, ScaleTracker
 from psd_depth_ros.inference.temporal import TemporalFilter
@@ -208,11 +214,12 @@ class DepthEngine:
         checkpoint: Checkpoint,
         backend: Backend,
         device: torch.device,
-        converter: SubprocessConverter | None = None,
+        converter: Convert | None = None,
         pixel_budget: int = 0,
         make_view: Callable[[Camera], View] | None = None,
         claims_confidence: bool = True,
         network_device: torch.device | None = None,
+        cancel: Callable[[], None] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
         self._network_device = network_device or device
@@ -221,6 +228,7 @@ class DepthEngine:
         self.pixel_budget = pixel_budget or checkpoint.info.input.pixel_budget
         self.parity: Parity | None = None
         self._converter = converter
+        self._cancel = cancel
         self._backend = backend
         self._device = device
         self._views: OrderedDict[Camera, _View] = OrderedDict()
@@ -269,9 +277,13 @@ class DepthEngine:
                 return cls._from_external(spec, chosen, backend, pixel_budget)
         checkpoint = load_checkpoint(path)
         model = load_model(checkpoint)
-        converter = SubprocessConverter(model, checkpoint.info)
-        made = make_backend(backend, model, chosen, converter if in_subprocess else None)
-        return cls(checkpoint, made, chosen, converter, pixel_budget)
+        elsewhere = SubprocessConverter(model, checkpoint.info)
+        here: Convert = convert_in_process(model)
+        converter: Convert = elsewhere
+        if is_storable(model):
+            here, converter = (StoredConverter(one, checkpoint.id) for one in (here, converter))
+        made = make_backend(backend, model, chosen, converter if in_subprocess else here)
+        return cls(checkpoint, made, chosen, converter, pixel_budget, cancel=elsewhere.cancel)
 
     @classmethod
     def _from_external(
@@ -425,8 +437,8 @@ class DepthEngine:
 
         A `prepare` that runs in another thread ends soon, possibly with DeviceError.
         """
-        if self._converter is not None:
-            self._converter.cancel()
+        if self._cancel is not None:
+            self._cancel()
         self._backend.close()
         self._views.clear()
 

@@ -201,7 +201,7 @@ def test_bytes_after_the_picture_are_harmless(rgb):
     assert decode(message).shape == rgb.shape
 
 
-def test_a_png_whose_chunk_is_longer_than_the_file_is_refused_before_it_is_decoded(rgb, monkeypatch):
+def test_a_png_whose_chunk_is_longer_than_the_file_is_refused_undecoded(rgb, monkeypatch):
     message = make_picture(rgb, 'png')
     place = bytes(message.data).index(b'IDAT')
     message.data[place - 4 : place] = 0xFF

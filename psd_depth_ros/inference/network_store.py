@@ -1,0 +1,121 @@
+"""Converted networks kept on disk: converting one takes longer than the rest of a start.
+
+Each is a file in the user's cache folder, named by all that it was made from: weights, shape,
+versions of the libraries, our code. It is written at once and sealed with a checksum, so that a
+damaged one, or two processes at a time, do no harm. The files can be deleted at any time.
+"""
+
+from __future__ import annotations
+
+from contextlib import suppress
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+import json
+import os
+from pathlib import Path
+import platform
+import tempfile
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from psd_depth_ros.checkpoint import pack, unpack
+from psd_depth_ros.files import write_atomically
+from psd_depth_ros.inference.conversion import (
+    Convert,
+    read_files,
+    read_parts,
+    Shape,
+    write_parts,
+)
+from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks.encoders import MobileNetV2Encoder, ResNet18Encoder
+from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes, user_path
+
+LIBRARIES = ('torch', 'openvino', 'onnx', 'onnxscript')
+_MOST_FILES = 32  # of 8 MB each for `lite`; those that were used last stay
+_SOURCES = Path(__file__).parents[1] / 'networks', Path(__file__).with_name('conversion.py')
+
+
+def store_folder() -> Path:
+    """Where converted networks are: psd_depth_ros/networks in XDG_CACHE_HOME, or ~/.cache."""
+    home = user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    return home / 'psd_depth_ros' / 'networks'
+
+
+def is_storable(model: DepthModel) -> bool:
+    """Whether all code of a network is ours: that of encoders of others may change unnoticed."""
+    return isinstance(model.encoder, (MobileNetV2Encoder, ResNet18Encoder))
+
+
+class StoredConverter:
+    """A `Convert` that does not convert again what is stored.
+
+    Where the folder cannot be read or written it converts every time.
+
+    Args:
+        convert: Does the work.
+        checkpoint_id: Content id of the weights.
+    """
+
+    def __init__(self, convert: Convert, checkpoint_id: str) -> None:
+        self._convert = convert
+        self._checkpoint_id = checkpoint_id
+
+    def __call__(self, kind: str, shape: Shape) -> tuple[Any, ...]:
+        """The parts of the network, see `conversion.Convert`."""
+        path = store_folder() / f'{self._key(kind, shape)}.safetensors'
+        with suppress(ParseError, OSError):  # not there, or damaged
+            stored, _ = unpack(read_bytes(path, ARRAY_BYTES), sealed=True)
+            os.utime(path)
+            return read_parts(kind, {name: one.numpy().tobytes() for name, one in stored.items()})
+        parts = self._convert(kind, shape)
+        with suppress(OSError):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(path, pack(_as_tensors(kind, parts), {}))
+            _forget_oldest(path.parent)
+        return parts
+
+    def _key(self, kind: str, shape: Shape) -> str:
+        made_from = {
+            'checkpoint': self._checkpoint_id,
+            'kind': kind,
+            'shape': shape,
+            'libraries': {name: _version(name) for name in LIBRARIES},
+            'machine': platform.machine(),
+            'code': _identify_code(),
+        }
+        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _as_tensors(kind: str, parts: tuple[Any, ...]) -> dict[str, Tensor]:
+    with tempfile.TemporaryDirectory() as name:
+        write_parts(kind, parts, Path(name))
+        files = read_files(Path(name))
+    return {
+        name: torch.frombuffer(bytearray(one), dtype=torch.uint8) for name, one in files.items()
+    }
+
+
+def _forget_oldest(folder: Path) -> None:
+    """Remove all files but those that were used last."""
+    files = sorted(folder.glob('*.safetensors'), key=lambda path: path.stat().st_mtime)
+    for path in files[:-_MOST_FILES]:
+        path.unlink(missing_ok=True)
+
+
+def _version(library: str) -> str:
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return ''
+
+
+def _identify_code() -> str:
+    """A digest of our own code that makes networks and converts them."""
+    digest = hashlib.sha256()
+    for place in _SOURCES:
+        for path in sorted(place.rglob('*.py')) if place.is_dir() else [place]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()

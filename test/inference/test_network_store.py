@@ -1,0 +1,110 @@
+"""Converted networks on disk: used again where nothing has changed, and harmless otherwise."""
+
+import os
+
+import pytest
+import torch
+
+from psd_depth_ros.inference import network_store
+from psd_depth_ros.inference.backends import OpenVinoBackend
+from psd_depth_ros.inference.conversion import convert_in_process
+from psd_depth_ros.inference.network_store import is_storable, store_folder, StoredConverter
+from psd_depth_ros.networks import Architecture, DepthModel
+
+SHAPE = (1, 3, 64, 96)
+INTRINSICS = torch.tensor([[60.0, 60.0, 48.0, 32.0]])
+
+
+@pytest.fixture(autouse=True)
+def _empty_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'cache'))
+
+
+@pytest.fixture(scope='module')
+def model():
+    torch.manual_seed(0)
+    return DepthModel(Architecture(decoder_channels=(16,) * 4, head='disparity')).eval()
+
+
+class Counting:
+    """A converter of text: what it was asked for."""
+
+    def __init__(self):
+        self.asked = []
+
+    def __call__(self, kind, shape):
+        self.asked.append((kind, shape))
+        return (f'{kind} {shape}'.encode(),)
+
+
+def test_a_second_start_converts_nothing_and_gives_the_same(model, needs_installed):
+    needs_installed('openvino')
+    image = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+
+    def run(convert):
+        backend = OpenVinoBackend(model, half=False, convert=StoredConverter(convert, 'id'))
+        return backend.run(image, INTRINSICS).clone()
+
+    first = run(convert_in_process(model))
+    assert torch.equal(run(pytest.fail), first)
+
+
+def test_another_network_shape_library_or_code_is_converted_anew(monkeypatch):
+    counting = Counting()
+    for name, kind, shape in [
+        ('a', 'onnx', (1,)), ('b', 'onnx', (1,)), ('a', 'onnx', (2,)), ('a', 'onnx', (1,)),
+    ]:  # fmt: skip
+        assert StoredConverter(counting, name)(kind, shape) == (f'{kind} {shape}'.encode(),)
+    assert len(counting.asked) == 3
+    for change in ('_version', '_identify_code'):
+        monkeypatch.setattr(network_store, change, lambda *_: 'newer')
+        StoredConverter(counting, 'a')('onnx', (1,))
+    assert len(counting.asked) == 5
+
+
+@pytest.mark.parametrize('damage', ['cut', 'changed', 'empty'])
+def test_a_damaged_file_is_converted_anew_and_replaced(damage):
+    counting = Counting()
+    convert = StoredConverter(counting, 'a')
+    convert('onnx', (1,))
+    (path,) = store_folder().iterdir()
+    whole = path.read_bytes()
+    cut = {'cut': whole[:-3], 'changed': whole[:-1] + b'!', 'empty': b''}[damage]
+    path.write_bytes(cut)
+    assert convert('onnx', (1,)) == (b'onnx (1,)',)
+    assert len(counting.asked) == 2
+    assert path.read_bytes() == whole
+
+
+def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path):
+    (tmp_path / 'cache').write_text('a file')
+    counting = Counting()
+    for _ in range(2):
+        assert StoredConverter(counting, 'a')('onnx', (1,)) == (b'onnx (1,)',)
+    assert len(counting.asked) == 2
+
+
+def test_those_that_were_used_last_stay(monkeypatch):
+    monkeypatch.setattr(network_store, '_MOST_FILES', 2)
+    counting = Counting()
+    convert = StoredConverter(counting, 'a')
+    for age, shape in [(30, (1,)), (20, (2,))]:
+        convert('onnx', shape)
+        for path in store_folder().iterdir():
+            was = path.stat().st_mtime - age
+            os.utime(path, (was, was))
+    convert('onnx', (1,))  # used again
+    convert('onnx', (3,))
+    assert counting.asked == [('onnx', (1,)), ('onnx', (2,)), ('onnx', (3,))]
+    convert('onnx', (1,))
+    convert('onnx', (2,))
+    assert counting.asked[3:] == [('onnx', (2,))]
+
+
+def test_networks_with_an_encoder_of_others_are_not_stored(model):
+    assert is_storable(model)
+
+    class Other(torch.nn.Module):
+        encoder = torch.nn.Identity()
+
+    assert not is_storable(Other())
