@@ -21,6 +21,7 @@ from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.odometry.lengths import average_scales, Motions
 from psd_depth_ros.odometry.visual_odometry import find_motion
+from psd_depth_ros.runtime import autocast
 
 BATCH = 8
 
@@ -79,7 +80,8 @@ def predict_depth(
     intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
     was_training = network.training
     network.eval()
-    output = network(image.to(device), intrinsics.expand(len(frames), 4).to(device))
+    with autocast(device.type):
+        output = network(image.to(device), intrinsics.expand(len(frames), 4).to(device))
     network.train(was_training)
     depth = output.log_depth.float().exp() * (camera.fx / canonical_focal_px)
     return depth[:, 0].cpu().numpy()
