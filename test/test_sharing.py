@@ -30,7 +30,7 @@ def test_a_run_becomes_a_folder_that_is_read_back(tmp_path, capsys):
     info = load_checkpoint().info
     assert text.startswith('---\nlicense: ')
     assert all(str(entry['name']).split('/')[0] in text for entry in info.data)
-    assert f'| Training | {info.name}: {info.training["steps"]} steps' in text
+    assert f'{info.name}: {info.training["steps"]} steps' in text
     engine = DepthEngine.from_checkpoint(folder, 'cpu', 'torch')
     assert engine.checkpoint.id == load_checkpoint().id
     camera = Camera(64, 64, 60.0, 60.0, 31.5, 31.5)
