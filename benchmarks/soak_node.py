@@ -163,16 +163,16 @@ class Robot:
                 figures[key] = round(float(np.percentile(part, percentile)), 2) if part else 0.0
         return figures
 
-    def _memory_figures(self) -> dict[str, float]:
-        """Resident memory: means of the second and the last tenth of the frames."""
+    def _memory_figures(self) -> dict[str, Any]:
+        """Resident memory: the mean of each tenth of the frames, the last less the second."""
         frames, sizes = np.array(self._memory or [(0, 0.0)]).T
-        early = sizes[(frames > 0.1 * self._sent) & (frames <= 0.2 * self._sent)]
-        late = sizes[frames > 0.9 * self._sent]
-        if not len(early) or not len(late):
+        tenth = np.minimum(10 * frames // max(self._sent, 1), 9)
+        means = [float(sizes[tenth == n].mean()) for n in range(10) if np.any(tenth == n)]
+        if len(means) < 10:
             return {}
         return {
-            'memory_mb': round(float(sizes[-1]), 1),
-            'growth_mb': round(float(late.mean() - early.mean()), 1),
+            'memory_by_tenths_mb': [round(mean, 1) for mean in means],
+            'growth_mb': round(means[9] - means[1], 1),
         }
 
     # What a camera does.

@@ -38,8 +38,9 @@ _JPEG_SCAN = 0xDA
 _JPEG_PROGRESSIVE = frozenset({0xC2, 0xCA})
 _JPEG_MOST_SCANS = 256
 _JPEG_ARITHMETIC = 0xC9
-# Bits of every kind without a marker in them, as long as some dozens of blocks.
+# Bits of every kind without a marker in them, as many as some dozens of blocks have.
 _NOISE = bytes((97 * place * place + 31 * place) % 251 + 1 for place in range(256))
+_ROW_BYTES = 16  # of noise for each column
 _PNG_START = b'\x89PNG\r\n\x1a\n'
 _PNG_END = b'IEND'
 _PNG_PALETTE = 3
@@ -162,11 +163,13 @@ def _ends_early(payload: bytes, end: int, image: Any, flags: int) -> bool:
     They do so from the place of the loss to the last block, in the middle of the range. Where the
     last pixel is of that grey (others of its block may be mixed with the colours above), decoding
     decides, with noise in place of the end marker: it changes a picture that lacks pixels, and is
-    never read of one that is whole. An ff before it would make a marker of the noise.
+    never read of one that is whole. An ff before it would make a marker of the noise. It has to
+    last for a row of blocks: libraries give out nothing of one that they cannot finish.
     """
     if (image[-1, -1] != 128).any():
         return False
-    again = _imdecode(payload[:end].rstrip(b'\xff') + _NOISE, flags)
+    noise = _NOISE * (1 + _ROW_BYTES * image.shape[1] // len(_NOISE))
+    again = _imdecode(payload[:end].rstrip(b'\xff') + noise, flags)
     return again is None or not np.array_equal(again, image)
 
 
