@@ -33,6 +33,7 @@ from psd_depth_ros.ros.depth_node.camera import (
 )
 from psd_depth_ros.ros.depth_node.scale import CameraScale, CameraScales
 from psd_depth_ros.ros.depth_node.settings import DepthImageSettings
+from psd_depth_ros.runtime import trim_memory
 
 RETRY_S = 30.0
 STOP_TIMEOUT_S = 20.0
@@ -253,6 +254,7 @@ class EngineHandle:
             old, self._engine, self._refused = self._engine, engine, None
         if old is not None:
             old.close()
+            trim_memory()
         return ''
 
     def _make(self, path: str, cameras: Sequence[Camera], pixel_budget: int) -> Engine:
