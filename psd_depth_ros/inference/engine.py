@@ -281,7 +281,8 @@ class DepthEngine:
         here: Convert = convert_in_process(model)
         converter: Convert = elsewhere
         if is_storable(model):
-            here, converter = (StoredConverter(one, checkpoint.id) for one in (here, converter))
+            here = StoredConverter(here, checkpoint.id)
+            converter = StoredConverter(converter, checkpoint.id, stores=False)
         made = make_backend(backend, model, chosen, converter if in_subprocess else here)
         return cls(checkpoint, made, chosen, converter, pixel_budget, cancel=elsewhere.cancel)
 

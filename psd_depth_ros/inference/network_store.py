@@ -57,11 +57,13 @@ class StoredConverter:
     Args:
         convert: Does the work.
         checkpoint_id: Content id of the weights.
+        stores: False only looks for what is stored: storing would delay an engine at work.
     """
 
-    def __init__(self, convert: Convert, checkpoint_id: str) -> None:
+    def __init__(self, convert: Convert, checkpoint_id: str, stores: bool = True) -> None:
         self._convert = convert
         self._checkpoint_id = checkpoint_id
+        self._stores = stores
 
     def __call__(self, kind: str, shape: Shape) -> tuple[Any, ...]:
         """The parts of the network, see `conversion.Convert`."""
@@ -71,6 +73,8 @@ class StoredConverter:
             os.utime(path)
             return read_parts(kind, {name: one.numpy().tobytes() for name, one in stored.items()})
         parts = self._convert(kind, shape)
+        if not self._stores:
+            return parts
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
             write_atomically(path, pack(_as_tensors(kind, parts), {}))

@@ -84,6 +84,16 @@ def test_a_folder_that_cannot_be_written_only_costs_time(tmp_path):
     assert len(counting.asked) == 2
 
 
+def test_a_converter_beside_an_engine_at_work_only_looks():
+    counting = Counting()
+    looking = StoredConverter(counting, 'a', stores=False)
+    looking('onnx', (1,))
+    assert not store_folder().exists()
+    StoredConverter(counting, 'a')('onnx', (1,))
+    assert looking('onnx', (1,)) == (b'onnx (1,)',)
+    assert len(counting.asked) == 2
+
+
 def test_those_that_were_used_last_stay(monkeypatch):
     monkeypatch.setattr(network_store, '_MOST_FILES', 2)
     counting = Counting()

@@ -468,7 +468,9 @@ class DepthWorker:
             scales=applied,
             settings=settings,
             full_size=full_size,
-            moments=[(self._filters[camera], ready.arrived.stamp_ns) for camera, ready in batch],
+            moments=[(self._filters[camera], ready.arrived.stamp_ns) for camera, ready in batch]
+            if settings.temporal_s > 0
+            else None,
         )
         self._engine.durations.add_ns(time.monotonic_ns() - start_ns)
         return [
