@@ -47,7 +47,7 @@ EXTRAS = {
     'ros-kilted': ros_wheels('9.1.2', '1.11.0', '5.5.1'),
     'openvino': ['openvino>=2025.0'],
     'nncf': ['openvino>=2025.0', 'nncf>=3.4'],
-    'onnxruntime': ['onnxruntime>=1.20', 'onnx>=1.17', 'onnxscript>=0.6.2'],
+    'onnxruntime': ['onnxruntime>=1.22', 'onnx>=1.18', 'onnxscript>=0.6.2'],
     'rerun': ['rerun-sdk>=0.24'],
     'tensorboard': TENSORBOARD,
     'transformers': ['transformers>=4.49', 'huggingface_hub'],
