@@ -61,3 +61,7 @@ def test_a_filter_for_each_camera_that_is_reset_with_it() -> None:
     assert np.allclose(run((left, 0.2), (right, 0.6)), [0.15, 0.55], atol=2e-3)
     left.has_jumped = True
     assert np.allclose(run((right, 0.7), (left, 0.3)), [0.6, 0.3], atol=2e-3)
+    left.has_jumped = False
+    worker.configure(DepthImageSettings(), 0.0)
+    worker.configure(DepthImageSettings(temporal_s=10.0), 0.0)
+    assert np.allclose(run((right, 0.8), (left, 0.4)), [0.8, 0.4], atol=2e-3)

@@ -382,6 +382,9 @@ class DepthWorker:
     def configure(self, settings: DepthImageSettings, batch_wait_s: float) -> None:
         """Take changed settings, from the next batch on."""
         self._settings, self._batch_wait_s = settings, batch_wait_s
+        if not settings.temporal_s > 0:  # off, they see no images and hold nothing
+            for temporal in self._filters.values():
+                temporal.reset()
 
     def hand_over(self, camera: CameraStream, frame: ArrivedFrame) -> bool:
         """Leave an image; True where it replaced an older one of the same camera."""
