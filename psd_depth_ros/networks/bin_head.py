@@ -182,13 +182,7 @@ class BinHead(nn.Module):
 
     def forward(self, tokens: Tensor, features: Tensor) -> BinPrediction:
         """Tokens (B, N, d) and the decoder's map (B, E, h, w) to scores and bins."""
-        queries = self.queries.expand(tokens.shape[0], -1, -1)
-        for block in self.blocks:
-            queries = block(queries, tokens)
-        queries = self.norm(queries)  # (B, Q, d)
-        keys = self.key(queries) / math.sqrt(features.shape[1])  # (B, Q, E)
-        widths = self._widths(queries, keys, features)
-        mixed = (self.mix.weight @ keys) * self.log_temperature.clamp(max=math.log(20)).exp()
+        mixed, widths = self._read_tokens(tokens, features)
         logits = mixed @ features.flatten(2)  # (B, Q, h w)
         # expanded over images: to sum a gradient over images and pixels at once, torch would copy
         # the whole map to float32
@@ -197,6 +191,30 @@ class BinHead(nn.Module):
         return BinPrediction(
             logits.unflatten(-1, features.shape[-2:]), self._centres(widths), widths
         )
+
+    def read(self, tokens: Tensor, features: Tensor) -> DepthOutput:
+        """The `expectation` of `forward`, with the scores of a pixel beside each other.
+
+        Libraries keep the map that way, and would turn all scores around twice: 5 to 7 % of the
+        time of the network `lite` in OpenVINO.
+        """
+        mixed, widths = self._read_tokens(tokens, features)
+        pixels = features.permute(0, 2, 3, 1)  # (B, h, w, E)
+        logits = pixels.flatten(1, 2) @ mixed.transpose(1, 2) + self.mix.bias
+        logits = logits.unflatten(1, pixels.shape[1:3])  # (B, h, w, Q)
+        maps = _expect(logits, self._centres(widths)[:, None, None, :], dim=-1)
+        return DepthOutput(*(one.squeeze(-1).unsqueeze(1) for one in maps))
+
+    def _read_tokens(self, tokens: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Weights (B, Q, E) of the scores over the decoder's map, and widths (B, Q) of bins."""
+        queries = self.queries.expand(tokens.shape[0], -1, -1)
+        for block in self.blocks:
+            queries = block(queries, tokens)
+        queries = self.norm(queries)  # (B, Q, d)
+        keys = self.key(queries) / math.sqrt(features.shape[1])  # (B, Q, E)
+        widths = self._widths(queries, keys, features)
+        mixed = (self.mix.weight @ keys) * self.log_temperature.clamp(max=math.log(20)).exp()
+        return mixed, widths
 
     def _widths(self, queries: Tensor, keys: Tensor, features: Tensor) -> Tensor:
         """b_q = softplus(MLP[q, summary_q]) + 0.01, normalised to sum 1."""
@@ -216,16 +234,23 @@ class BinHead(nn.Module):
 def expectation(bins: BinPrediction) -> DepthOutput:
     """Expectation and standard deviation of log-depth over the bins, float32 throughout.
 
-    u = sum p_i u_i; sigma = sqrt(sum p_i (u_i - u)^2). The sums are products and reductions: an
-    inference engine would run a matrix product in half precision.
+    u = sum p_i u_i; sigma = sqrt(sum p_i (u_i - u)^2).
     """
-    probability = bins.logits.float().softmax(dim=1)  # (B, Q, h, w)
-    centres = bins.centres.float()[:, :, None, None]
-    log_depth = (probability * centres).sum(dim=1, keepdim=True)
-    second = (probability * centres.square()).sum(dim=1, keepdim=True)
+    return DepthOutput(*_expect(bins.logits, bins.centres[:, :, None, None], dim=1))
+
+
+def _expect(logits: Tensor, centres: Tensor, dim: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-depth, its sigma and the sky probability over the bins along `dim`, which becomes 1.
+
+    The sums are products and reductions: an inference engine would run a matrix product in half
+    precision.
+    """
+    probability, centres = logits.float().softmax(dim), centres.float()
+    log_depth = (probability * centres).sum(dim, keepdim=True)
+    second = (probability * centres.square()).sum(dim, keepdim=True)
     sigma = (second - log_depth.square()).clamp(min=1e-6).sqrt()
-    sky_probability = probability[:, -FAR_BINS:].sum(dim=1, keepdim=True)
-    return DepthOutput(log_depth, sigma, sky_probability)
+    sky = probability.narrow(dim, logits.shape[dim] - FAR_BINS, FAR_BINS)
+    return log_depth, sigma, sky.sum(dim, keepdim=True)
 
 
 class TrainedDepth(NamedTuple):

@@ -22,7 +22,6 @@ from psd_depth_ros.networks.bin_head import (
     BinHead,
     BinPrediction,
     DepthOutput,
-    expectation,
     GlobalAggregator,
 )
 from psd_depth_ros.networks.decoder import Decoder, DisparityHead
@@ -172,8 +171,12 @@ class DepthModel(nn.Module):
 
     def read(self, maps: list[Tensor], intrinsics: Tensor) -> DepthOutput:
         """The second half of `forward`: from the encoder's five maps."""
+        if isinstance(self.head, BinHead):
+            tokens, decoded = self._decode_tokens(maps, intrinsics)
+            return self.head.read(tokens, decoded[-1])
         output, _ = self._decode(maps, intrinsics)
-        return expectation(output) if isinstance(output, BinPrediction) else output
+        assert isinstance(output, DepthOutput), 'a network without bins'
+        return output
 
     def decode(self, maps: list[Tensor], intrinsics: Tensor) -> BinPrediction:
         """The second half of `predict_bins`: from the encoder's five maps."""
@@ -192,12 +195,18 @@ class DepthModel(nn.Module):
     ) -> tuple[BinPrediction | DepthOutput, list[Tensor]]:
         """What the head says, and the decoder's maps at strides 16, 8, 4, 2."""
         if self.has_bins:
-            tokens = self.aggregator(maps[4], intrinsics)
-            deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
-            decoded = self.decoder.stage_maps(deepest, maps[:4], intrinsics)
+            tokens, decoded = self._decode_tokens(maps, intrinsics)
             return self.head(tokens, decoded[-1]), decoded
         decoded = self.decoder.stage_maps(self.aggregator(maps[4]), maps[:4], intrinsics)
         return self.head(decoded[-1]), decoded
+
+    def _decode_tokens(
+        self, maps: list[Tensor], intrinsics: Tensor
+    ) -> tuple[Tensor, list[Tensor]]:
+        """The aggregator's tokens (B, N, d), and the decoder's maps at strides 16, 8, 4, 2."""
+        tokens = self.aggregator(maps[4], intrinsics)
+        deepest = tokens.transpose(1, 2).unflatten(-1, maps[4].shape[-2:])
+        return tokens, self.decoder.stage_maps(deepest, maps[:4], intrinsics)
 
 
 def load_model(checkpoint: Checkpoint) -> DepthModel:

@@ -3,7 +3,7 @@ import math
 import pytest
 import torch
 
-from psd_depth_ros.networks.bin_head import BinPrediction, expectation, ray_code
+from psd_depth_ros.networks.bin_head import BinHead, BinPrediction, expectation, ray_code
 
 
 def prediction(logits, centres):
@@ -28,6 +28,22 @@ def test_the_last_two_bins_are_far():
     output = expectation(prediction([-100.0, -100.0, 0.0, 0.0], [0.0, 1.0, 2.0, 3.0]))
     assert output.sky_probability.item() == pytest.approx(1.0)
     assert output.log_depth.item() == pytest.approx(2.5)
+
+
+def test_a_pixel_read_at_once_has_the_expectation_of_its_scores():
+    torch.manual_seed(0)
+    head = BinHead(6, 4, 8, 2, 1, (0.0, 5.0)).eval()
+    with torch.no_grad():
+        head.mix.bias.normal_()
+        head.key.weight.mul_(20.0)
+        head.log_temperature.fill_(2.0)
+        tokens, features = torch.randn(2, 6, 8), torch.randn(2, 4, 8, 12)
+        expected = expectation(head(tokens, features))
+        found = head.read(tokens, features)
+    assert expected.log_depth.std() > 0.1
+    for one, other in zip(found, expected, strict=True):
+        assert one.is_contiguous()
+        torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
 def test_a_crop_gives_a_cell_the_code_of_the_direction_it_looks_in():

@@ -7,6 +7,7 @@ import torch
 from psd_depth_ros.augment.patches import Patches
 from psd_depth_ros.networks import Architecture, DepthModel
 from psd_depth_ros.networks.decoder import (
+    convolve_enlarged,
     Decoder,
     row_positions,
     ROW_SCALE_PX,
@@ -55,6 +56,30 @@ def test_only_a_decoder_with_positions_tells_how_high_it_looks(positions, moved,
     one, other = (decoder(deepest, skips, intrinsics) for intrinsics in (INTRINSICS, shifted))
     assert one.shape == (1, 8, 16, 32)
     assert torch.equal(one, other) == same
+
+
+def test_a_convolution_of_an_enlarged_map_is_that_of_repeated_pixels():
+    torch.manual_seed(0)
+    x, weight = torch.randn(2, 5, 3, 4), torch.randn(7, 5, 3, 3)
+    enlarged = torch.nn.functional.interpolate(x, scale_factor=2.0, mode='nearest')
+    expected = torch.nn.functional.conv2d(enlarged, weight, padding=1)
+    torch.testing.assert_close(convolve_enlarged(x, weight), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize('positions', [True, False])
+def test_the_decoder_is_its_layers_one_after_the_other(positions):
+    torch.manual_seed(0)
+    decoder = Decoder(8, (3, 4, 5, 6), (8, 7, 6, 5), 2, positions)
+    x = deepest = torch.randn(2, 8, 1, 2)
+    skips = [torch.randn(2, 3 + i, 16 >> i, 32 >> i) for i in range(4)]
+    intrinsics = INTRINSICS.expand(2, -1)
+    for index, found in enumerate(decoder.stage_maps(deepest, skips, intrinsics)):
+        skip = skips[3 - index]
+        parts = [torch.nn.functional.interpolate(x, scale_factor=2.0, mode='nearest'), skip]
+        if positions:
+            parts.append(row_positions(intrinsics, *skip.shape[-2:], 16 >> index))
+        x = decoder.stages[index](torch.cat(parts, dim=1))
+        torch.testing.assert_close(found, x, atol=1e-5, rtol=1e-5)
 
 
 def test_a_separable_convolution_is_depthwise_then_across_channels_then_added():
