@@ -85,8 +85,11 @@ import torch
 
 name = tuple(sys.argv[1:])
 backend = network._makers()[name](network._build('lite'))
-image = torch.randn(1, 3, network.HEIGHT, network.WIDTH)
-intrinsics = torch.tensor([[370.0, 370.0, 320.0, 96.0]])
+if hasattr(network, 'example'):
+    image, intrinsics = network.example(network.HEIGHT, network.WIDTH)
+else:
+    image = torch.randn(1, 3, network.HEIGHT, network.WIDTH)
+    intrinsics = torch.tensor([[370.0, 370.0, 320.0, 96.0]])
 with torch.inference_mode():
     for _ in range(5):
         backend.run(image, intrinsics)

@@ -9,15 +9,13 @@ from collections.abc import Callable
 import gc
 from typing import Any
 
+import numpy as np
 from timing import measure
 import torch
 
-from psd_depth_ros.inference.backends import (
-    Backend,
-    OnnxBackend,
-    OpenVinoBackend,
-    TorchBackend,
-)
+from psd_depth_ros.inference.backends import Backend, convert_here, OnnxBackend, OpenVinoBackend
+from psd_depth_ros.inference.conversion import Convert
+from psd_depth_ros.inference.torch_backend import TorchBackend
 from psd_depth_ros.networks import DepthModel, preset
 from psd_depth_ros.networks.depth_model import measure_complexity
 from psd_depth_ros.preprocess import choose_input_size
@@ -48,18 +46,22 @@ def measure_networks(quick: bool, pixel_budget: int = 0) -> list[dict[str, Any]]
 
 def _makers() -> dict[tuple[str, str], Maker]:
     """Every backend and precision that this machine may have."""
-    cpu = torch.device('cpu')
     makers: dict[tuple[str, str], Maker] = {
-        ('torch', 'f32'): lambda model: TorchBackend(model, cpu, half=False),
-        ('torch', 'bf16 where in hardware'): lambda model: TorchBackend(model, cpu),
-        ('openvino', 'f32'): lambda model: OpenVinoBackend(model, half=False),
-        ('openvino', 'bf16 where in hardware'): lambda model: OpenVinoBackend(model),
-        ('onnxruntime', 'f32'): lambda model: OnnxBackend(model),
+        ('torch', 'f32'): lambda model: TorchBackend(model, 'cpu', half=False),
+        ('torch', 'bf16 where in hardware'): lambda model: TorchBackend(model, 'cpu'),
+        ('openvino', 'f32'): lambda model: OpenVinoBackend(_convert(model), half=False),
+        ('openvino', 'bf16 where in hardware'): lambda model: OpenVinoBackend(_convert(model)),
+        ('onnxruntime', 'f32'): lambda model: OnnxBackend(_convert(model)),
     }
     if torch.cuda.is_available():
-        gpu = torch.device('cuda')
-        makers[('torch cuda', 'f16')] = lambda model: TorchBackend(model, gpu)
+        makers[('torch cuda', 'f16')] = lambda model: TorchBackend(model, 'cuda')
     return makers
+
+
+def example(height: int, width: int) -> tuple[np.ndarray, np.ndarray]:
+    """An image (1, 3, H, W) and its intrinsics (1, 4), as a backend of a CPU takes them."""
+    image = np.random.default_rng(0).standard_normal((1, 3, height, width)).astype(np.float32)
+    return image, np.array([[370.0, 370.0, 320.0, 96.0]], np.float32)
 
 
 def _measure(
@@ -70,14 +72,19 @@ def _measure(
         backend = make(_build(name))
     except ImportError as error:
         return {**row, 'median_ms': None, 'note': str(error)}
-    device = 'cuda' if 'cuda' in row['backend'] else 'cpu'
-    image = torch.randn(1, 3, *size).to(device)
-    intrinsics = torch.tensor([[370.0, 370.0, 320.0, 96.0]]).to(device)
-    with torch.inference_mode():
-        timing = measure(lambda: backend.run(image, intrinsics).cpu(), seconds)
+    image, intrinsics = example(*size)
+    if 'cuda' in row['backend']:
+        given = [torch.from_numpy(one).cuda() for one in (image, intrinsics)]
+        timing = measure(lambda: backend.run(*given).cpu(), seconds)
+    else:
+        timing = measure(lambda: backend.run(image, intrinsics), seconds)
     backend.close()
     gc.collect()
     return {**timing.row(**row), 'note': ''}
+
+
+def _convert(model: DepthModel) -> Convert:
+    return convert_here(lambda: model)
 
 
 def _build(name: str) -> DepthModel:

@@ -12,7 +12,6 @@ import numpy as np
 from processes import start_sink
 from scene import camera, picture
 from timing import measure, Timing
-import torch
 
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
@@ -26,6 +25,7 @@ BUDGET = 640 * 192  # without --pixel-budget
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 LENS = (-0.28, 0.07, 2e-4, -1e-4, 0.0)
 Step = Callable[[], Any]
+Maps = tuple[np.ndarray, np.ndarray, np.ndarray]  # u', sigma and the probability of sky
 
 
 def measure_pipeline(quick: bool, pixel_budget: int = 0) -> list[dict[str, Any]]:
@@ -70,7 +70,7 @@ def _output_steps(size: tuple[int, int]) -> dict[str, tuple[Step, bool]]:
     dense = CloudSettings(min_confidence=0.0, max_range_m=1000.0)
     organised = CloudSettings(organised=True, confidence=True)
     return {
-        'temporal filter': (_filter(maps[0][0].numpy(), size), False),
+        'temporal filter': (_filter(maps[0], size), False),
         'upsample and mark invalid': ((lambda: _finish(maps)), True),
         'cloud, dense, rgb': ((lambda: build_cloud(depth, confidence, rgb, view, dense)), True),
         'cloud, organised, rgb, confidence': (
@@ -141,25 +141,22 @@ def _filter(log_depth: np.ndarray, size: tuple[int, int]) -> Step:
     return step
 
 
-def _maps(size: tuple[int, int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Maps of a network for a street: smooth, sky above, near below. (1, h, w) each."""
+def _maps(size: tuple[int, int]) -> Maps:
+    """Maps of a network for a street: smooth, sky above, near below. (h, w) each."""
     height, width = (side // 2 for side in size)
-    rows = torch.linspace(-1, 1, height)[:, None].expand(height, width)
-    log_depth = torch.log(1.5 / rows.clamp(min=0.03))
-    far = (rows < -0.5).float()
-    sigma = torch.full_like(rows, 0.1)
-    return log_depth[None].clone(), sigma[None], far[None]
+    rows = np.tile(np.linspace(-1, 1, height, dtype=np.float32)[:, None], (1, width))
+    far = (rows < -0.5).astype(np.float32)
+    return np.log(1.5 / np.maximum(rows, 0.03)), np.full_like(rows, 0.1), far
 
 
-def _finish(maps: tuple[torch.Tensor, torch.Tensor, torch.Tensor]) -> tuple[Any, Any]:
-    depth, confidence = finish_depth(
+def _finish(maps: Maps) -> tuple[np.ndarray, np.ndarray]:
+    return finish_depth(
         *maps,
-        gain=[1.0],
+        gain=1.0,
         size=(HEIGHT, WIDTH),
         settings=DepthSettings(),
         confidence_model=ConfidenceModel(1.0, 0.0),
     )
-    return depth[0].numpy(), confidence[0].numpy()
 
 
 def _image(array: np.ndarray, encoding: str) -> Any:

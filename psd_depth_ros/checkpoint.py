@@ -2,12 +2,13 @@
 
 The description is JSON in the metadata of the file: architecture, input size and normalisation,
 focal length, units, provenance. None of it is a parameter elsewhere. Nothing is unpickled or
-executed. `networks.load_model` builds the network.
+executed. `networks.load_model` builds the network. torch is imported only where tensors are asked
+for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 import hashlib
 import json
@@ -15,12 +16,12 @@ import math
 import os
 from pathlib import Path
 import re
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
 from safetensors import SafetensorError
-from safetensors.torch import load, save
-import torch
-from torch import Tensor
+from safetensors.numpy import load, save
 
 from psd_depth_ros.config import build, dump, section, setting
 from psd_depth_ros.errors import CheckpointError, SettingsError
@@ -34,6 +35,9 @@ from psd_depth_ros.parsing import (
     shorten,
     user_path,
 )
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FORMAT_VERSION = 1
 METADATA_KEY = 'psd_depth_ros'
@@ -183,7 +187,7 @@ class CheckpointInfo:
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A loaded file: path, description, tensors (float32) and an id of its content.
+    """A loaded file: path, description, tensors (float32 where they are floats) and content id.
 
     With `affine` it gives disparity of unknown scale and shift instead of depth, as some networks
     of other people do.
@@ -194,6 +198,36 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     id: str
     affine: bool = False
+
+
+class StoredTensors(Mapping[str, 'Tensor']):
+    """Arrays of a file as tensors, floats in float32; each is converted when it is asked for.
+
+    Attributes:
+        arrays: As they are stored.
+    """
+
+    def __init__(self, arrays: Mapping[str, NDArray]) -> None:
+        self.arrays = arrays
+        self._tensors: dict[str, Tensor] = {}
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor of a name, the same one every time."""
+        import torch
+
+        if name not in self._tensors:
+            array = self.arrays[name]
+            kind = np.float32 if np.issubdtype(array.dtype, np.floating) else array.dtype
+            self._tensors[name] = torch.from_numpy(array.astype(kind))
+        return self._tensors[name]
+
+    def __iter__(self) -> Iterator[str]:
+        """The names."""
+        return iter(self.arrays)
+
+    def __len__(self) -> int:
+        """How many there are."""
+        return len(self.arrays)
 
 
 def save_checkpoint(
@@ -208,9 +242,22 @@ def save_checkpoint(
     `half` stores floating-point tensors in 16 bits; loading gives float32. Raises CheckpointError
     where the file cannot be written; an existing file is then unchanged.
     """
-    path = Path(path)
     kept = {name: _stored(tensor, half) for name, tensor in tensors.items()}
-    content = pack(kept, {METADATA_KEY: describe(info)})
+    return _write(Path(path), pack(kept, {METADATA_KEY: describe(info)}))
+
+
+def write_checkpoint(path: str | os.PathLike[str], checkpoint: Checkpoint) -> str:
+    """Write a loaded checkpoint, as it was stored, and return the id of the new file.
+
+    Raises CheckpointError as `save_checkpoint`.
+    """
+    if not isinstance(checkpoint.tensors, StoredTensors):
+        return save_checkpoint(path, checkpoint.info, checkpoint.tensors)
+    described = {METADATA_KEY: describe(checkpoint.info)}
+    return _write(Path(path), pack_arrays(checkpoint.tensors.arrays, described))
+
+
+def _write(path: Path, content: bytes) -> str:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, content)
@@ -234,11 +281,12 @@ def load_checkpoint(path: str | os.PathLike[str] | None = None) -> Checkpoint:
     path = find_checkpoint(DEFAULT if path is None else path)
     try:
         content = read_bytes(path, ARRAY_BYTES)
-        tensors, metadata = unpack(content)
+        arrays, metadata = unpack_arrays(content)
     except ParseError as error:
         raise CheckpointError(f'{path}: {error}; copy or download it again') from error
     info = read_description(path, metadata)
-    return Checkpoint(str(path), info, _loaded(path, tensors), _identify(content))
+    _check_finite(path, arrays)
+    return Checkpoint(str(path), info, StoredTensors(arrays), _identify(content))
 
 
 def refuse_pickle(path: str | os.PathLike[str]) -> None:
@@ -309,16 +357,14 @@ def _stored(tensor: Tensor, half: bool) -> Tensor:
     return tensor.half() if half and tensor.is_floating_point() else tensor
 
 
-def _loaded(path: Path, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    loaded = {}
-    for name, tensor in tensors.items():
-        loaded[name] = tensor.float() if tensor.is_floating_point() else tensor
-        if tensor.is_floating_point() and not torch.isfinite(loaded[name]).all():
+def _check_finite(path: Path, arrays: Mapping[str, NDArray]) -> None:
+    """Raise CheckpointError where a tensor holds NaN or Inf."""
+    for name, array in arrays.items():
+        if np.issubdtype(array.dtype, np.floating) and not np.isfinite(array).all():
             raise CheckpointError(
                 f'{path}: the tensor {name} holds NaN or Inf; the run that made it diverged, '
                 'take an earlier checkpoint'
             )
-    return loaded
 
 
 def _identify(content: bytes) -> str:
@@ -437,10 +483,14 @@ def _is_number(value: Any) -> bool:
 
 def pack(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
     """The content of a file of contiguous tensors on the CPU; the same for the same tensors."""
-    content = _with_metadata(save(dict(tensors)), {**metadata, CHECKSUM: _BLANK})
-    place = content.index(_entry(_BLANK)) + len(_entry('')) - 1
-    digest = hashlib.sha256(content).hexdigest().encode()
-    return content[:place] + digest + content[place + len(_BLANK) :]
+    from safetensors.torch import save as save_tensors
+
+    return _seal(save_tensors(dict(tensors)), metadata)
+
+
+def pack_arrays(arrays: Mapping[str, NDArray], metadata: Mapping[str, str]) -> bytes:
+    """The content of a file of arrays; the same as that of `pack` for equal tensors."""
+    return _seal(save(dict(arrays)), metadata)
 
 
 def unpack(content: bytes, *, sealed: bool = False) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -449,6 +499,29 @@ def unpack(content: bytes, *, sealed: bool = False) -> tuple[dict[str, Tensor], 
     With `sealed` there must be one. Raises ParseError for a file that is cut short, damaged, or no
     safetensors.
     """
+    from safetensors.torch import load as load_tensors
+
+    return _unseal(content, sealed, load_tensors)
+
+
+def unpack_arrays(
+    content: bytes, *, sealed: bool = False
+) -> tuple[dict[str, NDArray], dict[str, str]]:
+    """As `unpack`, arrays in place of tensors. There is no bfloat16, which NumPy has not."""
+    return _unseal(content, sealed, load)
+
+
+def _seal(content: bytes, metadata: Mapping[str, str]) -> bytes:
+    """Add metadata and a checksum to a file."""
+    content = _with_metadata(content, {**metadata, CHECKSUM: _BLANK})
+    place = content.index(_entry(_BLANK)) + len(_entry('')) - 1
+    digest = hashlib.sha256(content).hexdigest().encode()
+    return content[:place] + digest + content[place + len(_BLANK) :]
+
+
+def _unseal(
+    content: bytes, sealed: bool, load: Callable[[bytes], dict[str, Any]]
+) -> tuple[dict[str, Any], dict[str, str]]:
     metadata = read_metadata(content)
     _check(content, metadata, sealed)
     try:

@@ -1,16 +1,15 @@
 """From a camera image to network input: rectify, resize and normalise in one sampling.
 
-Training and serving sample through the same `ViewSampler`, so a network meets the same pixels in
-both: the cache of decoded recordings keeps its output, the `Preprocessor` of the engine normalises
-it. `.camera` of either is the camera of the output, exact to a fraction of a pixel. Decoding
-messages is left to `messages`, what the network makes of the tensor to `inference`.
+Training and serving sample through the same filters, so a network meets the same pixels in both
+within a level of rounding: the cache of decoded recordings keeps the output of a `ViewSampler`,
+the engine feeds that of a `Preprocessor`. `.camera` of either is the camera of the output, exact
+to a fraction of a pixel. Decoding messages is left to `messages`, what the network makes of the
+input to `inference`, sampling on a GPU to `inference.on_device`.
 
-Shrinking is antialiased. A rectified image is resized by an antialiased triangle filter; a
-distorted one is sampled bilinearly at `k` x `k` points per output pixel, which are then averaged.
-Measured on two x86 cores, 640x480 to 384x288 with normalisation: resize 0.6 ms (OpenCV's
-INTER_AREA 1.0 ms), rectify 1.1 ms with OpenCV's fixed-point remap (4 ms with torch's grid_sample).
-So the CPU rectifies with OpenCV, a GPU with torch; they differ by at most two of 255 levels (fixed
-point, rounding).
+Shrinking is antialiased. A rectified image is resized by an antialiased triangle filter (see
+`geometry.antialias`); a distorted one is sampled bilinearly at `k` x `k` points per output pixel,
+which are then averaged: 1.1 ms for 640x480 to 384x288 on an x86 core with OpenCV's fixed-point
+remap (4 ms with torch's grid_sample).
 """
 
 from __future__ import annotations
@@ -22,17 +21,15 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-import torch
-from torch import Tensor
-import torch.nn.functional as F
 
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.antialias import AntialiasedResize, resize_with_torch
 from psd_depth_ros.geometry.view import are_square, sampling_map
-from psd_depth_ros.geometry.warp import sample
 
 Image = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
+Planes = NDArray[np.float32]
 
 # A stride up to this many source pixels between two bilinear samples shows no visible aliasing.
 _MAX_STRIDE = 1.25
@@ -45,7 +42,12 @@ MEAN_COLOUR = (127.5, 127.5, 127.5)
 class ViewSampler:
     """Samples uint8 images of one camera, on the CPU, into its rectified view at another size.
 
-    Everything that depends on the camera alone is computed once.
+    Everything that depends on the camera alone is computed once. Not thread-safe.
+
+    Args:
+        camera: The camera of the images.
+        size: Height and width of the output.
+        with_torch: Resize with torch, which is faster where it is imported anyway.
 
     Attributes:
         source: the camera of the images.
@@ -54,41 +56,45 @@ class ViewSampler:
             images are rectified already, so that everything is.
     """
 
-    def __init__(self, camera: Camera, size: tuple[int, int]) -> None:
-        """Prepare for an output `size` (height, width)."""
+    def __init__(self, camera: Camera, size: tuple[int, int], with_torch: bool = False) -> None:
         self.source = camera
         self.size = size
         self.camera = camera.rectified().resize(size[1], size[0])
         self.mask: Mask | None = None
-        self._remap: _OpenCVRemap | None = None
+        self._remap: Remap | None = None
+        self._resize: AntialiasedResize | None = None
         if not camera.is_rectified:
-            self._remap = _OpenCVRemap(camera, self.camera, _oversampling(camera, self.camera))
+            self._remap = Remap(camera, self.camera, oversampling(camera, self.camera))
             self.mask = self._remap.mask
+        elif not with_torch:
+            self._resize = AntialiasedResize((camera.height, camera.width), size)
 
     def sample(self, rgb: Image, fill: Sequence[float] = MEAN_COLOUR) -> Image:
-        """(H, W, 3) -> (h, w, 3) uint8, contiguous; see `planes`."""
-        planes = self.planes(rgb, fill)[0]
-        if planes.is_contiguous():
-            return cv2.merge(list(planes.numpy()))  # far faster than to copy with strides
-        return planes.permute(1, 2, 0).numpy()
-
-    def planes(self, rgb: Image, fill: Sequence[float] = MEAN_COLOUR) -> Tensor:
-        """(H, W, 3) -> (1, 3, h, w) uint8; `fill` is the colour of what is not seen.
+        """(H, W, 3) -> (h, w, 3) uint8, contiguous; `fill` is the colour of what is not seen.
 
         Raises MessageError where the image is not uint8 RGB of the camera's size.
         """
         rgb = check_image(rgb, self.source)
         if self._remap is not None:
-            return _to_tensor(self._remap.sample(rgb, fill))
-        return _resize(_to_tensor(rgb), self.size)
+            return self._remap.sample(rgb, fill)
+        if rgb.shape[:2] == self.size:
+            return rgb
+        if self._resize is None:
+            return resize_with_torch(rgb, self.size)
+        return round_image(self._resize(rgb))
 
 
 class Preprocessor:
-    """Turns uint8 RGB images of one camera into normalised network input.
+    """Turns uint8 RGB images of one camera into normalised network input, on the CPU.
 
-    `size` is (height, width) of the network input, `mean` and `std` are those of the network, of
-    colours in [0, 1]. Everything that depends on the camera alone is computed here, once.
-    Parts of the output that the camera does not see hold 0, which is the mean colour.
+    Everything that depends on the camera alone is computed once. Parts of the output that the
+    camera does not see hold 0, which is the mean colour. Not thread-safe.
+
+    Args:
+        camera: The camera of the images.
+        size: Height and width of the network input.
+        mean: Of the network, of colours in [0, 1].
+        std: Likewise.
     """
 
     def __init__(
@@ -97,49 +103,35 @@ class Preprocessor:
         size: tuple[int, int],
         mean: Sequence[float],
         std: Sequence[float],
-        device: torch.device | str = 'cpu',
-        sampler: str = 'auto',
     ) -> None:
         self.source = camera
         self.size = size
-        self.device = torch.device(device)
         self.camera = camera.rectified().resize(size[1], size[0])
         self._fill = [255.0 * value for value in mean]
-        self._gain, self._offset = _normalisation(mean, std, self.device)
-        self._remap: _TorchRemap | None = None
-        self._sampler: ViewSampler | None = None
-        if sampler == 'opencv' or (sampler == 'auto' and self.device.type == 'cpu'):
-            self._sampler = ViewSampler(camera, size)
-        elif not camera.is_rectified:
-            over = _oversampling(camera, self.camera)
-            self._remap = _TorchRemap(camera, self.camera, over, self.device)
+        self._remap: Remap | None = None
+        source = (camera.height, camera.width)
+        if not camera.is_rectified:
+            self._remap = Remap(camera, self.camera, oversampling(camera, self.camera))
+            source = size
+        self._resize = AntialiasedResize(source, size, *normalisation(mean, std))
 
-    def __call__(self, rgb: Image) -> Tensor:
-        """Give (1, 3, h, w) float32 on the device for `rgb` (H, W, 3).
+    def __call__(self, rgb: Image) -> Planes:
+        """Give (1, 3, h, w) float32 for `rgb` (H, W, 3).
 
         Raises MessageError where the image is not uint8 RGB of the camera's size.
         """
-        if self._sampler is not None:
-            return self._normalise(self._sampler.planes(rgb, self._fill).to(self.device))
-        # non_blocking: pageable memory is read before this returns, the GPU is not waited for
-        image = _to_tensor(check_image(rgb, self.source)).to(self.device, non_blocking=True)
+        image = check_image(rgb, self.source)
         if self._remap is not None:
-            return self._remap.sample(self._normalise(image))
-        return self._normalise(_resize(image, self.size))
+            image = self._remap.sample(image, self._fill)
+        return self._resize(image)[None]
 
     def depth_ratio(self, canonical_focal_px: float) -> float:
         """Factor from canonical depth to that of the camera."""
         return self.camera.canonical_ratio(canonical_focal_px)
 
-    def whole(self, maps: Tensor) -> Tensor:
-        """Maps (1, C, h, w) of the input as maps of the whole image, which the input shows."""
+    def whole(self, maps: Planes) -> Planes:
+        """Maps (C, h, w) of the input as maps of the whole image, which the input shows."""
         return maps
-
-    def _normalise(self, image: Tensor) -> Tensor:
-        """(x / 255 - mean) / std as one multiply and one add, float32, contiguous."""
-        shape = (1, 3, *image.shape[-2:])
-        out = torch.empty(shape, dtype=torch.float32, device=image.device)
-        return torch.mul(image, self._gain, out=out).add_(self._offset)
 
 
 class Rectifier:
@@ -153,15 +145,25 @@ class Rectifier:
         self.source = camera
         self.camera = camera.rectified()
         self.mask: Mask | None = None
-        self._remap: _OpenCVRemap | None = None
+        self._remap: Remap | None = None
+        self._resizers: dict[tuple[int, int], AntialiasedResize] = {}
         if not camera.is_rectified:
-            self._remap = _OpenCVRemap(camera, self.camera, 1)
+            self._remap = Remap(camera, self.camera, 1)
             self.mask = self._remap.mask
 
     def rectify(self, rgb: Image) -> Image:
         """Rectified uint8 image (H, W, 3), black where nothing was seen."""
         rgb = check_image(rgb, self.source)
         return rgb if self._remap is None else self._remap.sample(rgb, (0.0, 0.0, 0.0))
+
+    def rectify_to(self, rgb: Image, size: tuple[int, int]) -> Image:
+        """Rectified uint8 image (h, w, 3) of another size (height, width). Not thread-safe."""
+        rectified = self.rectify(rgb)
+        if rectified.shape[:2] == size:
+            return rectified
+        if size not in self._resizers:
+            self._resizers[size] = AntialiasedResize(rectified.shape[:2], size)
+        return round_image(self._resizers[size](rectified))
 
 
 def check_image(rgb: Image, camera: Camera) -> Image:
@@ -175,7 +177,7 @@ def check_image(rgb: Image, camera: Camera) -> Image:
         )
     if rgb.flags.c_contiguous and rgb.flags.writeable:
         return rgb
-    return np.array(rgb, order='C')  # torch takes neither reversed nor read-only arrays
+    return np.array(rgb, order='C')  # OpenCV and torch take no reversed or read-only arrays
 
 
 @lru_cache(maxsize=64)
@@ -226,7 +228,7 @@ def choose_input_size(
     return best[0] * multiple, best[1] * multiple
 
 
-class _OpenCVRemap:
+class Remap:
     """Samples uint8 images through a map on the CPU, `over` x `over` times per output pixel."""
 
     def __init__(self, camera: Camera, view: Camera, over: int) -> None:
@@ -250,33 +252,7 @@ class _OpenCVRemap:
         return cv2.resize(fine, self._size, interpolation=cv2.INTER_AREA)
 
 
-class _TorchRemap:
-    """Samples normalised images through a map on any device."""
-
-    def __init__(self, camera: Camera, view: Camera, over: int, device: torch.device) -> None:
-        self._over = over
-        fine = view.resize(over * view.width, over * view.height)
-        pixels = sampling_map(camera, fine)
-        seen = np.isfinite(pixels[..., 0])
-        self._pixels = torch.from_numpy(np.nan_to_num(pixels))[None].to(device)  # (1, kh, kw, 2)
-        self._seen = torch.from_numpy(seen)[None, None].to(device, torch.float32)
-
-    def sample(self, image: Tensor) -> Tensor:
-        """(1, 3, H, W) float32 -> (1, 3, h, w); 0 where nothing is seen."""
-        fine = sample(image, self._pixels) * self._seen
-        return fine if self._over == 1 else F.avg_pool2d(fine, self._over)
-
-
-def _resize(image: Tensor, size: tuple[int, int]) -> Tensor:
-    """(1, 3, H, W) uint8 -> (1, 3, h, w); torch shrinks uint8 on the CPU only."""
-    if image.shape[-2:] == size:
-        return image
-    if image.device.type != 'cpu':
-        image = image.float()
-    return F.interpolate(image, size, mode='bilinear', align_corners=False, antialias=True)
-
-
-def _oversampling(camera: Camera, view: Camera) -> int:
+def oversampling(camera: Camera, view: Camera) -> int:
     """Count the samples per output pixel and axis that keep two neighbours close in the source."""
     pixels = sampling_map(camera, view)
     strides = np.concatenate(
@@ -289,16 +265,14 @@ def _oversampling(camera: Camera, view: Camera) -> int:
     return max(1, math.ceil(float(np.percentile(strides, 90)) / _MAX_STRIDE))
 
 
-def _normalisation(
-    mean: Sequence[float], std: Sequence[float], device: torch.device
-) -> tuple[Tensor, Tensor]:
-    """Gain and offset, both (1, 3, 1, 1), of uint8 colours."""
-    deviation = torch.tensor(tuple(std), dtype=torch.float64).reshape(1, 3, 1, 1)
-    centre = torch.tensor(tuple(mean), dtype=torch.float64).reshape(1, 3, 1, 1)
-    gain, offset = 1.0 / (255.0 * deviation), -centre / deviation
-    return gain.to(device, torch.float32), offset.to(device, torch.float32)
+def normalisation(
+    mean: Sequence[float], std: Sequence[float]
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Gain and offset of each channel that turn uint8 colours into network input."""
+    pairs = list(zip(mean, std, strict=True))
+    return tuple(1.0 / (255.0 * d) for _, d in pairs), tuple(-m / d for m, d in pairs)
 
 
-def _to_tensor(image: Image) -> Tensor:
-    """(H, W, 3) -> (1, 3, H, W) without a copy."""
-    return torch.from_numpy(image).permute(2, 0, 1)[None]
+def round_image(planes: Planes) -> Image:
+    """Planes (3, h, w) in [0, 255] as a uint8 image (h, w, 3)."""
+    return cv2.merge([np.rint(plane).astype(np.uint8) for plane in planes])

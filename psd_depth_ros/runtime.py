@@ -20,6 +20,7 @@ import os
 from pathlib import Path
 import platform
 import resource
+import sys
 from typing import ClassVar, TYPE_CHECKING
 
 from psd_depth_ros.config import setting
@@ -34,6 +35,7 @@ _LEAST_BYTES = 512 * 1024 * 1024  # less than this not even the libraries need
 _MEMORY_ERRORS = (
     'out of memory', "can't allocate memory", 'not enough memory', 'insufficient memory'
 )  # fmt: skip
+_BACKENDS_OF_TORCH = ('torch', 'transformers')
 _IOPRIO_SET = {'x86_64': 251, 'aarch64': 30}
 _IOPRIO_WHO_PROCESS, _IOPRIO_IDLE = 1, 3 << 13
 
@@ -150,16 +152,15 @@ def _use_idle_disk_priority() -> None:
 def configure_runtime(backend: str) -> None:
     """Configure a process that works frame by frame: reused memory, one thread for small steps.
 
-    OpenCV and torch get one thread each, but torch keeps its threads where it runs the network
-    (`backend` 'torch'); other backends have threads of their own.
+    OpenCV gets one thread, and torch where it was imported, unless it runs the network; other
+    backends have threads of their own.
     """
     import cv2
-    import torch
 
     reuse_freed_memory()
     cv2.setNumThreads(1)
-    if backend != 'torch':
-        torch.set_num_threads(1)
+    if 'torch' in sys.modules and backend not in _BACKENDS_OF_TORCH:
+        sys.modules['torch'].set_num_threads(1)
 
 
 def configure_training() -> None:

@@ -1,6 +1,7 @@
 """The one sampling of the camera image: exact geometry, no aliasing, clear refusals."""
 
 from dataclasses import replace
+from typing import Any
 
 import cv2
 import numpy as np
@@ -8,13 +9,16 @@ import pytest
 import torch
 
 from psd_depth_ros.errors import MessageError, SettingsError
-from psd_depth_ros.geometry import Camera, Distortion
+from psd_depth_ros.geometry import antialias, Camera, Distortion
+from psd_depth_ros.geometry.antialias import AntialiasedResize, resize_with_torch
+from psd_depth_ros.inference.on_device import DevicePreprocessor
 from psd_depth_ros.preprocess import (
     choose_input_size,
     network_size,
     Preprocessor,
     Rectifier,
     sampling_map,
+    ViewSampler,
 )
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -43,7 +47,15 @@ def ramp(camera: Camera, gain: float = 120.0) -> np.ndarray:
     return np.nan_to_num(np.clip(np.round(rgb), 0, 255)).astype(np.uint8)
 
 
-def shift_px(preprocessor: Preprocessor) -> np.ndarray:
+def on_device(*given: Any) -> DevicePreprocessor:
+    """What a GPU does, on the CPU."""
+    return DevicePreprocessor(*given, device='cpu')
+
+
+PLACES = [Preprocessor, on_device]
+
+
+def shift_px(preprocessor: Any) -> np.ndarray:
     """Mean displacement of the output's content, in its own pixels, along x and y.
 
     Half the difference between a rising and a falling ramp, so that rounding to grey levels
@@ -54,7 +66,7 @@ def shift_px(preprocessor: Preprocessor) -> np.ndarray:
     wanted = view.rays().transpose(2, 0, 1)[inner]
     errors = []
     for gain in (120.0, -120.0):
-        levels = 255 * preprocessor(ramp(source, gain))[0].numpy()
+        levels = 255 * np.asarray(preprocessor(ramp(source, gain))[0])
         errors.append((levels[:2][inner] - 128) / gain - wanted)
     focal = np.array([view.fx, view.fy])
     assert np.abs(np.stack(errors)).max() * focal.max() < 3.5  # two grey levels
@@ -74,17 +86,17 @@ def test_resizing_is_half_pixel_exact() -> None:
     rgb = np.repeat(np.arange(0, 240, dtype=np.uint8)[None, :, None], 96, 0).repeat(3, 2)
     camera = Camera.from_K([[100, 0, 60], [0, 100, 48], [0, 0, 1]], 240, 96)
     pre = Preprocessor(camera, (32, 80), *NEUTRAL)
-    found = 255 * pre(rgb)[0, 0, 16].numpy()
+    found = 255 * pre(rgb)[0, 0, 16]
     expected = 3 * (np.arange(80) + 0.5) - 0.5
     np.testing.assert_allclose(found[2:-2], expected[2:-2], atol=1e-3)
 
 
-@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
+@pytest.mark.parametrize('place', PLACES)
 @pytest.mark.parametrize('lens', [BARREL, FISHEYE])
 @pytest.mark.parametrize('size', [(480, 640), (224, 288)])
-def test_a_bent_ramp_comes_back_straight(sampler, lens, size) -> None:  # type: ignore[no-untyped-def]
+def test_a_bent_ramp_comes_back_straight(place, lens, size) -> None:  # type: ignore[no-untyped-def]
     camera = pinhole(lens)
-    pre = Preprocessor(camera, size, *NEUTRAL, sampler=sampler)
+    pre = place(camera, size, *NEUTRAL)
     assert np.abs(shift_px(pre)).max() < 0.01
 
 
@@ -100,46 +112,85 @@ def test_rotation_and_new_intrinsics_of_the_rectified_view_are_followed() -> Non
     assert np.abs(shift_px(pre)).max() < 0.01
 
 
-@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
-def test_skew_is_straightened(sampler: str) -> None:
+@pytest.mark.parametrize('place', PLACES)
+def test_skew_is_straightened(place: Any) -> None:
     camera = replace(pinhole(FISHEYE), skew=12.0)
-    pre = Preprocessor(camera, (224, 288), *NEUTRAL, sampler=sampler)
+    pre = place(camera, (224, 288), *NEUTRAL)
     assert np.abs(shift_px(pre)).max() < 0.01
 
 
-def test_the_torch_sampler_agrees_with_opencv() -> None:
+def test_a_device_agrees_with_a_cpu_on_a_bent_image() -> None:
     rng = np.random.default_rng(0)
     rgb = cv2.GaussianBlur(rng.integers(0, 256, (480, 640, 3), np.uint8), (0, 0), 4)
     rgb = cv2.normalize(rgb, None, 0, 255, cv2.NORM_MINMAX)
     for lens in (BARREL, FISHEYE):
         camera = pinhole(lens)
-        both = [
-            Preprocessor(camera, (224, 288), MEAN, STD, sampler=name)(rgb)
-            for name in ('opencv', 'torch')
-        ]
+        both = [np.asarray(place(camera, (224, 288), MEAN, STD)(rgb)) for place in PLACES]
         # Two grey levels: fixed-point coordinates and rounding to uint8, twice.
-        torch.testing.assert_close(*both, atol=2 / 255 / 0.224, rtol=0)
+        np.testing.assert_allclose(*both, atol=2 / 255 / 0.224)
 
 
-def test_the_float_resize_of_a_gpu_agrees_with_the_uint8_one() -> None:
-    rgb = np.random.default_rng(0).integers(0, 256, (480, 640, 3), np.uint8)
-    pre = Preprocessor(pinhole(), (224, 288), *NEUTRAL)
-    image = torch.from_numpy(rgb).permute(2, 0, 1)[None]
+def noise(height: int, width: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+
+
+# Shrunk by a fraction, a whole number, much, and enlarged; one axis each way; nothing at all.
+@pytest.mark.parametrize(
+    ('source', 'size'),
+    [
+        ((480, 640), (224, 288)), ((480, 640), (240, 320)), ((375, 1242), (128, 416)),
+        ((1080, 1920), (96, 160)), ((48, 64), (96, 128)), ((64, 48), (32, 96)), ((9, 7), (3, 20)),
+        ((480, 640), (480, 640)),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize('has_blas', [True, False])
+def test_the_antialiased_filter_is_that_of_torch(
+    monkeypatch: pytest.MonkeyPatch, source: tuple[int, int], size: tuple[int, int], has_blas: bool
+) -> None:
+    monkeypatch.setattr(antialias, 'has_fast_blas', lambda: has_blas)
+    image = noise(*source)
     exact = torch.nn.functional.interpolate(
-        image.float(), (224, 288), mode='bilinear', align_corners=False, antialias=True
-    )
-    torch.testing.assert_close(255 * pre(rgb), exact, atol=1.01, rtol=0)
+        torch.from_numpy(image).permute(2, 0, 1)[None].float(), size, mode='bilinear',
+        align_corners=False, antialias=True,
+    )[0].numpy()  # fmt: skip
+    gain, offset = np.array([0.5, 1.0, 2.0]), np.array([0.0, -1.0, 7.0])
+    found = AntialiasedResize(source, size, tuple(gain), tuple(offset))(image)
+    assert found.dtype == np.float32
+    expected = exact * gain[:, None, None] + offset[:, None, None]
+    # Of 255 levels: torch alone rounds to whole ones, twice.
+    np.testing.assert_allclose(found, expected, atol=0.01 if has_blas else 2.01)
+    if source != size:
+        rounded = resize_with_torch(image, size).transpose(2, 0, 1)
+        assert np.abs(rounded - exact).max() <= 1.01
+
+
+def test_a_resize_gives_a_new_array_each_time() -> None:
+    resize = AntialiasedResize((48, 64), (24, 32))
+    first = resize(noise(48, 64))
+    kept = first.copy()
+    assert resize(np.zeros((48, 64, 3), np.uint8)).max() == 0.0
+    np.testing.assert_array_equal(first, kept)
+
+
+def test_training_samples_what_serving_samples_but_for_rounding() -> None:
+    image = noise(480, 640)
+    training = ViewSampler(pinhole(), (224, 288), with_torch=True).sample(image)
+    serving = ViewSampler(pinhole(), (224, 288)).sample(image)
+    assert training.shape == serving.shape == (224, 288, 3)
+    assert np.abs(training.astype(int) - serving).max() <= 1
+    resized = Rectifier(pinhole()).rectify_to(image, (224, 288))
+    np.testing.assert_array_equal(resized, serving)
 
 
 @pytest.mark.parametrize('lens', [None, BARREL])
-@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
-def test_shrinking_does_not_alias(lens: Distortion | None, sampler: str) -> None:
+@pytest.mark.parametrize('place', PLACES)
+def test_shrinking_does_not_alias(lens: Distortion | None, place: Any) -> None:
     # Stripes of 2.2 px period shrunk 2.2 times: an unfiltered sampling keeps them at full
     # contrast, as a moire pattern of any period. What is left here must be close to grey.
     stripes = 127.5 + 127.5 * np.sin(2 * np.pi * np.arange(640) / 2.2)
     rgb = np.broadcast_to(stripes[None, :, None], (480, 640, 3)).astype(np.uint8)
-    pre = Preprocessor(pinhole(lens), (224, 288), *NEUTRAL, sampler=sampler)
-    found = 255 * pre(rgb)[0, :, 40:-40, 40:-40].numpy()
+    pre = place(pinhole(lens), (224, 288), *NEUTRAL)
+    found = 255 * np.asarray(pre(rgb)[0, :, 40:-40, 40:-40])
     assert abs(found.mean() - 127) < 2
     assert found.std() < 25  # 90 without a filter
 
@@ -148,19 +199,19 @@ def test_normalisation_is_that_of_the_network() -> None:
     rgb = np.full((480, 640, 3), (255, 0, 51), np.uint8)
     found = Preprocessor(pinhole(), (64, 96), MEAN, STD)(rgb)
     assert found.shape == (1, 3, 64, 96)
-    assert found.dtype == torch.float32
-    assert found.is_contiguous()
+    assert found.dtype == np.float32
+    assert found.flags.c_contiguous
     expected = [(1 - 0.485) / 0.229, -0.456 / 0.224, (0.2 - 0.406) / 0.225]
     np.testing.assert_allclose(found[0, :, 30, 40], expected, atol=1e-5)
 
 
-@pytest.mark.parametrize('sampler', ['opencv', 'torch'])
-def test_what_the_camera_does_not_see_is_the_mean_colour(sampler: str) -> None:
+@pytest.mark.parametrize('place', PLACES)
+def test_what_the_camera_does_not_see_is_the_mean_colour(place: Any) -> None:
     # Pincushion distortion: the rectified view's corners lie outside the raw image.
     camera = pinhole(Distortion('plumb_bob', (0.3, 0.0, 0.0, 0.0)))
     rgb = np.full((480, 640, 3), 255, np.uint8)
-    found = Preprocessor(camera, (224, 288), MEAN, STD, sampler=sampler)(rgb)
-    assert found[0, :, 0, 0].abs().max() < 0.01
+    found = np.asarray(place(camera, (224, 288), MEAN, STD)(rgb))
+    assert np.abs(found[0, :, 0, 0]).max() < 0.01
     assert found[0, :, 112, 144].min() > 2
     rectifier = Rectifier(camera)
     assert rectifier.mask is not None
@@ -210,8 +261,9 @@ def test_read_only_and_reversed_arrays_are_taken() -> None:
     expected = pre(rgb)
     frozen = rgb.copy()
     frozen.flags.writeable = False
-    torch.testing.assert_close(pre(frozen), expected)
-    torch.testing.assert_close(pre(np.ascontiguousarray(rgb[..., ::-1])[..., ::-1]), expected)
+    np.testing.assert_array_equal(pre(frozen), expected)
+    reversed_twice = np.ascontiguousarray(rgb[..., ::-1])[..., ::-1]
+    np.testing.assert_array_equal(pre(reversed_twice), expected)
 
 
 @pytest.mark.parametrize(

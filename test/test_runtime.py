@@ -31,7 +31,8 @@ def _as_before() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(
-    ('backend', 'threads'), [('openvino', 1), ('onnxruntime', 1), ('torch', 2)]
+    ('backend', 'threads'),
+    [('openvino', 1), ('onnxruntime', 1), ('torch', 2), ('transformers', 2)],
 )
 def test_small_steps_get_one_thread_and_a_torch_network_keeps_its_own(
     backend: str, threads: int

@@ -164,7 +164,7 @@ def _measure(
             camera = prepare.camera
             intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
             with autocast('cpu'):
-                output = model(prepare(frame.rgb), intrinsics)
+                output = model(torch.from_numpy(prepare(frame.rgb)), intrinsics)
             log_depth, sigma = (
                 F.interpolate(one.float(), size, mode='bilinear') for one in output[:2]
             )

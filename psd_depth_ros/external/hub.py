@@ -9,11 +9,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
-import torch
 
 from psd_depth_ros.checkpoint import PICKLES, refuse_pickle, SUFFIX
 from psd_depth_ros.errors import SettingsError
@@ -27,6 +26,9 @@ from psd_depth_ros.external.options import (
     NetworkOptions,
 )
 from psd_depth_ros.parsing import ParseError, read_json_object, user_path
+
+if TYPE_CHECKING:
+    import torch
 
 MODEL_TYPE, WEIGHTS = 'psd_depth_ros', 'model.safetensors'  # of weights of this package
 CONFIG, PREPROCESSOR = 'config.json', 'preprocessor_config.json'
@@ -254,6 +256,8 @@ class HubNetwork(Network):
         device: str = 'auto',
     ) -> None:
         """Load the network. Raises SettingsError."""
+        import torch
+
         weights = sorted(folder.glob('*.safetensors'))
         if not weights:
             raise _without_safetensors(where, [one.name for one in folder.iterdir()])
@@ -282,7 +286,7 @@ class HubNetwork(Network):
                 f'network that ends with {_DEPTH_HEAD}'
             )
         on_gpu = device == 'auto' and torch.cuda.is_available()
-        self.device = torch.device('cuda' if on_gpu else 'cpu' if device == 'auto' else device)
+        self.device = 'cuda' if on_gpu else 'cpu' if device == 'auto' else device
         self._model = self._load(folder).eval().to(self.device)
 
     @property
@@ -304,12 +308,14 @@ class HubNetwork(Network):
         rows, columns = (max(1, round(side * scale / multiple)) for side in image_size)
         return rows * multiple, columns * multiple
 
-    @torch.inference_mode()
     def run_with_sky(self, image: Image) -> tuple[NDArray, NDArray | None]:
         """See `Network.run_with_sky`."""
+        import torch
+
         pixels = np.ascontiguousarray(normalise(image, self._options).transpose(2, 0, 1)[None])
         try:
-            output = self._model(torch.from_numpy(pixels).to(self.device))
+            with torch.inference_mode():
+                output = self._model(torch.from_numpy(pixels).to(self.device))
         except (RuntimeError, ValueError, IndexError) as error:
             height, width = image.shape[:2]
             raise SettingsError(
@@ -328,7 +334,7 @@ class HubNetwork(Network):
         name = self._options.sky_output
         if not name:
             return None
-        if not isinstance(output.get(name), torch.Tensor):
+        if not hasattr(output.get(name), 'cpu'):
             raise SettingsError(
                 f'network {self._where} has the outputs {", ".join(output)}; give one of them as '
                 'sky_output, or leave it out'

@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 from numpy.typing import NDArray
-import torch
 
 from psd_depth_ros.external.options import NetworkOptions
 from psd_depth_ros.parsing import shorten
@@ -26,7 +25,7 @@ class Network(ABC):
 
     content: str
     library: str
-    device: torch.device = torch.device('cpu')
+    device: str = 'cpu'
 
     @property
     @abstractmethod

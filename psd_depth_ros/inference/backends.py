@@ -2,36 +2,38 @@
 
 A backend maps the normalised image and the intrinsics to the three maps of the network. It
 compiles the network for each input shape; `prepare` does so ahead of time, also in another thread.
+None of them needs torch in this process, but `torch_backend`.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections import OrderedDict
 from collections.abc import Callable, Sequence
 import functools
 import importlib.util
-import threading
-from typing import Any, Generic, Protocol, TypeVar
+import os
+import sys
+from typing import Any, Generic, Protocol, TYPE_CHECKING
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
 from psd_depth_ros.errors import DeviceError
-from psd_depth_ros.inference.conversion import (
-    Convert,
-    convert_in_process,
-    example_inputs,
-    import_openvino,
-    MapsModel,
-    Shape,
-)
-from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.runtime import has_bfloat16, trim_memory
+from psd_depth_ros.inference.compiled_networks import Compiled, CompiledNetworks
+from psd_depth_ros.inference.conversion import Convert, import_openvino, Shape
 
+if TYPE_CHECKING:
+    import torch
+
+    from psd_depth_ros.networks import DepthModel
+
+Array = NDArray[np.float32]
+
+# Of the drivers of NVIDIA (graphics cards, Jetson, WSL) and AMD on Linux.
+_GPU_DEVICES = tuple(
+    f'/dev/{name}' for name in ('nvidiactl', 'nvidia0', 'nvhost-gpu', 'nvmap', 'dxg', 'kfd')
+)
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
-MAX_SHAPES = 4  # kept compiled, 50 to 100 MB each; more only where more are in use at once
-Compiled = TypeVar('Compiled')
 
 
 class Backend(Protocol):
@@ -42,10 +44,11 @@ class Backend(Protocol):
 
     name: str
 
-    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+    def run(self, image: Any, intrinsics: Any) -> Any:
         """Images (B, 3, H, W) and fx fy cx cy (B, 4), float32, to u', sigma and sky probability.
 
-        Returns (B, 3, h, w) float32, which the next call may overwrite.
+        Returns (B, 3, h, w) float32, which the next call may overwrite. All are arrays on a CPU,
+        and tensors on the device elsewhere.
         """
 
     def is_ready(self, shape: Shape) -> bool:
@@ -61,52 +64,6 @@ class Backend(Protocol):
         """Free the memory; the backend cannot be used afterwards."""
 
 
-class CompiledNetworks(Generic[Compiled]):
-    """LRU cache of one network compiled for several input shapes.
-
-    Thread-safe; no lock is held while compiling.
-    """
-
-    def __init__(self, capacity: int = MAX_SHAPES) -> None:
-        self._capacity = capacity
-        self._lock = threading.Lock()
-        self._networks: OrderedDict[Shape, Compiled] = OrderedDict()
-        self._closed = False
-
-    def __contains__(self, shape: Shape) -> bool:
-        """Whether the network is compiled for a shape."""
-        return shape in self._networks
-
-    def keep(self, count: int) -> None:
-        """Grow the cache for `count` shapes that are in use at the same time, and two more."""
-        with self._lock:
-            self._capacity = max(self._capacity, count + 2)
-
-    def get(self, shape: Shape, compile: Callable[[], Compiled]) -> Compiled:
-        """The network for a shape, made by `compile` in this thread where it is missing."""
-        with self._lock:
-            if shape in self._networks:
-                self._networks.move_to_end(shape)
-                return self._networks[shape]
-        made = compile()
-        evicted = []
-        with self._lock:
-            if not self._closed:
-                self._networks[shape] = made
-            while len(self._networks) > self._capacity:
-                evicted.append(self._networks.popitem(last=False))
-        if evicted:
-            evicted.clear()
-            trim_memory()
-        return made
-
-    def close(self) -> None:
-        """Drop all, also what is being compiled now."""
-        with self._lock:
-            self._closed = True
-            self._networks.clear()
-
-
 class LoadedBackend:
     """Base of backends whose network comes ready-made: nothing is converted or compiled."""
 
@@ -116,101 +73,6 @@ class LoadedBackend:
 
     def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
         """See `Backend.prepare`."""
-
-
-class TorchBackend:
-    """PyTorch: bfloat16 on CPUs that have it, float16 and CUDA graphs on a GPU; channels-last.
-
-    `half` False keeps float32 everywhere.
-    """
-
-    name = 'torch'
-
-    def __init__(self, model: DepthModel, device: torch.device, half: bool = True) -> None:
-        self._device = device
-        maps = MapsModel(model).to(device)
-        self._model: MapsModel | None = maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self._half = half and has_bfloat16(device.type)
-        self._type = torch.float16 if device.type == 'cuda' else torch.bfloat16
-        self._graphs: CompiledNetworks[_CudaGraph] = CompiledNetworks()
-
-    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
-        """See `Backend.run`."""
-        if self._device.type != 'cuda':
-            return self._forward(image, intrinsics)
-        graph = self._graphs.get(
-            tuple(image.shape), lambda: _CudaGraph(self._forward, image, intrinsics)
-        )
-        return graph.replay(image, intrinsics)
-
-    def is_ready(self, shape: Shape) -> bool:
-        """See `Backend.is_ready`."""
-        return self._device.type != 'cuda' or shape in self._graphs
-
-    @torch.inference_mode()
-    def prepare(self, shapes: Sequence[Shape], convert: Convert | None = None) -> None:
-        """See `Backend.prepare`; there is nothing to convert."""
-        if self._device.type != 'cuda':
-            return
-        self._graphs.keep(len(shapes))
-        for shape in shapes:
-            image, intrinsics = (one.to(self._device) for one in example_inputs(shape))
-            self._graphs.get(
-                shape, functools.partial(_CudaGraph, self._forward, image, intrinsics)
-            )
-
-    def close(self) -> None:
-        """Drop the graphs and the weights."""
-        self._graphs.close()
-        self._model = None
-        if self._device.type == 'cuda':
-            torch.cuda.empty_cache()
-
-    @torch.inference_mode()
-    def _forward(self, image: Tensor, intrinsics: Tensor) -> Tensor:
-        assert self._model is not None, 'the engine was closed'
-        image = image.contiguous(memory_format=torch.channels_last)
-        # Cached casts of the weights would be kept in the memory pool of a CUDA graph.
-        with torch.autocast(
-            self._device.type, self._type, enabled=self._half, cache_enabled=False
-        ):
-            maps: Tensor = self._model(image, intrinsics)
-        return maps.float()
-
-
-class _CudaGraph:
-    """A recorded forward pass: no launch cost for a hundred small kernels.
-
-    All graphs are recorded on torch's capture stream, one at a time: torch keeps scratch memory
-    for every stream that a matrix was multiplied on, and would keep more with every network.
-    """
-
-    _recording = threading.Lock()
-
-    def __init__(
-        self, forward: Callable[[Tensor, Tensor], Tensor], image: Tensor, intrinsics: Tensor
-    ) -> None:
-        self._image, self._intrinsics = image.clone(), intrinsics.clone()
-        self._graph = torch.cuda.CUDAGraph()
-        # Another engine may run in another thread while this one is loaded.
-        record = torch.cuda.graph(self._graph, capture_error_mode='thread_local')
-        stream = record.capture_stream
-        assert stream is not None
-        with self._recording:
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    forward(self._image, self._intrinsics)
-            torch.cuda.current_stream().wait_stream(stream)
-            with record:
-                self._output = forward(self._image, self._intrinsics)
-
-    def replay(self, image: Tensor, intrinsics: Tensor) -> Tensor:
-        """Run on new input; the next call overwrites the result."""
-        self._image.copy_(image)
-        self._intrinsics.copy_(intrinsics)
-        self._graph.replay()
-        return self._output
 
 
 class ConvertedBackend(ABC, Generic[Compiled]):
@@ -257,25 +119,22 @@ class OpenVinoBackend(ConvertedBackend[list[Any]]):
 
     name = 'openvino'
 
-    def __init__(
-        self, model: DepthModel, half: bool = True, convert: Convert | None = None
-    ) -> None:
+    def __init__(self, convert: Convert, half: bool = True) -> None:
         self._core = import_openvino().Core()
         self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
         capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
-        super().__init__(convert or convert_in_process(model))
+        super().__init__(convert)
 
-    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+    def run(self, image: Array, intrinsics: Array) -> Array:
         """See `Backend.run`."""
-        shape = tuple(image.shape)
-        *stem, rest = self._network(shape)
+        *stem, rest = self._network(image.shape)
         # Inputs and outputs are shared, not copied: the result is overwritten by the next call.
-        x = image.contiguous().numpy()
+        x = np.ascontiguousarray(image)
         for part in stem:
             x = part.infer([x], share_inputs=True, share_outputs=True)[0]
-        maps = rest.infer([x, intrinsics.numpy()], share_inputs=True, share_outputs=True)
-        return torch.from_numpy(maps[0])
+        maps: Array = rest.infer([x, intrinsics], share_inputs=True, share_outputs=True)[0]
+        return maps
 
     def _compile(self, shape: Shape, convert: Convert | None) -> list[Any]:
         assert convert is not None, 'the engine was closed'
@@ -298,15 +157,12 @@ class OnnxBackend(ConvertedBackend[Any]):
 
     name = 'onnxruntime'
 
-    def __init__(self, model: DepthModel, convert: Convert | None = None) -> None:
-        super().__init__(convert or convert_in_process(model))
-
-    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+    def run(self, image: Array, intrinsics: Array) -> Array:
         """See `Backend.run`."""
-        shape = tuple(image.shape)
-        session = self._network(shape)
-        feed = {'image': image.contiguous().numpy(), 'intrinsics': intrinsics.numpy()}
-        return torch.from_numpy(session.run(None, feed)[0])
+        session = self._network(image.shape)
+        feed = {'image': np.ascontiguousarray(image), 'intrinsics': intrinsics}
+        maps: Array = session.run(None, feed)[0]
+        return maps
 
     def _compile(self, shape: Shape, convert: Convert | None) -> Any:
         import onnxruntime
@@ -316,11 +172,23 @@ class OnnxBackend(ConvertedBackend[Any]):
         return onnxruntime.InferenceSession(content, providers=['CPUExecutionProvider'])
 
 
+def is_cpu(wanted: str) -> bool:
+    """Whether the device that `choose_device` would choose is the CPU.
+
+    torch is asked only where there may be a GPU. Raises DeviceError as `choose_device`.
+    """
+    if wanted == 'cpu' or (wanted == 'auto' and not _may_have_gpu()):
+        return True
+    return choose_device(wanted).type == 'cpu'
+
+
 def choose_device(wanted: str) -> torch.device:
     """The device called `auto` (a GPU where there is one), `cpu`, `cuda` or `cuda:N`.
 
     Raises DeviceError where it is not available; there is no fallback.
     """
+    import torch
+
     if wanted == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
     try:
@@ -341,22 +209,28 @@ def choose_device(wanted: str) -> torch.device:
 
 
 def make_backend(
-    name: str, model: DepthModel, device: torch.device, convert: Convert | None = None
+    name: str, model: Callable[[], DepthModel], device: str, convert: Convert | None = None
 ) -> Backend:
     """Make a backend by name; `auto` is OpenVINO on a CPU where it is installed, else torch.
 
-    `convert` converts the network for backends that need it (default: in this process). Raises
-    DeviceError for an unknown name, a backend that is not installed, or one that cannot run on the
-    device.
+    Args:
+        name: One of BACKENDS.
+        model: Makes the network, where the backend needs it as such.
+        device: `cpu`, `cuda` or `cuda:N`.
+        convert: Converts the network for backends that need it (default: in this process).
+
+    Raises DeviceError for an unknown name, a backend that is not installed, or one that cannot run
+    on the device.
     """
     if name not in BACKENDS:
         raise DeviceError(f'unknown backend {name!r}, expected one of {", ".join(BACKENDS)}')
     if name == 'auto':
-        on_cpu = device.type == 'cpu' and _is_installed('openvino')
-        name = 'openvino' if on_cpu else 'torch'
+        name = 'openvino' if device == 'cpu' and _is_installed('openvino') else 'torch'
     if name == 'torch':
-        return TorchBackend(model, device)
-    if device.type != 'cpu':
+        from psd_depth_ros.inference.torch_backend import TorchBackend
+
+        return TorchBackend(model(), device)
+    if device != 'cpu':
         raise DeviceError(f'backend {name!r} runs on the CPU only; use torch on {device}')
     needed = ('openvino',) if name == 'openvino' else ('onnxruntime', 'onnx', 'onnxscript')
     missing = [package for package in needed if not _is_installed(package)]
@@ -365,10 +239,25 @@ def make_backend(
             f'backend {name!r} needs {", ".join(missing)}: '
             f'pip install "psd_depth_ros[{name}]", or choose backend auto'
         )
-    if name == 'openvino':
-        return OpenVinoBackend(model, convert=convert)
-    return OnnxBackend(model, convert)
+    made = OpenVinoBackend if name == 'openvino' else OnnxBackend
+    return made(convert or convert_here(model))
+
+
+def convert_here(model: Callable[[], DepthModel]) -> Convert:
+    """A converter that works in this process, where it makes the network when it is needed."""
+
+    def convert(kind: str, shape: Shape) -> tuple[Any, ...]:
+        from psd_depth_ros.inference.torch_conversion import convert_in_process
+
+        return convert_in_process(model())(kind, shape)
+
+    return convert
 
 
 def _is_installed(package: str) -> bool:
     return importlib.util.find_spec(package) is not None
+
+
+def _may_have_gpu() -> bool:
+    """False where a Linux has none of the devices that a GPU has."""
+    return sys.platform != 'linux' or any(os.path.exists(device) for device in _GPU_DEVICES)

@@ -3,6 +3,9 @@
 One engine owns one network on one device and serves any number of cameras. It is plain Python:
 nodes, the command line and tests call the same `infer_batch`. Not thread-safe. `scale` estimates
 the metric scale.
+
+On a CPU all but the network is NumPy and OpenCV, and a network that was converted before is read
+from disk: torch, a second and 150 MB of every start, is imported only where it runs or converts.
 """
 
 from __future__ import annotations
@@ -10,17 +13,15 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 import math
 import os
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-import torch
-from torch import Tensor
 
 from psd_depth_ros.checkpoint import check_pixel_budget, Checkpoint, load_checkpoint
 from psd_depth_ros.errors import DeviceError, SettingsError
@@ -29,14 +30,15 @@ from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.affine import Affine
-from psd_depth_ros.inference.backends import Backend, choose_device, make_backend
-from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
-from psd_depth_ros.inference.conversion import (
-    Convert,
-    convert_in_process,
-    Shape,
-    SubprocessConverter,
+from psd_depth_ros.inference.backends import (
+    Backend,
+    choose_device,
+    convert_here,
+    is_cpu,
+    make_backend,
 )
+from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
+from psd_depth_ros.inference.conversion import Convert, Shape, SubprocessConverter
 from psd_depth_ros.inference.exported import (
     check_camera,
     describe_exported,
@@ -46,11 +48,10 @@ from psd_depth_ros.inference.exported import (
     read_exported,
 )
 from psd_depth_ros.inference.external import describe, ExternalBackend, ExternalView
-from psd_depth_ros.inference.network_store import is_storable, StoredConverter
+from psd_depth_ros.inference.network_store import is_known, is_storable, StoredConverter
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import Scale, ScaleTracker
 from psd_depth_ros.inference.temporal import TemporalFilter
-from psd_depth_ros.networks.depth_model import load_model
 from psd_depth_ros.preprocess import network_size, Preprocessor, Rectifier, ViewSampler
 
 Image = NDArray[np.uint8]
@@ -72,14 +73,57 @@ class View(Protocol):
     size: tuple[int, int]
     camera: Camera
 
-    def __call__(self, rgb: Image) -> Tensor:
+    def __call__(self, rgb: Image) -> Any:
         """Input of the network for an image (H, W, 3) of the camera, its first side 1."""
 
     def depth_ratio(self, canonical_focal_px: float) -> float:
         """Factor from the network's depth to that of the camera."""
 
-    def whole(self, maps: Tensor) -> Tensor:
-        """Maps (1, C, h, w) of the input as maps of the whole image."""
+    def whole(self, maps: Any) -> Any:
+        """Maps (C, h, w) of the input as maps of the whole image."""
+
+
+class Steps(Protocol):
+    """What is done around the network: with arrays on a CPU, with tensors on a device."""
+
+    def array(self, values: NDArray) -> Any:
+        """An array where the network is."""
+
+    def stack(self, inputs: Sequence[Any]) -> Any:
+        """Inputs of several images as those of a batch."""
+
+    def preprocessor(
+        self, camera: Camera, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    ) -> View:
+        """From images of a camera to network input of a size (height, width)."""
+
+    def finish(self, maps: Any, **options: Any) -> tuple[tuple[Map, Map], tuple[Any, Any] | None]:
+        """Depth and confidence (H, W) of maps (3, h, w), and both on the device if it is one.
+
+        The options are those of `postprocess.finish_depth`.
+        """
+
+
+class HostSteps:
+    """The steps on a CPU."""
+
+    def array(self, values: NDArray) -> NDArray:
+        """See `Steps.array`."""
+        return values
+
+    def stack(self, inputs: Sequence[Map]) -> Map:
+        """See `Steps.stack`."""
+        return inputs[0] if len(inputs) == 1 else np.concatenate(inputs)
+
+    def preprocessor(
+        self, camera: Camera, size: tuple[int, int], mean: Sequence[float], std: Sequence[float]
+    ) -> View:
+        """See `Steps.preprocessor`."""
+        return Preprocessor(camera, size, mean, std)
+
+    def finish(self, maps: Sequence[Map], **options: Any) -> tuple[tuple[Map, Map], None]:
+        """See `Steps.finish`."""
+        return finish_depth(*maps, **options), None
 
 
 @dataclass(frozen=True)
@@ -89,10 +133,10 @@ class DepthFrame:
     `depth_m` (H, W) float32 metres along Z: NaN unknown or not trusted, +Inf sky or beyond range,
     -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1], the probability that
     depth is within 25 %, NaN where the network claims none. `camera` is the camera of the depth
-    image. `maps` are depth and confidence on the engine's device; `finish` computes the frame for
-    another scale. `disparity` (h, w) is what a network of unknown scale and shift gives, None of
-    others. `problem` says why no pixel has depth, '' where some have; it is looked for on a CPU
-    only.
+    image. `maps` are depth and confidence on the engine's device, None on a CPU; `finish` computes
+    the frame for another scale. `disparity` (h, w) is what a network of unknown scale and shift
+    gives, None of others. `problem` says why no pixel has depth, '' where some have; it is looked
+    for on a CPU only.
     """
 
     depth_m: Map
@@ -100,7 +144,7 @@ class DepthFrame:
     camera: Camera
     image: Image = field(repr=False)
     rectifier: Rectifier = field(repr=False)
-    maps: tuple[Tensor, Tensor] = field(repr=False)
+    maps: tuple[Any, Any] | None = field(repr=False)
     finish: Callable[[Scale], DepthFrame] = field(repr=False)
     claims_confidence: bool = True
     disparity: Map | None = field(default=None, repr=False)
@@ -121,15 +165,7 @@ class DepthFrame:
     @cached_property
     def rgb(self) -> Image:
         """The rectified image at the size of the depth, uint8 (H, W, 3)."""
-        rgb = self.rectifier.rectify(self.image)
-        size = (self.camera.height, self.camera.width)
-        if rgb.shape[:2] == size:
-            return rgb
-        pixels = torch.from_numpy(np.ascontiguousarray(rgb)).permute(2, 0, 1)[None]
-        small = torch.nn.functional.interpolate(
-            pixels, size, mode='bilinear', antialias=True, align_corners=False
-        )
-        return small[0].permute(1, 2, 0).contiguous().numpy()
+        return self.rectifier.rectify_to(self.image, (self.camera.height, self.camera.width))
 
     def rescaled(self, scale: Scale) -> DepthFrame:
         """The frame with another scale, as if the engine had been given that scale.
@@ -150,10 +186,12 @@ class DepthFrame:
         settings = settings or CloudSettings()
         if not self.claims_confidence:
             settings = replace(settings, min_confidence=0.0)
-        on_cpu = self.maps[0].device.type == 'cpu'
-        depth, confidence = (self.depth_m, self.confidence) if on_cpu else self.maps
         rgb = self.rgb if settings.colour else None
-        return build_cloud(depth, confidence, rgb, self.camera, settings)
+        if self.maps is None:
+            return build_cloud(self.depth_m, self.confidence, rgb, self.camera, settings)
+        from psd_depth_ros.inference import on_device
+
+        return on_device.build_cloud(*self.maps, rgb, self.camera, settings)
 
 
 def apply_measured_scale(frame: DepthFrame, tracker: ScaleTracker, stamp_ns: int) -> DepthFrame:
@@ -175,18 +213,18 @@ class _View:
         camera: Camera,
         preprocess: View,
         canonical_focal_px: float,
-        device: torch.device,
+        steps: Steps,
     ) -> None:
         self.preprocess = preprocess
         self.rectifier = Rectifier(camera)
-        self.masks: dict[bool, Tensor | None] = {True: None, False: None}
+        self.masks: dict[bool, Any] = {True: None, False: None}
         seen = self.preprocess.camera
         if not camera.is_rectified:
             assert self.rectifier.mask is not None
-            self.masks[True] = torch.from_numpy(self.rectifier.mask).to(device)
-            self.masks[False] = torch.from_numpy(view_mask(camera, seen)).to(device)
-        values = [seen.fx, seen.fy, seen.cx, seen.cy]
-        self.intrinsics = torch.tensor([values], dtype=torch.float32, device=device)
+            self.masks[True] = steps.array(self.rectifier.mask)
+            self.masks[False] = steps.array(view_mask(camera, seen))
+        values = np.array([[seen.fx, seen.fy, seen.cx, seen.cy]], np.float32)
+        self.intrinsics = steps.array(values)
         self.gain = preprocess.depth_ratio(canonical_focal_px)
         self._source = camera
 
@@ -213,16 +251,18 @@ class DepthEngine:
         self,
         checkpoint: Checkpoint,
         backend: Backend,
-        device: torch.device,
+        device: Any = 'cpu',
         converter: Convert | None = None,
         pixel_budget: int = 0,
         make_view: Callable[[Camera], View] | None = None,
         claims_confidence: bool = True,
-        network_device: torch.device | None = None,
+        network_device: str = '',
         cancel: Callable[[], None] | None = None,
+        check: Callable[[], object] | None = None,
     ) -> None:
         self.checkpoint = checkpoint
-        self._network_device = network_device or device
+        self._network_device = network_device or str(device)
+        self._check = check
         self._own_view = make_view
         self._claims_confidence = claims_confidence
         self.pixel_budget = pixel_budget or checkpoint.info.input.pixel_budget
@@ -230,7 +270,7 @@ class DepthEngine:
         self._converter = converter
         self._cancel = cancel
         self._backend = backend
-        self._device = device
+        self._steps = _make_steps(str(device))
         self._views: OrderedDict[Camera, _View] = OrderedDict()
         output = checkpoint.info.output
         self._confidence = ConfidenceModel(output.sigma_gain, output.sigma_floor)
@@ -262,7 +302,7 @@ class DepthEngine:
         that cannot be found or served.
         """
         check_pixel_budget(pixel_budget)
-        chosen = choose_device(device)
+        chosen = 'cpu' if is_cpu(device) else str(choose_device(device))
         if path is not None:
             spec = os.fspath(path)
             if (exported := read_exported(Path(spec))) is not None:
@@ -276,27 +316,37 @@ class DepthEngine:
             elif is_external(spec):
                 return cls._from_external(spec, chosen, backend, pixel_budget)
         checkpoint = load_checkpoint(path)
-        model = load_model(checkpoint)
-        elsewhere = SubprocessConverter(model, checkpoint.info)
-        here: Convert = convert_in_process(model)
+
+        @cache
+        def model() -> Any:
+            from psd_depth_ros.networks.depth_model import load_model
+
+            return load_model(checkpoint)
+
+        elsewhere = SubprocessConverter(checkpoint)
+        here = convert_here(model)
         converter: Convert = elsewhere
-        if is_storable(model):
+        if is_storable(checkpoint):
             here = StoredConverter(here, checkpoint.id)
             converter = StoredConverter(converter, checkpoint.id, stores=False)
         made = make_backend(backend, model, chosen, converter if in_subprocess else here)
-        return cls(checkpoint, made, chosen, converter, pixel_budget, cancel=elsewhere.cancel)
+        if not in_subprocess and not (is_storable(checkpoint) and is_known(checkpoint.id)):
+            model()  # refuses weights that are not those of the network
+        return cls(
+            checkpoint, made, chosen, converter, pixel_budget, cancel=elsewhere.cancel, check=model
+        )
 
     @classmethod
     def _from_external(
         cls,
         spec: str,
-        device: torch.device,
+        device: str,
         backend: str,
         pixel_budget: int,
         folder: Path | None = None,
     ) -> DepthEngine:
         changes = {'pixel_budget': pixel_budget} if pixel_budget else {}
-        external = open_depth_network(spec, str(device), folder, **changes)
+        external = open_depth_network(spec, device, folder, **changes)
         made = ExternalBackend(external)
         _check_backend(backend, made.name, external.where)
 
@@ -306,7 +356,7 @@ class DepthEngine:
         return cls(
             describe(external),
             made,
-            torch.device('cpu'),  # of the maps, wherever the network runs
+            'cpu',  # of the maps, wherever the network runs
             make_view=make_view,
             claims_confidence=external.options.flip,
             network_device=external.network.device,
@@ -329,7 +379,6 @@ class DepthEngine:
         engine = cls(
             describe_exported(exported),
             ExportedBackend(exported),
-            torch.device('cpu'),
             pixel_budget=size[0] * size[1],
             make_view=make_view,
         )
@@ -340,8 +389,10 @@ class DepthEngine:
     def device(self) -> str:
         """The device of the network as text: `cpu`, or index and name of the GPU."""
         device = self._network_device
-        if device.type != 'cuda':
-            return str(device)
+        if not device.startswith('cuda'):
+            return device
+        import torch
+
         return f'{device} ({torch.cuda.get_device_name(device)})'
 
     @property
@@ -352,14 +403,16 @@ class DepthEngine:
     @property
     def memory_bytes(self) -> int:
         """Memory reserved on the GPU; 0 on a CPU."""
-        device = self._network_device
-        return torch.cuda.memory_reserved(device) if device.type == 'cuda' else 0
+        if not self._network_device.startswith('cuda'):
+            return 0
+        import torch
+
+        return torch.cuda.memory_reserved(self._network_device)
 
     def infer(self, rgb: Image, camera: Camera, scale: Scale | None = None) -> DepthFrame:
         """Depth of one image (H, W, 3) uint8 RGB; see `infer_batch`."""
         return self.infer_batch([(rgb, camera)], scales=[scale])[0]
 
-    @torch.inference_mode()
     def infer_batch(
         self,
         requests: Sequence[Request],
@@ -397,9 +450,9 @@ class DepthEngine:
         for indices in groups.values():
             images = [views[i].preprocess(requests[i][0]) for i in indices]
             intrinsics = [views[i].intrinsics for i in indices]
-            maps = self._backend.run(_stack(images), _stack(intrinsics))
+            maps = self._backend.run(self._steps.stack(images), self._steps.stack(intrinsics))
             for row, i in enumerate(indices):
-                own = views[i].preprocess.whole(maps[row : row + 1])
+                own = views[i].preprocess.whole(maps[row])
                 if moments is not None:
                     own = self._filter(
                         own, views[i], requests[i][0], scales[i], settings, moments[i]
@@ -424,8 +477,11 @@ class DepthEngine:
     def warm_up(self, cameras: Sequence[Camera]) -> None:
         """Compile and run for these cameras, so that the first frame is not late.
 
-        As in `prepare`, one at a time and all in one batch.
+        As in `prepare`, one at a time and all in one batch. Without any it is only made sure that
+        the weights are those of the network.
         """
+        if not cameras and self._check is not None:
+            self._check()
         self._backend.prepare(self._single_and_joint_shapes(cameras))
         requests = [(np.zeros((one.height, one.width, 3), np.uint8), one) for one in cameras]
         batches = [[one] for one in {one[1].size: one for one in requests}.values()]
@@ -468,24 +524,25 @@ class DepthEngine:
             preprocess = self._own_view(camera)
         else:
             size = network_size(camera, self.pixel_budget)
-            preprocess = Preprocessor(camera, size, given.mean, given.std, self._device)
-        return _View(camera, preprocess, output.canonical_focal_px, self._device)
+            preprocess = self._steps.preprocessor(camera, size, given.mean, given.std)
+        return _View(camera, preprocess, output.canonical_focal_px, self._steps)
 
     def _filter(
         self,
-        maps: Tensor,
+        maps: Any,
         view: _View,
         rgb: Image,
         scale: Scale | None,
         settings: DepthSettings,
         moment: Moment,
-    ) -> Tensor:
-        """Output maps (1, 3, h, w) of one image with filtered depth."""
+    ) -> Any:
+        """Output maps (3, h, w) of one image with filtered depth."""
         temporal, stamp_ns = moment
         if not settings.temporal_s > 0:
             temporal.reset()
             return maps
-        depth = maps[0, 0].float().cpu().numpy()
+        on_host = isinstance(maps, np.ndarray)
+        depth = maps[0] if on_host else maps[0].cpu().numpy()
         shape = None
         if self.checkpoint.affine:
             shape = _find_shape(depth, scale)
@@ -496,40 +553,37 @@ class DepthEngine:
         )
         if shape is not None:
             depth = shape.values(np.exp(depth))
-        filtered = torch.from_numpy(depth).to(maps.device, maps.dtype)
-        return torch.cat([filtered[None, None], maps[:, 1:]], dim=1)
+        filtered = maps.copy() if on_host else maps.clone()
+        filtered[0] = self._steps.array(depth)
+        return filtered
 
     def _finish(
         self,
-        maps: Tensor,
+        maps: Any,
         view: _View,
         request: Request,
         scale: Scale | None,
         settings: DepthSettings,
         full_size: bool,
     ) -> DepthFrame:
-        """Output maps (1, 3, h, w) of one image to its frame."""
+        """Output maps (3, h, w) of one image to its frame."""
         camera = view.rectifier.camera if full_size else view.preprocess.camera
         if scale is None:
             output = self.checkpoint.info.output
             scale = Scale(1.0, output.scale_sigma**2 if output.metric else 0.0)
-        log_depth, sigma, sky = maps.unbind(1)
-        scale_variance: float | Tensor = scale.variance
+        log_depth, sigma, sky = maps
+        scale_variance: float | Map = scale.variance
         if self.checkpoint.affine:
             log_depth, sigma, scale_variance = _place(log_depth, sigma, scale, settings)
-        finished = finish_depth(
-            log_depth,
-            sigma,
-            sky,
-            gain=[view.gain * scale.factor],
+        arrays, on_device = self._steps.finish(
+            (log_depth, sigma, sky),
+            gain=view.gain * scale.factor,
             size=(camera.height, camera.width),
             settings=settings,
             confidence_model=self._confidence,
             scale_variance=scale_variance,
             mask=view.masks[full_size],
         )
-        depth, confidence = (one[0] for one in finished)
-        arrays = _download(depth, confidence)
 
         def finish(another: Scale) -> DepthFrame:
             return self._finish(maps, view, request, another, settings, full_size)
@@ -539,18 +593,18 @@ class DepthEngine:
             camera,
             request[0],
             view.rectifier,
-            (depth, confidence),
+            on_device,
             finish,
             self._claims_confidence,
-            maps[0, 0].numpy() if self.checkpoint.affine else None,
+            maps[0] if self.checkpoint.affine else None,
             self._find_problem(maps),
         )
 
-    def _find_problem(self, maps: Tensor) -> str:
-        """Why output maps (1, 3, h, w) tell nothing of any pixel, '' where they do."""
-        if maps.device.type != 'cpu':  # where looking would wait for the network
+    def _find_problem(self, maps: Any) -> str:
+        """Why output maps (3, h, w) tell nothing of any pixel, '' where they do."""
+        if not isinstance(maps, np.ndarray):  # looking would wait for the network
             return ''
-        if torch.isfinite(maps[:, 0]).any() or (maps[:, 2] > 0.5).any():
+        if np.isfinite(maps[0]).any() or (maps[2] > 0.5).any():
             return ''
         return (
             f'network {self.checkpoint.info.name} gave no depth for a whole image, only NaN, Inf '
@@ -565,22 +619,32 @@ def _check_backend(wanted: str, own: str, where: str) -> None:
         raise DeviceError(f'network {where} runs with {own}; choose that backend, or auto')
 
 
+def _make_steps(device: str) -> Steps:
+    """The steps for a device."""
+    if device == 'cpu':
+        return HostSteps()
+    import torch
+
+    from psd_depth_ros.inference.on_device import DeviceSteps
+
+    return DeviceSteps(torch.device(device))
+
+
 def _place(
-    disparity: Tensor, sigma: Tensor, scale: Scale, settings: DepthSettings
-) -> tuple[Tensor, Tensor, Tensor]:
+    disparity: Map, sigma: Map, scale: Scale, settings: DepthSettings
+) -> tuple[Map, Map, Map]:
     """Log-depth up to the factor of the scale, its sigma, and the variance of ln s at each pixel.
 
     Without a shift the median of disparity is taken for the middle of the range.
     """
-    values = disparity.numpy()
-    shape = _find_shape(values, scale)
-    depth = shape.relative_depth(values)
+    shape = _find_shape(disparity, scale)
+    depth = shape.relative_depth(disparity)
     if scale.affine is None:
         middle_m = math.sqrt(settings.min_depth_m * settings.max_depth_m)
-        return torch.from_numpy(np.log(depth * middle_m)), sigma * np.nan, torch.zeros(())
+        return np.log(depth * middle_m), sigma * np.float32(np.nan), np.zeros_like(depth)
     variance = scale.variance + (1.0 - depth) ** 2 * shape.slope_variance
-    spread = sigma * torch.from_numpy(depth) * (shape.slope / shape.spread)
-    return torch.from_numpy(np.log(depth)), spread, torch.from_numpy(variance)
+    spread = sigma * depth * np.float32(shape.slope / shape.spread)
+    return np.log(depth), spread, variance
 
 
 def _find_shape(disparity: Map, scale: Scale | None) -> Affine:
@@ -591,15 +655,3 @@ def _find_shape(disparity: Map, scale: Scale | None) -> Affine:
     median = float(np.median(known)) if known.size else 1.0
     level = median if median > 0 else float(np.abs(known).max()) or 1.0
     return Affine(level, level, 1.0)
-
-
-def _stack(tensors: list[Tensor]) -> Tensor:
-    return tensors[0] if len(tensors) == 1 else torch.cat(tensors)
-
-
-def _download(depth: Tensor, confidence: Tensor) -> tuple[Map, Map]:
-    """Both maps (H, W) as arrays: without a copy on a CPU, in one copy from a GPU."""
-    if depth.device.type == 'cpu':
-        return depth.numpy(), confidence.numpy()
-    both = torch.stack([depth, confidence]).cpu().numpy()
-    return both[0], both[1]

@@ -18,14 +18,7 @@ import torch
 from psd_depth_ros.checkpoint import Checkpoint, describe, InputInfo, METADATA_KEY, STRIDE
 from psd_depth_ros.errors import DeviceError, SettingsError
 from psd_depth_ros.files import make_folder, write_file
-from psd_depth_ros.inference.conversion import (
-    example_inputs,
-    import_openvino,
-    MapsModel,
-    quiet,
-    Shape,
-    to_onnx,
-)
+from psd_depth_ros.inference.conversion import import_openvino, quiet, Shape
 from psd_depth_ros.inference.exported import (
     ANY,
     compare,
@@ -47,7 +40,6 @@ from psd_depth_ros.inference.exported import (
     TORCHSCRIPT,
 )
 from psd_depth_ros.inference.onnx_graph import stem_weights
-from psd_depth_ros.inference.openvino_graph import to_graph
 from psd_depth_ros.inference.quantisation import (
     Feed,
     ONNX_METHOD,
@@ -56,6 +48,12 @@ from psd_depth_ros.inference.quantisation import (
     quantise_openvino,
 )
 from psd_depth_ros.inference.tensorrt import build_commands, check_file, emulate, prepare
+from psd_depth_ros.inference.torch_conversion import (
+    example_inputs,
+    MapsModel,
+    to_graph,
+    to_onnx,
+)
 from psd_depth_ros.networks import DepthModel
 
 PRECISIONS = {

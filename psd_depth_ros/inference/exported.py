@@ -20,8 +20,6 @@ import zlib
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-import torch
-from torch import Tensor
 
 from psd_depth_ros.checkpoint import (
     Checkpoint,
@@ -150,11 +148,10 @@ class ExportedBackend(LoadedBackend):
         self._exported: Exported | None = exported
         self.name = exported.library
 
-    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+    def run(self, image: NDArray[np.float32], intrinsics: NDArray[np.float32]) -> NDArray:
         """See `Backend.run`."""
         assert self._exported is not None, 'the engine was closed'
-        maps = self._exported.run(image.numpy(), intrinsics.numpy())
-        return torch.from_numpy(np.ascontiguousarray(maps))
+        return np.ascontiguousarray(self._exported.run(image, intrinsics))
 
     def close(self) -> None:
         """Drop the network."""
@@ -307,6 +304,8 @@ def _read_openvino(path: Path) -> Loaded | None:
 
 
 def _read_torchscript(path: Path) -> Loaded | None:
+    import torch
+
     files = {METADATA_KEY: ''}
     try:
         with quiet():

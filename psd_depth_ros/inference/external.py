@@ -11,8 +11,6 @@ from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
-import torch
-from torch import Tensor
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, InputInfo, OutputInfo
 from psd_depth_ros.errors import SettingsError
@@ -52,17 +50,17 @@ class ExternalView:
         self.camera = self._sampler.camera
         self._focal_px = options.canonical_focal_px
 
-    def __call__(self, rgb: Image) -> Tensor:
+    def __call__(self, rgb: Image) -> Image:
         """Input (1, h, w, 3) uint8 for an image (H, W, 3) of the camera, rectified and placed."""
-        return torch.from_numpy(self._placement.image(self._sampler.sample(rgb)))[None]
+        return self._placement.image(self._sampler.sample(rgb))[None]
 
     def depth_ratio(self, canonical_focal_px: float) -> float:
         """See `engine.View.depth_ratio`: the network has a focal length of its own, or none."""
         return self.camera.canonical_ratio(self._focal_px) if self._focal_px else 1.0
 
-    def whole(self, maps: Tensor) -> Tensor:
-        """Maps (1, 3, h, w) of the input as maps of the whole image; NaN where it saw nothing."""
-        return torch.from_numpy(np.ascontiguousarray(self._placement.whole(maps.numpy())))
+    def whole(self, maps: Map) -> Map:
+        """Maps (3, h, w) of the input as maps of the whole image; NaN where it saw nothing."""
+        return np.ascontiguousarray(self._placement.whole(maps))
 
 
 class ExternalBackend(LoadedBackend):
@@ -74,9 +72,9 @@ class ExternalBackend(LoadedBackend):
         self._where = external.where
         self.name = external.network.library
 
-    def run(self, image: Tensor, intrinsics: Tensor) -> Tensor:
+    def run(self, image: Image, intrinsics: Map) -> Map:
         """Inputs (B, h, w, 3) uint8 to maps (B, 3, h', w'); the intrinsics are not looked at."""
-        return torch.from_numpy(np.stack([self._maps(one.numpy()) for one in image]))
+        return np.stack([self._maps(one) for one in image])
 
     def close(self) -> None:
         """Drop the network."""

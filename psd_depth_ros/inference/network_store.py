@@ -17,10 +17,10 @@ import platform
 import tempfile
 from typing import Any
 
-import torch
-from torch import Tensor
+import numpy as np
+from numpy.typing import NDArray
 
-from psd_depth_ros.checkpoint import pack, unpack
+from psd_depth_ros.checkpoint import Checkpoint, pack_arrays, unpack_arrays
 from psd_depth_ros.files import write_atomically
 from psd_depth_ros.inference.conversion import (
     Convert,
@@ -29,13 +29,16 @@ from psd_depth_ros.inference.conversion import (
     Shape,
     write_parts,
 )
-from psd_depth_ros.networks import DepthModel
-from psd_depth_ros.networks.encoders import MobileNetV2Encoder, ResNet18Encoder
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes, user_path
 
+OWN_ENCODERS = ('mobilenet_v2', 'resnet18')
 LIBRARIES = ('torch', 'openvino', 'onnx', 'onnxscript')
 _MOST_FILES = 32  # of 8 MB each for `lite`; those that were used last stay
-_SOURCES = Path(__file__).parents[1] / 'networks', Path(__file__).with_name('conversion.py')
+_SOURCES = (
+    Path(__file__).parents[1] / 'networks',
+    Path(__file__).with_name('conversion.py'),
+    Path(__file__).with_name('torch_conversion.py'),
+)
 
 
 def store_folder() -> Path:
@@ -44,9 +47,14 @@ def store_folder() -> Path:
     return home / 'psd_depth_ros' / 'networks'
 
 
-def is_storable(model: DepthModel) -> bool:
+def is_storable(checkpoint: Checkpoint) -> bool:
     """Whether all code of a network is ours: that of encoders of others may change unnoticed."""
-    return isinstance(model.encoder, (MobileNetV2Encoder, ResNet18Encoder))
+    return checkpoint.info.architecture.get('encoder') in OWN_ENCODERS
+
+
+def is_known(checkpoint_id: str) -> bool:
+    """Whether weights were converted before, for any shape: they are those of a network."""
+    return next(store_folder().glob(f'{checkpoint_id}_*.safetensors'), None) is not None
 
 
 class StoredConverter:
@@ -69,15 +77,15 @@ class StoredConverter:
         """The parts of the network, see `conversion.Convert`."""
         path = store_folder() / f'{self._key(kind, shape)}.safetensors'
         with suppress(ParseError, OSError):  # not there, or damaged
-            stored, _ = unpack(read_bytes(path, ARRAY_BYTES), sealed=True)
+            stored, _ = unpack_arrays(read_bytes(path, ARRAY_BYTES), sealed=True)
             os.utime(path)
-            return read_parts(kind, {name: one.numpy().tobytes() for name, one in stored.items()})
+            return read_parts(kind, {name: one.tobytes() for name, one in stored.items()})
         parts = self._convert(kind, shape)
         if not self._stores:
             return parts
         with suppress(OSError):
             path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, pack(_as_tensors(kind, parts), {}))
+            write_atomically(path, pack_arrays(_as_arrays(kind, parts), {}))
             _forget_oldest(path.parent)
         return parts
 
@@ -90,16 +98,15 @@ class StoredConverter:
             'machine': platform.machine(),
             'code': _identify_code(),
         }
-        return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()[:32]
+        digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+        return f'{self._checkpoint_id}_{digest[:32]}'
 
 
-def _as_tensors(kind: str, parts: tuple[Any, ...]) -> dict[str, Tensor]:
+def _as_arrays(kind: str, parts: tuple[Any, ...]) -> dict[str, NDArray]:
     with tempfile.TemporaryDirectory() as name:
         write_parts(kind, parts, Path(name))
         files = read_files(Path(name))
-    return {
-        name: torch.frombuffer(bytearray(one), dtype=torch.uint8) for name, one in files.items()
-    }
+    return {name: np.frombuffer(one, np.uint8) for name, one in files.items()}
 
 
 def _forget_oldest(folder: Path) -> None:

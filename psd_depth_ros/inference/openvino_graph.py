@@ -1,7 +1,8 @@
 """Graphs of OpenVINO whose stem can be told from the rest, so that it stays in float32.
 
 OpenVINO takes one precision for a whole graph. A graph for bfloat16 is therefore stored whole, the
-output of the stem bears a name, and the reader cuts it there into two.
+output of the stem bears a name, and the reader cuts it there into two. `torch_conversion` makes
+them.
 """
 
 from __future__ import annotations
@@ -9,45 +10,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from torch import Tensor
-
-from psd_depth_ros.inference.conversion import (
-    import_openvino,
-    MapsModel,
-    RestModel,
-    StemModel,
-    to_openvino,
-)
-from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.inference.conversion import import_openvino
 
 STEM_NAME = 'stem'  # of the tensor between both
-
-
-def to_graph(model: DepthModel, image: Tensor, intrinsics: Tensor, any_batch: bool = False) -> Any:
-    """An openvino.Model of a depth network; the output of a stem is called `STEM_NAME`."""
-    if not model.encoder.has_stem:
-        maps = MapsModel(model).eval()
-        return to_openvino(maps, image, intrinsics, any_batch=any_batch)
-    stem, rest = StemModel(model).eval(), RestModel(model).eval()
-    with torch.no_grad():
-        between = stem(image)
-    first = to_openvino(stem, image, any_batch=any_batch)
-    second = to_openvino(rest, between, intrinsics, any_batch=any_batch)
-    return _join(first, second)
-
-
-def _join(stem: Any, rest: Any) -> Any:
-    openvino = import_openvino()
-    source = stem.outputs[0].get_node().input_value(0)
-    source.get_tensor().set_names({STEM_NAME})
-    for index, node in enumerate(stem.get_ordered_ops()):  # names are unique in a graph
-        if node.get_type_name() not in ('Parameter', 'Result'):
-            node.set_friendly_name(f'{STEM_NAME}/{index}')
-    between, intrinsics = rest.get_parameters()
-    _replace(between.output(0), source)
-    image = stem.get_parameters()[0]
-    return openvino.Model(rest.get_results(), [image, intrinsics], 'maps')
 
 
 def split(graph: Any) -> tuple[Any, ...]:
@@ -62,12 +27,12 @@ def split(graph: Any) -> tuple[Any, ...]:
         return (graph,)
     image, intrinsics = graph.get_parameters()
     between = openvino.op.Parameter(source.get_element_type(), source.get_partial_shape())
-    _replace(source, between.output(0))
+    replace_readers(source, between.output(0))
     stem = openvino.Model([openvino.op.Result(source)], [image], STEM_NAME)
     return stem, openvino.Model(graph.get_results(), [between, intrinsics], 'rest')
 
 
-def _replace(old: Any, new: Any) -> None:
+def replace_readers(old: Any, new: Any) -> None:
     """Feed everything that read one output from another one."""
     for target in old.get_target_inputs():
         target.replace_source_output(new)

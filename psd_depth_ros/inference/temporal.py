@@ -26,12 +26,10 @@ import math
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-import torch
-from torch import Tensor
 
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import invert
-from psd_depth_ros.geometry.warp import backproject, inside_image, project, sample, transform
+from psd_depth_ros.geometry.resample import sample_at
 from psd_depth_ros.odometry.resection import FEWEST_POINTS, find_rigid_motion
 from psd_depth_ros.odometry.tracking import Grey, Tracker
 from psd_depth_ros.odometry.visual_odometry import lift
@@ -50,10 +48,10 @@ _NEAREST = 1e-3  # of depth: nothing is predicted nearer to the camera than this
 
 @dataclass(frozen=True)
 class _Past:
-    """The last frame: its image (H, W), and (h, w) that image, filtered ln Z and frames behind."""
+    """The last frame: its image (H, W), and of (h, w) that image, filtered ln Z, frames behind."""
 
     grey: Grey
-    maps: Tensor  # (1, 3, h, w)
+    maps: Map  # (h, w, 3)
     camera: Camera
     stamp_ns: int
     source: str
@@ -93,35 +91,33 @@ class TemporalFilter:
             a gap of more than 0.5 s, stamps that go back, with another camera, size or source,
             and where the motion is not found.
         """
-        u = torch.from_numpy(np.ascontiguousarray(log_depth, np.float32))[None, None]
-        size = log_depth.shape[1], log_depth.shape[0]
-        small = cv2.resize(grey, size, interpolation=cv2.INTER_AREA)
-        image = torch.from_numpy(small.astype(np.float32))[None, None]
-        past, count = self._past, torch.ones_like(u)
+        u = np.asarray(log_depth, np.float32)
+        size = u.shape[1], u.shape[0]
+        image = cv2.resize(grey, size, interpolation=cv2.INTER_AREA).astype(np.float32)
+        past, count = self._past, np.ones_like(u)
         if past is not None and _follows(past, u, camera, stamp_ns, source):
             past = _expose(past, image)
             motion = _find_motion(past, grey)
             if motion is not None:
                 view = camera.resize(*size)
                 gain = 1.0 - math.exp(-(stamp_ns - past.stamp_ns) * 1e-9 / time_s)
-                u, count = _blend(past.maps, u, image, motion, view, gain)
-        self._past = _Past(grey, torch.cat([image, u, count], 1), camera, stamp_ns, source)
-        return u[0, 0].numpy()
+                u, count = _blend(past.maps, u, image, motion, view, np.float32(gain))
+        self._past = _Past(grey, np.dstack([image, u, count]), camera, stamp_ns, source)
+        return u
 
 
-def _follows(past: _Past, u: Tensor, camera: Camera, stamp_ns: int, source: str) -> bool:
+def _follows(past: _Past, u: Map, camera: Camera, stamp_ns: int, source: str) -> bool:
     return (
         0 < stamp_ns - past.stamp_ns <= MAX_GAP_NS
         and (past.camera, past.source) == (camera, source)
-        and past.maps.shape[-2:] == u.shape[-2:]
+        and past.maps.shape[:2] == u.shape
     )
 
 
-def _expose(past: _Past, image: Tensor) -> _Past:
-    """The past as bright as the new image (1, 1, h, w), for exposure follows the scene."""
-    before = past.maps[:, :1]
-    ratio = float(image.mean() / before.mean().clamp(min=1.0))
-    maps = torch.cat([ratio * before, past.maps[:, 1:]], dim=1)
+def _expose(past: _Past, image: Map) -> _Past:
+    """The past as bright as the new image (h, w), for exposure follows the scene."""
+    ratio = float(image.mean() / max(past.maps[..., 0].mean(), 1.0))
+    maps = past.maps * np.array([ratio, 1.0, 1.0], np.float32)
     return replace(past, grey=cv2.convertScaleAbs(past.grey, alpha=ratio), maps=maps)
 
 
@@ -131,51 +127,75 @@ def _find_motion(past: _Past, grey: Grey) -> NDArray[np.float64] | None:
     if len(corners) < FEWEST_POINTS:
         return None
     start, end, _ = _TRACKER.follow(past.grey, grey, corners)
-    points = lift(start, past.maps[0, 1].exp().numpy(), past.camera)
+    points = lift(start, np.exp(past.maps[..., 1]), past.camera)
     known = np.isfinite(points[:, 2])
     motion = find_rigid_motion(points[known], end[known].astype(np.float64), past.camera.K)
     return None if motion is None else invert(motion)
 
 
 def _blend(
-    past: Tensor,
-    u: Tensor,
-    image: Tensor,
+    past: Map,
+    u: Map,
+    image: Map,
     T_past_new: NDArray[np.float64],
     camera: Camera,
-    gain: float,
-) -> tuple[Tensor, Tensor]:
-    """Filtered ln Z and the number of frames behind it, (1, 1, h, w) each.
+    gain: np.float32,
+) -> tuple[Map, Map]:
+    """Filtered ln Z and the number of frames behind it, (h, w) each.
 
-    `past` (1, 3, h, w) as in `_Past`, `camera` is that of the maps, `gain` is k in the long run.
+    `past` (h, w, 3) as in `_Past`, `camera` is that of the maps, `gain` is k in the long run.
     """
-    motion = torch.from_numpy(T_past_new).float()[None]
-    K = torch.from_numpy(camera.K).float()[None]
-    depth = u.exp()
-    moved = transform(motion, backproject(depth, K))  # (1, 3, h, w)
-    pixels = project(moved, K)
-    image_before, u_before, count = sample(past, pixels).split(1, 1)
-    forward = float(invert(T_past_new)[2, 3])  # t_z
-    predicted = forward + (depth - forward) * u_before.exp() / moved[:, 2:]
-    usable = inside_image(pixels, moved, u.shape[-2:]) & (predicted > _NEAREST)
-    change = torch.where(usable, u - predicted.log(), torch.nan)
+    depth = np.exp(u)
+    places, moved = _move(depth, T_past_new, camera)
+    inside = _inside(places, moved, u.shape)
+    places[~inside] = 0.0
+    before = sample_at(past, places.reshape(-1, 2)).reshape(past.shape)
+    image_before, u_before, count = (before[..., index] for index in range(3))
+    forward = np.float32(invert(T_past_new)[2, 3])  # t_z
+    with np.errstate(invalid='ignore', divide='ignore'):
+        predicted = forward + (depth - forward) * np.exp(u_before) / moved
+        usable = inside & (predicted > _NEAREST)
+        change = np.where(usable, u - np.log(predicted), np.float32(np.nan))
     common = _median(change)
     if not math.isfinite(common):  # nothing of the new view was seen
-        return u, torch.ones_like(u)
-    deviation = (change - common).abs()
+        return u, np.ones_like(u)
+    deviation = np.abs(change - common)
     spread = max(1.4826 * _median(deviation), _LEAST_SPREAD)
-    brightness = (image_before - image).abs()[0, 0].numpy()
-    difference = torch.from_numpy(cv2.blur(brightness, (_PATCH_PX, _PATCH_PX)))
+    difference = cv2.blur(np.abs(image_before - image), (_PATCH_PX, _PATCH_PX))
     contrast = max(_median(difference), _LEAST_CONTRAST)
-    gate = torch.exp(-0.5 * (deviation / (_GATE * spread)).square())
-    gate = gate / (1.0 + (difference / (_GATE * contrast)).square())
-    gate = torch.where(torch.isfinite(change), gate, 0.0)
-    count = torch.where(gate > 0, count * gate, 0.0)
-    own = (1.0 / (count + 1.0)).clamp(min=gain)
-    filtered = u - (1.0 - own) * gate * change.nan_to_num()
-    return filtered, (count + 1.0).clamp(max=1.0 / gain)
+    gate = np.exp(-0.5 * np.square(deviation * np.float32(1.0 / (_GATE * spread))))
+    gate /= 1.0 + np.square(difference * np.float32(1.0 / (_GATE * contrast)))
+    unknown = np.isnan(change)
+    gate[unknown] = 0.0
+    change[unknown] = 0.0
+    count = np.where(gate > 0, count * gate, np.float32(0.0))
+    own = np.maximum(1.0 / (count + 1.0), gain)
+    filtered = u - (1.0 - own) * gate * change
+    return filtered, np.minimum(count + 1.0, 1.0 / gain)
 
 
-def _median(values: Tensor) -> float:
-    """The median of a part of the pixels (..., h, w) that are not NaN."""
-    return float(values[..., ::_STRIDE_PX, ::_STRIDE_PX].nanmedian())
+def _move(depth: Map, T_past_new: NDArray[np.float64], camera: Camera) -> tuple[Map, Map]:
+    """Where the pixels of `depth` (h, w) lie in the last frame: (h, w, 2), and their Z (h, w)."""
+    height, width = depth.shape
+    x = ((np.arange(width) - camera.cx) / camera.fx).astype(np.float32)
+    y = ((np.arange(height) - camera.cy) / camera.fy).astype(np.float32)[:, None]
+    R, t = T_past_new[:3, :3].astype(np.float32), T_past_new[:3, 3].astype(np.float32)
+    X, Y, Z = (depth * (R[i, 0] * x + R[i, 1] * y + R[i, 2]) + t[i] for i in range(3))
+    in_front = np.maximum(Z, np.float32(_NEAREST))
+    u = np.float32(camera.fx) * X / in_front + np.float32(camera.cx)
+    v = np.float32(camera.fy) * Y / in_front + np.float32(camera.cy)
+    return np.dstack([u, v]), Z
+
+
+def _inside(places: Map, moved: Map, size: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether places (h, w, 2) lie between the outermost pixels, in front of the camera."""
+    x, y = places[..., 0], places[..., 1]
+    seen = (x >= 0) & (x <= size[1] - 1) & (y >= 0) & (y <= size[0] - 1)
+    return np.asarray(seen & (moved > _NEAREST))
+
+
+def _median(values: Map) -> float:
+    """The median of a part of the pixels (h, w) that are not NaN; NaN where all are."""
+    some = values[::_STRIDE_PX, ::_STRIDE_PX]
+    some = some[~np.isnan(some)]
+    return float(np.median(some)) if some.size else math.nan

@@ -10,11 +10,10 @@ from __future__ import annotations
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-import torch
 
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import make_pose
-from psd_depth_ros.geometry.warp import sample
+from psd_depth_ros.geometry.resample import sample_at
 from psd_depth_ros.odometry.essential import essential_matrix, find_epipolar_motion, refine_motion
 from psd_depth_ros.odometry.lengths import PairMotion, weighted_median
 from psd_depth_ros.odometry.tracking import Grey, Pixels, Tracker
@@ -58,12 +57,8 @@ def lift(pixels: Pixels, depth_m: NDArray[np.float32], camera: Camera) -> NDArra
     height, width = camera.size
     scale = np.array([depth_m.shape[1] / width, depth_m.shape[0] / height])
     places = (pixels.astype(np.float64) + 0.5) * scale - 0.5
-    # Not cv2.remap: that of OpenCV 4 rounds places to 1/32 pixel.
-    depth = sample(
-        torch.from_numpy(depth_m.astype(np.float64))[None, None],
-        torch.from_numpy(places)[None, None],
-    )
-    return camera.backproject(pixels, depth[0, 0, 0].numpy())
+    depth = sample_at(depth_m[..., None].astype(np.float64), places)[:, 0]
+    return camera.backproject(pixels, depth)
 
 
 def solve_motion(

@@ -25,11 +25,8 @@ from psd_depth_ros.evaluation.metrics import (
     measure_matched,
     MINIMUM_DEPTH_M,
 )
-from psd_depth_ros.inference.postprocess import (
-    confidence_from_sigma,
-    ConfidenceModel,
-    LN_DELTA1,
-)
+from psd_depth_ros.inference.on_device import confidence_from_sigma
+from psd_depth_ros.inference.postprocess import ConfidenceModel, LN_DELTA1
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.encoders import freeze_norm
 from psd_depth_ros.objectives.base import Objective

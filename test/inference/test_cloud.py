@@ -9,7 +9,7 @@ import torch
 from psd_depth_ros.config import build
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.inference import cloud
+from psd_depth_ros.inference import on_device
 from psd_depth_ros.inference.cloud import build_clearing_cloud, build_cloud, CloudSettings
 from psd_depth_ros.messages import unpack_rgb
 
@@ -134,10 +134,6 @@ def test_clearing_cloud_lies_at_the_maximum_range_of_free_pixels() -> None:
     decimated = build_clearing_cloud(depth, camera(8, 8), settings(decimation=4)).xyz()
     np.testing.assert_array_equal(decimated, found)
     assert len(build_clearing_cloud(depth, camera(8, 8), settings(decimation=5)).xyz()) == 1
-    for_tensor = build_clearing_cloud(torch.from_numpy(depth), camera(8, 8), settings())
-    np.testing.assert_array_equal(
-        for_tensor.data, build_clearing_cloud(depth, camera(8, 8), settings()).data
-    )
 
 
 @pytest.mark.parametrize('dtype', [np.float16, np.float32, np.float64])
@@ -156,9 +152,9 @@ def test_bytes_are_those_of_float32_whatever_comes_and_whatever_numpy_promotes(d
     np.testing.assert_allclose(
         clearing.xyz(), [[-1.0, -4.0, 100.0], [3.0, -4.0, 100.0]], rtol=1e-6
     )
-    with_torch = cloud._build_with_torch(
-        torch.from_numpy(depth.astype(dtype)), np.ones((8, 8), dtype), None, camera(8, 8),
-        settings(**changes),
+    with_torch = on_device.build_cloud(
+        torch.from_numpy(depth.astype(dtype)), torch.from_numpy(np.ones((8, 8), dtype)), None,
+        camera(8, 8), settings(**changes),
     )  # fmt: skip
     np.testing.assert_array_equal(with_torch.data, found.data)
 
@@ -168,16 +164,9 @@ def test_nothing_to_see_is_an_empty_cloud() -> None:
     assert (packed.width, packed.height, packed.data.size) == (0, 1, 0)
 
 
-def test_tensors_and_arrays_give_the_same_cloud() -> None:
-    depth = plane()
-    one = torch.ones(4, 6)
-    found = build_cloud(torch.from_numpy(depth), one, None, camera(6, 4), settings())
-    np.testing.assert_array_equal(found.data, make(depth, {}).data)
-
-
 @pytest.mark.parametrize('organised', [False, True])
 @pytest.mark.parametrize('decimation', [1, 3])
-def test_opencv_and_torch_agree(organised: bool, decimation: int) -> None:
+def test_a_cpu_and_a_device_agree(organised: bool, decimation: int) -> None:
     rng = np.random.default_rng(2)
     depth = np.exp(rng.uniform(-1, 5, (48, 64))).astype(np.float32)
     depth[rng.random(depth.shape) < 0.1] = math.nan
@@ -187,8 +176,9 @@ def test_opencv_and_torch_agree(organised: bool, decimation: int) -> None:
     rgb = rng.integers(0, 256, (48, 64, 3), np.uint8)
     chosen = CloudSettings(organised=organised, decimation=decimation, confidence=True)
     view = Camera(64, 48, 60.0, 62.0, 31.0, 24.5)
-    left = cloud._build_with_opencv(depth, confidence, rgb, view, chosen)
-    right = cloud._build_with_torch(torch.from_numpy(depth), confidence, rgb, view, chosen)
+    left = build_cloud(depth, confidence, rgb, view, chosen)
+    tensors = torch.from_numpy(depth), torch.from_numpy(confidence)
+    right = on_device.build_cloud(*tensors, rgb, view, chosen)
     assert left.width > 10
     assert (left.width, left.height, left.fields) == (right.width, right.height, right.fields)
     columns = [one.data.view(np.float32).reshape(-1, 5) for one in (left, right)]

@@ -37,8 +37,8 @@ class Wall:
     def run(self, image, intrinsics):
         self.seen.append((image, intrinsics))
         batch, _, height, width = image.shape
-        maps = torch.tensor(self.values).view(1, 3, 1, 1)
-        return maps.repeat(batch, 1, height // 2, width // 2)
+        maps = np.array(self.values, np.float32).reshape(1, 3, 1, 1)
+        return np.tile(maps, (batch, 1, height // 2, width // 2))
 
     def is_ready(self, shape):
         return shape in self.prepared
@@ -56,7 +56,7 @@ def engine(backend, *, metric=True, focal=60.0, pixel_budget=0):
         output=OutputInfo(canonical_focal_px=focal, metric=metric, scale_sigma=0.0),
     )  # fmt: skip
     wall = Checkpoint('wall', info, {}, 'id')
-    return DepthEngine(wall, backend, torch.device('cpu'), None, pixel_budget)
+    return DepthEngine(wall, backend, pixel_budget=pixel_budget)
 
 
 def picture(camera=CAMERA):
@@ -253,9 +253,9 @@ def test_a_device_of_no_kind_we_know_is_refused(name):
 
 def test_a_backend_of_no_kind_we_know_is_refused():
     with pytest.raises(DeviceError, match='expected one of auto, torch, openvino'):
-        make_backend('tensorflow', None, torch.device('cpu'))
+        make_backend('tensorflow', None, 'cpu')
     with pytest.raises(DeviceError, match='runs on the CPU only'):
-        make_backend('openvino', None, torch.device('cuda'))
+        make_backend('openvino', None, 'cuda')
 
 
 def test_a_missing_checkpoint_is_refused(tmp_path):

@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 
 from psd_depth_ros.errors import DeviceError, SettingsError
 from psd_depth_ros.external.open import check_external, is_external
@@ -295,8 +294,7 @@ def test_the_device_told_is_that_of_the_network(tmp_path):
     opened = DepthEngine.from_checkpoint(f'{write_red(tmp_path / "n.onnx", "depth")}?metric=true')
     assert opened.device == 'cpu'
     engine = DepthEngine(
-        opened.checkpoint, opened._backend, torch.device('cpu'),
-        network_device=torch.device('meta'),
+        opened.checkpoint, opened._backend, network_device='meta',
     )  # fmt: skip
     assert engine.device == 'meta'
 

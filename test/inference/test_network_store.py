@@ -1,18 +1,28 @@
 """Converted networks on disk: used again where nothing has changed, and harmless otherwise."""
 
 import os
+import subprocess
+import sys
 
+import numpy as np
 import pytest
 import torch
 
-from psd_depth_ros.inference import network_store
-from psd_depth_ros.inference.backends import OpenVinoBackend
-from psd_depth_ros.inference.conversion import convert_in_process
-from psd_depth_ros.inference.network_store import is_storable, store_folder, StoredConverter
+from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.geometry.antialias import has_fast_blas
+from psd_depth_ros.inference import DepthEngine, network_store
+from psd_depth_ros.inference.backends import convert_here, OpenVinoBackend
+from psd_depth_ros.inference.network_store import (
+    is_known,
+    is_storable,
+    store_folder,
+    StoredConverter,
+)
 from psd_depth_ros.networks import Architecture, DepthModel
 
 SHAPE = (1, 3, 64, 96)
-INTRINSICS = torch.tensor([[60.0, 60.0, 48.0, 32.0]])
+INTRINSICS = np.array([[60.0, 60.0, 48.0, 32.0]], np.float32)
 
 
 @pytest.fixture(autouse=True)
@@ -39,14 +49,17 @@ class Counting:
 
 def test_a_second_start_converts_nothing_and_gives_the_same(model, needs_installed):
     needs_installed('openvino')
-    image = torch.rand(SHAPE, generator=torch.Generator().manual_seed(1))
+    image = np.random.default_rng(1).random(SHAPE, np.float32)
 
     def run(convert):
-        backend = OpenVinoBackend(model, half=False, convert=StoredConverter(convert, 'id'))
-        return backend.run(image, INTRINSICS).clone()
+        backend = OpenVinoBackend(StoredConverter(convert, 'id'), half=False)
+        return backend.run(image, INTRINSICS).copy()
 
-    first = run(convert_in_process(model))
-    assert torch.equal(run(pytest.fail), first)
+    assert not is_known('id')
+    first = run(convert_here(lambda: model))
+    assert is_known('id')
+    assert not is_known('i')
+    np.testing.assert_array_equal(run(pytest.fail), first)
 
 
 def test_another_network_shape_library_or_code_is_converted_anew(monkeypatch):
@@ -111,10 +124,46 @@ def test_those_that_were_used_last_stay(monkeypatch):
     assert counting.asked[3:] == [('onnx', (2,))]
 
 
-def test_networks_with_an_encoder_of_others_are_not_stored(model):
-    assert is_storable(model)
+@pytest.mark.parametrize(('encoder', 'expected'), [('mobilenet_v2', True), ('swin', False)])
+def test_networks_with_an_encoder_of_others_are_not_stored(encoder, expected):
+    info = CheckpointInfo('any', {'encoder': encoder})
+    assert is_storable(Checkpoint('any', info, {}, 'id')) == expected
 
-    class Other(torch.nn.Module):
-        encoder = torch.nn.Identity()
 
-    assert not is_storable(Other())
+LATER_START = """
+import sys
+
+import numpy as np
+
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.inference import DepthEngine
+from psd_depth_ros.inference.cloud import CloudSettings
+from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.temporal import TemporalFilter
+from psd_depth_ros.ros.depth_node import node, worker
+
+engine = DepthEngine.from_checkpoint(pixel_budget=6144)
+camera = Camera(96, 64, 60.0, 60.0, 47.5, 31.5)
+image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
+temporal = TemporalFilter()
+for stamp_ns in (10**9, 11 * 10**8):
+    (frame,) = engine.infer_batch(
+        [(image, camera)], settings=DepthSettings(temporal_s=0.2), moments=[(temporal, stamp_ns)]
+    )
+frame.cloud(CloudSettings())
+print('torch' in sys.modules)
+"""
+
+
+def test_a_later_start_of_a_node_needs_no_torch(needs_installed):
+    for package in ('openvino', 'rclpy'):
+        needs_installed(package)
+    if not has_fast_blas():
+        pytest.skip('NumPy has no fast BLAS: torch resizes images')
+    DepthEngine.from_checkpoint(device='cpu', pixel_budget=6144).warm_up(
+        [Camera(96, 64, 60.0, 60.0, 47.5, 31.5)]
+    )
+    said = subprocess.run(
+        [sys.executable, '-c', LATER_START], capture_output=True, text=True, check=True
+    ).stdout
+    assert said.split() == ['False']

@@ -12,9 +12,9 @@ import torch
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.inference import DepthEngine
-from psd_depth_ros.inference.backends import TorchBackend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.torch_backend import TorchBackend
 from psd_depth_ros.networks.depth_model import load_model
 from psd_depth_ros.synth import World, WorldSettings
 
@@ -41,10 +41,7 @@ def gpu() -> Iterator[DepthEngine]:
 def exact() -> DepthEngine:
     """The same network on the CPU, float32 throughout."""
     checkpoint = load_checkpoint(None)
-    device = torch.device('cpu')
-    return DepthEngine(
-        checkpoint, TorchBackend(load_model(checkpoint), device, half=False), device
-    )
+    return DepthEngine(checkpoint, TorchBackend(load_model(checkpoint), 'cpu', half=False))
 
 
 @pytest.mark.parametrize('camera', [CAMERA, BENT], ids=['plain', 'bent'])

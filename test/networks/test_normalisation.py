@@ -54,7 +54,7 @@ def test_images_are_normalised_channel_by_channel():
 def test_serving_and_training_normalise_alike():
     rgb = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
     camera = Camera(64, 32, 40.0, 40.0, 31.5, 15.5)
-    served = Preprocessor(camera, (32, 64), *TORCHVISION, device=torch.device('cpu'))(rgb)
+    served = torch.from_numpy(Preprocessor(camera, (32, 64), *TORCHVISION)(rgb))
     trained = TORCHVISION.apply(torch.from_numpy(rgb).permute(2, 0, 1)[None])
     torch.testing.assert_close(served, trained, atol=1e-5, rtol=1e-5)
 

@@ -125,8 +125,10 @@ class FrameWriter:
         height, width = layout.network_size(camera)
         scale = layout.fine_factor
         # Both sizes are sampled from the recorded image, so that `image` is what a node sees.
-        self._fine = ViewSampler(camera, (scale * height, scale * width))
-        self._network = self._fine if scale == 1 else ViewSampler(camera, (height, width))
+        self._fine = ViewSampler(camera, (scale * height, scale * width), with_torch=True)
+        self._network = self._fine
+        if scale != 1:
+            self._network = ViewSampler(camera, (height, width), with_torch=True)
         self.camera = self._fine.camera
         self._focal = self.camera.fx / self.camera.width
         T_view_camera = view_rotation(camera)

@@ -61,7 +61,7 @@ def test_training_sees_the_pixels_that_serving_sees(tmp_path, size, lens):
     expected = [float(getattr(serve.camera, name)) for name in ('fx', 'fy', 'cx', 'cy')]
     assert batch.intrinsics[0].tolist() == pytest.approx(expected, rel=1e-5)
     trained = batch.image[0].float() / 127.5 - 1.0  # (3, 3, h, w), -1 to 1
-    served = torch.cat([serve(np.ascontiguousarray(image)) for image in images])
+    served = torch.cat([torch.from_numpy(serve(np.ascontiguousarray(one))) for one in images])
     inside = cv2.erode(batch.valid[0, 0].numpy().astype(np.uint8), np.ones((3, 3))) > 0
     assert inside.mean() > 0.5
     differences = (trained[:, None] - served).abs().amax(dim=2)[..., torch.from_numpy(inside)]
