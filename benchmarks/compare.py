@@ -137,7 +137,7 @@ TRAINING_STEPS, TRAINING_WARM_UP = 12, 8  # of each round
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
 
 
-def main() -> int:
+def main(arguments: Sequence[str] | None = None) -> int:
     """Measure and print; 1 where something is worse than the limit allows."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -148,7 +148,7 @@ def main() -> int:
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
     parser.add_argument('--limit', type=float, default=3.0, help='percent (%(default)s)')
     parser.add_argument('--output', type=Path, help='write every figure to this JSON file')
-    chosen = parser.parse_args()
+    chosen = parser.parse_args(arguments)
     if chosen.rounds < 2:
         parser.error('an interval needs 2 rounds or more')
     with check_out(chosen.old) as old:

@@ -13,7 +13,8 @@ import numpy as np
 from timing import measure
 import torch
 
-from psd_depth_ros.inference.backends import Backend, convert_here, OnnxBackend, OpenVinoBackend
+from psd_depth_ros.inference.backends import Backend, OnnxBackend, OpenVinoBackend
+from psd_depth_ros.inference.choose import convert_here
 from psd_depth_ros.inference.conversion import Convert
 from psd_depth_ros.inference.torch_backend import TorchBackend
 from psd_depth_ros.networks import DepthModel, preset

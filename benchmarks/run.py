@@ -1,6 +1,9 @@
 """Measures this machine and writes bench_out/bench.json: see PARTS for what.
 
     python benchmarks/run.py [--quick] [--only network pipeline ...] [--output bench_out]
+    python benchmarks/run.py --against COMMIT [--only network start ...]
+
+`--against` compares with another commit or checkout instead, interleaved: see compare.py.
 
 Nothing is asserted: figures are compared with the targets of the project, which are for two cores
 without a GPU. Measure on a machine that does nothing else.
@@ -11,8 +14,10 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+import sys
 from typing import Any
 
+import compare
 from end_to_end import measure_end_to_end
 from network import measure_networks
 from pipeline import measure_pipeline
@@ -31,12 +36,19 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument('--quick', action='store_true', help='some minutes, rough figures')
-    parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument('--only', nargs='+', choices=sorted({*PARTS, *compare.PARTS}))
+    parser.add_argument('--against', metavar='COMMIT', help='compare with it, by compare.py')
     parser.add_argument('--output', type=Path, default=Path('bench_out'))
     parser.add_argument(
         '--pixel-budget', metavar='N', type=int, default=0, help='most pixels of the input'
     )
     chosen = parser.parse_args()
+    if chosen.against:
+        only = ['--only', *chosen.only] if chosen.only else []
+        sys.exit(compare.main([chosen.against, *only]))
+    chosen.only = chosen.only or PARTS
+    if others := sorted({*chosen.only} - {*PARTS}):
+        parser.error(f'{", ".join(others)} can only be compared, with --against')
     budget = chosen.pixel_budget
     chosen.output.mkdir(parents=True, exist_ok=True)
     results: dict[str, Any] = {'machine': describe_machine(), 'quick': chosen.quick}

@@ -6,8 +6,8 @@ the engine feeds that of a `Preprocessor`. `.camera` of either is the camera of 
 to a fraction of a pixel. Decoding messages is left to `messages`, what the network makes of the
 input to `inference`, sampling on a GPU to `inference.on_device`.
 
-Shrinking is antialiased. A rectified image is resized by an antialiased triangle filter (see
-`geometry.antialias`); a distorted one is sampled bilinearly at `k` x `k` points per output pixel,
+Shrinking is antialiased. A rectified image is resized by a triangle filter, see
+`AntialiasedResize`; a distorted one is sampled bilinearly at `k` x `k` points per output pixel,
 which are then averaged: 1.1 ms for 640x480 to 384x288 on an x86 core with OpenCV's fixed-point
 remap (4 ms with torch's grid_sample).
 """
@@ -16,7 +16,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+import itertools
 import math
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -24,7 +26,6 @@ from numpy.typing import NDArray
 
 from psd_depth_ros.errors import MessageError, SettingsError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.antialias import AntialiasedResize, resize_with_torch
 from psd_depth_ros.geometry.view import are_square, sampling_map
 
 Image = NDArray[np.uint8]
@@ -37,6 +38,9 @@ _MAX_STRIDE = 1.25
 _OUTSIDE = -16.0
 # What fills parts of the view that the camera does not see, where no network is known.
 MEAN_COLOUR = (127.5, 127.5, 127.5)
+_ROWS, _COLUMNS = 4, 8  # of the output that share a block of a band; measured
+_MOST_PRODUCTS = 1 << 18  # of one multiplication: OpenBLAS starts threads for larger ones
+_FAST_BLAS = ('openblas', 'mkl', 'accelerate', 'blis')
 
 
 class ViewSampler:
@@ -132,6 +136,86 @@ class Preprocessor:
     def whole(self, maps: Planes) -> Planes:
         """Maps (C, h, w) of the input as maps of the whole image, which the input shows."""
         return maps
+
+
+class _Band(NamedTuple):
+    """A block of a filter: pixels `to` of the output from pixels `of` of the input."""
+
+    to: slice
+    of: slice
+    weights: Planes
+
+
+class AntialiasedResize:
+    """Resizes uint8 images (H, W, 3) to float32 planes (3, h, w), as `gain` x + `offset`.
+
+    It is the filter of Pillow's BILINEAR and of torch's `antialias=True`: a triangle as wide as
+    two output pixels, or two input pixels where the image is enlarged, sampled at the pixels and
+    normalised. OpenCV has none: INTER_LINEAR leaves out pixels, INTER_AREA averages over a box.
+
+    A filter is a matrix with a narrow band for each axis. NumPy multiplies blocks of these bands,
+    so that a process that serves depth needs no torch, whose import alone takes a second and
+    150 MB. Measured on one x86 core, 640x480 to 256x192 and 384x288 with normalisation: 0.5 and
+    0.7 ms (torch 0.3 and 0.5 ms, Pillow 1.8 ms for the first, OpenCV's INTER_AREA 1.0 ms). A NumPy
+    without a fast BLAS, as some distributions have it, would take 20 ms; there torch does it.
+
+    Args:
+        source: Height and width of the images.
+        size: Height and width of the planes.
+        gain: For each channel.
+        offset: For each channel.
+    """
+
+    def __init__(
+        self,
+        source: tuple[int, int],
+        size: tuple[int, int],
+        gain: Sequence[float] = (1.0, 1.0, 1.0),
+        offset: Sequence[float] = (0.0, 0.0, 0.0),
+    ) -> None:
+        self._source, self._size = source, size
+        self._gain = np.array(gain, np.float32)[:, None, None]
+        self._offset = np.array(offset, np.float32)[:, None, None]
+        self._is_plain = source == size
+        if self._is_plain or not has_fast_blas():
+            return
+        self._rows = _bands(source[0], size[0], _ROWS)
+        self._columns = _bands(source[1], size[1], _COLUMNS)
+        self._row_parts = _parts(3 * source[1], self._rows)
+        self._column_parts = _parts(3 * size[0], self._columns)
+        # Reused for every image: memory that the kernel just gave costs more than the arithmetic.
+        tallest = max(band.weights.shape[1] for band in self._rows)
+        self._wide = np.empty((tallest, 3 * source[1]), np.float32)
+        self._half = np.empty((size[0], 3 * source[1]), np.float32)
+        self._turned = np.empty((source[1], 3 * size[0]), np.float32)
+        self._narrow = np.empty((size[1], 3 * size[0]), np.float32)
+
+    def __call__(self, image: Image) -> Planes:
+        """Planes (3, h, w), a new array, of an image (H, W, 3), contiguous. Not thread-safe."""
+        if self._is_plain:
+            planes = np.empty((3, *self._size), np.float32)
+            np.multiply(image.transpose(2, 0, 1), self._gain, out=planes)
+            planes += self._offset
+            return planes
+        if not has_fast_blas():
+            return _resize_with_torch(image, self._size) * self._gain + self._offset
+        image = image.reshape(self._source[0], -1)
+        for band in self._rows:
+            wide = self._wide[: band.weights.shape[1]]
+            np.copyto(wide, image[band.of])
+            for part in self._row_parts:
+                np.matmul(band.weights, wide[:, part], out=self._half[band.to, part])
+        # (h, W 3) becomes (W 3, h), which is (W, 3 h): colours lie apart, columns are rows.
+        cv2.transpose(self._half, self._turned.reshape(3 * self._source[1], -1))
+        for band in self._columns:
+            for part in self._column_parts:
+                np.matmul(
+                    band.weights, self._turned[band.of, part], out=self._narrow[band.to, part]
+                )
+        planes = cv2.transpose(self._narrow).reshape(3, *self._size)
+        planes *= self._gain
+        planes += self._offset
+        return planes
 
 
 class Rectifier:
@@ -276,3 +360,55 @@ def normalisation(
 def round_image(planes: Planes) -> Image:
     """Planes (3, h, w) in [0, 255] as a uint8 image (h, w, 3)."""
     return cv2.merge([np.rint(plane).astype(np.uint8) for plane in planes])
+
+
+def resize_with_torch(image: Image, size: tuple[int, int]) -> Image:
+    """The same in rounded uint8, (H, W, 3) -> (h, w, 3); faster where torch is there anyway."""
+    planes = _resize_with_torch(image, size)
+    return cv2.merge(list(planes))  # far faster than to copy with strides
+
+
+@lru_cache(maxsize=1)
+def has_fast_blas() -> bool:
+    """Whether NumPy was built with a BLAS that is known to be fast."""
+    config: Any = np.show_config(mode='dicts')
+    name = str(config.get('Build Dependencies', {}).get('blas', {}).get('name', '')).lower()
+    return any(known in name for known in _FAST_BLAS)
+
+
+def _resize_with_torch(image: Image, size: tuple[int, int]) -> Image:
+    """Planes (3, h, w) uint8."""
+    import torch
+
+    pixels = torch.from_numpy(image).permute(2, 0, 1)[None]
+    planes = torch.nn.functional.interpolate(
+        pixels, size, mode='bilinear', align_corners=False, antialias=True
+    )
+    found: Image = planes[0].numpy()
+    return found
+
+
+def _bands(old: int, new: int, block: int) -> list[_Band]:
+    """The filter from `old` to `new` pixels, in blocks of its band."""
+    scale = old / new
+    reach = max(scale, 1.0)
+    centres = (np.arange(new) + 0.5) * scale  # of the output, from the edge of the input
+    distances = np.abs(np.arange(old) + 0.5 - centres[:, None])
+    weights = np.clip(1.0 - distances / reach, 0.0, None)
+    weights /= weights.sum(axis=1, keepdims=True)
+    bands = []
+    for start in range(0, new, block):
+        rows = weights[start : start + block]
+        used = np.flatnonzero(rows.any(axis=0))
+        of = slice(int(used[0]), int(used[-1]) + 1)
+        to = slice(start, start + len(rows))
+        bands.append(_Band(to, of, np.ascontiguousarray(rows[:, of], np.float32)))
+    return bands
+
+
+def _parts(count: int, bands: list[_Band]) -> list[slice]:
+    """Cut `count` values into equal parts that every band can be multiplied with at once."""
+    most = _MOST_PRODUCTS // max(band.weights.size for band in bands)
+    number = math.ceil(count / max(1, most))
+    edges = [round(count * index / number) for index in range(number + 1)]
+    return [slice(start, stop) for start, stop in itertools.pairwise(edges)]

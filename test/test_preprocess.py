@@ -8,15 +8,17 @@ import numpy as np
 import pytest
 import torch
 
+from psd_depth_ros import preprocess
 from psd_depth_ros.errors import MessageError, SettingsError
-from psd_depth_ros.geometry import antialias, Camera, Distortion
-from psd_depth_ros.geometry.antialias import AntialiasedResize, resize_with_torch
+from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.inference.on_device import DevicePreprocessor
 from psd_depth_ros.preprocess import (
+    AntialiasedResize,
     choose_input_size,
     network_size,
     Preprocessor,
     Rectifier,
+    resize_with_torch,
     sampling_map,
     ViewSampler,
 )
@@ -147,7 +149,7 @@ def noise(height: int, width: int) -> np.ndarray:
 def test_the_antialiased_filter_is_that_of_torch(
     monkeypatch: pytest.MonkeyPatch, source: tuple[int, int], size: tuple[int, int], has_blas: bool
 ) -> None:
-    monkeypatch.setattr(antialias, 'has_fast_blas', lambda: has_blas)
+    monkeypatch.setattr(preprocess, 'has_fast_blas', lambda: has_blas)
     image = noise(*source)
     exact = torch.nn.functional.interpolate(
         torch.from_numpy(image).permute(2, 0, 1)[None].float(), size, mode='bilinear',

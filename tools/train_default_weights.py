@@ -5,16 +5,20 @@
         --data DIR --teachers DIR --output RUN
     python -m tools.train_default_weights calibrate RUN/best.safetensors lite_research --data DIR
         --output weights/lite-research.safetensors
+    python -m tools.train_default_weights compare RUN ANOTHER
 
 A stage is a recipe of config/recipes. Paths of recordings in it are below `--data`, those of
 teachers below `--teachers`, whatever the machine. `calibrate` fits the confidence on frames held
 out of several sources, each of which counts the same, and writes the file in half precision.
+`compare` tells whether two runs took the same steps, bit for bit: losses of every step that both
+logged, and every tensor of their last states.
 """
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Mapping, Sequence
+import csv
 from dataclasses import replace
 from pathlib import Path
 import sys
@@ -33,10 +37,13 @@ from psd_depth_ros.errors import PsdDepthError, SettingsError
 from psd_depth_ros.evaluation.evaluate import parse_range
 from psd_depth_ros.evaluation.metrics import match, measure_confidence
 from psd_depth_ros.networks import DepthModel, load_model
+from psd_depth_ros.parsing import ARRAY_BYTES, read_bytes
 from psd_depth_ros.preprocess import network_size, Preprocessor
 from psd_depth_ros.runtime import autocast
 from psd_depth_ros.teachers.frozen import AND
 from psd_depth_ros.training.recipe import find_recipe, MixedRecipe, read_recipe, VideoRecipe
+from psd_depth_ros.training.run_folder import STATE_PATTERN
+from psd_depth_ros.training.state import parse_state
 from psd_depth_ros.training.task import describe_input
 from psd_depth_ros.training.worlds_task import fit_confidence
 
@@ -181,6 +188,48 @@ def _measure(
             yield error[::step], sigma[0, 0][torch.from_numpy(known)][::step], worth
 
 
+def compare_runs(first: Path, second: Path) -> tuple[bool, str]:
+    """Whether two run folders hold the same losses and the same state, and that in words.
+
+    Raises SettingsError where a folder holds no run, ParseError where its state is damaged.
+    """
+    losses, states = zip(*(_read_run(folder) for folder in (first, second)), strict=True)
+    steps = losses[0].keys() & losses[1].keys()
+    wrong = sorted(step for step in steps if losses[0][step] != losses[1][step])
+    names = states[0].keys() | states[1].keys()
+    other = sorted(
+        name
+        for name in names
+        if name not in states[0]
+        or name not in states[1]
+        or not torch.equal(states[0][name], states[1][name])
+    )
+    told = f'{len(steps)} steps with losses, {len(names)} tensors in the last states: '
+    if not steps or losses[0].keys() != losses[1].keys():
+        return False, f'{told}the runs are of {len(losses[0])} and {len(losses[1])} steps'
+    if not wrong and not other:
+        return True, f'{told}all equal bit for bit'
+    first_loss = f', first at step {wrong[0]}' if wrong else ''
+    example = f', such as {other[0]}' if other else ''
+    return False, f'{told}{len(wrong)} losses differ{first_loss}; {len(other)} tensors{example}'
+
+
+def _read_run(folder: Path) -> tuple[dict[int, tuple[str, ...]], dict[str, Tensor]]:
+    """Losses by step as they were logged, and the tensors of the last state."""
+    log, states = folder / 'log.csv', sorted((folder / 'state').glob(STATE_PATTERN))
+    if not log.is_file() or not states:
+        raise SettingsError(
+            f'{folder} holds no log.csv with a state, expected the --output of a training'
+        )
+    with log.open(encoding='utf-8', newline='') as file:
+        rows = list(csv.DictReader(file))
+    losses = {
+        int(row['step']): tuple(value for name, value in row.items() if name.startswith('loss'))
+        for row in rows
+    }
+    return losses, dict(parse_state(read_bytes(states[-1], ARRAY_BYTES)).tensors)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line; run a stage or calibrate what it made."""
     parser = argparse.ArgumentParser(
@@ -201,6 +250,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit.add_argument(
         '--pixel-budget', type=int, default=0, help='nominal input (default: as it is)'
     )
+    same = commands.add_parser('compare', help='whether two runs took the same steps')
+    same.add_argument('runs', type=Path, nargs=2, metavar='RUN')
     options, rest = parser.parse_known_args(arguments)
     try:
         if options.command == 'train':
@@ -208,6 +259,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_command(['train', options.stage, *paths, *rest])
         if rest:
             parser.error(f'unknown arguments {" ".join(rest)}')
+        if options.command == 'compare':
+            is_same, told = compare_runs(*options.runs)
+            print(told)
+            return int(not is_same)
         sources = [_below(one, options.data, '--data') for one in CALIBRATION[options.stage]]
         for line in calibrate(
             options.checkpoint,

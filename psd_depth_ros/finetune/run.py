@@ -36,7 +36,7 @@ from psd_depth_ros.finetune.report import (
     TRAINING,
 )
 from psd_depth_ros.finetune.settings import FinetuneSettings
-from psd_depth_ros.inference.backends import choose_device
+from psd_depth_ros.inference.choose import choose_device
 from psd_depth_ros.networks import load_model, preset
 from psd_depth_ros.networks.depth_model import PRESETS
 from psd_depth_ros.networks.encoders import read_encoder_weights

@@ -30,13 +30,8 @@ from psd_depth_ros.external.open import is_external, open_depth_network
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.affine import Affine
-from psd_depth_ros.inference.backends import (
-    Backend,
-    choose_device,
-    convert_here,
-    is_cpu,
-    make_backend,
-)
+from psd_depth_ros.inference.backends import Backend
+from psd_depth_ros.inference.choose import choose_device, convert_here, is_cpu, make_backend
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
 from psd_depth_ros.inference.conversion import Convert, Shape, SubprocessConverter
 from psd_depth_ros.inference.exported import (

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from psd_depth_ros.inference.compiled_networks import CompiledNetworks
+from psd_depth_ros.inference.backends import CompiledNetworks
 from psd_depth_ros.inference.conversion import Convert, Shape
 from psd_depth_ros.inference.torch_conversion import example_inputs, MapsModel
 from psd_depth_ros.networks import DepthModel

@@ -18,7 +18,7 @@ import torch
 from torch import distributed, nn, Tensor
 
 from psd_depth_ros.errors import DeviceError, SettingsError
-from psd_depth_ros.inference.backends import choose_device
+from psd_depth_ros.inference.choose import choose_device
 
 # One process renders, decodes or validates while the others wait.
 TIMEOUT = timedelta(hours=6)

@@ -11,9 +11,8 @@ import torch
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, DeviceError
-from psd_depth_ros.inference import backends
-from psd_depth_ros.inference.backends import OnnxBackend, OpenVinoBackend
-from psd_depth_ros.inference.compiled_networks import CompiledNetworks
+from psd_depth_ros.inference.backends import CompiledNetworks, OnnxBackend, OpenVinoBackend
+from psd_depth_ros.inference.choose import make_backend
 from psd_depth_ros.inference.conversion import SubprocessConverter
 from psd_depth_ros.inference.torch_backend import TorchBackend
 from psd_depth_ros.networks import Architecture, DepthModel
@@ -61,7 +60,7 @@ def in_a_process(model):
 def test_parity_with_float32_torch(model, image, expected, name, needs_installed):
     if name != 'torch':
         needs_installed(name)
-    backend = backends.make_backend(name, lambda: model, 'cpu')
+    backend = make_backend(name, lambda: model, 'cpu')
     found = backend.run(image, INTRINSICS)
     assert found.dtype == np.float32
     assert expected[:, 0].std() > 0.02, 'a flat depth would make this test blind'
@@ -89,7 +88,7 @@ def test_a_network_without_bins_runs_everywhere(image, name, needs_installed):
         plain.head.convolution.weight.mul_(20.0)
     wanted = TorchBackend(plain, 'cpu', half=False).run(image, INTRINSICS)
     assert wanted[:, 0].std() > 0.02
-    found = backends.make_backend(name, lambda: plain, 'cpu').run(image, INTRINSICS)
+    found = make_backend(name, lambda: plain, 'cpu').run(image, INTRINSICS)
     assert difference(found, wanted).mean() < 0.01
     assert np.array_equal(found[:, 2], wanted[:, 2])  # nothing is called far
 
@@ -115,7 +114,7 @@ def test_another_process_tells_that_weights_are_of_another_network(model):
 def test_the_network_is_made_when_it_is_converted(model, name, needs_installed):
     needs_installed(name)
     made = []
-    backend = backends.make_backend(name, lambda: made.append(1) or model, 'cpu')
+    backend = make_backend(name, lambda: made.append(1) or model, 'cpu')
     assert not made
     backend.prepare([(1, 3, 64, 96)])
     assert made

@@ -15,7 +15,7 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, DeviceError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera, Distortion
 from psd_depth_ros.inference import DepthEngine, Scale
-from psd_depth_ros.inference.backends import choose_device, make_backend
+from psd_depth_ros.inference.choose import choose_device, make_backend
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.temporal import TemporalFilter

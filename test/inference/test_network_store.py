@@ -10,9 +10,9 @@ import torch
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.geometry.antialias import has_fast_blas
 from psd_depth_ros.inference import DepthEngine, network_store
-from psd_depth_ros.inference.backends import convert_here, OpenVinoBackend
+from psd_depth_ros.inference.backends import OpenVinoBackend
+from psd_depth_ros.inference.choose import convert_here
 from psd_depth_ros.inference.network_store import (
     is_known,
     is_storable,
@@ -20,6 +20,7 @@ from psd_depth_ros.inference.network_store import (
     StoredConverter,
 )
 from psd_depth_ros.networks import Architecture, DepthModel
+from psd_depth_ros.preprocess import has_fast_blas
 
 SHAPE = (1, 3, 64, 96)
 INTRINSICS = np.array([[60.0, 60.0, 48.0, 32.0]], np.float32)

@@ -12,7 +12,7 @@ import torch
 
 from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo
 from psd_depth_ros.config import dump
-from psd_depth_ros.inference.backends import make_backend
+from psd_depth_ros.inference.choose import make_backend
 from psd_depth_ros.inference.conversion import SubprocessConverter
 from psd_depth_ros.inference.torch_backend import TorchBackend
 from psd_depth_ros.networks import Architecture, DepthModel, Encoder

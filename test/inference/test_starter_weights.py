@@ -8,7 +8,7 @@ import pytest
 from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
 from psd_depth_ros.evaluation.metrics import average, measure
 from psd_depth_ros.inference import DepthEngine
-from psd_depth_ros.inference.backends import make_backend
+from psd_depth_ros.inference.choose import make_backend
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.torch_backend import TorchBackend
 from psd_depth_ros.networks import load_model

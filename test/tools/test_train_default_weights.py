@@ -2,12 +2,15 @@
 
 from dataclasses import replace
 from pathlib import Path
+import re
 
 import pytest
+import torch
 
 from psd_depth_ros.checkpoint import load_checkpoint, save_checkpoint
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
+from psd_depth_ros.training.state import Snapshot, write_state
 from tools.train_default_weights import calibrate, CALIBRATION, main, train_arguments
 
 ROOM = 'synth:room:900000-900001?frames=1&size=96x64&focal_px=60'
@@ -35,6 +38,42 @@ def test_a_folder_that_is_needed_is_asked_for(capsys):
         train_arguments('lite_research', Path('/d'), None)
     assert main(['train', 'lite_research', '--output', 'run']) == 1
     assert 'say with --data where it is' in capsys.readouterr().err
+
+
+def write_run(folder, losses, weight):
+    (folder / 'state').mkdir(parents=True)
+    rows = [f'{step},{3.5 * step},{loss}' for step, loss in losses.items()]
+    (folder / 'log.csv').write_text('\n'.join(['step,seconds,loss', *rows]) + '\n')
+    facts = {'seconds': 1.5, 'rollbacks': 0, 'finished': False, 'best': {}, 'recent': [0.1]}
+    facts['step'] = len(losses)
+    write_state(folder / 'state', Snapshot({'w': torch.tensor([weight])}, facts), {})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ('losses', 'weight', 'code', 'told'),
+    [
+        (
+            {1: '0.5', 2: '0.25'},
+            1.0,
+            0,
+            '2 steps with losses, 1 tensors .*equal bit for bit',
+        ),
+        ({1: '0.5', 2: '0.2500001'}, 1.0, 1, '1 losses differ, first at step 2; 0 tensors'),
+        ({1: '0.5', 2: '0.25'}, 1.0 + 2**-23, 1, '0 losses differ; 1 tensors, such as w'),
+        ({1: '0.5'}, 1.0, 1, 'the runs are of 2 and 1 steps'),
+    ],
+)
+def test_two_runs_are_compared_bit_for_bit(tmp_path, capsys, losses, weight, code, told):
+    first = write_run(tmp_path / 'first', {1: '0.5', 2: '0.25'}, 1.0)
+    second = write_run(tmp_path / 'second', losses, weight)
+    assert main(['compare', str(first), str(second)]) == code
+    assert re.search(told, capsys.readouterr().out)
+
+
+def test_a_folder_without_a_run_is_named(tmp_path, capsys):
+    assert main(['compare', str(tmp_path), str(tmp_path)]) == 1
+    assert 'holds no log.csv with a state' in capsys.readouterr().err
 
 
 def test_what_calibrates_was_not_learned_and_is_not_measured():
