@@ -95,6 +95,7 @@ class Sequence:
             semantic expert.
         focal_deviation: how well the focal length is known: the standard deviation of its
             logarithm, 0 where it was calibrated.
+        frames_id: differs where `rgb` or `camera` do; empty where that is not known.
     """
 
     name: str
@@ -117,6 +118,7 @@ class Sequence:
     pseudo_depth: NDArray[np.float16] | None = None
     semantics: NDArray[np.float16] | None = None
     focal_deviation: float = 0.0
+    frames_id: str = ''
 
     @property
     def names(self) -> tuple[str, ...]:

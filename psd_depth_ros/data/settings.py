@@ -105,6 +105,14 @@ class DataSettings:
         False, 'Keep the true depth of the recordings for terms that learn from it; recordings '
         'without any are refused'
     )  # fmt: skip
+    cache: str = setting(
+        '', 'Folder of decoded frames, shared by all runs; empty: psd_depth_ros/frames in '
+        '$XDG_CACHE_HOME or ~/.cache'
+    )  # fmt: skip
+    cache_gb: float = setting(
+        20.0, 'Most that decoded frames take on disk; those unused for longest are removed, but '
+        'never those of the run itself', 'GB', minimum=0.0, maximum=1e6,
+    )  # fmt: skip
     licence: str = setting('', 'Licence of the recordings, for the provenance of the checkpoint')
     triplets: TripletSettings = section(TripletSettings)
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST_COMMON = 20
+COMMON_PX = 1.0  # between the places of a corner by two motions
 RATIO_ERROR = 0.02  # of the logarithm of the ratio of neighbouring lengths
 DEPTH_ERROR = 1.0  # of the logarithm of a length by the depth of an untrained network
 MOST_ITERATIONS = 5000
@@ -100,15 +101,21 @@ def _links(found: Motions, number: dict[tuple[int, int], int]) -> list[tuple[int
 
 
 def compare_lengths(one: NDArray[np.float32], other: NDArray[np.float32]) -> float | None:
-    """The length of one motion over that of another of the same target, from their corners."""
-    first, second = (  # both coordinates of a corner as one number
-        np.ascontiguousarray(corners[:, :2]).view(np.int64)[:, 0] for corners in (one, other)
-    )
-    _, here, there = np.intersect1d(first, second, return_indices=True)
+    """The length of one motion over that of another of the same target, from their corners.
+
+    A corner that was found in one image is nearly where the flow from another image leads to it:
+    the nearest of the other motion counts, within COMMON_PX.
+    """
+    if min(len(one), len(other)) < FEWEST_COMMON:
+        return None
+    across, down = (one[:, None, axis] - other[None, :, axis] for axis in (0, 1))
+    square = across * across + down * down  # (n, m)
+    there = square.argmin(axis=1)
+    here = np.flatnonzero(square[np.arange(len(one)), there] <= COMMON_PX**2)
     if len(here) < FEWEST_COMMON:
         return None
     near = one[here, 2]
-    return weighted_median(other[there, 2] / near, 1.0 / near)
+    return weighted_median(other[there[here], 2] / near, 1.0 / near)
 
 
 def weighted_median(values: NDArray[np.floating], weights: NDArray[np.floating]) -> float:

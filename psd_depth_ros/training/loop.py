@@ -37,7 +37,8 @@ from psd_depth_ros.training.task import Task
 
 MAX_ROLLBACKS = 3
 COLLECT_EVERY = {'cpu': 1, 'cuda': 10}  # steps; fetching a loss waits for a GPU
-NOT_IN_IDENTITY = ('save_every', 'preview_every')  # settings that a resumed run may change
+# Settings that a resumed run may change.
+NOT_IN_IDENTITY = ('save_every', 'preview_every', 'data.cache', 'data.cache_gb')
 # Settings that memory grows with, the most effective first.
 MEMORY_SETTINGS = (
     'batch', 'pixel_budget', 'objective.patch.width', 'objective.patch.height',
@@ -337,7 +338,8 @@ class _Run:
 
 def _identity(task: Task) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was stopped, as JSON."""
-    recipe = {k: v for k, v in flatten_recipe(task.recipe).items() if k not in NOT_IN_IDENTITY}
+    recipe = flatten_recipe(task.recipe)
+    recipe = {k: v for k, v in recipe.items() if not k.endswith(NOT_IN_IDENTITY)}
     return {'recipe': recipe, 'data': task.data_description(), 'start': task.start_id}
 
 

@@ -7,13 +7,14 @@ It appears under its name when it is complete; its name holds a key of all that 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 import hashlib
 import json
 from pathlib import Path
 import shutil
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -29,6 +30,7 @@ from psd_depth_ros.data.triplets.choose import (
     Shift,
     shrink_grey,
 )
+from psd_depth_ros.data.triplets.workers import Workers
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.files import atomic_path
 from psd_depth_ros.geometry import Camera
@@ -48,8 +50,6 @@ Array = NDArray[np.float64]
 _MOST_POINTS = 4096
 _NEAREST_M = 0.1
 
-# Raise it when the same recording would be written differently.
-VERSION = 7
 _MOST_CAMERAS = 16
 _INDEX = 'recording.json'
 _BEGINNING = 65536  # bytes
@@ -116,11 +116,40 @@ class ArrayFile:
         np.lib.format.write_array_header_1_0(self._stream, facts)
 
 
-class FrameWriter:
-    """Writes the frames of one camera into a folder that it makes."""
+class MeasuredFrame(NamedTuple):
+    """A frame at the sizes it is kept in, and what was measured of it.
 
-    def __init__(self, folder: Path, source: FrameSource, camera: Camera, layout: Layout) -> None:
+    `rgb` (H, W, 3), `image` (h, w, 3) and `grey` are uint8, `depth` (H, W) is float16 or None,
+    `corners` (n, 2) are of `grey`, `points` as of `Sequence.lidar`.
+    """
+
+    frame: TimedFrame
+    rgb: NDArray[np.uint8]
+    image: NDArray[np.uint8]
+    grey: NDArray[np.uint8]
+    depth: NDArray[np.float16] | None
+    points: NDArray[np.float32]
+    corners: NDArray[np.float32]
+    sharpness: float
+    saturation: float
+
+
+class FrameWriter:
+    """Writes the frames of one camera into a folder that it makes.
+
+    `measure` may be called by several threads at once, the rest by one.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: FrameSource,
+        camera: Camera,
+        layout: Layout,
+        workers: Workers | None = None,
+    ) -> None:
         folder.mkdir()
+        self._workers = workers or Workers(1)
         self._folder = folder
         height, width = layout.network_size(camera)
         scale = layout.fine_factor
@@ -150,36 +179,61 @@ class FrameWriter:
             self._positions = ((pixels + 0.5) / sides).astype(np.float32)
         self._poses: list[Array] = []
         self._points: list[NDArray[np.float32]] = []
-        self._shifts: list[tuple[float, float, float]] = []
+        self._shifts: list[Future[Shift]] = []
         self._last: tuple[NDArray[np.uint8], NDArray[np.float32]] | None = None
 
     def add(self, frame: TimedFrame) -> None:
         """Rectify, resize, measure and write a frame. Raises OSError where the disk is full."""
+        self.write(self.measure(frame))
+
+    def measure(self, frame: TimedFrame) -> MeasuredFrame:
+        """Rectify, resize and measure a frame."""
         rgb = self._fine.sample(frame.rgb)
         image = rgb if self._network is self._fine else self._network.sample(frame.rgb)
         grey = shrink_grey(rgb)
+        has_depth = frame.depth_m is not None and self._rgb is not None
+        return MeasuredFrame(
+            frame,
+            rgb,
+            image,
+            grey,
+            self._resize_depth(frame.depth_m) if has_depth else None,
+            self._project(frame.lidar),
+            find_corners(grey),
+            measure_sharpness(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)),
+            measure_saturation(grey),
+        )
+
+    def write(self, measured: MeasuredFrame) -> None:
+        """Write a frame, the next in order. Raises OSError where the disk is full."""
+        frame = measured.frame
         if self._rgb is not None:
-            self._rgb.append(rgb)
+            self._rgb.append(measured.rgb)
         if self._image is not None:
-            self._image.append(image)
-        self._grey.append(grey)
-        if frame.depth_m is not None and self._rgb is not None:
-            self._add_depth(frame.depth_m)
-        self._points.append(self._project(frame.lidar))
+            self._image.append(measured.image)
+        self._grey.append(measured.grey)
+        if measured.depth is not None:
+            if self._depth is None:
+                self._depth = ArrayFile(self._folder / 'depth.npy')
+            self._depth.append(measured.depth)
+        self._points.append(measured.points)
         self._poses.append(self._pose(frame.pose))
-        sharpness = measure_sharpness(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY))
-        measures = (sharpness, measure_saturation(grey))
+        measures = (measured.sharpness, measured.saturation)
         self._facts.append((frame.index, frame.stamp_ns, *measures))
         self._names.append(frame.file)
         if self._last is not None:
-            shift = measure_shift(self._last[0], grey, self._last[1], self._focal)
-            self._shifts.append((shift.flow, shift.parallax, shift.tracked))
-        self._last = grey, find_corners(grey)
+            grey, corners = self._last
+            self._shifts.append(
+                self._workers.submit(measure_shift, grey, measured.grey, corners, self._focal)
+            )
+        self._last = measured.grey, measured.corners
 
     def finish(self) -> None:
         """Write what was measured."""
         self.close()
         poses = np.array(self._poses)
+        found = [future.result() for future in self._shifts]
+        shifts = [(shift.flow, shift.parallax, shift.tracked) for shift in found]
         indices, stamps, sharpness, saturation = zip(*self._facts, strict=True)
         with_points = any(len(points) for points in self._points)
         np.savez(
@@ -191,7 +245,7 @@ class FrameWriter:
             stamps_ns=np.array(stamps, np.int64),
             sharpness=np.array(sharpness, np.float32),
             saturation=np.array(saturation, np.float32),
-            neighbours=np.array(self._shifts, np.float32).reshape(-1, 3),
+            neighbours=np.array(shifts, np.float32).reshape(-1, 3),
             poses=poses if np.isfinite(poses).any() else poses[:0],
             points=np.concatenate(self._points),
             point_counts=np.array([len(points) for points in self._points]) * with_points,
@@ -205,15 +259,13 @@ class FrameWriter:
             if file is not None:
                 file.close()
 
-    def _add_depth(self, depth_m: NDArray[np.float32]) -> None:
-        """Resize and write a depth of the rectified view."""
-        if self._depth is None:
-            self._depth = ArrayFile(self._folder / 'depth.npy')
+    def _resize_depth(self, depth_m: NDArray[np.float32]) -> NDArray[np.float16]:
+        """A depth of the rectified view at the size of the frames."""
         if depth_m.shape != self.camera.size:
             size = self.camera.size[::-1]
             depth_m = cv2.resize(depth_m, size, interpolation=cv2.INTER_NEAREST_EXACT)
         far = np.finfo(np.float16).max
-        self._depth.append(np.where(depth_m > far, np.inf, depth_m).astype(np.float16))
+        return np.where(depth_m > far, np.inf, depth_m).astype(np.float16)
 
     def _pose(self, pose: Array | None) -> Array:
         """T_world_view, or T_world_body where the mounting of the camera is unknown."""
@@ -281,6 +333,7 @@ class CachedRecording:
     `skipped` counts by reason the frames that could not be decoded; `notes` are for people.
     """
 
+    folder: Path
     parts: tuple[CachedFrames, ...]
     skipped: dict[str, int]
     notes: tuple[str, ...]
@@ -289,12 +342,17 @@ class CachedRecording:
 
 @dataclass(frozen=True)
 class Job:
-    """Frames to decode: a source, the range of its frames (`stop` excluded), the layout."""
+    """Frames to decode: a source, the range of its frames (`stop` excluded), the layout.
+
+    `make_room` is called with the bytes that they will take, before the first is written.
+    """
 
     open: Callable[[], FrameSource]
     layout: Layout
+    workers: Workers
     first: int = 0
     stop: int | None = None
+    make_room: Callable[[int], None] = lambda needed: None
 
 
 def describe_files(path: Path) -> list[tuple[str, int, int]]:
@@ -310,26 +368,23 @@ def describe_files(path: Path) -> list[tuple[str, int, int]]:
     return found
 
 
-def make_key(facts: Any) -> str:
-    """A hash of everything that the content of the cache depends on."""
-    text = json.dumps([VERSION, facts], sort_keys=True, default=str)
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def find_recording(folder: Path) -> CachedRecording | None:
+    """The recording kept in `folder`; None where it is not there, or damaged."""
+    if not folder.is_dir():
+        return None
+    try:
+        return _load(folder)
+    except (ParseError, OSError):
+        return None
 
 
-def keep_recording(folder: Path, job: Job, report: Report) -> CachedRecording:
-    """Read the recording kept in `folder`, decoding it into there first if need be.
+def decode_recording(folder: Path, job: Job, report: Report) -> CachedRecording:
+    """Decode a recording into `folder`, where a damaged one may lie, and read it from there.
 
-    What is kept there in a damaged state is decoded again. `report` gets the frames decoded and
-    how many there are. Raises BagError where the disk is full (nothing is left behind then) or no
-    frame is there, and all that the source raises.
+    `report` gets the frames decoded and how many there are. Raises BagError where the disk is full
+    (nothing is left behind then) or no frame is there, and all that the source raises.
     """
-    if folder.is_dir():
-        try:
-            return _load(folder)
-        except (ParseError, OSError):
-            _write(folder, job, report, replace=True)
-    else:
-        _write(folder, job, report)
+    _write(folder, job, report, replace=folder.is_dir())
     try:
         return _load(folder)
     except (ParseError, OSError) as error:
@@ -347,7 +402,7 @@ def _write(folder: Path, job: Job, report: Report, replace: bool = False) -> Non
             with job.open() as source:
                 _decode(partial, source, job, report)
             if replace:
-                shutil.rmtree(folder)
+                shutil.rmtree(folder, ignore_errors=True)
     except OSError as error:
         raise BagError(
             f'decoded frames cannot be kept in {folder.parent}: {error.strerror or error}; make '
@@ -359,16 +414,25 @@ def _decode(folder: Path, source: FrameSource, job: Job, report: Report) -> None
     writers: dict[Camera, FrameWriter] = {}
     notes: list[str] = []
     source.locate()
-    try:
-        for done, frame in enumerate(_wanted(source, job), 1):
+
+    def assigned() -> Iterator[tuple[FrameWriter, TimedFrame]]:
+        """Every frame with the writer of its camera."""
+        for frame in _wanted(source, job):
             if frame.camera not in writers:
                 if writers:
                     notes.append(_changed(source.path, list(writers), frame))
                 else:
                     _check_room(folder, source, frame, job)
                 part = folder / str(len(writers))
-                writers[frame.camera] = FrameWriter(part, source, frame.camera, job.layout)
-            writers[frame.camera].add(frame)
+                writers[frame.camera] = FrameWriter(
+                    part, source, frame.camera, job.layout, job.workers
+                )
+            yield writers[frame.camera], frame
+
+    try:
+        measured = job.workers.map(lambda one: (one[0], one[0].measure(one[1])), assigned())
+        for done, (writer, frame) in enumerate(measured, 1):
+            writer.write(frame)
             report(done, max(done, _count(source, job)))
         for writer in writers.values():
             writer.finish()
@@ -426,6 +490,7 @@ def _words(camera: Camera) -> str:
 def _check_room(folder: Path, source: FrameSource, frame: TimedFrame, job: Job) -> None:
     count = _count(source, job)
     needed = count * job.layout.bytes_of(frame.camera)
+    job.make_room(needed)
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise BagError(
@@ -483,7 +548,7 @@ def _load(folder: Path) -> CachedRecording:
     facts, names = _read_index(folder)
     parts = tuple(_load_part(folder / name) for name in names)
     return CachedRecording(
-        parts, facts['skipped'], tuple(facts['notes']), facts['camera_height_m']
+        folder, parts, facts['skipped'], tuple(facts['notes']), facts['camera_height_m']
     )
 
 

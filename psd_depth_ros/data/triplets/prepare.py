@@ -26,11 +26,11 @@ from psd_depth_ros.data.settings import DataSettings
 from psd_depth_ros.data.triplets.cache import (
     CachedFrames,
     CachedRecording,
+    decode_recording,
     describe_files,
+    find_recording,
     Job,
-    keep_recording,
     Layout,
-    make_key,
 )
 from psd_depth_ros.data.triplets.choose import (
     choose_triplets,
@@ -40,6 +40,8 @@ from psd_depth_ros.data.triplets.choose import (
     REASONS,
     Triplets,
 )
+from psd_depth_ros.data.triplets.frame_store import FrameStore
+from psd_depth_ros.data.triplets.workers import start_workers, Workers
 from psd_depth_ros.errors import BagError, PsdDepthError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.pose import from_quaternion, make_pose
@@ -79,7 +81,8 @@ class Preparation:
 
     `rejected` counts for every recording the frames that are no target, by reason (see
     `choose.REASONS`; other words are frames that could not be decoded). `notes` are for people;
-    `parts` are the measures behind every sequence.
+    `parts` are the measures behind every sequence. `decoded` names the recordings that were not in
+    the cache, which `store` is.
     """
 
     sequences: tuple[Sequence, ...]
@@ -87,6 +90,8 @@ class Preparation:
     unreadable: tuple[Unreadable, ...]
     notes: tuple[str, ...] = ()
     parts: tuple[CachedFrames, ...] = ()
+    decoded: tuple[str, ...] = ()
+    store: FrameStore | None = None
 
     @property
     def triplets(self) -> int:
@@ -124,23 +129,35 @@ def prepare_sequences(
     settings: DataSettings,
     *,
     pixel_budget: int,
-    cache: Path,
+    cache: Path | None = None,
     fine_factor: int = 2,
     keep_pixels: bool = True,
     report: Report = lambda name, done, total: None,
+    workers: int = 0,
 ) -> Preparation:
-    """Decode the recordings of the settings into `cache` and choose their triplets.
+    """Decode the recordings of the settings and choose their triplets.
 
-    Frames are kept at `fine_factor` times the network's input size for `pixel_budget`; what was
-    decoded once is used again. Without `keep_pixels` they are measured only, which is enough to
-    count triplets. `report` gets the name of a recording, the frames decoded and how
-    many there are. Raises BagError where nothing can be read, or with `settings.strict` where
+    What was decoded once is used again: it is kept in the folder `cache`, by default that of the
+    settings. Frames are kept at `fine_factor` times the network's input size for `pixel_budget`.
+    Without `keep_pixels` they are measured only, which is enough to count triplets. `report` gets
+    the name of a recording, the frames decoded and how many there are; `workers` threads (0: as
+    many as torch may use) change nothing but the time it takes. Raises BagError where nothing can be read, or with `settings.strict` where
     something cannot; SettingsError where a setting means nothing to any of the recordings.
     """
     layout = Layout(pixel_budget, fine_factor, keep_pixels)
     recordings = find_recordings(settings)
     _check_settings(settings, recordings)
-    decoder = _Decoder(settings, layout, user_path(cache), report)
+    store = FrameStore.of(settings, None if cache is None else user_path(cache))
+    with start_workers(workers) as pool:
+        decoder = _Decoder(settings, layout, store, pool, report)
+        prepared = _prepare(settings, recordings, decoder)
+    store.make_room()
+    return replace(prepared, store=store)
+
+
+def _prepare(
+    settings: DataSettings, recordings: list[Recording], decoder: _Decoder
+) -> Preparation:
     sequences: list[Sequence] = []
     rejected: dict[str, dict[str, int]] = {}
     unreadable: list[Unreadable] = []
@@ -162,11 +179,19 @@ def prepare_sequences(
             chosen = _choose(recording, part, settings)
             counts.update(chosen.rejected)
             own = name if len(kept.parts) == 1 else f'{name}/{number}'
-            sequences.append(decoder.sequence(own, recording.path, kept, part, chosen))
+            place = f'{kept.folder.name}/{number}'
+            sequences.append(decoder.sequence(own, recording.path, kept, part, chosen, place))
         rejected[name] = dict(counts)
     if not sequences:
         raise BagError(_nothing(settings, unreadable))
-    return Preparation(tuple(sequences), rejected, tuple(unreadable), tuple(notes), tuple(parts))
+    return Preparation(
+        tuple(sequences),
+        rejected,
+        tuple(unreadable),
+        tuple(notes),
+        tuple(parts),
+        tuple(decoder.decoded),
+    )
 
 
 def _check_settings(settings: DataSettings, recordings: list[Recording]) -> None:
@@ -205,15 +230,25 @@ def _check_settings(settings: DataSettings, recordings: list[Recording]) -> None
 
 
 class _Decoder:
-    """Decodes recordings with the same settings into one cache."""
+    """Decodes recordings with the same settings into one cache.
+
+    `decoded` has the names of those that were not there before.
+    """
 
     def __init__(
-        self, settings: DataSettings, layout: Layout, cache: Path, report: Report
+        self,
+        settings: DataSettings,
+        layout: Layout,
+        store: FrameStore,
+        workers: Workers,
+        report: Report,
     ) -> None:
         self._settings = settings
         self._layout = layout
-        self._cache = cache
+        self._store = store
+        self._workers = workers
         self._report = report
+        self.decoded: list[str] = []
         self._camera: Camera | None = None
         if settings.camera:
             self._camera = load_camera(settings.camera, settings.rectified, settings.rectify_alpha)
@@ -248,12 +283,30 @@ class _Decoder:
         # What is no file, such as a rendered world, is where its name is.
         where = path.resolve() if path.exists() else path
         facts = [str(where), describe_files(path), options, recording.first, recording.stop]
-        key = make_key([*facts, settings.lidar_pose, asdict(self._layout)])
-        job = Job(open_source, self._layout, recording.first, recording.stop)
+        facts.append(settings.lidar_pose)
         name = recording.name
-        return keep_recording(
-            self._cache / f'{name}-{key}', job, lambda done, of: self._report(name, done, of)
+        if not self._layout.keep_pixels:  # frames that have their pixels are as good
+            with_pixels = self._folder(name, facts, replace(self._layout, keep_pixels=True))
+            if (kept := find_recording(with_pixels)) is not None:
+                return kept
+        folder = self._folder(name, facts, self._layout)
+        if (kept := find_recording(folder)) is not None:
+            return kept
+        self.decoded.append(name)
+        job = Job(
+            open_source,
+            self._layout,
+            self._workers,
+            recording.first,
+            recording.stop,
+            self._store.make_room,
         )
+        return decode_recording(folder, job, lambda done, of: self._report(name, done, of))
+
+    def _folder(self, name: str, facts: list[Any], layout: Layout) -> Path:
+        """The entry of a recording in the cache, with a note that it is used."""
+        key = self._store.make_key([*facts, asdict(layout)])
+        return self._store.use(self._store.folder / f'{name}-{key}')
 
     def sequence(
         self,
@@ -262,8 +315,9 @@ class _Decoder:
         kept: CachedRecording,
         part: CachedFrames,
         chosen: Triplets,
+        place: str,
     ) -> Sequence:
-        """Put frames and triplets together."""
+        """Put frames and triplets together; `place` is that of the frames in the cache."""
         settings = self._settings
         valid = part.seen
         if settings.triplets.mask_fixed_regions:
@@ -286,6 +340,7 @@ class _Decoder:
             fingerprint=_fingerprint(part, chosen),
             origin=Origin(path, part.names, part.indices, part.positions),
             focal_deviation=settings.focal_deviation,
+            frames_id=place,
         )
 
 
