@@ -77,15 +77,16 @@ def trace_training() -> list[str]:
             {
                 'data.paths': [str(bag)], 'batch': 2, 'pixel_budget': 6144,
                 'data.triplets.held_out': 0.3, 'data.triplets.minimum_parallax': 0.1,
-                'objective.patch.fraction': 1.0,
+                'objective.patch.fraction': 1.0, 'data.cache': folder,
             },
             'trace',
         )  # fmt: skip
         assert isinstance(recipe, VideoRecipe)
         start = load_checkpoint(default_checkpoint())
+        torch.set_num_threads(1)  # all of it in this thread, which is traced
         sys.setprofile(tracer)
         try:
-            task = VideoTask.from_recipe(recipe, Path(folder), start, lambda done, total: None)
+            task = VideoTask.from_recipe(recipe, start, lambda done, total: None)
             task.prepare(0.9)
             terms = task.losses(task.module, task.batch(1, 0, 1), 0.9)
             tracer.inside = 1
@@ -110,7 +111,7 @@ class _Tracer:
 
     def __call__(self, frame: FrameType, event: str, _argument: Any) -> None:
         code = frame.f_code
-        if event == 'return' and code is cache.FrameWriter.add.__code__:
+        if event == 'return' and code is cache.FrameWriter.write.__code__:
             self._frames += 1
             self.inside += self._frames == FIRST_STEADY
         elif event == 'call' and code is cache.FrameWriter.finish.__code__:

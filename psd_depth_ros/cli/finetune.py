@@ -13,6 +13,7 @@ from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_setting_option, Advance, asked_to_stop, progress_bar
 from psd_depth_ros.config import SettingSpec, specs
+from psd_depth_ros.finetune.report import PREPARING
 from psd_depth_ros.finetune.settings import FinetuneSettings
 
 if TYPE_CHECKING:
@@ -128,11 +129,12 @@ class _Stages:
         if status.state != self._state or self._advance is None:
             self._bar.close()
             self._state = status.state
-            self._advance = self._bar.enter_context(progress_bar(status.state, self._quiet))
+            unit = 'frames' if status.state == PREPARING else ''
+            self._advance = self._bar.enter_context(progress_bar(status.state, self._quiet, unit))
         if status.of:
             rate = status.images_per_second
             note = f'{rate:.1f} images/s' if rate else ''
-            self._advance(status.step, status.of, note, status.seconds_left)
+            self._advance(status.step, status.of, note, status.seconds_left, status.detail)
         if status.scores and status.scores != self._scores:
             self._scores = status.scores
             if not self._quiet:

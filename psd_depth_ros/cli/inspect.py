@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 from collections.abc import Iterator
 from pathlib import Path
-import tempfile
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_frame_options, open_recording_frames, progress_bar
@@ -109,7 +108,7 @@ def _print_recording(options: argparse.Namespace, path: Path) -> bool:
 def _print_fitness(options: argparse.Namespace) -> bool:
     """Print the quality of the frames; return whether they are fit for training."""
     try:
-        fitness = _judge(options)
+        fitness, cache = _judge(options)
     except SettingsError:
         raise
     except PsdDepthError as error:
@@ -117,28 +116,29 @@ def _print_fitness(options: argparse.Namespace) -> bool:
         return False
     for label, text in fitness.lines:
         print(f'{label + ":":12} {text}')
+    print(f'{"cache:":12} {cache}')
     verdict = 'yes' if fitness.is_fit else f'no: {"; ".join(fitness.against)}'
     print(f'fit for training: {verdict}')
     return fitness.is_fit
 
 
-def _judge(options: argparse.Namespace) -> Fitness:
-    """Measure all frames without keeping their pixels."""
+def _judge(options: argparse.Namespace) -> tuple[Fitness, str]:
+    """Measure all frames without keeping their pixels, or find what training has measured.
+
+    Also tells where that is kept.
+    """
     from psd_depth_ros.data.triplets.prepare import judge, prepare_sequences
 
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        progress_bar('looking at the frames', options.quiet) as advance,
-    ):
+    with progress_bar('looking at the frames', options.quiet, 'frames') as advance:
         preparation = prepare_sequences(
             _data_settings(options),
             pixel_budget=_USUAL_PIXELS,
-            fine_factor=1,
             keep_pixels=False,
-            cache=Path(folder),
-            report=lambda name, done, total: advance(done, total, name),
+            report=lambda name, done, total: advance(
+                done, total, name, subject=f'looking at {name}'
+            ),
         )
-        return judge(preparation)
+    return judge(preparation), preparation.store.describe() if preparation.store else ''
 
 
 def _data_settings(options: argparse.Namespace) -> DataSettings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 import math
@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 import signal
 import sys
+import time
 from typing import Protocol, TYPE_CHECKING, TypeVar
 
 from psd_depth_ros.errors import BagError, SettingsError
@@ -57,17 +58,82 @@ class Advance(Protocol):
     """Callback that updates a progress bar."""
 
     def __call__(
-        self, done: int, total: int, note: str = '', seconds_left: float = math.nan
+        self,
+        done: int,
+        total: int,
+        note: str = '',
+        seconds_left: float = math.nan,
+        subject: str = '',
     ) -> None:
         """Show `done` of `total`; `note` replaces the rate.
 
-        `seconds_left` replaces the estimate from the rate.
+        `seconds_left` replaces the estimate from the rate; `subject` replaces the title in lines
+        of a log.
         """
 
 
+class SubjectProgress:
+    """Progress of one subject after another, such as recordings: `announce` names the next."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._subject = ''
+
+    def announce(self, subject: str) -> None:
+        """Note what the next reports are of."""
+        self._subject = subject
+
+    def report(self, done: int, total: int) -> None:
+        """Show how much of it is done."""
+        self._advance(done, total, subject=self._subject)
+
+
+class LogLines:
+    """Progress as lines of a log: one every LINE_PERIOD_S, and one when a subject is done.
+
+    What takes less than LEAST_WAIT_S has none, so that many short recordings are no flood.
+    """
+
+    LINE_PERIOD_S, LEAST_WAIT_S = 10.0, 2.0
+
+    def __init__(
+        self, title: str, unit: str, write: Callable[[str], None], clock: Callable[[], float]
+    ) -> None:
+        self._title, self._unit = title, unit
+        self._write, self._clock = write, clock
+        self._subject = ''
+        self._begun_s = self._told_s = clock()
+        self._first = 0
+
+    def advance(
+        self,
+        done: int,
+        total: int,
+        note: str = '',
+        seconds_left: float = math.nan,
+        subject: str = '',
+    ) -> None:
+        """Write a line where it is time for one."""
+        now_s = self._clock()
+        subject = subject or self._title
+        if subject != self._subject or done < self._first:
+            self._subject, self._begun_s, self._first = subject, now_s, done
+        waited_s = now_s - self._told_s
+        if waited_s < (self.LEAST_WAIT_S if done >= total else self.LINE_PERIOD_S):
+            return
+        self._told_s = now_s
+        rate = ''
+        if done > self._first and now_s > self._begun_s:
+            rate = f', {(done - self._first) / (now_s - self._begun_s):.1f} {self._unit}/s'
+        self._write(f'{subject}: {done} of {max(done, total)} {self._unit}{rate}')
+
+
 @contextmanager
-def progress_bar(title: str, quiet: bool = False) -> Iterator[Advance]:
-    """Show a progress bar, except with `quiet` or where stderr is not a terminal."""
+def progress_bar(title: str, quiet: bool = False, unit: str = '') -> Iterator[Advance]:
+    """Show a progress bar, except with `quiet` or where stderr is not a terminal.
+
+    There, with a `unit` such as frames, lines of a log take its place.
+    """
     from rich.console import Console
     from rich.progress import (
         BarColumn,
@@ -85,10 +151,19 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Advance]:
         TextColumn('{task.fields[left]}', style='progress.remaining'),
     )
     hidden = quiet or not console.is_terminal
+    if unit and not quiet and hidden:
+        yield LogLines(title, unit, _write_line, time.monotonic).advance
+        return
     with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
         task = progress.add_task(title, total=None, rate='', left='')
 
-        def advance(done: int, total: int, note: str = '', seconds_left: float = math.nan) -> None:
+        def advance(
+            done: int,
+            total: int,
+            note: str = '',
+            seconds_left: float = math.nan,
+            subject: str = '',
+        ) -> None:
             speed = progress.tasks[0].speed
             rate = note or (f'{speed:.1f}/s' if speed else '')
             if math.isnan(seconds_left) and speed:
@@ -97,6 +172,10 @@ def progress_bar(title: str, quiet: bool = False) -> Iterator[Advance]:
             progress.update(task, completed=done, total=max(done, total), rate=rate, left=left)
 
         yield advance
+
+
+def _write_line(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

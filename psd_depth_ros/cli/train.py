@@ -15,6 +15,7 @@ from psd_depth_ros.cli.options import (
     add_setting_option,
     asked_to_stop,
     progress_bar,
+    SubjectProgress,
 )
 from psd_depth_ros.errors import SettingsError
 
@@ -96,7 +97,7 @@ def execute(options: argparse.Namespace) -> int:
     options.quiet |= not distributed.is_main
     try:
         with distributed.main_first():
-            task = _make_task(options, recipe, folder, start)
+            task = _make_task(options, recipe, start)
         if isinstance(start, EncoderWeights):
             task.start_id = f'imagenet {start.id}'
         configure_training()
@@ -105,7 +106,7 @@ def execute(options: argparse.Namespace) -> int:
     finally:
         folder.release()
     if distributed.is_main:
-        _say(outcome, options.output)
+        _say(outcome, options.output, task.describe_cache(resumed=options.resume))
     return 128 + asked[0] if outcome.stopped and asked else 0
 
 
@@ -153,25 +154,30 @@ def _line(step: StepReport) -> str:
 def _make_task(
     options: argparse.Namespace,
     recipe: Recipe,
-    folder: RunFolder,
     start: Start,
 ) -> Task:
     from psd_depth_ros.training.recipe import MixedRecipe, VideoRecipe, WorldsRecipe
 
     task: Task
-    worlds = options.worlds or folder.path / 'worlds'
+    worlds = options.worlds or options.output / 'worlds'
     if isinstance(recipe, MixedRecipe):
         from psd_depth_ros.training.mixed_task import MixedTask
 
-        with progress_bar('preparing sources', options.quiet) as advance:
+        with progress_bar('preparing sources', options.quiet, 'frames') as advance:
+            progress = SubjectProgress(advance)
             task = MixedTask.from_recipe(
-                recipe, folder.path, start, advance, worlds=worlds, processes=options.processes
+                recipe,
+                start,
+                progress.report,
+                worlds=worlds,
+                processes=options.processes,
+                announce=progress.announce,
             )
         return task
     if isinstance(recipe, WorldsRecipe):
         from psd_depth_ros.training.worlds_task import WorldsTask
 
-        with progress_bar('rendering worlds', options.quiet) as advance:
+        with progress_bar('rendering worlds', options.quiet, 'frames') as advance:
             task = WorldsTask.from_recipe(
                 recipe, worlds, start, advance, processes=options.processes
             )
@@ -179,12 +185,13 @@ def _make_task(
     assert isinstance(recipe, VideoRecipe), f'no task for recipes of kind {recipe.kind}'
     from psd_depth_ros.training.video_task import VideoTask
 
-    with progress_bar('preparing recordings', options.quiet) as advance:
-        task = VideoTask.from_recipe(recipe, folder.path, start, advance)
+    with progress_bar('preparing recordings', options.quiet, 'frames') as advance:
+        progress = SubjectProgress(advance)
+        task = VideoTask.from_recipe(recipe, start, progress.report, announce=progress.announce)
     return task
 
 
-def _say(outcome: Outcome, output: Path) -> None:
+def _say(outcome: Outcome, output: Path, cache: tuple[str, ...]) -> None:
     for note in outcome.notes:
         print(f'note: {note}')
     if outcome.stopped:
@@ -192,6 +199,7 @@ def _say(outcome: Outcome, output: Path) -> None:
     else:
         score = outcome.scores.get('score', float('nan'))
         print(f'written to {outcome.path} (score {score:.4f}); {output}/log.csv tells how it went')
+    print(*cache, sep='\n', end='\n' if cache else '')
     if importlib.util.find_spec('tensorboard') is None:
         print('for curves: pip install "psd_depth_ros[tensorboard]" before the next run')
 

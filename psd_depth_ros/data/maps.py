@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from collections.abc import Sequence as Items
+from contextlib import suppress
 from dataclasses import dataclass, replace
 import hashlib
+import os
 from pathlib import Path
 from typing import Any
 
@@ -242,6 +244,8 @@ def _keep(
         return np.stack(list(_counted(maps, report)))
     kept = _load(path, count)
     if kept is not None:
+        with suppress(OSError):
+            os.utime(path)  # used, for a cache that forgets the oldest
         return kept
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""The folder of a fine-tuning: weights, settings, report, decoded frames and the training."""
+"""The folder of a fine-tuning: weights, settings, report and the training."""
 
 from __future__ import annotations
 
@@ -80,11 +80,6 @@ class FinetuneFolder:
         return self.path / 'best.safetensors'
 
     @property
-    def frames(self) -> Path:
-        """The cache of decoded recordings."""
-        return self.path / 'frames'
-
-    @property
     def training(self) -> Path:
         """The run folder of the training."""
         return self.path / 'training'
@@ -133,8 +128,7 @@ class FinetuneFolder:
             return
         for name in ('best.safetensors', 'settings.json', 'report.json'):
             (self.path / name).unlink(missing_ok=True)
-        for folder in (self.training, self.frames):
-            shutil.rmtree(folder, ignore_errors=True)
+        shutil.rmtree(self.training, ignore_errors=True)
         if not self._existed:
             with suppress(OSError):
                 self.path.rmdir()

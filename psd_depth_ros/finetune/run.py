@@ -164,9 +164,9 @@ def _finetune(
     student = _make_student(matched, settings, start)
     if student is not None:
         notes = (*notes, _describe_student(matched, student, start))
-    run = _Run(settings, matched, start, device, folder, notes, student)
+    trained = has_state(RunFolder(folder.training).states)
+    run = _Run(settings, matched, start, device, folder, notes, student, resumed=trained)
     try:
-        trained = has_state(run.training.states)
         folder.begin(Path(start.path), dump(settings), trained=trained)
         task = _prepare(run, report, stop)
     except _StoppedError:
@@ -199,6 +199,7 @@ class _Run:
     folder: FinetuneFolder
     notes: tuple[str, ...] = ()
     student: NewStudent | None = None  # where the network is made anew
+    resumed: bool = False
 
     @property
     def training(self) -> RunFolder:
@@ -238,6 +239,7 @@ class _Run:
             notes=(
                 *recordings.get('notes', ()),
                 *self.notes,
+                *(task.describe_cache(resumed=self.resumed) if task else ()),
                 *(outcome.notes if outcome else ()),
             ),
             run={'settings': dump(self.settings), 'psd_depth_ros': __version__},
@@ -373,11 +375,16 @@ def _describe_student(recipe: VideoRecipe, student: NewStudent, start: Checkpoin
 
 def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> VideoTask:
     """Decode the recordings and make the training task."""
+    subject = 'preparing recordings'
+
+    def announce(begun: str) -> None:
+        nonlocal subject
+        subject = begun
 
     def advance(done: int, total: int) -> None:
         if stop():
             raise _StoppedError
-        report(FinetuneStatus(PREPARING, done, total, 'preparing recordings'))
+        report(FinetuneStatus(PREPARING, done, total, subject))
 
     said = '' if run.student is None else f'; {run.notes[-1]}'
     report(FinetuneStatus(PREPARING, detail=f'looking at the recordings{said}'))
@@ -385,7 +392,7 @@ def _prepare(run: _Run, report: Report, stop: Callable[[], bool]) -> VideoTask:
     if not resumable:
         shutil.rmtree(run.folder.training, ignore_errors=True)
     task = VideoTask.from_recipe(
-        run.recipe, run.folder.path, run.start, advance, student=run.student
+        run.recipe, run.start, advance, student=run.student, announce=announce
     )
     recordings = task.data_description()['recordings']
     if not sum(one['held_out'] for one in recordings):

@@ -59,8 +59,8 @@ def pixel_rays(pixels: npt.NDArray, K: Array) -> Array:
 class RecoveredMotion(NamedTuple):
     """To ~ `rotation` (3, 3) of + the unit `direction` (3,), and points triangulated with it.
 
-    `distance_of`, `distance_to` (n,) are Z in the frames moved from and moved to, in lengths of the
-    motion; `in_front` (n,) bool where both are above 0 and below the farthest that was asked for.
+    `distance_of`, `distance_to` (n,) are Z in the frames moved from and moved to, in lengths of
+    the motion; `in_front` (n,) bool where both are above 0 and below the farthest asked for.
     """
 
     rotation: Array

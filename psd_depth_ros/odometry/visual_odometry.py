@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -91,7 +90,7 @@ def find_motion(
 
 
 def find_corners(grey: Grey, mask: Mask | None = None) -> Pixels:
-    """Corners (n, 2) of an image (H, W) to be followed by `track_motion`, where the mask is true."""
+    """Corners (n, 2) of an image (H, W) for `track_motion`, where the mask is true."""
     return TRACKER.find(grey, None if mask is None else mask.astype(np.uint8))
 
 
@@ -146,11 +145,13 @@ def _solve(here: Pixels, there: Pixels, K: NDArray[np.float64]) -> TrackedMotion
     )
 
 
-def scale_motion(tracked: TrackedMotion, depth_m: NDArray[np.float32], camera: Camera) -> PairMotion:
+def scale_motion(
+    tracked: TrackedMotion, depth_m: NDArray[np.float32], camera: Camera
+) -> PairMotion:
     """The motion with the length that brings its corners to a depth map (h, w) of the target.
 
-    It is the median of the ratios of depth and distance, each weighted by its inverse depth, for an
-    error in pixels is one in inverse depth.
+    It is the median of the ratios of depth and distance, each weighted by its inverse depth, for
+    an error in pixels is one in inverse depth.
     """
     depth = lift(tracked.here, depth_m, camera)[:, 2]
     length = weighted_median(depth / tracked.distance_here, 1.0 / depth)

@@ -44,6 +44,7 @@ from psd_depth_ros.finetune.report import (
     FinetuneReport,
     FinetuneStatus,
     KEPT,
+    PREPARING,
     report_from,
     STOPPED,
 )
@@ -58,6 +59,7 @@ from psd_depth_ros.ros.parameters import NodeParameters
 from psd_depth_ros.ros.qos import output_profile
 from psd_depth_ros.runtime import LimitSettings
 
+PREPARING_PERIOD_S = 10.0  # between lines of the log
 PATIENCE_S = 20.0  # when this node ends, for the last step of the training
 MAY_CHANGE = ('deploy_to', 'deploy_timeout_s')
 IDLE, STARTING, STOPPING, DEPLOYING, FAILED = (
@@ -323,6 +325,8 @@ class FinetuneNode(Node):
         state = STOPPING if self._state.state == STOPPING else status.state
         if state != self._state.state:
             self.get_logger().info(str(status))
+        elif status.state == PREPARING and status.of:
+            self.get_logger().info(str(status), throttle_duration_sec=PREPARING_PERIOD_S)
         self._state = self._state.changed(state=state, status=status)
         if status.preview and (former is None or former.preview != status.preview):
             self._show(status.preview)

@@ -85,22 +85,22 @@ class MixedTask(Task):
     def from_recipe(
         cls,
         recipe: MixedRecipe,
-        folder: Path,
         start: Start,
         report: Report,
         *,
         worlds: Path,
         processes: int = 2,
+        announce: Callable[[str], None] = lambda subject: None,
     ) -> MixedTask:
         """Render and decode what the sources need and make the task.
 
         Args:
             recipe: Sources.
-            folder: Of the run; decoded recordings and maps of teachers are kept in it.
             start: What the network starts from.
             report: Called with what is done and the total, anew for each recording.
             worlds: Folder of rendered worlds.
             processes: That render.
+            announce: Called with what begins.
         """
         torch.manual_seed(recipe.seed)
         model = start_network(recipe, start)
@@ -108,12 +108,15 @@ class MixedTask(Task):
         for source in recipe.sources:
             own = source.recipe
             if isinstance(own, WorldsRecipe):
+                announce('rendering worlds')
                 tasks[source.name] = WorldsTask.from_recipe(
                     own, worlds, start, report, processes=processes, model=model
                 )
             else:
                 assert isinstance(own, VideoRecipe), f'no task for recipes of kind {own.kind}'
-                tasks[source.name] = VideoTask.from_recipe(own, folder, start, report, model)
+                tasks[source.name] = VideoTask.from_recipe(
+                    own, start, report, model, announce=announce
+                )
         return cls(recipe, tasks, start)
 
     @property
@@ -141,6 +144,11 @@ class MixedTask(Task):
     def data_description(self) -> dict[str, Any]:
         """The data of every source."""
         return {name: task.data_description() for name, task in self._tasks.items()}
+
+    def describe_cache(self, *, resumed: bool = False) -> tuple[str, ...]:
+        """What every source says, once."""
+        said = (task.describe_cache(resumed=resumed) for task in self._tasks.values())
+        return tuple(dict.fromkeys(text for texts in said for text in texts))
 
     def groups(self) -> list[ParameterGroup]:
         """The depth network, then what each source trains beside it."""

@@ -88,6 +88,10 @@ class Task(ABC):
         """
         return {}
 
+    def describe_cache(self, *, resumed: bool = False) -> tuple[str, ...]:
+        """Where decoded recordings are kept; of a resumed run also which were not there."""
+        return ()
+
     @property
     def kept(self) -> nn.Module:
         """What is saved with the state of the run and not trained, such as teachers."""

@@ -79,6 +79,7 @@ class VideoTask(Task):
         start: A checkpoint, encoder weights, or None for random weights.
         report: Called with the number of frames done and of all frames, where motions are
             estimated (`poses: tracked`) and where teachers of the terms make maps.
+        announce: Called with what begins, such as 'tracking drive'.
         cache: Folder that keeps the maps of teachers; None: they are kept in memory.
         model: The depth network, in place of that of the recipe and the start.
         student: Makes the network of the recipe anew. The start, a checkpoint of any shape, is
@@ -100,6 +101,7 @@ class VideoTask(Task):
         cache: Path | None = None,
         model: DepthModel | None = None,
         student: NewStudent | None = None,
+        announce: Callable[[str], None] = lambda subject: None,
     ) -> None:
         data.check()
         self.recipe = recipe
@@ -120,10 +122,11 @@ class VideoTask(Task):
         map_teachers = open_teachers(terms)
         needs = frozenset[str]().union(*(term.needs for term in terms))
         check_fields(needs - map_teachers.keys(), data.sequences)
-        data = self._with_poses(data, teachers.get(INITIAL), report)
+        data = self._with_poses(data, teachers.get(INITIAL), report, announce)
         self._map_teachers: dict[str, dict[str, str]] = {}  # not the networks, which have done
         self._map_provenance: list[Mapping[str, Any]] = []
         for field, teacher in map_teachers.items():
+            announce(f'maps of {teacher.name}')
             maps = compute_maps(data.sequences, teacher, field, cache, report)
             data = replace(data, sequences=maps.sequences, notes=(*data.notes, *maps.notes))
             self._map_teachers[field] = {'name': maps.name, 'id': maps.id}
@@ -173,7 +176,11 @@ class VideoTask(Task):
         return fields | {'pose_prior'}
 
     def _with_poses(
-        self, data: Preparation, initial: DepthModel | None, report: Callable[[int, int], None]
+        self,
+        data: Preparation,
+        initial: DepthModel | None,
+        report: Callable[[int, int], None],
+        announce: Callable[[str], None],
     ) -> Preparation:
         """The recordings, with estimated motions where the recipe has `poses: tracked`."""
         if self.recipe.poses != TRACKED:
@@ -181,12 +188,14 @@ class VideoTask(Task):
         sequences = []
         for sequence in data.sequences:
             if sequence.poses is None or not sequence.poses_are_of_camera:
+                announce(f'tracking {sequence.name}')
                 found = estimate_motions(
                     sequence,
                     self._depth if initial is None else initial,
                     self._focal_px,
                     knows_nothing=initial is None,
                     report=report,
+                    store=data.store,
                 )
                 sequence = replace(sequence, pair_poses=found)
             sequences.append(sequence)
@@ -205,24 +214,40 @@ class VideoTask(Task):
     def from_recipe(
         cls,
         recipe: VideoRecipe,
-        folder: Path,
         start: Start,
         report: Callable[[int, int], None],
         model: DepthModel | None = None,
         student: NewStudent | None = None,
+        announce: Callable[[str], None] = lambda subject: None,
     ) -> VideoTask:
-        """Decode the recordings of the recipe into `folder`/frames and make the task.
+        """Decode the recordings of the recipe, or find them in the cache, and make the task.
 
-        `report` is called with the frames done and the total of each recording.
+        `report` is called with the frames done and the total of each recording, `announce` before
+        that with what begins, such as 'preparing drive'.
         """
+
+        def decoded(name: str, done: int, total: int) -> None:
+            announce(f'preparing {name}')
+            report(done, total)
+
         data = prepare_sequences(
             recipe.data,
             pixel_budget=recipe.pixel_budget,
-            cache=folder / 'frames',
             fine_factor=FINE_FACTOR,
-            report=lambda _, done, total: report(done, total),
+            report=decoded,
         )
-        return cls(recipe, data, start, report, folder / 'frames', model, student)
+        assert data.store is not None
+        task = cls(recipe, data, start, report, data.store.folder, model, student, announce)
+        data.store.make_room()
+        return task
+
+    def describe_cache(self, *, resumed: bool = False) -> tuple[str, ...]:
+        """Where the frames are, and which a resumed run had to decode again."""
+        data = self._data
+        again = ''
+        if resumed and data.decoded:
+            again = f'{", ".join(data.decoded)}: decoded again, no longer in the cache'
+        return tuple(text for text in (again, data.store and data.store.describe()) if text)
 
     @property
     def depth(self) -> DepthModel:

@@ -40,7 +40,7 @@ def make_task(tmp_path, *changes):
         ),
         'test',
     )  # fmt: skip
-    return VideoTask.from_recipe(recipe, tmp_path / 'data', None, lambda done, total: None)
+    return VideoTask.from_recipe(recipe, None, lambda done, total: None)
 
 
 def test_a_term_of_ones_own_learns_from_the_average(tmp_path):

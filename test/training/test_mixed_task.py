@@ -212,7 +212,7 @@ def test_a_run_learns_from_all_sources_and_goes_on_where_it_stopped(tmp_path):
 
     def run(folder, steps, **options):
         task = MixedTask.from_recipe(
-            recipe, tmp_path, None, lambda done, total: None, worlds=tmp_path / 'worlds',
+            recipe, None, lambda done, total: None, worlds=tmp_path / 'worlds',
             processes=1,
         )  # fmt: skip
         seen = []

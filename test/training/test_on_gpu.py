@@ -32,7 +32,7 @@ TERMS = {'photometric', 'patch', 'distillation', 'mix', 'pose_alignment', 'dista
 def make_task(folder: Path, *changes: str) -> VideoTask:
     base = read_recipe(find_recipe('psd'))
     recipe = change_recipe(base, (f'data.paths=["{CLIP}"]', *SMALL, *changes), 'test')
-    return VideoTask.from_recipe(recipe, folder, None, lambda done, total: None)
+    return VideoTask.from_recipe(recipe, None, lambda done, total: None)
 
 
 def test_losses_are_those_of_a_cpu(tmp_path: Path) -> None:

@@ -50,7 +50,7 @@ def test_a_sequence_is_learned_by_heart(tmp_path: Path) -> None:
         ),
         'test',
     )
-    task = VideoTask.from_recipe(recipe, tmp_path / 'data', None, lambda done, total: None)
+    task = VideoTask.from_recipe(recipe, None, lambda done, total: None)
     untrained = tmp_path / 'untrained.safetensors'
     save_checkpoint(untrained, task.describe(task.depth, 0, {}), task.depth.state_dict())
     before, depth_before = seen_error(task), depth_errors(untrained)

@@ -191,13 +191,12 @@ class FrameWriter:
         rgb = self._fine.sample(frame.rgb)
         image = rgb if self._network is self._fine else self._network.sample(frame.rgb)
         grey = shrink_grey(rgb)
-        has_depth = frame.depth_m is not None and self._rgb is not None
         return MeasuredFrame(
             frame,
             rgb,
             image,
             grey,
-            self._resize_depth(frame.depth_m) if has_depth else None,
+            None if self._rgb is None else self._resize_depth(frame.depth_m),
             self._project(frame.lidar),
             find_corners(grey),
             measure_sharpness(cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)),
@@ -259,8 +258,10 @@ class FrameWriter:
             if file is not None:
                 file.close()
 
-    def _resize_depth(self, depth_m: NDArray[np.float32]) -> NDArray[np.float16]:
+    def _resize_depth(self, depth_m: NDArray[np.float32] | None) -> NDArray[np.float16] | None:
         """A depth of the rectified view at the size of the frames."""
+        if depth_m is None:
+            return None
         if depth_m.shape != self.camera.size:
             size = self.camera.size[::-1]
             depth_m = cv2.resize(depth_m, size, interpolation=cv2.INTER_NEAREST_EXACT)

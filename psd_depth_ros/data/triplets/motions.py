@@ -78,7 +78,9 @@ def estimate_motions(
     """
     triplets = np.concatenate([sequence.triplets, sequence.held_out])
     sources = {int(target): (int(a), int(b)) for target, a, b in triplets}
-    tracks = _entry(store, sequence, 'tracks', sources, hashlib.sha256(sequence.valid).hexdigest())
+    tracks = _entry(
+        store, sequence, 'tracks', sources, hashlib.sha256(sequence.valid.tobytes()).hexdigest()
+    )
     facts = (tracks and tracks.stem, _network_id(network), canonical_focal_px, knows_nothing)
     scaled = _entry(store, sequence, 'motions', sources, facts)
     if (kept := _read(store, scaled)) is not None:
@@ -253,7 +255,9 @@ def _pack_tracks(tracked: Tracked) -> Arrays:
 def _unpack_tracks(arrays: Arrays) -> Tracked:
     ends = np.cumsum(arrays['counts'])[:-1]
     parts = np.split(arrays['corners'], ends) if len(arrays['counts']) else []
-    rows = zip(arrays['pairs'].tolist(), arrays['rotation'], arrays['direction'], parts, strict=True)
+    rows = zip(
+        arrays['pairs'].tolist(), arrays['rotation'], arrays['direction'], parts, strict=True
+    )
     return {
         (first, second): TrackedMotion(
             rotation, direction, part[:, :2], part[:, 2:4], part[:, 4], part[:, 5]

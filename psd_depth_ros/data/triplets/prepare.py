@@ -138,11 +138,20 @@ def prepare_sequences(
     """Decode the recordings of the settings and choose their triplets.
 
     What was decoded once is used again: it is kept in the folder `cache`, by default that of the
-    settings. Frames are kept at `fine_factor` times the network's input size for `pixel_budget`.
-    Without `keep_pixels` they are measured only, which is enough to count triplets. `report` gets
-    the name of a recording, the frames decoded and how many there are; `workers` threads (0: as
-    many as torch may use) change nothing but the time it takes. Raises BagError where nothing can be read, or with `settings.strict` where
-    something cannot; SettingsError where a setting means nothing to any of the recordings.
+    settings.
+
+    Args:
+        settings: which recordings, and the limits of triplets.
+        pixel_budget: of the network's input.
+        cache: a folder in place of that of the settings.
+        fine_factor: frames are kept at so many times the size of the network's input.
+        keep_pixels: without them frames are measured only, which is enough to count triplets.
+        report: gets the name of a recording, the frames decoded and how many there are.
+        workers: threads, 0: as many as torch may use; what is made is the same.
+
+    Raises:
+        BagError: nothing can be read, or with `settings.strict` something cannot.
+        SettingsError: a setting means nothing to any of the recordings.
     """
     layout = Layout(pixel_budget, fine_factor, keep_pixels)
     recordings = find_recordings(settings)
