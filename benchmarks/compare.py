@@ -15,6 +15,8 @@ or wait until the machine does nothing else.
 - start: processor time from a new process to the first depth, with nothing stored by an earlier
   start, and then once more
 - training: processor time of a step on one thread, both checkouts in turn
+- preparation: real and processor time of a frame that is decoded, chosen and tracked, of a
+  rendered drive of 60 frames and of --recordings; then once more, with what was kept
 """
 
 from __future__ import annotations
@@ -35,7 +37,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PARTS = ('network', 'pipeline', 'end_to_end', 'start', 'training')
+PARTS = ('network', 'pipeline', 'end_to_end', 'start', 'training', 'preparation')
 PATIENCE_S = 1800.0
 # Two-sided 95 % quantile of Student's t by degrees of freedom.
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -135,6 +137,67 @@ with tempfile.TemporaryDirectory() as folder:
 """
 TRAINING_STEPS, TRAINING_WARM_UP = 12, 8  # of each round
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
+ALL_THREADS = {'OMP_WAIT_POLICY': 'PASSIVE'}  # as the commands wait
+# Writes a drive into the file that is named.
+DRIVE_PROBE = """
+import sys
+
+from psd_depth_ros.replay.rendering import write_world
+from psd_depth_ros.synth import World, WorldSettings
+
+world = World(1, WorldSettings(kind='street', width=832, height=256, speed_mps=8.0))
+write_world(world, sys.argv[1], 60, 90)
+"""
+# Prepares a recording as training does, and then once more.
+PREPARATION_PROBE = """
+import inspect, json, resource, sys, tempfile, time
+from pathlib import Path
+
+from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
+from psd_depth_ros.config import build
+from psd_depth_ros.data.settings import DataSettings
+from psd_depth_ros.data.triplets.motions import estimate_motions
+from psd_depth_ros.data.triplets.prepare import prepare_sequences
+from psd_depth_ros.networks import load_model
+
+start = load_checkpoint(default_checkpoint())
+network, focal_px = load_model(start), start.info.output.canonical_focal_px
+settings = build(DataSettings, {'paths': [sys.argv[1]]})
+found = {}
+
+
+def measure(name, work):
+    real, processor = time.perf_counter(), time.process_time()
+    result = work()
+    spent = time.perf_counter() - real, time.process_time() - processor
+    for kind, seconds in zip(('real', 'CPU'), spent):
+        found[f'{name}, {kind} ms per frame'] = 1e3 * seconds
+    return result
+
+
+def track():
+    keeps = 'store' in inspect.signature(estimate_motions).parameters
+    options = {'store': prepared.store} if keeps else {}
+    for sequence in prepared.sequences:
+        estimate_motions(sequence, network, focal_px, **options)
+
+
+def prepare():
+    return prepare_sequences(settings, pixel_budget=53248, fine_factor=2, cache=Path(folder))
+
+
+with tempfile.TemporaryDirectory() as folder:
+    prepared = measure('choosing', prepare)
+    measure('tracking', track)
+    for kind in ('real', 'CPU'):
+        names = [f'{name}, {kind} ms per frame' for name in ('choosing', 'tracking')]
+        found[f'both, {kind} ms per frame'] = sum(found[name] for name in names)
+    measure('both once more', lambda: (prepare(), track()))
+    frames = sum(len(one.rgb) for one in prepared.sequences)
+    found = {name: spent / frames for name, spent in found.items()}
+    found['peak memory, MB'] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    print(json.dumps(found))
+"""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,6 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument('new', type=Path, nargs='?', default=HERE.parent, help='default: this one')
     parser.add_argument('--rounds', type=int, default=5)
     parser.add_argument('--only', nargs='+', choices=PARTS, default=PARTS)
+    parser.add_argument(
+        '--recordings', nargs='+', default=[], metavar='PATH', help='that preparation measures too'
+    )
     parser.add_argument('--limit', type=float, default=3.0, help='percent (%(default)s)')
     parser.add_argument('--output', type=Path, help='write every figure to this JSON file')
     chosen = parser.parse_args(arguments)
@@ -156,7 +222,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for path in checkouts.values():
             if not (path / 'benchmarks' / 'run.py').is_file():
                 parser.error(f'{path} is no checkout of psd_depth_ros')
-        costs = measure_all(chosen.only, chosen.rounds, checkouts)
+        costs = measure_all(chosen.only, chosen.rounds, checkouts, chosen.recordings)
     rows = [*compare(costs['old'], costs['new'], chosen.limit)]
     print_table(rows)
     if chosen.output is not None:
@@ -181,7 +247,7 @@ def check_out(name: str) -> Iterator[Path]:
 
 
 def measure_all(
-    parts: Sequence[str], rounds: int, checkouts: dict[str, Path]
+    parts: Sequence[str], rounds: int, checkouts: dict[str, Path], recordings: Sequence[str] = ()
 ) -> dict[str, dict[str, list[float]]]:
     """Every cost of both checkouts, in as many rounds, by its name."""
     costs: dict[str, dict[str, list[float]]] = {'old': {}, 'new': {}}
@@ -191,11 +257,10 @@ def measure_all(
     if 'training' in parts:
         for index in (0, 1) * rounds:
             alternate_training(index, checkouts, costs)
-    for number in range(rounds if 'start' in parts else 0):
-        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
-            for name, cost in measure_starts(checkouts[side]):
-                costs[side].setdefault(name, []).append(cost)
-        print(f'start, round {number + 1}: done', file=sys.stderr)
+    if 'preparation' in parts:
+        alternate_preparations(rounds, checkouts, recordings, costs)
+    if 'start' in parts:
+        alternate_starts(rounds, checkouts, costs)
     for part in [part for part in parts if part in ('pipeline', 'end_to_end')]:
         for number in range(rounds * (3 if part == 'pipeline' else 1)):
             order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
@@ -255,6 +320,37 @@ def alternate_training(
         print(f'{label}: done', file=sys.stderr)
     finally:
         _stop(probes)
+
+
+def alternate_starts(
+    rounds: int, checkouts: dict[str, Path], costs: dict[str, dict[str, list[float]]]
+) -> None:
+    """Let both checkouts start in turns, and add what it cost."""
+    for number in range(rounds):
+        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
+            for name, cost in measure_starts(checkouts[side]):
+                costs[side].setdefault(name, []).append(cost)
+        print(f'start, round {number + 1}: done', file=sys.stderr)
+
+
+def alternate_preparations(
+    rounds: int,
+    checkouts: dict[str, Path],
+    recordings: Sequence[str],
+    costs: dict[str, dict[str, list[float]]],
+) -> None:
+    """Let both checkouts prepare recordings in turns, and add what a frame took."""
+    with tempfile.TemporaryDirectory() as folder:
+        drive = str(Path(folder) / 'drive.mcap')
+        _run(DRIVE_PROBE, [drive], checkouts['new'], ALL_THREADS)
+        for number in range(rounds):
+            for path in (drive, *(str(Path(one).resolve()) for one in recordings)):
+                for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
+                    lines = _run(PREPARATION_PROBE, [path], checkouts[side], ALL_THREADS)
+                    for name, cost in json.loads(lines[-1]).items():
+                        label = f'preparation of {Path(path).stem}, {name}'
+                        costs[side].setdefault(label, []).append(cost)
+            print(f'preparation, round {number + 1}: done', file=sys.stderr)
 
 
 def _start(

@@ -21,7 +21,7 @@ from psd_depth_ros.data.settings import TripletSettings
 from psd_depth_ros.odometry.tracking import Grey, Pixels, Tracker
 
 GREY_WIDTH = 208
-TRACKER = Tracker(200, 0.005, 4, window_px=13, return_px=0.75)
+TRACKER = Tracker(200, 0.005, 4, window_px=16, return_px=0.75)
 _BLACK, _WHITE = 4, 251
 _FEWEST_POINTS = 8
 
