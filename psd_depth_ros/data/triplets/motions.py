@@ -31,6 +31,7 @@ from psd_depth_ros.data.triplets.workers import start_workers, Workers
 from psd_depth_ros.errors import BagError
 from psd_depth_ros.files import write_atomically
 from psd_depth_ros.networks import DepthModel
+from psd_depth_ros.networks.bin_head import expected_log_depth
 from psd_depth_ros.odometry.lengths import average_scales, Motions
 from psd_depth_ros.odometry.visual_odometry import (
     find_corners,
@@ -181,8 +182,12 @@ def predict_depth(
     image = network.normalise(torch.from_numpy(np.stack(small)).permute(0, 3, 1, 2))
     intrinsics = torch.tensor([[camera.fx, camera.fy, camera.cx, camera.cy]]).float()
     with autocast(device.type):
-        output = network(image.to(device), intrinsics.expand(len(frames), 4).to(device))
-    depth = output.log_depth.float().exp() * (camera.fx / canonical_focal_px)
+        given = image.to(device), intrinsics.expand(len(frames), 4).to(device)
+        if network.has_bins:  # that of training takes half the time of `forward` for the same
+            log_depth = expected_log_depth(network.predict_bins(*given)).log_depth
+        else:
+            log_depth = network(*given).log_depth
+    depth = log_depth.float().exp() * (camera.fx / canonical_focal_px)
     return depth[:, 0].cpu().numpy()
 
 
