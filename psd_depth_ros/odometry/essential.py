@@ -76,7 +76,8 @@ def recover_motion(
     """Of the four motions of an essential matrix that with most points in front of both views.
 
     As OpenCV's recoverPose, which triangulates every point four times by a singular value
-    decomposition; here rays meet by least squares: Z (to x R of) = -(to x t).
+    decomposition; here by least squares of 1/Z (to x t) = -(to x R of), which is linear in the
+    pixels, so that errors of pixels do not make points nearer.
 
     Args:
         essential: (3, 3).
@@ -98,9 +99,11 @@ def _both_ways(
     """Points triangulated with a direction and with its opposite."""
     turned = of @ rotation.T
     across = np.cross(to, turned)
-    square = np.maximum(np.sum(across**2, axis=1), 1e-18)
-    distance_of = -(np.cross(to, direction) * across).sum(axis=1) / square
-    distance_to = -(np.cross(turned, direction) * across).sum(axis=1) / square
+    with np.errstate(divide='ignore', invalid='ignore'):  # points at infinity, and the epipole
+        distance_of, distance_to = (
+            -np.sum(along**2, axis=1) / np.sum(along * across, axis=1)
+            for along in (np.cross(to, direction), np.cross(turned, direction))
+        )
     for sign in (1.0, -1.0):
         near, far = sign * distance_of, sign * distance_to
         in_front = (near > 0) & (far > 0) & (near < farthest) & (far < farthest)
