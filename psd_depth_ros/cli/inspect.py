@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+import tempfile
 from typing import Any, TYPE_CHECKING
 
 from psd_depth_ros.cli.options import add_frame_options, open_recording_frames, progress_bar
@@ -129,16 +131,37 @@ def _judge(options: argparse.Namespace) -> tuple[Fitness, str]:
     """
     from psd_depth_ros.data.triplets.prepare import judge, prepare_sequences
 
-    with progress_bar('looking at the frames', options.quiet, 'frames') as advance:
+    with (
+        _open_cache() as cache,
+        progress_bar('looking at the frames', options.quiet, 'frames') as advance,
+    ):
         preparation = prepare_sequences(
             _data_settings(options),
             pixel_budget=_USUAL_PIXELS,
             keep_pixels=False,
+            cache=cache,
             report=lambda name, done, total: advance(
                 done, total, name, subject=f'looking at {name}'
             ),
         )
-    return judge(preparation), preparation.store.describe() if preparation.store else ''
+        assert preparation.store is not None
+        return judge(preparation), preparation.store.describe()
+
+
+@contextmanager
+def _open_cache() -> Iterator[Path]:
+    """The cache of frames; a folder that is removed again where that cannot be written."""
+    from psd_depth_ros.data.triplets.frame_store import frames_folder
+
+    folder = frames_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError:
+        with tempfile.TemporaryDirectory() as name:
+            yield Path(name)
+        return
+    yield folder
 
 
 def _data_settings(options: argparse.Namespace) -> DataSettings:

@@ -7,17 +7,22 @@ import pytest
 from psd_depth_ros.cli.main import main
 
 
-def test_inspect_says_whether_a_recording_is_fit(tmp_path, capsys):
-    folder = tmp_path / 'drive'
+def write_drive(folder):
+    """40 images of two walls: the lower half moves by 3 pixels, the upper by 1."""
     folder.mkdir()
     (folder / 'camera.yaml').write_text(
         'fx: 70\nfy: 70\ncx: 47.5\ncy: 31.5\nwidth: 96\nheight: 64\ncamera_height_m: 1.2\n'
     )
     rng = np.random.default_rng(0)
     walls = [np.kron(rng.integers(40, 216, (8, 60)), np.ones((4, 4))) for _ in range(2)]
-    for index in range(40):  # the lower half moves by 3 pixels, the upper by 1
+    for index in range(40):
         picture = np.concatenate([walls[0][:, index:][:, :96], walls[1][:, 3 * index :][:, :96]])
         cv2.imwrite(str(folder / f'{index:03d}.png'), picture)
+    return folder
+
+
+def test_inspect_says_whether_a_recording_is_fit(tmp_path, capsys):
+    folder = write_drive(tmp_path / 'drive')
     assert main(['inspect', str(folder), '--require-fit']) == 0
     printed = capsys.readouterr().out
     assert '40, 10.0 Hz, 96x64' in printed
@@ -92,3 +97,20 @@ def test_inspect_says_what_was_understood_of_a_network_of_others(tmp_path, capsy
     assert printed.endswith('live:         yes\n')
     assert main(['inspect', f'{path}?output=disparity&metric=false']) == 0
     assert 'of unknown scale and shift' in capsys.readouterr().out
+
+
+def test_inspect_keeps_what_it_measured_or_goes_without(tmp_path, capsys, monkeypatch):
+    drive = write_drive(tmp_path / 'drive')
+    home = tmp_path / 'home'
+    monkeypatch.setenv('XDG_CACHE_HOME', str(home))
+    for _ in range(2):
+        assert main(['inspect', str(drive)]) == 0
+        printed = capsys.readouterr().out
+        assert (
+            f'cache:       decoded frames are kept in {home}/psd_depth_ros/frames: 0.0' in printed
+        )
+    assert len(list((home / 'psd_depth_ros' / 'frames').iterdir())) == 1
+    (tmp_path / 'file').write_text('no folder')
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path / 'file'))
+    assert main(['inspect', str(drive)]) == 0
+    assert 'fit for training: ' in capsys.readouterr().out

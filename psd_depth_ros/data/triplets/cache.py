@@ -407,7 +407,7 @@ def _write(folder: Path, job: Job, report: Report, replace: bool = False) -> Non
     except OSError as error:
         raise BagError(
             f'decoded frames cannot be kept in {folder.parent}: {error.strerror or error}; make '
-            'room, or choose another folder for them'
+            'room, or choose another folder for them (data.cache)'
         ) from error
 
 
@@ -497,7 +497,7 @@ def _check_room(folder: Path, source: FrameSource, frame: TimedFrame, job: Job) 
         raise BagError(
             f'the {count} frames of {source.path} need {needed / 1e6:.1f} MB decoded, and '
             f'{folder.parent} has room for {free / 1e6:.1f} MB; make room, choose another folder '
-            'for them, or lower pixel_budget'
+            'for them (data.cache), or lower pixel_budget'
         )
 
 

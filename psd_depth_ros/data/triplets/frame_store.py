@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 import hashlib
 import json
+import math
 import os
 from pathlib import Path
 import secrets
@@ -46,20 +47,21 @@ class FrameStore:
 
     Args:
         folder: made when the first entry is.
-        limit_bytes: of all entries; those used since this object was made may take more.
+        limit_bytes: of all entries; those used since this object was made may take more. Without
+            a limit nothing is removed.
     """
 
-    def __init__(self, folder: Path, limit_bytes: float) -> None:
+    def __init__(self, folder: Path, limit_bytes: float = math.inf) -> None:
         self.folder = folder
         self.limit_bytes = limit_bytes
         self._began_s = time.time() - _CLOCK_S
         self._code = identify_code()
 
     @classmethod
-    def of(cls, settings: DataSettings, folder: Path | None = None) -> FrameStore:
-        """The store that settings name, or another folder with their limit."""
-        named = user_path(settings.cache) if settings.cache else frames_folder()
-        return cls(folder or named, settings.cache_gb * 1e9)
+    def of(cls, settings: DataSettings) -> FrameStore:
+        """The store that settings name."""
+        folder = user_path(settings.cache) if settings.cache else frames_folder()
+        return cls(folder, settings.cache_gb * 1e9)
 
     def make_key(self, facts: Any) -> str:
         """A hash of what an entry is made from: facts as JSON, our code and the libraries."""
@@ -79,6 +81,8 @@ class FrameStore:
         They fit where all entries stay below the limit and the disk has room; where removing is
         not enough, or not allowed, nothing more happens.
         """
+        if math.isinf(self.limit_bytes):
+            return
         remove_temporaries(self.folder)
         entries = [*self._entries()]
         total = sum(size for _, size, _ in entries)
@@ -94,12 +98,14 @@ class FrameStore:
     def describe(self) -> str:
         """Where the entries are, how large they are and may be, in words."""
         total = sum(size for _, size, _ in self._entries())
-        beyond = ''
+        limit = beyond = ''
+        if not math.isinf(self.limit_bytes):
+            limit = f' of at most {self.limit_bytes / 1e9:g} GB (data.cache_gb)'
         if total > self.limit_bytes:
-            beyond = '; this command alone needs more than that'
+            beyond = ', which this command alone exceeds'
         return (
-            f'decoded frames are kept in {self.folder}: {total / 1e9:.2f} GB of at most '
-            f'{self.limit_bytes / 1e9:g} GB (data.cache_gb){beyond}; it can be deleted at any time'
+            f'decoded frames are kept in {self.folder}: {total / 1e9:.2f} GB{limit}{beyond}; it '
+            'can be deleted at any time'
         )
 
     def _entries(self) -> Iterator[tuple[float, int, Path]]:

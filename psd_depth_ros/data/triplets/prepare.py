@@ -143,7 +143,7 @@ def prepare_sequences(
     Args:
         settings: which recordings, and the limits of triplets.
         pixel_budget: of the network's input.
-        cache: a folder in place of that of the settings.
+        cache: a folder in place of that of the settings, from which nothing is removed.
         fine_factor: frames are kept at so many times the size of the network's input.
         keep_pixels: without them frames are measured only, which is enough to count triplets.
         report: gets the name of a recording, the frames decoded and how many there are.
@@ -156,7 +156,7 @@ def prepare_sequences(
     layout = Layout(pixel_budget, fine_factor, keep_pixels)
     recordings = find_recordings(settings)
     _check_settings(settings, recordings)
-    store = FrameStore.of(settings, None if cache is None else user_path(cache))
+    store = FrameStore.of(settings) if cache is None else FrameStore(user_path(cache))
     with start_workers(workers) as pool:
         decoder = _Decoder(settings, layout, store, pool, report)
         prepared = _prepare(settings, recordings, decoder)

@@ -56,11 +56,11 @@ def test_what_was_unused_for_longest_makes_room(tmp_path):
     assert names(tmp_path) == ['old']
     store.make_room(10_000)  # what was used by this command stays, whatever the limit
     assert names(tmp_path) == ['old']
-    assert 'this command alone needs more' not in store.describe()
+    assert 'exceeds' not in store.describe()
     add(tmp_path, 'large', 9000, 0)
     store.make_room()
     assert '0.00 GB of at most 2.5e-06 GB' in store.describe()
-    assert 'this command alone needs more than that' in store.describe()
+    assert 'which this command alone exceeds' in store.describe()
 
 
 def test_room_is_made_for_a_disk_that_is_nearly_full(tmp_path, monkeypatch):
