@@ -97,7 +97,7 @@ def execute(options: argparse.Namespace) -> int:
     options.quiet |= not distributed.is_main
     try:
         with distributed.main_first():
-            task = _make_task(options, recipe, start)
+            task = _make_task(options, recipe, folder, start)
         if isinstance(start, EncoderWeights):
             task.start_id = f'imagenet {start.id}'
         configure_training()
@@ -154,12 +154,13 @@ def _line(step: StepReport) -> str:
 def _make_task(
     options: argparse.Namespace,
     recipe: Recipe,
+    folder: RunFolder,
     start: Start,
 ) -> Task:
     from psd_depth_ros.training.recipe import MixedRecipe, VideoRecipe, WorldsRecipe
 
     task: Task
-    worlds = options.worlds or options.output / 'worlds'
+    worlds = options.worlds or folder.path / 'worlds'
     if isinstance(recipe, MixedRecipe):
         from psd_depth_ros.training.mixed_task import MixedTask
 

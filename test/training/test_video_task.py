@@ -1,6 +1,7 @@
 """What a checkpoint says of itself follows from the data and the weights that made it."""
 
 from dataclasses import replace
+import shutil
 
 import numpy as np
 import pytest
@@ -69,6 +70,28 @@ def without_poses(data, *numbers):
         for index, one in enumerate(data.sequences)
     ]
     return replace(data, sequences=tuple(sequences))
+
+
+def test_frames_are_decoded_once_and_a_resumed_run_says_where_they_were_not(tmp_path, monkeypatch):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    recipe = recipe_of('psd', 'data.paths=["synth:street:2000005?frames=8&size=192x64"]')
+    begun = []
+
+    def prepare():
+        begun.clear()
+        return VideoTask.from_recipe(recipe, None, lambda done, total: None, announce=begun.append)
+
+    first = prepare()
+    assert set(begun) == {'preparing synth-street-2000005'}
+    again = prepare()
+    assert begun == []
+    (said,) = again.describe_cache(resumed=True)
+    assert f'kept in {tmp_path}/psd_depth_ros/frames: 0.00 GB of at most 20 GB' in said
+    shutil.rmtree(tmp_path / 'psd_depth_ros')
+    resumed = prepare()
+    told, _ = resumed.describe_cache(resumed=True)
+    assert told == 'synth-street-2000005: decoded again, no longer in the cache'
+    assert resumed.data_description() == first.data_description()
 
 
 def test_depth_is_metric_where_data_ties_its_scale(data, monkeypatch):
