@@ -34,7 +34,7 @@ from rclpy.qos import QoSProfile
 from sensor_msgs.msg import Image
 from soak_cases import fork, wait_for
 from soak_files import write_tiny_checkpoint
-from soak_kills import difference, render, result, TINY_RUN, tune, tune_in_child
+from soak_kills import cache_of, difference, render, result, TINY_RUN, tune, tune_in_child
 import torch
 
 from psd_depth_ros.cli.main import main
@@ -94,7 +94,10 @@ class Bench:
         tune_in_child(self._settings, folder / 'whole')
         self._wanted = result(folder / 'whole')
         self._run_bytes = sum(
-            path.stat().st_size for path in (folder / 'whole').rglob('*') if path.is_file()
+            path.stat().st_size
+            for place in (folder / 'whole', cache_of(folder / 'whole'))
+            for path in place.rglob('*')
+            if path.is_file()
         )
         self.checks = (self.check_recorder, self.check_run, self.check_training)
 

@@ -86,7 +86,8 @@ def _run(folder: Path, count: int, draw: random.Random, end_s: float) -> dict[st
             print(f'  FINDING {findings[-1]}; see {run}', flush=True)
             break
         runs += 1
-        shutil.rmtree(run)
+        for path in (run, cache_of(run)):
+            shutil.rmtree(path)
     return {
         'kills': kills, 'runs': runs, 'seconds_of_a_run': round(whole_s, 1),
         'killed_while': dict(sorted(moments.items())), 'findings': findings,
@@ -99,8 +100,17 @@ def render(drive: Path) -> None:
 
 
 def tune(settings: FinetuneSettings, run: Path) -> None:
-    """Begin or resume the fine-tuning in a folder."""
+    """Begin or resume the fine-tuning in a folder, in a process of its own.
+
+    Every run decodes for itself, on the disk that it is on.
+    """
+    os.environ['XDG_CACHE_HOME'] = str(cache_of(run))
     finetune(replace(settings, output=str(run)), resume=folder_state(run) == UNFINISHED)
+
+
+def cache_of(run: Path) -> Path:
+    """Where a run keeps its decoded frames."""
+    return run.with_name(f'{run.name}_cache')
 
 
 def tune_in_child(settings: FinetuneSettings, run: Path) -> None:

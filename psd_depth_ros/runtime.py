@@ -166,8 +166,7 @@ def configure_runtime(backend: str) -> None:
 def configure_training() -> None:
     """Configure a process that trains: all freed memory is kept, OpenCV gets one thread.
 
-    OpenCV makes batches while torch uses the cores; call it after the data were prepared, where
-    tracking corners is faster with all threads. torch does not look at CPU quotas by itself.
+    OpenCV makes batches while torch uses the cores. torch does not look at CPU quotas by itself.
     """
     import cv2
     import torch

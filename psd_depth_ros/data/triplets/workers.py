@@ -12,9 +12,12 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+import cv2
 import torch
 
 from psd_depth_ros.runtime import available_cores
+
+MOST_WORKERS = 8  # one thread decodes for all of them, and every worker holds frames
 
 T = TypeVar('T')
 R = TypeVar('R')
@@ -68,12 +71,17 @@ class Workers:
 
 @contextmanager
 def start_workers(count: int = 0) -> Iterator[Workers]:
-    """Workers for the body, by default as many as torch may use threads and there are cores."""
-    threads = torch.get_num_threads()
-    workers = Workers(count or max(1, min(threads, available_cores())))
-    torch.set_num_threads(1)  # for what the caller computes itself
+    """Workers for the body, by default as many as torch may use threads, at most MOST_WORKERS.
+
+    OpenCV has one thread meanwhile, as torch has in every worker and in the caller.
+    """
+    of_torch, of_opencv = torch.get_num_threads(), cv2.getNumThreads()
+    workers = Workers(count or max(1, min(of_torch, available_cores(), MOST_WORKERS)))
+    torch.set_num_threads(1)
+    cv2.setNumThreads(1)
     try:
         yield workers
     finally:
         workers.close()
-        torch.set_num_threads(threads)
+        torch.set_num_threads(of_torch)
+        cv2.setNumThreads(of_opencv)
