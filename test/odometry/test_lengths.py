@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from psd_depth_ros.odometry.lengths import average_scales, PairMotion, weighted_median
+from psd_depth_ros.odometry.lengths import (
+    average_scales,
+    compare_lengths,
+    PairMotion,
+    weighted_median,
+)
 
 
 def test_the_weighted_median() -> None:
@@ -12,6 +17,20 @@ def test_the_weighted_median() -> None:
     # Half of the weight ends between two values: the middle between them.
     assert weighted_median(np.array([4.0, 1.0, 2.0, 8.0]), np.ones(4)) == 3.0
     assert weighted_median(np.array([1.0, 9.0]), np.array([2.0, 2.0])) == 5.0
+
+
+def test_corners_count_as_the_same_within_a_pixel() -> None:
+    rng = np.random.default_rng(2)
+    places = np.stack(np.meshgrid(np.arange(10.0), np.arange(6.0)), axis=-1).reshape(-1, 2) * 9.0
+    distance = rng.uniform(5.0, 40.0, 60)
+    one, other = (
+        np.column_stack([places + shift, distance / length]).astype(np.float32)
+        for shift, length in (((0.0, 0.0), 1.0), ((0.6, -0.6), 2.5))
+    )
+    rng.shuffle(other)
+    assert compare_lengths(one, other) == pytest.approx(0.4, rel=1e-5)
+    assert compare_lengths(one, other + np.float32([0.3, 0.0, 0.0])) is None
+    assert compare_lengths(one, other[:19]) is None
 
 
 def test_lengths_of_a_recording_agree() -> None:

@@ -11,7 +11,12 @@ import pytest
 from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.data.triplets.prepare import Preparation
 from psd_depth_ros.geometry.pose import relative, rotation_vector
-from psd_depth_ros.odometry.visual_odometry import find_motion, lift
+from psd_depth_ros.odometry.visual_odometry import (
+    find_corners,
+    find_motion,
+    lift,
+    track_motion,
+)
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from psd_depth_ros.training.video_task import VideoTask
@@ -76,6 +81,22 @@ def test_a_network_that_knows_nothing_yet_has_motions_to_learn_from(street) -> N
         assert abs(direction[2] - wanted[2]) < 0.005  # whether mirrored or not
         angle = np.linalg.norm(rotation_vector(found[:3, :3]))
         assert np.degrees(abs(angle - np.linalg.norm(rotation_vector(motion[:3, :3])))) < 0.1
+
+
+def test_corners_that_end_outside_the_mask_are_left_out(street) -> None:
+    sequence, _, _ = street
+    here, there = (cv2.cvtColor(rgb, cv2.COLOR_RGB2GRAY) for rgb in sequence.rgb)
+    mask = np.ones((192, 640), bool)
+    mask[:, 320:] = False
+    corners = find_corners(here)
+    found = track_motion(here, there, corners, sequence.camera, mask)
+    assert found is not None
+    assert found.there[:, 0].max() < 320.0 < corners[:, 0].max()
+    back = found.reversed()
+    points = sequence.camera.backproject(found.here, found.distance_here)
+    moved = points @ found.rotation.T + found.direction
+    np.testing.assert_allclose(moved[:, 2], found.distance_there, rtol=0.02)
+    np.testing.assert_allclose(moved @ back.rotation.T + back.direction, points, atol=1e-3)
 
 
 def test_nothing_to_follow_is_no_motion(street) -> None:
