@@ -66,6 +66,11 @@ class TrackedMotion(NamedTuple):
             self.distance_here,
         )
 
+    def scaled(self, length: float) -> PairMotion:
+        """The motion with its length."""
+        corners = np.column_stack([self.here, self.distance_here]).astype(np.float32)
+        return PairMotion(make_pose(self.rotation, self.direction * length), corners)
+
 
 def find_motion(
     target: Grey,
@@ -86,7 +91,7 @@ def find_motion(
         The motion, or None where too few corners agree on one.
     """
     tracked = track_motion(target, source, find_corners(target, mask), camera, mask)
-    return None if tracked is None else scale_motion(tracked, depth_m, camera)
+    return None if tracked is None else tracked.scaled(measure_length(tracked, depth_m, camera))
 
 
 def find_corners(grey: Grey, mask: Mask | None = None) -> Pixels:
@@ -145,18 +150,14 @@ def _solve(here: Pixels, there: Pixels, K: NDArray[np.float64]) -> TrackedMotion
     )
 
 
-def scale_motion(
-    tracked: TrackedMotion, depth_m: NDArray[np.float32], camera: Camera
-) -> PairMotion:
-    """The motion with the length that brings its corners to a depth map (h, w) of the target.
+def measure_length(tracked: TrackedMotion, depth_m: NDArray[np.float32], camera: Camera) -> float:
+    """The length of a motion that brings its corners to a depth map (h, w) of the frame here.
 
     It is the median of the ratios of depth and distance, each weighted by its inverse depth, for
     an error in pixels is one in inverse depth.
     """
     depth = lift(tracked.here, depth_m, camera)[:, 2]
-    length = weighted_median(depth / tracked.distance_here, 1.0 / depth)
-    corners = np.column_stack([tracked.here, tracked.distance_here]).astype(np.float32)
-    return PairMotion(make_pose(tracked.rotation, tracked.direction * length), corners)
+    return weighted_median(depth / tracked.distance_here, 1.0 / depth)
 
 
 def lift(pixels: Pixels, depth_m: NDArray[np.float32], camera: Camera) -> NDArray[np.float64]:

@@ -7,17 +7,20 @@ good already, and teach a new one nothing. So motions are estimated from the ima
 depth of the network as it begins, so that a fine-tuned one keeps its scale; where it is untrained,
 `odometry.lengths` makes lengths agree.
 
-Two frames are tracked once, whichever is the target: the motion back is the inverse. What was
-tracked, and the motions by the depth of one network, are kept in the cache.
+Two frames are tracked once, whichever is the target: the motion back is the inverse, and as long.
+So every second frame of a drive needs no depth. What was tracked, and the motions by the depth of
+one network, are kept in the cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from copy import deepcopy
 import hashlib
+import math
 from pathlib import Path
+from statistics import fmean
 
 import cv2
 import numpy as np
@@ -35,7 +38,7 @@ from psd_depth_ros.networks.bin_head import expected_log_depth
 from psd_depth_ros.odometry.lengths import average_scales, Motions
 from psd_depth_ros.odometry.visual_odometry import (
     find_corners,
-    scale_motion,
+    measure_length,
     track_motion,
     TrackedMotion,
 )
@@ -142,25 +145,46 @@ def _scale(
     pool: Workers,
 ) -> Motions:
     """The motions of all triplets with lengths by the depth of the network."""
-    targets = sorted(sources)
+    ends: dict[int, list[Pair]] = {}  # pairs of the frames that get a depth
+    for pair in tracked:
+        for frame in pair:
+            ends.setdefault(frame, []).append(pair)
+    frames = cover_pairs(tracked)
     serving = serve(network)
 
-    def scale(chosen: list[int]) -> Motions:
+    def measure(chosen: list[int]) -> list[tuple[Pair, float]]:
+        """The logarithms of lengths by the depth of some frames."""
+        found = []
         depths = predict_depth(sequence, chosen, serving, canonical_focal_px)
-        found: Motions = {}
-        for target, depth_m in zip(chosen, depths, strict=True):
-            for source in sources[target]:
-                motion = tracked.get((min(target, source), max(target, source)))
-                if motion is not None:
-                    motion = motion if target < source else motion.reversed()
-                    found[target, source] = scale_motion(motion, depth_m, sequence.camera)
+        for frame, depth_m in zip(chosen, depths, strict=True):
+            for pair in ends[frame]:
+                motion = tracked[pair] if frame == pair[0] else tracked[pair].reversed()
+                length = measure_length(motion, depth_m, sequence.camera)
+                found.append((pair, math.log(length)))
         return found
 
+    lengths: dict[Pair, list[float]] = {}
+    chunks = [frames[start : start + BATCH] for start in range(0, len(frames), BATCH)]
+    for part in pool.map(measure, chunks):
+        for pair, length in part:
+            lengths.setdefault(pair, []).append(length)
     found: Motions = {}
-    chunks = [targets[start : start + BATCH] for start in range(0, len(targets), BATCH)]
-    for part in pool.map(scale, chunks):
-        found |= part
+    for target in sorted(sources):
+        for source in sources[target]:
+            pair = min(target, source), max(target, source)
+            if pair in tracked:
+                motion = tracked[pair] if target < source else tracked[pair].reversed()
+                found[target, source] = motion.scaled(math.exp(fmean(lengths[pair])))
     return found
+
+
+def cover_pairs(pairs: Iterable[Pair]) -> list[int]:
+    """Some of the frames of pairs, of every pair one at least: of a chain every second."""
+    chosen: set[int] = set()
+    for first, second in sorted(pairs):
+        if first not in chosen and second not in chosen:
+            chosen.add(second)
+    return sorted(chosen)
 
 
 def serve(network: DepthModel) -> DepthModel:
