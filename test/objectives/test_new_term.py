@@ -30,7 +30,7 @@ class MeanTeacher(Term):
         return {'mean_teacher': np.full((8, 8, 3), 200, np.uint8)}
 
 
-def make_task(tmp_path, *changes):
+def make_task(*changes):
     recipe = change_recipe(
         read_recipe(find_recipe('baseline')),
         (
@@ -44,7 +44,7 @@ def make_task(tmp_path, *changes):
 
 
 def test_a_term_of_ones_own_learns_from_the_average(tmp_path):
-    task = make_task(tmp_path, 'objective.mean_teacher=0.1')
+    task = make_task('objective.mean_teacher=0.1')
     seen = []
     outcome = run_training(
         task, RunFolder(tmp_path / 'run'), device='cpu', report=lambda one: seen.append(one.losses)
@@ -57,17 +57,17 @@ def test_a_term_of_ones_own_learns_from_the_average(tmp_path):
     assert list((tmp_path / 'run' / 'previews').glob('*.jpg'))
 
 
-def test_a_teacher_that_the_run_lacks_is_named(tmp_path):
+def test_a_teacher_that_the_run_lacks_is_named():
     with pytest.raises(SettingsError, match=r"anchor needs the teacher 'initial'.*checkpoint"):
-        make_task(tmp_path, 'objective.anchor=0.1')
+        make_task('objective.anchor=0.1')
 
 
-def test_data_that_no_recording_has_is_named(tmp_path):
+def test_data_that_no_recording_has_is_named():
     with pytest.raises(SettingsError, match='lidar'):
-        make_task(tmp_path, 'objective.lidar=0.1')
+        make_task('objective.lidar=0.1')
 
 
-def test_an_objective_without_photometry_shows_image_and_depth(tmp_path):
-    task = make_task(tmp_path, 'objective.photometric=off', 'objective.velocity=0.1')
+def test_an_objective_without_photometry_shows_image_and_depth():
+    task = make_task('objective.photometric=off', 'objective.velocity=0.1')
     for preview in task.previews(task.depth).values():
         assert preview.shape == (32, 2 * 96, 3)

@@ -29,18 +29,17 @@ SMALL = (
 TERMS = {'photometric', 'patch', 'distillation', 'mix', 'pose_alignment', 'distant'}
 
 
-def make_task(folder: Path, *changes: str) -> VideoTask:
+def make_task(*changes: str) -> VideoTask:
     base = read_recipe(find_recipe('psd'))
     recipe = change_recipe(base, (f'data.paths=["{CLIP}"]', *SMALL, *changes), 'test')
     return VideoTask.from_recipe(recipe, None, lambda done, total: None)
 
 
-def test_losses_are_those_of_a_cpu(tmp_path: Path) -> None:
+def test_losses_are_those_of_a_cpu() -> None:
     found = []
     for device in ('cpu', 'cuda'):
-        task = make_task(
-            tmp_path, 'objective.patch.selection=random'
-        )  # not by a depth that rounding changes
+        # not by a depth that rounding changes
+        task = make_task('objective.patch.selection=random')
         task.module.to(device)
         task.prepare(1.0)
         torch.manual_seed(0)
@@ -57,11 +56,10 @@ STRUCTURE = ('adverse', 'adverse_consistency', 'reflectance', 'illumination_smoo
     ('choice', 'most', 'more'), [('random', 0, ()), ('distant', 1, ()), ('random', 0, STRUCTURE)]
 )
 def test_a_step_hardly_waits_for_the_gpu(  # type: ignore[no-untyped-def]
-    tmp_path: Path, gpu_waits, choice: str, most: int, more: tuple[str, ...]
+    gpu_waits, choice: str, most: int, more: tuple[str, ...]
 ) -> None:
     """Only to choose patches by the depth of the full image, once."""
     task = make_task(
-        tmp_path,
         f'objective.patch.selection={choice}',
         *(f'objective.{name}=0.1' for name in more),
     )
