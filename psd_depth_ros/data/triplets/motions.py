@@ -73,7 +73,7 @@ def estimate_motions(
         canonical_focal_px: of the network.
         knows_nothing: an untrained network sees a wall everywhere, and all scenes would have one
             size: the ratios of lengths then come from the pictures.
-        report: gets the frames done and how many there are.
+        report: gets the frames done and how many there are; tracking counts as half of the work.
         store: keeps what was found, and may have it; None: nothing is kept.
         workers: threads, 0: as many as torch may use; the motions are the same.
 
@@ -89,13 +89,26 @@ def estimate_motions(
     scaled = _entry(store, sequence, 'motions', sources, facts)
     if (kept := _read(store, scaled)) is not None:
         return _unpack_poses(kept)
+    total = len(sources)
+    half = total // 2
+    report(0, total)
     with start_workers(workers) as pool:
         if (kept := _read(store, tracks)) is not None:
             tracked = _unpack_tracks(kept)
         else:
-            tracked = _track(sequence, sources, pool, report)
+            tracked = _track(
+                sequence, sources, pool, lambda done, of: report(half * done // of, total)
+            )
             _write(store, tracks, _pack_tracks(tracked))
-        found = _scale(sequence, sources, tracked, network, canonical_focal_px, pool)
+        found = _scale(
+            sequence,
+            sources,
+            tracked,
+            network,
+            canonical_focal_px,
+            pool,
+            lambda done, of: report(half + (total - half) * done // of, total),
+        )
     if knows_nothing and found:
         found = average_scales(found)
     poses = {pair: motion.pose for pair, motion in found.items()}
@@ -125,7 +138,6 @@ def _track(
         return found
 
     tracked: Tracked = {}
-    report(0, len(frames))
     for done, found in enumerate(pool.map(follow, frames), 1):
         tracked |= found
         report(done, len(frames))
@@ -143,6 +155,7 @@ def _scale(
     network: DepthModel,
     canonical_focal_px: float,
     pool: Workers,
+    report: Report,
 ) -> Motions:
     """The motions of all triplets with lengths by the depth of the network."""
     ends: dict[int, list[Pair]] = {}  # pairs of the frames that get a depth
@@ -165,7 +178,8 @@ def _scale(
 
     lengths: dict[Pair, list[float]] = {}
     chunks = [frames[start : start + BATCH] for start in range(0, len(frames), BATCH)]
-    for part in pool.map(measure, chunks):
+    for done, part in enumerate(pool.map(measure, chunks), 1):
+        report(done, len(chunks))
         for pair, length in part:
             lengths.setdefault(pair, []).append(length)
     found: Motions = {}
