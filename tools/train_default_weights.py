@@ -5,11 +5,14 @@
         --data DIR --teachers DIR --output RUN
     python -m tools.train_default_weights calibrate RUN/best.safetensors lite_research --data DIR
         --output weights/lite-research.safetensors
+    python -m tools.train_default_weights last RUN --output LAST.safetensors
     python -m tools.train_default_weights compare RUN ANOTHER
 
 A stage is a recipe of config/recipes. Paths of recordings in it are below `--data`, those of
 teachers below `--teachers`, whatever the machine. `calibrate` fits the confidence on frames held
 out of several sources, each of which counts the same, and writes the file in half precision.
+`last` writes the averaged network of the last state, which may be better than best.safetensors:
+where the rate ends near zero it has learned for longer, and scores of few images vary by chance.
 `compare` tells whether two runs took the same steps, bit for bit: losses of every step that both
 logged, and every tensor of their last states.
 """
@@ -43,7 +46,7 @@ from psd_depth_ros.runtime import autocast
 from psd_depth_ros.teachers.frozen import AND
 from psd_depth_ros.training.recipe import find_recipe, MixedRecipe, read_recipe, VideoRecipe
 from psd_depth_ros.training.run_folder import STATE_PATTERN
-from psd_depth_ros.training.state import parse_state
+from psd_depth_ros.training.state import parse_state, Snapshot
 from psd_depth_ros.training.task import describe_input
 from psd_depth_ros.training.worlds_task import fit_confidence
 
@@ -188,6 +191,31 @@ def _measure(
             yield error[::step], sigma[0, 0][torch.from_numpy(known)][::step], worth
 
 
+def write_last(run: Path, output: Path) -> str:
+    """Write the averaged network of the last state of a run, and say which that is.
+
+    Raises SettingsError where a folder holds no run, ParseError where its state is damaged.
+    """
+    state = _read_state(run)
+    info = load_checkpoint(run / 'best.safetensors').info
+    kept, step = int(info.training['steps']), int(state.facts['step'])
+    record = {
+        **info.training,
+        'steps': step,
+        'images': int(info.training['images']) * step // kept,
+        'minutes': round(float(state.facts['seconds']) / 60.0, 1),
+        'validation': {},  # of the network that was kept
+    }
+    start = 'average.'
+    tensors = {
+        name.removeprefix(start): tensor
+        for name, tensor in state.tensors.items()
+        if name.startswith(start)
+    }
+    save_checkpoint(output, replace(info, training=record), tensors)
+    return f'step {step} (best.safetensors is of step {kept}) written to {output}'
+
+
 def compare_runs(first: Path, second: Path) -> tuple[bool, str]:
     """Whether two run folders hold the same losses and the same state, and that in words.
 
@@ -216,18 +244,24 @@ def compare_runs(first: Path, second: Path) -> tuple[bool, str]:
 
 def _read_run(folder: Path) -> tuple[dict[int, tuple[str, ...]], dict[str, Tensor]]:
     """Losses by step as they were logged, and the tensors of the last state."""
-    log, states = folder / 'log.csv', sorted((folder / 'state').glob(STATE_PATTERN))
-    if not log.is_file() or not states:
-        raise SettingsError(
-            f'{folder} holds no log.csv with a state, expected the --output of a training'
-        )
-    with log.open(encoding='utf-8', newline='') as file:
+    state = _read_state(folder)
+    with (folder / 'log.csv').open(encoding='utf-8', newline='') as file:
         rows = list(csv.DictReader(file))
     losses = {
         int(row['step']): tuple(value for name, value in row.items() if name.startswith('loss'))
         for row in rows
     }
-    return losses, dict(parse_state(read_bytes(states[-1], ARRAY_BYTES)).tensors)
+    return losses, dict(state.tensors)
+
+
+def _read_state(run: Path) -> Snapshot:
+    """The last state of a run."""
+    states = sorted((run / 'state').glob(STATE_PATTERN))
+    if not states or not (run / 'log.csv').is_file():
+        raise SettingsError(
+            f'{run} holds no log.csv with a state, expected the --output of a training'
+        )
+    return parse_state(read_bytes(states[-1], ARRAY_BYTES))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -250,6 +284,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     fit.add_argument(
         '--pixel-budget', type=int, default=0, help='nominal input (default: as it is)'
     )
+    last = commands.add_parser('last', help='the averaged network of the last state')
+    last.add_argument('run', type=Path)
+    last.add_argument('--output', type=Path, required=True)
     same = commands.add_parser('compare', help='whether two runs took the same steps')
     same.add_argument('runs', type=Path, nargs=2, metavar='RUN')
     options, rest = parser.parse_known_args(arguments)
@@ -259,6 +296,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return run_command(['train', options.stage, *paths, *rest])
         if rest:
             parser.error(f'unknown arguments {" ".join(rest)}')
+        if options.command == 'last':
+            print(write_last(options.run, options.output))
+            return 0
         if options.command == 'compare':
             is_same, told = compare_runs(*options.runs)
             print(told)

@@ -11,7 +11,13 @@ from psd_depth_ros.checkpoint import load_checkpoint, save_checkpoint
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.training.recipe import change_recipe, find_recipe, read_recipe
 from psd_depth_ros.training.state import Snapshot, write_state
-from tools.train_default_weights import calibrate, CALIBRATION, main, train_arguments
+from tools.train_default_weights import (
+    calibrate,
+    CALIBRATION,
+    main,
+    train_arguments,
+    write_last,
+)
 
 ROOM = 'synth:room:900000-900001?frames=1&size=96x64&focal_px=60'
 STREET = 'synth:street:900000-900002?frames=1&size=96x64&focal_px=60'
@@ -69,6 +75,30 @@ def test_two_runs_are_compared_bit_for_bit(tmp_path, capsys, losses, weight, cod
     second = write_run(tmp_path / 'second', losses, weight)
     assert main(['compare', str(first), str(second)]) == code
     assert re.search(told, capsys.readouterr().out)
+
+
+def test_the_last_network_of_a_run_is_its_average_then(tmp_path):
+    start, run, output = (
+        load_checkpoint('default'),
+        tmp_path / 'run',
+        tmp_path / 'last.safetensors',
+    )
+    training = {'steps': 200, 'images': 2400, 'minutes': 2.0, 'validation': {'score': 0.1}}
+    average = {name: tensor + 1 for name, tensor in start.tensors.items()}
+    write_run(run, {1: '0.5'}, 1.0)
+    facts = {'seconds': 300.0, 'rollbacks': 0, 'finished': True, 'best': {}, 'recent': [0.1]}
+    tensors = {f'average.{name}': one for name, one in average.items()}
+    tensors |= {f'module.depth.{name}': one for name, one in start.tensors.items()}
+    write_state(run / 'state', Snapshot(tensors, {**facts, 'step': 500}), {})
+    save_checkpoint(
+        run / 'best.safetensors', replace(start.info, training=training), start.tensors
+    )
+    assert 'step 500 (best.safetensors is of step 200)' in write_last(run, output)
+    made = load_checkpoint(output)
+    assert made.info.training == {'steps': 500, 'images': 6000, 'minutes': 5.0, 'validation': {}}
+    assert made.tensors.keys() == start.tensors.keys()
+    assert all(torch.equal(made.tensors[name], one) for name, one in average.items())
+    assert made.info.output == start.info.output
 
 
 def test_a_folder_without_a_run_is_named(tmp_path, capsys):
