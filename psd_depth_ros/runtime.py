@@ -159,8 +159,9 @@ def configure_runtime(backend: str) -> None:
 
     reuse_freed_memory()
     cv2.setNumThreads(1)
-    if 'torch' in sys.modules and backend not in _BACKENDS_OF_TORCH:
-        sys.modules['torch'].set_num_threads(1)
+    torch = sys.modules.get('torch')
+    if torch is not None and backend not in _BACKENDS_OF_TORCH:
+        torch.set_num_threads(1)
 
 
 def configure_training() -> None:

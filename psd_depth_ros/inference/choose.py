@@ -8,6 +8,7 @@ import os
 import sys
 from typing import Any, TYPE_CHECKING
 
+from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.errors import DeviceError
 from psd_depth_ros.inference.backends import Backend, OnnxBackend, OpenVinoBackend
 from psd_depth_ros.inference.conversion import Convert, Shape
@@ -79,9 +80,10 @@ def make_backend(
     if name == 'auto':
         name = 'openvino' if device == 'cpu' and _is_installed('openvino') else 'torch'
     if name == 'torch':
+        network = model()
         from psd_depth_ros.inference.torch_backend import TorchBackend
 
-        return TorchBackend(model(), device)
+        return TorchBackend(network, device)
     if device != 'cpu':
         raise DeviceError(f'backend {name!r} runs on the CPU only; use torch on {device}')
     needed = ('openvino',) if name == 'openvino' else ('onnxruntime', 'onnx', 'onnxscript')
@@ -95,13 +97,27 @@ def make_backend(
     return made(convert or convert_here(model))
 
 
+def load_here(checkpoint: Checkpoint) -> DepthModel:
+    """The network of a checkpoint, as `networks.load_model`. Raises DeviceError without torch."""
+    try:
+        from psd_depth_ros.networks.depth_model import load_model
+    except ImportError as error:
+        raise DeviceError(
+            f'{checkpoint.path} has to be converted, or run, with torch, which cannot be imported '
+            f'({error}): install torch, or give a file that `psd-depth export --format openvino` '
+            'or `--format onnx` made on another machine, which needs none'
+        ) from error
+    return load_model(checkpoint)
+
+
 def convert_here(model: Callable[[], DepthModel]) -> Convert:
     """A converter that works in this process, where it makes the network when it is needed."""
 
     def convert(kind: str, shape: Shape) -> tuple[Any, ...]:
+        network = model()
         from psd_depth_ros.inference.torch_conversion import convert_in_process
 
-        return convert_in_process(model())(kind, shape)
+        return convert_in_process(network)(kind, shape)
 
     return convert
 

@@ -31,7 +31,13 @@ from psd_depth_ros.geometry import Camera
 from psd_depth_ros.geometry.view import view_mask
 from psd_depth_ros.inference.affine import Affine
 from psd_depth_ros.inference.backends import Backend
-from psd_depth_ros.inference.choose import choose_device, convert_here, is_cpu, make_backend
+from psd_depth_ros.inference.choose import (
+    choose_device,
+    convert_here,
+    is_cpu,
+    load_here,
+    make_backend,
+)
 from psd_depth_ros.inference.cloud import build_cloud, CloudSettings, PackedCloud
 from psd_depth_ros.inference.conversion import Convert, Shape, SubprocessConverter
 from psd_depth_ros.inference.exported import (
@@ -314,9 +320,7 @@ class DepthEngine:
 
         @cache
         def model() -> Any:
-            from psd_depth_ros.networks.depth_model import load_model
-
-            return load_model(checkpoint)
+            return load_here(checkpoint)
 
         elsewhere = SubprocessConverter(checkpoint)
         here = convert_here(model)

@@ -8,18 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo
+from psd_depth_ros.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine, network_store
 from psd_depth_ros.inference.backends import OpenVinoBackend
 from psd_depth_ros.inference.choose import convert_here
+from psd_depth_ros.inference.export import ExportChoice, write_exported
 from psd_depth_ros.inference.network_store import (
     is_known,
     is_storable,
     store_folder,
     StoredConverter,
 )
-from psd_depth_ros.networks import Architecture, DepthModel
+from psd_depth_ros.networks import Architecture, DepthModel, load_model
 from psd_depth_ros.preprocess import has_fast_blas
 
 SHAPE = (1, 3, 64, 96)
@@ -134,6 +135,8 @@ def test_networks_with_an_encoder_of_others_are_not_stored(encoder, expected):
 LATER_START = """
 import sys
 
+sys.modules['torch'] = None  # an import of it fails
+
 import numpy as np
 
 from psd_depth_ros.geometry import Camera
@@ -142,8 +145,11 @@ from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
 from psd_depth_ros.inference.temporal import TemporalFilter
 from psd_depth_ros.ros.depth_node import node, worker
+from psd_depth_ros.runtime import configure_runtime
 
-engine = DepthEngine.from_checkpoint(pixel_budget=6144)
+network = sys.argv[1]
+engine = DepthEngine.from_checkpoint(network or None, pixel_budget=0 if network else 6144)
+configure_runtime(engine.backend)
 camera = Camera(96, 64, 60.0, 60.0, 47.5, 31.5)
 image = np.random.default_rng(0).integers(0, 256, (64, 96, 3), np.uint8)
 temporal = TemporalFilter()
@@ -151,9 +157,14 @@ for stamp_ns in (10**9, 11 * 10**8):
     (frame,) = engine.infer_batch(
         [(image, camera)], settings=DepthSettings(temporal_s=0.2), moments=[(temporal, stamp_ns)]
     )
-frame.cloud(CloudSettings())
-print('torch' in sys.modules)
+print(frame.depth_m.shape, frame.cloud(CloudSettings()).point_step)
 """
+
+
+def start_without_torch(network=''):
+    return subprocess.run(
+        [sys.executable, '-c', LATER_START, str(network)], capture_output=True, text=True
+    )
 
 
 def test_a_later_start_of_a_node_needs_no_torch(needs_installed):
@@ -161,10 +172,21 @@ def test_a_later_start_of_a_node_needs_no_torch(needs_installed):
         needs_installed(package)
     if not has_fast_blas():
         pytest.skip('NumPy has no fast BLAS: torch resizes images')
-    DepthEngine.from_checkpoint(device='cpu', pixel_budget=6144).warm_up(
-        [Camera(96, 64, 60.0, 60.0, 47.5, 31.5)]
-    )
-    said = subprocess.run(
-        [sys.executable, '-c', LATER_START], capture_output=True, text=True, check=True
-    ).stdout
-    assert said.split() == ['False']
+    refused = start_without_torch()
+    assert 'lite.safetensors has to be converted, or run, with torch' in refused.stderr
+    camera = Camera(96, 64, 60.0, 60.0, 47.5, 31.5)
+    DepthEngine.from_checkpoint(device='cpu', pixel_budget=6144).warm_up([camera])
+    assert start_without_torch().stdout == '(64, 96) 16\n'
+
+
+def test_an_exported_network_needs_no_torch(tmp_path, needs_installed):
+    for package in ('openvino', 'rclpy'):
+        needs_installed(package)
+    if not has_fast_blas():
+        pytest.skip('NumPy has no fast BLAS: torch resizes images')
+    path = tmp_path / 'lite.xml'
+    checkpoint = load_checkpoint()
+    images = (np.full((64, 96, 3), 127, np.uint8), (60.0, 60.0, 47.5, 31.5))
+    model = load_model(checkpoint).eval()
+    write_exported(path, checkpoint, model, [images], ExportChoice('openvino'))
+    assert start_without_torch(path).stdout == '(64, 96) 16\n'
