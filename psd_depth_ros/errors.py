@@ -62,4 +62,4 @@ class EvaluationError(PsdDepthError):
 
 
 class TrainingError(PsdDepthError):
-    """A training run cannot continue: it diverges, memory or disk is full."""
+    """A training run cannot continue: it diverges, memory or disk is full, a process is lost."""

@@ -3,13 +3,20 @@
 `accelerate` finds out how the program was launched, wraps the module and averages the gradients.
 Decisions that all processes must share (progress, stop, roll back) travel between the CPUs, so
 that no step waits for a GPU because of them.
+
+A process that dies closes its connections, which ends the others at once. A machine that goes away
+(power, network) closes nothing: its silence is noticed by the keepalive of TCP, at every step, as
+each begins with a message between the CPUs.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
+import os
+from pathlib import Path
+import socket
 from typing import Any
 
 from accelerate import Accelerator
@@ -17,11 +24,16 @@ from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwar
 import torch
 from torch import distributed, nn, Tensor
 
-from psd_depth_ros.errors import DeviceError, SettingsError
+from psd_depth_ros.errors import DeviceError, SettingsError, TrainingError
 from psd_depth_ros.inference.choose import choose_device
+from psd_depth_ros.parsing import shorten
 
 # One process renders, decodes or validates while the others wait.
 TIMEOUT = timedelta(hours=6)
+LOST_AFTER_S = 60  # a machine that does not even acknowledge packets for so long is gone
+KEEPALIVE_S = 10  # from one question to the next one
+# How errors of gloo begin; those of NCCL and of the store have a class of their own.
+_GLOO = ('gloo/', '[gloo]')
 
 
 class Distributed:
@@ -32,20 +44,27 @@ class Distributed:
 
     Raises:
         DeviceError: the device does not exist, or this process has trained on another kind.
+        SettingsError: the launcher meant several processes, but gave this one no rank.
+        TrainingError: another process was lost while they found each other.
     """
 
     def __init__(self, device: str = 'auto') -> None:
         wanted = choose_device(device)
         if wanted.type == 'cuda' and wanted.index is not None:
             torch.cuda.set_device(wanted)
-        self._accelerator = _accelerator(wanted.type)
+        with explained_peers():
+            self._accelerator = _accelerator(wanted.type)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
         self.world_size: int = self._accelerator.num_processes
         self.is_main: bool = self._accelerator.is_main_process
-        self._cpu_group = (
-            distributed.new_group(backend='gloo', timeout=TIMEOUT) if self.world_size > 1 else None
-        )
+        self._cpu_group = None
+        if self.world_size > 1:
+            with explained_peers():
+                self._cpu_group = distributed.new_group(backend='gloo', timeout=TIMEOUT)
+            _keep_connections_alive()
+        else:
+            _check_launcher()
 
     def describe(self) -> dict[str, Any]:
         """Device, number of processes and version of torch, as JSON values."""
@@ -64,7 +83,7 @@ class Distributed:
     @contextmanager
     def main_first(self) -> Iterator[None]:
         """Run the body in the first process of each machine, then in the others."""
-        with self._accelerator.local_main_process_first():
+        with explained_peers(), self._accelerator.local_main_process_first():
             yield
 
     def wrap(self, module: nn.Module) -> nn.Module:
@@ -102,6 +121,69 @@ class Distributed:
             buffer.copy_(torch.frombuffer(bytearray(content), dtype=torch.uint8))
         distributed.broadcast(buffer, 0, group=self._cpu_group)
         return buffer.numpy().tobytes()
+
+
+@contextmanager
+def explained_peers() -> Iterator[None]:
+    """Turn the errors of a lost connection into a TrainingError with the next step."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not (isinstance(error, distributed.DistError) or any(one in text for one in _GLOO)):
+            raise
+        raise TrainingError(
+            f'the connection to another process is lost ({shorten(_reason(text))}): it was '
+            'killed, its machine or the network is gone, or it ended with an error that its own '
+            'output names. Start all processes again, with --resume where the run has saved a '
+            'state'
+        ) from error
+
+
+def _reason(text: str) -> str:
+    """What an error of gloo or NCCL says, without the file of their source and the advice."""
+    first = text.strip().splitlines()[0] if text.strip() else 'no reason was given'
+    return first.rpartition('.cc:')[2].partition('] ')[2].partition('. This is')[0] or first
+
+
+def _keep_connections_alive() -> None:
+    """Let the kernel ask the other ends of all connections whether they are still there.
+
+    gloo opens its connections with neither SO_KEEPALIVE nor TCP_USER_TIMEOUT (for what was sent
+    and not acknowledged) and has no option for them: a machine without power would be waited for
+    until TIMEOUT. The kernel of a busy machine answers, however long its process computes.
+    """
+    tries = LOST_AFTER_S // KEEPALIVE_S - 1
+    options = (
+        (socket.SOL_SOCKET, 'SO_KEEPALIVE', 1),
+        (socket.IPPROTO_TCP, 'TCP_KEEPIDLE', KEEPALIVE_S),
+        (socket.IPPROTO_TCP, 'TCP_KEEPINTVL', KEEPALIVE_S),
+        (socket.IPPROTO_TCP, 'TCP_KEEPCNT', tries),
+        (socket.IPPROTO_TCP, 'TCP_USER_TIMEOUT', 1000 * LOST_AFTER_S),
+    )
+    for path in Path('/proc/self/fd').glob('*'):  # empty where it is not Linux
+        with suppress(OSError):  # no socket, closed meanwhile, or not of TCP
+            if not os.readlink(path).startswith('socket:'):
+                continue
+            with socket.socket(fileno=os.dup(int(path.name))) as one:
+                if one.type == socket.SOCK_STREAM and one.family in (
+                    socket.AF_INET, socket.AF_INET6
+                ):  # fmt: skip
+                    for level, name, value in options:
+                        one.setsockopt(level, getattr(socket, name), value)
+
+
+def _check_launcher() -> None:
+    """Raise SettingsError where `accelerate launch --cpu` was to start several processes.
+
+    It leaves ranks to MPI: without mpirun every process would train alone, on all data.
+    """
+    if 'ACCELERATE_USE_CPU' in os.environ and 'MASTER_ADDR' in os.environ:
+        raise SettingsError(
+            'accelerate launch was asked for several processes, but gave this one no rank: '
+            'without --multi_gpu it starts only one on each machine, which would train alone. '
+            'Give it --multi_gpu, on CPUs too (with --device cpu here), or launch with torchrun'
+        )
 
 
 def _accelerator(kind: str) -> Accelerator:

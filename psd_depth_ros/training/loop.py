@@ -20,7 +20,7 @@ from torch import Tensor
 from psd_depth_ros.checkpoint import load_checkpoint
 from psd_depth_ros.errors import CheckpointError, TrainingError
 from psd_depth_ros.runtime import autocast, is_out_of_memory
-from psd_depth_ros.training.distributed import Distributed
+from psd_depth_ros.training.distributed import Distributed, explained_peers
 from psd_depth_ros.training.loading import BatchLoader
 from psd_depth_ros.training.logging import (
     CsvLog,
@@ -104,12 +104,17 @@ def run_training(
 
     Raises:
         SettingsError: the folder is in use, or the run to resume is another one.
-        TrainingError: the run keeps diverging, or memory or disk is full.
+        TrainingError: the run keeps diverging, memory or disk is full, or another process is
+            lost.
         CheckpointError: the run to resume has no state that can be read.
     """
     distributed = Distributed(device)
     distributed.check_batch(task.recipe.batch)
-    with explained_memory(task.recipe, distributed.device), ExitStack() as stack:
+    with (
+        explained_memory(task.recipe, distributed.device),
+        explained_peers(),
+        ExitStack() as stack,
+    ):
         stack.callback(folder.release)
         if distributed.is_main:
             folder.claim(resume)

@@ -5,13 +5,21 @@ import os
 from pathlib import Path
 import random
 import signal
+import socket
 import subprocess
 import sys
 import time
 
 import pytest
 import torch
+from torch import distributed
 
+from psd_depth_ros.errors import SettingsError, TrainingError
+from psd_depth_ros.training.distributed import (
+    _keep_connections_alive,
+    Distributed,
+    explained_peers,
+)
 from psd_depth_ros.training.loop import run_training
 from psd_depth_ros.training.run_folder import RunFolder
 from psd_depth_ros.training.state import parse_state
@@ -75,6 +83,75 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_never_had_been(toy, tmp_pat
     assert losses(killed) == losses(whole)
     assert len(losses(killed)) == steps
     assert all(torch.equal(weights(killed)[name], value) for name, value in weights(whole).items())
+
+
+def test_the_death_of_one_process_ends_the_others_with_an_error_that_names_it(tmp_path):
+    run = start(tmp_path / 'run', 'steps=9999', 'save_every=1', 'delay_s=0.02', launcher=LAUNCHER)
+    wait_for(tmp_path / 'run', 3, run)
+    _, last = sorted(children(run.pid), key=lambda pid: environment(pid)['RANK'])
+    os.kill(last, signal.SIGKILL)
+    _, said = run.communicate(timeout=60)
+    assert run.returncode
+    assert 'the connection to another process is lost (' in said
+    assert 'with --resume' in said
+
+
+def test_a_machine_that_is_gone_is_noticed_by_its_connections():
+    with (
+        socket.create_server(('127.0.0.1', 0)) as server,
+        socket.create_connection(server.getsockname()) as client,
+    ):
+        _keep_connections_alive()
+        assert client.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 60_000
+        idle, every, times = (
+            client.getsockopt(socket.IPPROTO_TCP, option)
+            for option in (socket.TCP_KEEPIDLE, socket.TCP_KEEPINTVL, socket.TCP_KEEPCNT)
+        )
+        assert idle + every * times == 60
+        client.send(b'still open')
+        with server.accept()[0] as other:
+            assert other.recv(10) == b'still open'
+
+
+@pytest.mark.parametrize(
+    ('error', 'reason'),
+    [
+        (
+            RuntimeError('[/pytorch/third_party/gloo/gloo/transport/tcp/pair.cc:553] Connection '
+                         'closed by peer [10.0.0.2]:17061. This is typically caused by'),
+            r'lost \(Connection closed by peer \[10\.0\.0\.2\]:17061\): ',
+        ),
+        (distributed.DistBackendError('NCCL error: remote'), r'lost \(NCCL error: remote\): '),
+    ],
+)  # fmt: skip
+def test_a_lost_connection_is_told_with_its_reason(error, reason):
+    with pytest.raises(TrainingError, match=reason), explained_peers():
+        raise error
+
+
+def test_an_error_of_another_kind_stays_what_it_is():
+    with pytest.raises(RuntimeError, match='size of tensor'), explained_peers():
+        raise RuntimeError('The size of tensor a must match')
+
+
+def test_a_launcher_that_would_let_every_process_train_alone_is_refused(monkeypatch):
+    """What `accelerate launch --cpu --num_processes 2` sets, without mpirun."""
+    monkeypatch.setenv('ACCELERATE_USE_CPU', 'True')
+    Distributed('cpu')
+    monkeypatch.setenv('MASTER_ADDR', '10.0.0.1')
+    with pytest.raises(SettingsError, match='--multi_gpu'):
+        Distributed('cpu')
+
+
+def children(parent):
+    words = Path(f'/proc/{parent}/task/{parent}/children').read_text().split()
+    return [int(word) for word in words]
+
+
+def environment(pid):
+    pairs = Path(f'/proc/{pid}/environ').read_text().split('\0')
+    return dict(pair.split('=', 1) for pair in pairs if '=' in pair)
 
 
 def wait_for(folder, step, run):
