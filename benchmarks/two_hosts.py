@@ -13,8 +13,10 @@ removed in the end, also after an error.
   batch in total; losses of both, step by step. `of_one_by_cpu` is the ratio where nothing else ran
   and nobody waited, from processor time: the one to look at on a busy machine
 - death: in the midst of a run, one training process gets SIGKILL, or the link is cut; how long the
-  others wait, how they end and what they say; then everything is resumed and compared with a run
-  that nobody touched, bit for bit
+  others wait, how they end and what they say; after `kill 1` the second host has lost its folder,
+  too. `stop`: both launchers get SIGTERM, as from SLURM at
+  the end of its time, and the last step is saved. Then everything is resumed and compared with a
+  run that nobody touched, bit for bit
 
 Exits with 1 where a survivor does not end within --patience, ends without naming the lost
 connection, or a resumed run has other weights.
@@ -61,7 +63,7 @@ RECIPES = {
     'psd_undrawn': ('psd', ('objective.patch=off', 'objective.mix=off')),
     'psd': ('psd', ()),
 }
-DEATHS = ('kill 1', 'kill 0', 'cut')
+DEATHS = ('kill 1', 'kill 0', 'cut', 'stop')
 LOST = 'lost'  # a word of the message that names the lost connection
 PATIENCE_S = 600.0  # for what has to end by itself
 POLL_S = 0.02
@@ -299,8 +301,14 @@ class Launch:
 
     def weights(self) -> dict[str, torch.Tensor]:
         """All tensors of its last state."""
-        newest = max((self.output / 'state').glob('step_*.safetensors'))
-        return dict(parse_state(newest.read_bytes()).tensors)
+        return dict(parse_state(self._state().read_bytes()).tensors)
+
+    def saved_step(self) -> int:
+        """The step of its last state."""
+        return int(self._state().stem.removeprefix('step_'))
+
+    def _state(self) -> Path:
+        return max((self.output / 'state').glob('step_*.safetensors'))
 
 
 def _processes() -> Iterator[int]:
@@ -491,11 +499,17 @@ def measure_death(runner: Runner, how: str) -> Iterator[dict[str, Any]]:
     begun = time.monotonic()
     if how == 'cut':
         runner.hosts.cut()
+    elif how == 'stop':
+        for launch in launches:
+            launch.process.terminate()
     else:
         _kill(launches[int(how[-1])].trainer())
     rows = [_survivor(launch, begun, runner.options.patience) for launch in launches]
     runner.kill_all()
     runner.hosts.mend()
+    is_saved = launches[0].saved_step() == len(launches[0].rows())
+    if how == 'kill 1':  # another machine takes its place, with an empty disk
+        shutil.rmtree(launches[1].output)
     again = runner.start_two(recipe, name, resume=True)
     codes = [launch.wait(PATIENCE_S) for launch in again]
     if any(codes):
@@ -506,9 +520,11 @@ def measure_death(runner: Runner, how: str) -> Iterator[dict[str, Any]]:
     same = same and again[0].losses() == wanted.losses()
     for host, row in enumerate(rows):
         is_victim = how == f'kill {host}'
-        right = same and row['seconds'] is not None and (is_victim or LOST in row['said'])
+        is_told = is_victim or LOST in row['said'] or (how == 'stop' and is_saved)
+        right = same and row['seconds'] is not None and is_told
+        state = 'stopped' if how == 'stop' else 'killed' if is_victim else 'left'
         yield {
-            'death': how, 'host': host, 'is': 'killed' if is_victim else 'left', **row,
+            'death': how, 'host': host, 'is': state, **row,
             'resumed_run_is_the_same': same, 'as_it_should_be': right,
         }  # fmt: skip
 
@@ -521,7 +537,7 @@ def _survivor(launch: Launch, begun: float, patience_s: float) -> dict[str, Any]
         return {'seconds': None, 'code': None, 'said': 'still waiting'}
     seconds = time.monotonic() - begun
     lines = launch.text().splitlines()
-    said = [line for line in lines if 'psd-depth train: error' in line]
+    said = [line for line in lines if line.startswith(('psd-depth train: error', 'stopped after'))]
     errors = [line for line in lines if 'Error' in line]
     return {'seconds': seconds, 'code': code, 'said': (said or errors or lines or [''])[0]}
 

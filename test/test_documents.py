@@ -237,6 +237,14 @@ def test_settings_named_in_the_text_exist(page):
         assert is_setting(found[1], known), f'{page.name}: no setting {found[1]!r}'
 
 
+def test_the_table_of_recipes_has_each_one_once():
+    page = read(ROOT / 'docs' / 'training.md')
+    table = page[page.index('| recipe | what it trains |') :].split('\n\n')[0]
+    cells = [line.split('|')[1] for line in table.splitlines()[2:]]
+    named = sorted(name for cell in cells for name in re.findall(r'`(\w+)`', cell))
+    assert named == sorted(path.stem for path in (ROOT / 'config' / 'recipes').glob('*.yaml'))
+
+
 def test_make_targets_named_in_the_pages_exist():
     targets = set(re.findall(r'^([a-z-]+):', read(ROOT / 'Makefile'), re.M))
     for page in PRESENT:

@@ -23,6 +23,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, InitProcessGroupKwargs
 import torch
 from torch import distributed, nn, Tensor
+from torch.distributed.distributed_c10d import _set_pg_timeout
 
 from psd_depth_ros.errors import DeviceError, SettingsError, TrainingError
 from psd_depth_ros.inference.choose import choose_device
@@ -30,6 +31,9 @@ from psd_depth_ros.parsing import shorten
 
 # One process renders, decodes or validates while the others wait.
 TIMEOUT = timedelta(hours=6)
+# Launchers wait for each other; then processes find each other in this time, and gloo, which waits
+# five times as long for a first connection, gives up within ten minutes.
+CONNECT_TIMEOUT = timedelta(minutes=2)
 LOST_AFTER_S = 60  # a machine that does not even acknowledge packets for so long is gone
 KEEPALIVE_S = 10  # from one question to the next one
 # How errors of gloo begin; those of NCCL and of the store have a class of their own.
@@ -45,14 +49,14 @@ class Distributed:
     Raises:
         DeviceError: the device does not exist, or this process has trained on another kind.
         SettingsError: the launcher meant several processes, but gave this one no rank.
-        TrainingError: another process was lost while they found each other.
+        TrainingError: the processes cannot connect to each other.
     """
 
     def __init__(self, device: str = 'auto') -> None:
         wanted = choose_device(device)
         if wanted.type == 'cuda' and wanted.index is not None:
             torch.cuda.set_device(wanted)
-        with explained_peers():
+        with explained_peers(_CONNECTING):
             self._accelerator = _accelerator(wanted.type)
         self.device: torch.device = self._accelerator.device
         self.rank: int = self._accelerator.process_index
@@ -60,8 +64,10 @@ class Distributed:
         self.is_main: bool = self._accelerator.is_main_process
         self._cpu_group = None
         if self.world_size > 1:
-            with explained_peers():
-                self._cpu_group = distributed.new_group(backend='gloo', timeout=TIMEOUT)
+            with explained_peers(_CONNECTING):
+                self._cpu_group = distributed.new_group(backend='gloo', timeout=CONNECT_TIMEOUT)
+            for group in (distributed.group.WORLD, self._cpu_group):
+                _set_pg_timeout(TIMEOUT, group)
             _keep_connections_alive()
         else:
             _check_launcher()
@@ -123,21 +129,29 @@ class Distributed:
         return buffer.numpy().tobytes()
 
 
+_CONNECTING = (
+    'the processes cannot connect to each other ({}): start them within '
+    f'{CONNECT_TIMEOUT.seconds // 60} minutes of each other, open all ports between the machines, '
+    'and name the network interface that joins them, such as eth0, with GLOO_SOCKET_IFNAME (with '
+    'GPUs also NCCL_SOCKET_IFNAME)'
+)
+_LOST = (
+    'the connection to another process is lost ({}): it was killed, its machine or the network is '
+    'gone, or it ended with an error that its own output names. Start all processes again, with '
+    '--resume where the run has saved a state'
+)
+
+
 @contextmanager
-def explained_peers() -> Iterator[None]:
-    """Turn the errors of a lost connection into a TrainingError with the next step."""
+def explained_peers(message: str = _LOST) -> Iterator[None]:
+    """Turn errors of connections into a TrainingError; `message` has a place for the reason."""
     try:
         yield
     except RuntimeError as error:
         text = str(error)
         if not (isinstance(error, distributed.DistError) or any(one in text for one in _GLOO)):
             raise
-        raise TrainingError(
-            f'the connection to another process is lost ({shorten(_reason(text))}): it was '
-            'killed, its machine or the network is gone, or it ended with an error that its own '
-            'output names. Start all processes again, with --resume where the run has saved a '
-            'state'
-        ) from error
+        raise TrainingError(message.format(shorten(_reason(text)))) from error
 
 
 def _reason(text: str) -> str:
@@ -190,7 +204,7 @@ def _accelerator(kind: str) -> Accelerator:
     """Raise DeviceError where this process has already trained on another kind of device."""
     handlers = [
         DistributedDataParallelKwargs(find_unused_parameters=True),
-        InitProcessGroupKwargs(timeout=TIMEOUT),
+        InitProcessGroupKwargs(timeout=CONNECT_TIMEOUT),
     ]
     try:
         # The loop does its own autocast, whatever `accelerate config` says.
