@@ -323,10 +323,10 @@ def make_network(variant: str, model: DepthModel, device: torch.device) -> Netwo
 
 
 def compiled(what: Any, device: torch.device, **options: Any) -> Any:
-    """torch.compile for shapes that stay; on a CPU only traced, not compiled, which takes long."""
+    """torch.compile for shapes that stay; on a CPU traced (backward, too), not compiled."""
     torch._dynamo.config.recompile_limit = 64  # networks, phases of a run, sizes of inputs
     if device.type == 'cpu':
-        return torch.compile(what, backend='eager')
+        return torch.compile(what, backend='aot_eager')
     return torch.compile(what, **options)
 
 
