@@ -1,5 +1,6 @@
 """What a GPU does for inference and training, old and new ways side by side, in one short call.
 
+    export PYTHONPATH=.      # where the package is not installed
     python benchmarks/gpu.py --output DIR [--minutes 9] [--lite-minutes 1.5] [--only frame lite]
     python benchmarks/gpu.py --dry --output DIR     # on a CPU, tiny, traced and not compiled
 
@@ -49,9 +50,9 @@ from trainee import folded_weights, make_recipe
 from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint
 from psd_depth_ros.data.triplets.prepare import prepare_sequences
 from psd_depth_ros.inference import DepthEngine
-from psd_depth_ros.inference.backends import TorchBackend
 from psd_depth_ros.inference.cloud import CloudSettings
-from psd_depth_ros.inference.conversion import example_inputs, MapsModel
+from psd_depth_ros.inference.torch_backend import TorchBackend
+from psd_depth_ros.inference.torch_conversion import example_inputs, MapsModel
 from psd_depth_ros.networks import DepthModel
 from psd_depth_ros.networks.depth_model import load_model
 from psd_depth_ros.networks.pose_net import PoseNet
@@ -106,6 +107,7 @@ ORDER = (
 NOT_DRY = (
     ('network', EAGER), ('network', 'reduce-overhead'), ('network', 'max-autotune'),
     ('frame', RECORDED), ('frame', 'reduce-overhead'), ('step', GRAPH), ('step', NETWORKS),
+    ('step', f'{NETWORKS}, {GRAPH}'),
 )  # fmt: skip
 PARTS = tuple(dict.fromkeys(part for part, _, _ in ORDER))
 UNDRAWN = ('objective.patch=off', 'objective.mix=off')  # nothing is drawn at random in a step
@@ -301,7 +303,13 @@ Network = Callable[[Tensor, Tensor], Tensor]
 def make_network(variant: str, model: DepthModel, device: torch.device) -> Network:
     """The network as a function of image and intrinsics, in half precision where it is faster."""
     if variant == GRAPH:
-        return TorchBackend(model, device).run
+        backend = TorchBackend(model, device)
+        if device.type == 'cuda':
+            return backend.run
+        # which takes arrays on a CPU
+        return lambda image, intrinsics: torch.from_numpy(
+            backend.run(image.numpy(), intrinsics.numpy())
+        )
     maps: Any = MapsModel(model).eval().to(device).to(memory_format=torch.channels_last)
     mode = 'max-autotune-no-cudagraphs' if variant == RECORDED else variant
     if variant != EAGER:
@@ -365,7 +373,13 @@ class VariantBackend:
     name = 'torch'
 
     def __init__(self, variant: str, model: DepthModel, device: torch.device) -> None:
-        self.run = make_network(variant, model, device)
+        self._network = make_network(variant, model, device)
+
+    def run(self, image: Any, intrinsics: Any) -> Any:
+        """See `Backend.run`."""
+        if isinstance(image, Tensor):
+            return self._network(image, intrinsics)
+        return self._network(torch.from_numpy(image), torch.from_numpy(intrinsics)).numpy()
 
     def is_ready(self, shape: tuple[int, ...]) -> bool:
         """See `Backend.is_ready`."""
@@ -415,7 +429,7 @@ def measure_frame(variant: str, sizes: Sizes, device: torch.device) -> Row:
     """Milliseconds from an image to depth on the CPU, and from there to its cloud."""
     checkpoint = load_checkpoint(None)
     backend = VariantBackend(variant, load_model(checkpoint), device)
-    engine = DepthEngine(checkpoint, backend, device)
+    engine = DepthEngine(checkpoint, backend, device.type)
     lens, rgb = camera(*sizes.image), picture(*sizes.image)
     settings = CloudSettings()
     depth_ms: list[float] = []
