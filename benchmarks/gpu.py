@@ -675,6 +675,7 @@ def lite_recipe(sizes: Sizes, folder: Path, minutes: float) -> MixedRecipe:
         'sources.recordings.batch': recordings,
         'sources.recordings.pixel_budget': sizes.pixels,
         'sources.recordings.data.paths': [str(folder / 'street.mcap')],
+        'sources.recordings.data.cache': str(folder / 'frames'),
         'sources.recordings.data.triplets.held_out': 0.2,
         'sources.recordings.data.triplets.minimum_parallax': 0.1,
         'sources.recordings.objective.pseudo_depth.teacher': str(default_checkpoint()),
@@ -691,8 +692,8 @@ def train_lite(
     """Train for some minutes; scores before and after, and the checkpoint in `output`."""
     started = time.perf_counter()
     task = MixedTask.from_recipe(
-        lite_recipe(sizes, folder, minutes), folder / 'lite', load_checkpoint(None),
-        lambda *progress: None, worlds=folder / 'worlds', processes=available_cores(),
+        lite_recipe(sizes, folder, minutes), load_checkpoint(None), lambda *progress: None,
+        worlds=folder / 'worlds', processes=available_cores(),
     )  # fmt: skip
     before = task.validate(task.depth)
     prepared_s = time.perf_counter() - started

@@ -203,6 +203,7 @@ class Runner:
             'steps': options.steps, 'batch': options.batch, 'pixel_budget': options.pixels,
             'save_every': SAVE_EVERY, 'validate_every': 100_000, 'preview_every': 0,
             'precision': 'fp32', 'data.triplets.held_out': 0.2,
+            'data.cache': self.folder / 'cache' / output.name,
         }  # fmt: skip
         shipped, more = RECIPES[recipe]
         command = ['-m', 'psd_depth_ros.cli.main', 'train', shipped, '--device', 'cpu', '--quiet']
@@ -509,7 +510,8 @@ def measure_death(runner: Runner, how: str) -> Iterator[dict[str, Any]]:
     runner.hosts.mend()
     is_saved = launches[0].saved_step() == len(launches[0].rows())
     if how == 'kill 1':  # another machine takes its place, with an empty disk
-        shutil.rmtree(launches[1].output)
+        for lost in (launches[1].output, runner.folder / 'cache' / 'host1'):
+            shutil.rmtree(lost, ignore_errors=True)
     again = runner.start_two(recipe, name, resume=True)
     codes = [launch.wait(PATIENCE_S) for launch in again]
     if any(codes):
