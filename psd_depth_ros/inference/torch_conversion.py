@@ -44,15 +44,18 @@ class MapsModel(nn.Module):
 
 
 class StemModel(nn.Module):
-    """The stem of an encoder, which runs in float32."""
+    """The stem of an encoder, which runs in float32.
+
+    Its map has channels last, as libraries hold it, so that nothing is turned around in between.
+    """
 
     def __init__(self, model: DepthModel) -> None:
         super().__init__()
         self.encoder = model.encoder
 
     def forward(self, image: Tensor) -> Tensor:
-        """See `Encoder.stem`."""
-        return self.encoder.stem(image)
+        """(B, 3, H, W) to (B, h, w, C); see `Encoder.stem`."""
+        return self.encoder.stem(image).permute(0, 2, 3, 1).contiguous()
 
 
 class RestModel(nn.Module):
@@ -63,8 +66,8 @@ class RestModel(nn.Module):
         self.model = model
 
     def forward(self, stem: Tensor, intrinsics: Tensor) -> Tensor:
-        """Output of the stem and fx fy cx cy (B, 4) to maps as in `backends.Backend.run`."""
-        maps = self.model.encoder.maps(stem)
+        """Output of `StemModel` and fx fy cx cy (B, 4) to maps as in `backends.Backend.run`."""
+        maps = self.model.encoder.maps(stem.permute(0, 3, 1, 2))
         return torch.cat(self.model.read(maps, intrinsics), dim=1)
 
 

@@ -17,8 +17,6 @@ from psd_depth_ros.networks.bin_head import DepthOutput
 
 DISPARITY_SIGMA = 0.22  # ln 1.25, the same for every pixel
 ROW_SCALE_PX = 10.0
-# At strides 4 and 2, where arithmetic counts: `_convolve_parts` instead of one convolution.
-_SPLIT_STAGES = (2, 3)
 
 
 class Decoder(nn.Module):
@@ -80,9 +78,9 @@ class Decoder(nn.Module):
                 place = row_positions(intrinsics, skip.shape[-2], skip.shape[-1], 16 >> index)
                 parts.append(place.to(x.dtype))
             first, *others = cast(nn.Sequential, stage)
-            if index in _SPLIT_STAGES and _is_split(first, x):
-                x = _convolve_parts(cast(nn.Conv2d, first), x, torch.cat(parts, dim=1))
-            else:
+            if x.device.type == 'cpu':
+                x = _convolve_apart(cast(nn.Conv2d, first), x, torch.cat(parts, dim=1))
+            else:  # where more launches cost more than the arithmetic
                 x = F.interpolate(x, scale_factor=2.0, mode='nearest')
                 x = first(torch.cat([x, *parts], dim=1))
             for layer in others:
@@ -91,24 +89,21 @@ class Decoder(nn.Module):
         return found
 
 
-def _is_split(first: nn.Module, x: Tensor) -> bool:
-    """Whether a stage starts with 3x3 on a CPU; on a GPU more launches would cost more."""
-    is_wide = isinstance(first, nn.Conv2d) and first.kernel_size == (3, 3)
-    return is_wide and x.device.type == 'cpu'
-
-
-def _convolve_parts(convolution: nn.Conv2d, coarse: Tensor, fine: Tensor) -> Tensor:
+def _convolve_apart(convolution: nn.Conv2d, coarse: Tensor, fine: Tensor) -> Tensor:
     """The convolution of [`coarse` enlarged twice by repetition, `fine`], each by itself."""
-    channels = coarse.shape[1]
-    side = F.conv2d(fine, convolution.weight[:, channels:], convolution.bias, padding=1)
-    return convolve_enlarged(coarse, convolution.weight[:, :channels]) + side
+    channels, weight = coarse.shape[1], convolution.weight
+    padding = convolution.padding
+    side = F.conv2d(fine, weight[:, channels:], convolution.bias, padding=padding)  # type: ignore[arg-type]
+    if convolution.kernel_size == (1, 1):
+        return F.interpolate(F.conv2d(coarse, weight[:, :channels]), scale_factor=2.0) + side
+    return convolve_enlarged(coarse, weight[:, :channels]) + side
 
 
 def convolve_enlarged(x: Tensor, weight: Tensor) -> Tensor:
     """Convolve a map that is first enlarged twice by repeating pixels, without enlarging it.
 
-    Each of the four pixels that one becomes sees 2x2 of the pixels before: taps on the same one
-    are summed. 4 instead of 9 multiplications, the same result but for rounding.
+    To repeat pixels is a transposed 2x2 convolution of ones with stride 2; with 3x3 after it, it
+    is one of 4x4. 4 instead of 9 multiplications, the same result but for rounding.
 
     Args:
         x: (B, C, h, w), zeros outside.
@@ -117,22 +112,10 @@ def convolve_enlarged(x: Tensor, weight: Tensor) -> Tensor:
     Returns:
         (B, O, 2 h, 2 w).
     """
-    height, width = x.shape[-2:]
-    outputs = weight.shape[0]
-    kernels = [part for rows in _fold(weight, 2) for part in _fold(rows, 3)]
-    y = F.conv2d(F.pad(x, (1, 1, 1, 1)), torch.cat(kernels))  # (B, 4 O, h + 1, w + 1)
-    parts = [
-        y[:, index * outputs : (index + 1) * outputs, row : row + height, column : column + width]
-        for index, (row, column) in enumerate(((0, 0), (0, 1), (1, 0), (1, 1)))
-    ]
-    return F.pixel_shuffle(torch.stack(parts, dim=2).flatten(1, 2), 2)
-
-
-def _fold(weight: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """Three taps on pixels of an enlarged map as two on those before: of its even and odd ones."""
-    first, middle, last = weight.unbind(dim)
-    even, odd = (first, middle + last), (first + middle, last)
-    return torch.stack(even, dim), torch.stack(odd, dim)
+    kernel = F.pad(weight.flip(-2, -1), (1, 1, 1, 1))
+    kernel = kernel[..., 1:, :] + kernel[..., :-1, :]
+    kernel = kernel[..., 1:] + kernel[..., :-1]  # (O, C, 4, 4)
+    return F.conv_transpose2d(x, kernel.transpose(0, 1), stride=2, padding=1)
 
 
 class SeparableConvolution(nn.Module):

@@ -67,9 +67,10 @@ def test_a_convolution_of_an_enlarged_map_is_that_of_repeated_pixels():
 
 
 @pytest.mark.parametrize('positions', [True, False])
-def test_the_decoder_is_its_layers_one_after_the_other(positions):
+@pytest.mark.parametrize('separable', [True, False])
+def test_the_decoder_is_its_layers_one_after_the_other(positions, separable):
     torch.manual_seed(0)
-    decoder = Decoder(8, (3, 4, 5, 6), (8, 7, 6, 5), 2, positions)
+    decoder = Decoder(8, (3, 4, 5, 6), (8, 7, 6, 5), 2, positions, separable)
     x = deepest = torch.randn(2, 8, 1, 2)
     skips = [torch.randn(2, 3 + i, 16 >> i, 32 >> i) for i in range(4)]
     intrinsics = INTRINSICS.expand(2, -1)
