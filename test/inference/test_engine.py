@@ -14,7 +14,7 @@ from psd_depth_ros.checkpoint import (
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, DeviceError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera, Distortion
-from psd_depth_ros.inference import DepthEngine, Scale
+from psd_depth_ros.inference import DepthEngine, on_device, Scale
 from psd_depth_ros.inference.choose import choose_device, make_backend
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
@@ -223,6 +223,56 @@ def test_depth_at_network_size_comes_with_its_own_camera_and_colours():
     assert frames[0].depth_m.shape == (96, 128)
     assert frames[0].camera == CAMERA
     assert frames[0].rgb.shape == (96, 128, 3)
+
+
+class Slope:
+    """Canonical depth that grows to the right, for arrays or, as on a GPU, for tensors."""
+
+    name = 'slope'
+
+    def __init__(self, kind):
+        self.kind = kind
+
+    def run(self, image, intrinsics):
+        assert isinstance(image, self.kind)
+        assert isinstance(intrinsics, self.kind)
+        batch, _, height, width = image.shape
+        brightness = float(image.mean())
+        u = np.tile(np.linspace(0.0, 3.0, width // 2, dtype=np.float32), (height // 2, 1))
+        maps = np.stack([u + brightness, 0.02 * (1.0 + u), 0.4 * u / 3.0])[None]
+        maps = np.repeat(maps.astype(np.float32), batch, axis=0)
+        return maps if self.kind is np.ndarray else torch.from_numpy(maps)
+
+
+@pytest.mark.parametrize('full_size', [True, False])
+@pytest.mark.parametrize('lens', [None, (-0.3, 0.1, 0.0, 0.0, 0.0)])
+def test_the_steps_of_a_gpu_give_what_those_of_a_cpu_give(full_size, lens):
+    """All that is done around a network on a GPU, done with torch on the CPU."""
+    distortion = None if lens is None else Distortion('plumb_bob', lens)
+    camera = Camera.from_K([[200, 0, 127.5], [0, 200, 95.5], [0, 0, 1]], 256, 192, distortion)
+    results = []
+    for kind in (np.ndarray, torch.Tensor):
+        made = engine(Slope(kind))
+        if kind is torch.Tensor:
+            made._steps = on_device.DeviceSteps(torch.device('cpu'))
+        temporal = TemporalFilter()
+        for stamp_ns in (10**9, 11 * 10**8):
+            frames = made.infer_batch(
+                [(picture(camera), camera), (picture(camera) // 2, camera)],
+                settings=DepthSettings(temporal_s=0.2),
+                full_size=full_size,
+                moments=[(temporal, stamp_ns), (TemporalFilter(), stamp_ns)],
+            )
+        frames.append(frames[1].rescaled(Scale(1.5, 0.01)))
+        results.append([(one, one.cloud(CloudSettings(confidence=True))) for one in frames])
+    for (host, cloud), (device, another) in zip(*results, strict=True):
+        assert (host.maps, device.maps is None) == (None, False)
+        assert np.isfinite(host.depth_m).any()
+        np.testing.assert_allclose(device.depth_m, host.depth_m, rtol=2e-3)
+        np.testing.assert_allclose(device.confidence, host.confidence, atol=1e-4)
+        np.testing.assert_array_equal(device.rgb, host.rgb)
+        assert cloud.width == another.width > 1000
+        assert cloud.fields == another.fields
 
 
 def test_the_cloud_of_a_wall_is_flat_and_as_wide_as_the_view():
