@@ -6,6 +6,8 @@
     python -m tools.train_default_weights calibrate RUN/best.safetensors lite_research --data DIR
         --output weights/lite-research.safetensors
     python -m tools.train_default_weights last RUN --output LAST.safetensors
+    python -m tools.train_default_weights average LAST.safetensors=0.92 BEFORE.safetensors=0.08
+        --output AVERAGE.safetensors
     python -m tools.train_default_weights compare RUN ANOTHER
 
 A stage is a recipe of config/recipes. Paths of recordings in it are below `--data`, those of
@@ -13,6 +15,8 @@ teachers below `--teachers`, whatever the machine. `calibrate` fits the confiden
 out of several sources, each of which counts the same, and writes the file in half precision.
 `last` writes the averaged network of the last state, which may be better than best.safetensors:
 where the rate ends near zero it has learned for longer, and scores of few images vary by chance.
+`average` averages networks that went on from each other (WiSE-FT, Wortsman et al., CVPR 2022): a
+little of the start keeps what a run forgot.
 `compare` tells whether two runs took the same steps, bit for bit: losses of every step that both
 logged, and every tensor of their last states.
 """
@@ -216,6 +220,47 @@ def write_last(run: Path, output: Path) -> str:
     return f'step {step} (best.safetensors is of step {kept}) written to {output}'
 
 
+def average_checkpoints(parts: Mapping[str, float], output: Path) -> str:
+    """Write the weighted mean of checkpoints, described as the first one, and say of what it is.
+
+    Args:
+        parts: Weights by file or name; they add up to 1.
+        output: Gets the file.
+
+    Raises SettingsError for other weights, and for networks of different architectures.
+    """
+    if len(parts) < 2 or not np.isclose(sum(parts.values()), 1.0) or min(parts.values()) <= 0:
+        raise SettingsError(
+            f'the weights are {", ".join(map(str, parts.values()))}, expected two or more above 0 '
+            'that add up to 1'
+        )
+    loaded = {name: load_checkpoint(name) for name in parts}
+    first, *others = loaded.values()
+    for other in others:
+        if (first.info.architecture, first.info.encoder_options, first.info.input.mean) != (
+            other.info.architecture, other.info.encoder_options, other.info.input.mean
+        ):  # fmt: skip
+            raise SettingsError(f'{other.path} is of another network than {first.path}')
+    tensors = {
+        name: sum(weight * loaded[part].tensors[name] for part, weight in parts.items())
+        if tensor.is_floating_point()
+        else tensor
+        for name, tensor in first.tensors.items()
+    }
+    record = {
+        **first.info.training,
+        'averaged': [
+            {'name': one.info.name, 'id': one.id, 'weight': parts[name]}
+            for name, one in loaded.items()
+        ],
+    }
+    sources = {str(source): source for one in loaded.values() for source in one.info.data}
+    info = replace(first.info, training=record, data=tuple(sources.values()))
+    save_checkpoint(output, info, tensors)
+    told = ' + '.join(f'{weight:g} of {loaded[name].id}' for name, weight in parts.items())
+    return f'{told} written to {output}'
+
+
 def compare_runs(first: Path, second: Path) -> tuple[bool, str]:
     """Whether two run folders hold the same losses and the same state, and that in words.
 
@@ -264,6 +309,18 @@ def _read_state(run: Path) -> Snapshot:
     return parse_state(read_bytes(states[-1], ARRAY_BYTES))
 
 
+def _read_parts(texts: Sequence[str]) -> dict[str, float]:
+    """FILE=WEIGHT to weights by file. Raises SettingsError."""
+    parts = {}
+    for text in texts:
+        name, _, weight = text.rpartition('=')
+        try:
+            parts[name] = float(weight)
+        except ValueError as error:
+            raise SettingsError(f'{text} is no FILE=WEIGHT, such as lite=0.9') from error
+    return parts
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Parse the command line; run a stage or calibrate what it made."""
     parser = argparse.ArgumentParser(
@@ -287,6 +344,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     last = commands.add_parser('last', help='the averaged network of the last state')
     last.add_argument('run', type=Path)
     last.add_argument('--output', type=Path, required=True)
+    mean = commands.add_parser('average', help='the weighted mean of networks')
+    mean.add_argument('parts', nargs='+', metavar='FILE=WEIGHT')
+    mean.add_argument('--output', type=Path, required=True)
     same = commands.add_parser('compare', help='whether two runs took the same steps')
     same.add_argument('runs', type=Path, nargs=2, metavar='RUN')
     options, rest = parser.parse_known_args(arguments)
@@ -298,6 +358,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             parser.error(f'unknown arguments {" ".join(rest)}')
         if options.command == 'last':
             print(write_last(options.run, options.output))
+            return 0
+        if options.command == 'average':
+            print(average_checkpoints(_read_parts(options.parts), options.output))
             return 0
         if options.command == 'compare':
             is_same, told = compare_runs(*options.runs)

@@ -101,6 +101,29 @@ def test_the_last_network_of_a_run_is_its_average_then(tmp_path):
     assert made.info.output == start.info.output
 
 
+def test_the_mean_of_networks_says_what_it_is_of(tmp_path, capsys):
+    start, other, output = (
+        load_checkpoint('default'),
+        tmp_path / 'b',
+        tmp_path / 'mean.safetensors',
+    )
+    source = {'name': 'another street', 'licence': 'MIT'}
+    doubled = {name: 2 * tensor for name, tensor in start.tensors.items()}
+    save_checkpoint(other, replace(start.info, data=(source,)), doubled)
+    assert main(['average', 'default=0.75', f'{other}=0.25', '--output', str(output)]) == 0
+    made = load_checkpoint(output)
+    name = 'head.key.weight'
+    torch.testing.assert_close(made.tensors[name], 1.25 * start.tensors[name])
+    assert made.info.data == (*start.info.data, source)
+    assert [one['weight'] for one in made.info.training['averaged']] == [0.75, 0.25]
+    assert made.info.training['averaged'][0]['id'] == start.id
+    for parts in (['default=0.75', f'{other}=0.5'], ['default=1'], ['default=x', f'{other}=0.5']):
+        assert main(['average', *parts, '--output', str(output)]) == 1
+    told = capsys.readouterr().err
+    assert 'expected two or more above 0 that add up to 1' in told
+    assert 'default=x is no FILE=WEIGHT' in told
+
+
 def test_a_folder_without_a_run_is_named(tmp_path, capsys):
     assert main(['compare', str(tmp_path), str(tmp_path)]) == 1
     assert 'holds no log.csv with a state' in capsys.readouterr().err
