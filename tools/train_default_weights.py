@@ -29,6 +29,7 @@ import csv
 from dataclasses import replace
 from pathlib import Path
 import sys
+from typing import Any
 
 import cv2
 import numpy as np
@@ -36,14 +37,15 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-from psd_depth_ros.checkpoint import InputInfo, load_checkpoint, save_checkpoint
+from psd_depth_ros.checkpoint import CheckpointInfo, InputInfo, load_checkpoint, save_checkpoint
 from psd_depth_ros.cli.main import main as run_command
+from psd_depth_ros.config import build
 from psd_depth_ros.data.open import open_with_depth
 from psd_depth_ros.data.readers.worlds import list_worlds, PREFIX
 from psd_depth_ros.errors import PsdDepthError, SettingsError
 from psd_depth_ros.evaluation.evaluate import parse_range
 from psd_depth_ros.evaluation.metrics import match, measure_confidence
-from psd_depth_ros.networks import DepthModel, load_model
+from psd_depth_ros.networks import Architecture, DepthModel, load_model
 from psd_depth_ros.parsing import ARRAY_BYTES, read_bytes
 from psd_depth_ros.preprocess import network_size, Preprocessor
 from psd_depth_ros.runtime import autocast
@@ -237,9 +239,7 @@ def average_checkpoints(parts: Mapping[str, float], output: Path) -> str:
     loaded = {name: load_checkpoint(name) for name in parts}
     first, *others = loaded.values()
     for other in others:
-        if (first.info.architecture, first.info.encoder_options, first.info.input.mean) != (
-            other.info.architecture, other.info.encoder_options, other.info.input.mean
-        ):  # fmt: skip
+        if _describe_network(first.info) != _describe_network(other.info):
             raise SettingsError(f'{other.path} is of another network than {first.path}')
     tensors = {
         name: sum(weight * loaded[part].tensors[name] for part, weight in parts.items())
@@ -259,6 +259,12 @@ def average_checkpoints(parts: Mapping[str, float], output: Path) -> str:
     save_checkpoint(output, info, tensors)
     told = ' + '.join(f'{weight:g} of {loaded[name].id}' for name, weight in parts.items())
     return f'{told} written to {output}'
+
+
+def _describe_network(info: CheckpointInfo) -> tuple[Any, ...]:
+    """What averaged networks have in common; settings of later versions have defaults."""
+    architecture = build(Architecture, info.architecture, 'architecture')
+    return architecture, dict(info.encoder_options), info.input.mean, info.input.std
 
 
 def compare_runs(first: Path, second: Path) -> tuple[bool, str]:
