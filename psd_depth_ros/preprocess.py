@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from importlib.util import find_spec
 import itertools
 import math
 from typing import Any, NamedTuple
@@ -157,7 +158,8 @@ class AntialiasedResize:
     so that a process that serves depth needs no torch, whose import alone takes a second and
     150 MB. Measured on one x86 core, 640x480 to 256x192 and 384x288 with normalisation: 0.5 and
     0.7 ms (torch 0.3 and 0.5 ms, Pillow 1.8 ms for the first, OpenCV's INTER_AREA 1.0 ms). A NumPy
-    without a fast BLAS, as some distributions have it, would take 20 ms; there torch does it.
+    without a fast BLAS, as some distributions have it, takes 20 ms; torch does it there where it
+    is installed.
 
     Args:
         source: Height and width of the images.
@@ -177,7 +179,8 @@ class AntialiasedResize:
         self._gain = np.array(gain, np.float32)[:, None, None]
         self._offset = np.array(offset, np.float32)[:, None, None]
         self._is_plain = source == size
-        if self._is_plain or not has_fast_blas():
+        self._with_torch = not has_fast_blas() and find_spec('torch') is not None
+        if self._is_plain or self._with_torch:
             return
         self._rows = _bands(source[0], size[0], _ROWS)
         self._columns = _bands(source[1], size[1], _COLUMNS)
@@ -197,7 +200,7 @@ class AntialiasedResize:
             np.multiply(image.transpose(2, 0, 1), self._gain, out=planes)
             planes += self._offset
             return planes
-        if not has_fast_blas():
+        if self._with_torch:
             return _resize_with_torch(image, self._size) * self._gain + self._offset
         image = image.reshape(self._source[0], -1)
         for band in self._rows:

@@ -1,6 +1,7 @@
 """The one sampling of the camera image: exact geometry, no aliasing, clear refusals."""
 
 from dataclasses import replace
+import sys
 from typing import Any
 
 import cv2
@@ -164,6 +165,14 @@ def test_the_antialiased_filter_is_that_of_torch(
     if source != size:
         rounded = resize_with_torch(image, size).transpose(2, 0, 1)
         assert np.abs(rounded - exact).max() <= 1.01
+
+
+def test_a_slow_numpy_alone_resizes_likewise(monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = AntialiasedResize((48, 64), (24, 32))(noise(48, 64))
+    monkeypatch.setattr(preprocess, 'has_fast_blas', lambda: False)
+    monkeypatch.setitem(sys.modules, 'torch', None)  # an import of it fails
+    found = AntialiasedResize((48, 64), (24, 32))(noise(48, 64))
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_a_resize_gives_a_new_array_each_time() -> None:

@@ -21,7 +21,6 @@ from psd_depth_ros.inference.network_store import (
     StoredConverter,
 )
 from psd_depth_ros.networks import Architecture, DepthModel, load_model
-from psd_depth_ros.preprocess import has_fast_blas
 
 SHAPE = (1, 3, 64, 96)
 INTRINSICS = np.array([[60.0, 60.0, 48.0, 32.0]], np.float32)
@@ -170,8 +169,6 @@ def start_without_torch(network=''):
 def test_a_later_start_of_a_node_needs_no_torch(needs_installed):
     for package in ('openvino', 'rclpy'):
         needs_installed(package)
-    if not has_fast_blas():
-        pytest.skip('NumPy has no fast BLAS: torch resizes images')
     refused = start_without_torch()
     assert 'lite.safetensors has to be converted, or run, with torch' in refused.stderr
     camera = Camera(96, 64, 60.0, 60.0, 47.5, 31.5)
@@ -182,8 +179,6 @@ def test_a_later_start_of_a_node_needs_no_torch(needs_installed):
 def test_an_exported_network_needs_no_torch(tmp_path, needs_installed):
     for package in ('openvino', 'rclpy'):
         needs_installed(package)
-    if not has_fast_blas():
-        pytest.skip('NumPy has no fast BLAS: torch resizes images')
     path = tmp_path / 'lite.xml'
     checkpoint = load_checkpoint()
     images = (np.full((64, 96, 3), 127, np.uint8), (60.0, 60.0, 47.5, 31.5))
