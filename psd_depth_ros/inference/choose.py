@@ -19,18 +19,22 @@ if TYPE_CHECKING:
     from psd_depth_ros.networks import DepthModel
 
 BACKENDS = ('auto', 'torch', 'openvino', 'onnxruntime')
-# Of the drivers of NVIDIA (graphics cards, Jetson, WSL) and AMD on Linux.
-_GPU_DEVICES = tuple(
-    f'/dev/{name}' for name in ('nvidiactl', 'nvidia0', 'nvhost-gpu', 'nvmap', 'dxg', 'kfd')
+# Of the drivers of NVIDIA (graphics cards, Jetson, WSL) and AMD on Linux. Where no rule of udev
+# makes the devices of NVIDIA, CUDA itself does, by the program at the end.
+_GPU_FILES = (
+    *(f'/dev/{name}' for name in ('nvidiactl', 'nvidia0', 'nvhost-gpu', 'nvmap', 'dxg', 'kfd')),
+    '/proc/driver/nvidia/version',
+    '/usr/bin/nvidia-modprobe',
 )
 
 
 def is_cpu(wanted: str) -> bool:
     """Whether the device that `choose_device` would choose is the CPU.
 
-    torch is asked only where there may be a GPU. Raises DeviceError as `choose_device`.
+    torch is asked only where it is installed and there may be a GPU. Raises DeviceError as
+    `choose_device`.
     """
-    if wanted == 'cpu' or (wanted == 'auto' and not _may_have_gpu()):
+    if wanted == 'cpu' or (wanted == 'auto' and not (_may_have_gpu() and _is_installed('torch'))):
         return True
     return choose_device(wanted).type == 'cpu'
 
@@ -40,7 +44,13 @@ def choose_device(wanted: str) -> torch.device:
 
     Raises DeviceError where it is not available; there is no fallback.
     """
-    import torch
+    try:
+        import torch
+    except ImportError as error:
+        raise DeviceError(
+            f'device {wanted!r} needs torch, which cannot be imported ({error}): install it, or '
+            'choose device cpu'
+        ) from error
 
     if wanted == 'auto':
         return torch.device('cuda' if torch.cuda.is_available() else 'cpu')
@@ -127,5 +137,5 @@ def _is_installed(package: str) -> bool:
 
 
 def _may_have_gpu() -> bool:
-    """False where a Linux has none of the devices that a GPU has."""
-    return sys.platform != 'linux' or any(os.path.exists(device) for device in _GPU_DEVICES)
+    """False where a Linux has none of the files that come with a GPU."""
+    return sys.platform != 'linux' or any(os.path.exists(path) for path in _GPU_FILES)

@@ -1,4 +1,5 @@
 import math
+import sys
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from psd_depth_ros.checkpoint import (
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, DeviceError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera, Distortion
-from psd_depth_ros.inference import DepthEngine, on_device, Scale
+from psd_depth_ros.inference import choose, DepthEngine, on_device, Scale
 from psd_depth_ros.inference.choose import choose_device, make_backend
 from psd_depth_ros.inference.cloud import CloudSettings
 from psd_depth_ros.inference.postprocess import DepthSettings
@@ -293,6 +294,14 @@ def test_a_device_that_is_not_there_is_refused():
     assert choose_device('auto').type == 'cpu'
     with pytest.raises(DeviceError, match=r"'cuda' is not there: torch .* sees 0 CUDA devices"):
         choose_device('cuda')
+
+
+def test_without_torch_auto_is_the_cpu_and_a_gpu_is_refused(monkeypatch):
+    monkeypatch.setattr(choose, '_GPU_FILES', ('/dev/null',))  # of a machine with a GPU
+    monkeypatch.setitem(sys.modules, 'torch', None)  # an import of it fails
+    assert choose.is_cpu('auto')
+    with pytest.raises(DeviceError, match="'cuda' needs torch"):
+        choose.is_cpu('cuda')
 
 
 @pytest.mark.parametrize('name', ['gpu', 'cuda:x', 'meta'])
