@@ -507,8 +507,29 @@ def unpack(content: bytes, *, sealed: bool = False) -> tuple[dict[str, Tensor], 
 def unpack_arrays(
     content: bytes, *, sealed: bool = False
 ) -> tuple[dict[str, NDArray], dict[str, str]]:
-    """As `unpack`, arrays in place of tensors. There is no bfloat16, which NumPy has not."""
-    return _unseal(content, sealed, load)
+    """As `unpack`, arrays in place of tensors. bfloat16, which NumPy has not, becomes float32."""
+    return _unseal(content, sealed, _load_arrays)
+
+
+def _load_arrays(content: bytes) -> dict[str, NDArray]:
+    """Arrays of a file; bfloat16 is read as integers, which are the upper halves of float32."""
+    header = _header(content)
+    described = json.loads(header)
+    halves = [
+        name
+        for name, one in described.items()
+        if name != '__metadata__' and isinstance(one, dict) and one.get('dtype') == 'BF16'
+    ]
+    if halves:
+        for name in halves:
+            described[name]['dtype'] = 'U16'
+        text = json.dumps(described, separators=(',', ':')).encode()
+        text += b' ' * (-len(text) % 8)
+        content = len(text).to_bytes(8, 'little') + text + content[8 + len(header) :]
+    arrays: dict[str, NDArray] = load(content)
+    for name in halves:
+        arrays[name] = (arrays[name].astype(np.uint32) << 16).view(np.float32)
+    return arrays
 
 
 def _seal(content: bytes, metadata: Mapping[str, str]) -> bytes:

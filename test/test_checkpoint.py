@@ -185,6 +185,16 @@ def test_half_precision_is_float32_again_once_loaded(tmp_path):
     assert loaded.item() == pytest.approx(1 / 3, rel=1e-3)
 
 
+def test_bfloat16_is_float32_once_loaded(tmp_path):
+    values = torch.tensor([[1 / 3, -2.0, 1e30]]).bfloat16()
+    path = tmp_path / 'bfloat16.safetensors'
+    save_checkpoint(path, INFO, {'b': values, **TENSORS})
+    loaded = load_checkpoint(path).tensors
+    assert loaded['b'].dtype == torch.float32
+    assert torch.equal(loaded['b'], values.float())
+    assert torch.equal(loaded['a'], TENSORS['a'])
+
+
 def test_a_write_that_fails_keeps_the_old_file(path, monkeypatch):
     before = path.read_bytes()
 
