@@ -303,11 +303,11 @@ class DepthEngine:
         that cannot be found or served.
         """
         check_pixel_budget(pixel_budget)
+        if path is not None and (exported := read_exported(Path(path))) is not None:
+            return cls._from_exported(exported, device, backend, pixel_budget)
         chosen = 'cpu' if is_cpu(device) else str(choose_device(device))
         if path is not None:
             spec = os.fspath(path)
-            if (exported := read_exported(Path(spec))) is not None:
-                return cls._from_exported(exported, backend, pixel_budget)
             where = spec.partition('?')[0]
             if is_hub_network(where):
                 folder = find_folder(where)
@@ -362,9 +362,13 @@ class DepthEngine:
         )
 
     @classmethod
-    def _from_exported(cls, exported: Exported, backend: str, pixel_budget: int) -> DepthEngine:
+    def _from_exported(
+        cls, exported: Exported, device: str, backend: str, pixel_budget: int
+    ) -> DepthEngine:
         where, size = str(exported.path), exported.shape[2:]
         _check_backend(backend, exported.library, where)
+        if device != 'auto' and not is_cpu(device):
+            raise DeviceError(f'network {where} runs on the CPU only; choose device cpu, or auto')
         if pixel_budget and pixel_budget != size[0] * size[1]:
             raise SettingsError(
                 f'{where} takes images of {size[1]}x{size[0]} only; leave out pixel_budget'

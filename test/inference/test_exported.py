@@ -20,6 +20,7 @@ from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, DeviceError, SettingsError
 from psd_depth_ros.geometry import Camera
 from psd_depth_ros.inference import DepthEngine, export, exported
+from psd_depth_ros.inference import engine as engines
 from psd_depth_ros.inference.export import ExportChoice, write_exported
 from psd_depth_ros.inference.exported import compare, read_exported, Sample
 from psd_depth_ros.inference.onnx_metadata import read_onnx_metadata
@@ -139,6 +140,14 @@ def test_an_exported_file_gives_the_depth_of_its_checkpoint(networks, files, nam
         difference = compare(np.log(one.depth_m[known]), np.log(other.depth_m[known]))
         assert difference.mean < 0.02  # float32 or, where the processor has it, bfloat16
         np.testing.assert_allclose(one.confidence, other.confidence, atol=0.1)
+
+
+def test_an_exported_file_leaves_the_gpu_of_a_machine_alone(files, monkeypatch):
+    monkeypatch.setattr(engines, 'is_cpu', lambda device: device == 'cpu')
+    path, _ = files('tiny.xml')
+    assert DepthEngine.from_checkpoint(path, 'auto').device == 'cpu'
+    with pytest.raises(DeviceError, match='runs on the CPU only; choose device cpu, or auto'):
+        DepthEngine.from_checkpoint(path, 'cuda')
 
 
 def test_a_file_tells_nothing_of_the_machine_that_wrote_it(files):
