@@ -50,6 +50,7 @@ from psd_depth_ros.inference.quantisation import (
 from psd_depth_ros.inference.tensorrt import build_commands, check_file, emulate, prepare
 from psd_depth_ros.inference.torch_conversion import (
     example_inputs,
+    keep_layers,
     MapsModel,
     to_graph,
     to_onnx,
@@ -160,6 +161,8 @@ def write_exported(
         feeds = [_feed(one, given, choice.batch) for one in chosen]
         method = ONNX_METHOD if choice.kind == ONNX else OPENVINO_METHOD
         facts['calibration'] = {'images': len(chosen), 'method': method}
+    if choice.precision == 'int8' or choice.kind == TENSORRT:
+        model = keep_layers(model)
     writing = _Writing(path, model, shape, choice, json.loads(describe(checkpoint.info)), facts)
     make_folder(path.absolute().parent)
     run, notes = writing.write(feeds)
@@ -227,7 +230,12 @@ class _Writing:
 
     def _write_openvino(self, feeds: Sequence[Feed]) -> None:
         openvino = import_openvino()
-        graph = to_graph(self.model, *self._example(), any_batch=self.choice.batch == ANY)
+        graph = to_graph(
+            self.model,
+            *self._example(),
+            any_batch=self.choice.batch == ANY,
+            is_named=bool(feeds),
+        )
         if feeds:
             graph = quantise_openvino(graph, feeds)
         graph.set_rt_info(self.text, [METADATA_KEY])

@@ -32,7 +32,7 @@ def quantise_openvino(graph: Any, feeds: Sequence[Feed]) -> Any:
     """Quantise the decoder of an openvino.Model.
 
     Args:
-        graph: With the inputs image and intrinsics.
+        graph: With the inputs image and intrinsics, its nodes named after the layers.
         feeds: Inputs that the ranges of activations are taken from.
 
     Raises DeviceError where NNCF is not installed.
@@ -49,6 +49,9 @@ def quantise_openvino(graph: Any, feeds: Sequence[Feed]) -> Any:
         if _PART not in node.get_friendly_name()
         and node.get_type_name() not in ('Constant', 'Parameter', 'Result')
     ]
+    assert any(_PART in node.get_friendly_name() for node in graph.get_ops()), (
+        'nodes have no names'
+    )
     with _silent('nncf'), quiet():
         return nncf.quantize(
             graph,

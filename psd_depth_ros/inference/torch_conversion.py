@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 import sys
 from typing import Any
@@ -106,17 +107,22 @@ def convert_files() -> None:
     write_parts(kind, convert_in_process(model)(kind, shape), Path(folder))
 
 
-def to_openvino(part: nn.Module, *example: Tensor, any_batch: bool = False) -> Any:
+def to_openvino(
+    part: nn.Module, *example: Tensor, any_batch: bool = False, is_named: bool = False
+) -> Any:
     """An openvino.Model of a module, for inputs of the shapes of the example.
 
     `any_batch` leaves the number of images open. The module is traced as a function, with its
     weights as constants, and not a second time to compare: OpenVINO would take four times as long.
+    With `is_named` it takes that long, and the names of nodes hold those of the layers.
     """
     openvino = import_openvino()
     shapes = [(-1, *one.shape[1:]) if any_batch else tuple(one.shape) for one in example]
     constant = copy.deepcopy(part).requires_grad_(False)
     with quiet():
-        traced = torch.jit.trace(lambda *inputs: constant(*inputs), example, check_trace=False)
+        traced = torch.jit.trace(
+            constant if is_named else lambda *inputs: constant(*inputs), example, check_trace=False
+        )
         return openvino.convert_model(traced, example_input=example, input=shapes)
 
 
@@ -152,16 +158,33 @@ def example_inputs(shape: Shape) -> tuple[Tensor, Tensor]:
     return torch.zeros(shape), intrinsics
 
 
-def to_graph(model: DepthModel, image: Tensor, intrinsics: Tensor, any_batch: bool = False) -> Any:
-    """An openvino.Model of a depth network; the output of a stem is called `STEM_NAME`."""
+def keep_layers(model: DepthModel) -> DepthModel:
+    """A copy whose every layer is one operation with its weights as they are, on a CPU too."""
+    whole = copy.deepcopy(model)
+    whole.decoder.convolves_apart = False
+    return whole
+
+
+def to_graph(
+    model: DepthModel,
+    image: Tensor,
+    intrinsics: Tensor,
+    any_batch: bool = False,
+    is_named: bool = False,
+) -> Any:
+    """An openvino.Model of a depth network; the output of a stem is called `STEM_NAME`.
+
+    The options are those of `to_openvino`.
+    """
+    convert = partial(to_openvino, any_batch=any_batch, is_named=is_named)
     if not model.encoder.has_stem:
         maps = MapsModel(model).eval()
-        return to_openvino(maps, image, intrinsics, any_batch=any_batch)
+        return convert(maps, image, intrinsics)
     stem, rest = StemModel(model).eval(), RestModel(model).eval()
     with torch.no_grad():
         between = stem(image)
-    first = to_openvino(stem, image, any_batch=any_batch)
-    second = to_openvino(rest, between, intrinsics, any_batch=any_batch)
+    first = convert(stem, image)
+    second = convert(rest, between, intrinsics)
     return _join(first, second)
 
 

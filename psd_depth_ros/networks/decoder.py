@@ -29,6 +29,10 @@ class Decoder(nn.Module):
         convolutions: 3x3 convolutions per stage.
         positions: Whether each stage also sees the `row_positions`.
         separable: Whether the convolutions are `SeparableConvolution`s.
+
+    Attributes:
+        convolves_apart: Whether a CPU convolves the coarse map before it is enlarged: fewer
+            multiplications, but with parts of weights, which no converter takes to 8 or 16 bits.
     """
 
     def __init__(
@@ -42,6 +46,7 @@ class Decoder(nn.Module):
     ) -> None:
         super().__init__()
         self.positions = positions
+        self.convolves_apart = True
         self.stages = nn.ModuleList()
         for skip, outputs in zip(reversed(skips), channels, strict=True):
             layers: list[nn.Module] = []
@@ -78,7 +83,7 @@ class Decoder(nn.Module):
                 place = row_positions(intrinsics, skip.shape[-2], skip.shape[-1], 16 >> index)
                 parts.append(place.to(x.dtype))
             first, *others = cast(nn.Sequential, stage)
-            if x.device.type == 'cpu':
+            if self.convolves_apart and x.device.type == 'cpu':
                 x = _convolve_apart(cast(nn.Conv2d, first), x, torch.cat(parts, dim=1))
             else:  # where more launches cost more than the arithmetic
                 x = F.interpolate(x, scale_factor=2.0, mode='nearest')

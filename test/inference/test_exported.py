@@ -25,6 +25,13 @@ from psd_depth_ros.inference.export import ExportChoice, write_exported
 from psd_depth_ros.inference.exported import compare, read_exported, Sample
 from psd_depth_ros.inference.onnx_metadata import read_onnx_metadata
 from psd_depth_ros.inference.postprocess import DepthSettings
+from psd_depth_ros.inference.torch_conversion import (
+    example_inputs,
+    keep_layers,
+    MapsModel,
+    to_graph,
+    to_onnx,
+)
 from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
 
 CAMERA = Camera(192, 128, 160.0, 160.0, 95.5, 63.5)
@@ -81,14 +88,14 @@ def conversions():
     def onnx_once(maps, image, intrinsics, any_batch=False):
         key = (id(maps.model), tuple(image.shape), any_batch)
         if key not in kept:
-            kept[key] = to_onnx(maps, image, intrinsics, any_batch)
-        return kept[key]
+            kept[key] = to_onnx(maps, image, intrinsics, any_batch), maps.model
+        return kept[key][0]
 
-    def graph_once(model, image, intrinsics, any_batch=False):
-        key = ('openvino', id(model), tuple(image.shape), any_batch)
+    def graph_once(model, image, intrinsics, any_batch=False, is_named=False):
+        key = ('openvino', id(model), tuple(image.shape), any_batch, is_named)
         if key not in kept:
-            kept[key] = to_graph(model, image, intrinsics, any_batch)
-        return kept[key].clone()
+            kept[key] = to_graph(model, image, intrinsics, any_batch, is_named), model
+        return kept[key][0].clone()
 
     patch.setattr(export, 'to_onnx', onnx_once)
     patch.setattr(export, 'to_graph', graph_once)
@@ -183,6 +190,31 @@ def test_eight_bits_are_written_run_and_measured(networks, tmp_path, kind):
     camera = Camera(width, 64, 80.0, 80.0, 47.5, 31.5)
     frame = DepthEngine.from_checkpoint(path).infer(IMAGE[:64, :width].copy(), camera)
     assert np.isfinite(frame.depth_m).any()
+
+
+@pytest.mark.parametrize('kind', ['onnx', 'openvino'])
+def test_every_layer_of_the_decoder_is_there_to_be_quantised(networks, needs_installed, kind):
+    needs_installed('openvino' if kind == 'openvino' else 'onnx')
+    _, model = networks['tiny']
+    layers = {
+        f'model.{name}.'
+        for name, one in model.named_modules()
+        if name.startswith('decoder.') and isinstance(one, torch.nn.Conv2d)
+    }
+    model, example = keep_layers(model), example_inputs((1, 3, 64, 96))
+    if kind == 'openvino':
+        nodes = to_graph(model, *example, is_named=True).get_ops()
+        found = [
+            one.get_friendly_name().replace('/', '.')
+            for one in nodes
+            if one.get_type_name() == 'Convolution'
+        ]
+    else:
+        onnx = pytest.importorskip('onnx')
+        graph = onnx.load_from_string(to_onnx(MapsModel(model).eval(), *example)).graph
+        found = [node.input[1] for node in graph.node if node.op_type == 'Conv']
+    assert len(layers) == 8
+    assert layers == {layer for layer in layers if any(layer in name for name in found)}
 
 
 def test_a_file_for_tensorrt_is_checked_and_not_run(networks, tmp_path):
