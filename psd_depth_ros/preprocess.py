@@ -47,7 +47,8 @@ _FAST_BLAS = ('openblas', 'mkl', 'accelerate', 'blis')
 class ViewSampler:
     """Samples uint8 images of one camera, on the CPU, into its rectified view at another size.
 
-    Everything that depends on the camera alone is computed once. Not thread-safe.
+    Everything that depends on the camera alone is computed once. Thread-safe only `with_torch` and
+    for distorted cameras.
 
     Args:
         camera: The camera of the images.

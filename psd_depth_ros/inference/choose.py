@@ -11,7 +11,7 @@ from typing import Any, TYPE_CHECKING
 from psd_depth_ros.checkpoint import Checkpoint
 from psd_depth_ros.errors import DeviceError
 from psd_depth_ros.inference.backends import Backend, OnnxBackend, OpenVinoBackend
-from psd_depth_ros.inference.conversion import Convert, Shape
+from psd_depth_ros.inference.conversion import Convert, needs_torch, Shape
 
 if TYPE_CHECKING:
     import torch
@@ -112,11 +112,7 @@ def load_here(checkpoint: Checkpoint) -> DepthModel:
     try:
         from psd_depth_ros.networks.depth_model import load_model
     except ImportError as error:
-        raise DeviceError(
-            f'{checkpoint.path} has to be converted, or run, with torch, which cannot be imported '
-            f'({error}): install torch, or give a file that `psd-depth export --format openvino` '
-            'or `--format onnx` made on another machine, which needs none'
-        ) from error
+        raise needs_torch(checkpoint.path, str(error)) from error
     return load_model(checkpoint)
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 import contextlib
 import importlib
+import importlib.util
 import io
 import logging
 import os
@@ -40,16 +41,27 @@ convert_files()
 
 
 class SubprocessConverter:
-    """A `Convert` that works in a process of its own, at a lower priority than this one."""
+    """A `Convert` that works in a process of its own, at a lower priority than this one.
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    Args:
+        checkpoint: What is converted.
+        keep_in: From a format and a shape to the file that the other process stores the parts in,
+            see `network_store`; None where they are not stored.
+    """
+
+    def __init__(
+        self, checkpoint: Checkpoint, keep_in: Callable[[str, Shape], Path] | None = None
+    ) -> None:
         self._checkpoint = checkpoint
+        self._keep_in = keep_in
         self._lock = threading.Lock()
         self._running: set[subprocess.Popen[str]] = set()
         self._cancelled = False
 
     def __call__(self, kind: str, shape: Shape) -> tuple[Any, ...]:
         """Convert. Raises CheckpointError or DeviceError with the words of the process."""
+        if importlib.util.find_spec('torch') is None:
+            raise needs_torch(self._checkpoint.path, 'it is not installed')
         with tempfile.TemporaryDirectory() as name:
             folder = Path(name)
             write_checkpoint(folder / WEIGHTS_FILE, self._checkpoint)
@@ -68,7 +80,8 @@ class SubprocessConverter:
         with self._lock:
             if self._cancelled:
                 raise DeviceError('the conversion of the network was cancelled')
-            process = _start_process(folder, self._checkpoint.path, kind, shape)
+            place = '' if self._keep_in is None else str(self._keep_in(kind, shape))
+            process = _start_process(folder, self._checkpoint.path, place, kind, shape)
             self._running.add(process)
         try:
             _, said = process.communicate()
@@ -112,9 +125,20 @@ def read_parts(kind: str, files: Mapping[str, bytes]) -> tuple[Any, ...]:
     )
 
 
-def _start_process(folder: Path, path: str, kind: str, shape: Shape) -> subprocess.Popen[str]:
+def needs_torch(path: str, reason: str) -> DeviceError:
+    """What a checkpoint is answered with where torch cannot be imported."""
+    return DeviceError(
+        f'{path} has to be converted, or run, with torch, which cannot be imported ({reason}): '
+        'install torch, or give a file that `psd-depth export --format openvino` or `--format '
+        'onnx` made on another machine, which needs none'
+    )
+
+
+def _start_process(
+    folder: Path, path: str, place: str, kind: str, shape: Shape
+) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, '-c', _PROGRAM, str(folder), path, kind, *map(str, shape)],
+        [sys.executable, '-c', _PROGRAM, str(folder), path, place, kind, *map(str, shape)],
         env={**os.environ, 'OMP_NUM_THREADS': '1'},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,

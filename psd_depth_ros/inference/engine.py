@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache, cached_property
+from functools import cache, cached_property, partial
 import math
 import os
 from pathlib import Path
@@ -49,7 +49,12 @@ from psd_depth_ros.inference.exported import (
     read_exported,
 )
 from psd_depth_ros.inference.external import describe, ExternalBackend, ExternalView
-from psd_depth_ros.inference.network_store import is_known, is_storable, StoredConverter
+from psd_depth_ros.inference.network_store import (
+    find_place,
+    is_known,
+    is_storable,
+    StoredConverter,
+)
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, finish_depth
 from psd_depth_ros.inference.scale import Scale, ScaleTracker
 from psd_depth_ros.inference.temporal import TemporalFilter
@@ -322,17 +327,26 @@ class DepthEngine:
         def model() -> Any:
             return load_here(checkpoint)
 
-        elsewhere = SubprocessConverter(checkpoint)
+        stored = is_storable(checkpoint)
+        place = partial(find_place, checkpoint.id) if stored else None
+        elsewhere = SubprocessConverter(checkpoint, place)
         here = convert_here(model)
         converter: Convert = elsewhere
-        if is_storable(checkpoint):
+        if stored:
             here = StoredConverter(here, checkpoint.id)
             converter = StoredConverter(converter, checkpoint.id, stores=False)
         made = make_backend(backend, model, chosen, converter if in_subprocess else here)
-        if not in_subprocess and not (is_storable(checkpoint) and is_known(checkpoint.id)):
+        is_checked = stored and is_known(checkpoint.id)
+        if not in_subprocess and not is_checked:
             model()  # refuses weights that are not those of the network
         return cls(
-            checkpoint, made, chosen, converter, pixel_budget, cancel=elsewhere.cancel, check=model
+            checkpoint,
+            made,
+            chosen,
+            converter,
+            pixel_budget,
+            cancel=elsewhere.cancel,
+            check=None if is_checked else model,
         )
 
     @classmethod

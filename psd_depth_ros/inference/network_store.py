@@ -54,7 +54,28 @@ def is_storable(checkpoint: Checkpoint) -> bool:
 
 def is_known(checkpoint_id: str) -> bool:
     """Whether weights were converted before, for any shape: they are those of a network."""
-    return next(store_folder().glob(f'{checkpoint_id}_*.safetensors'), None) is not None
+    start = _start_of_name(checkpoint_id)
+    return next(store_folder().glob(f'{start}_*.safetensors'), None) is not None
+
+
+def find_place(checkpoint_id: str, kind: str, shape: Shape) -> Path:
+    """The file of a converted network, whether it is there or not."""
+    made_from = {
+        'kind': kind,
+        'shape': shape,
+        'libraries': {name: _version(name) for name in LIBRARIES},
+        'machine': platform.machine(),
+    }
+    digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return store_folder() / f'{_start_of_name(checkpoint_id)}_{digest[:16]}.safetensors'
+
+
+def keep(path: Path, kind: str, parts: tuple[Any, ...]) -> None:
+    """Store the parts of a network in its place, where the folder can be written."""
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, pack_arrays(_as_arrays(kind, parts), {}))
+        _forget_oldest(path.parent)
 
 
 class StoredConverter:
@@ -65,7 +86,8 @@ class StoredConverter:
     Args:
         convert: Does the work.
         checkpoint_id: Content id of the weights.
-        stores: False only looks for what is stored: storing would delay an engine at work.
+        stores: False only looks for what is stored: storing would delay an engine at work, and a
+            process that converts does so itself.
     """
 
     def __init__(self, convert: Convert, checkpoint_id: str, stores: bool = True) -> None:
@@ -75,31 +97,19 @@ class StoredConverter:
 
     def __call__(self, kind: str, shape: Shape) -> tuple[Any, ...]:
         """The parts of the network, see `conversion.Convert`."""
-        path = store_folder() / f'{self._key(kind, shape)}.safetensors'
+        path = find_place(self._checkpoint_id, kind, shape)
         with suppress(ParseError, OSError):  # not there, or damaged
             stored, _ = unpack_arrays(read_bytes(path, ARRAY_BYTES), sealed=True)
             os.utime(path)
             return read_parts(kind, {name: one.tobytes() for name, one in stored.items()})
         parts = self._convert(kind, shape)
-        if not self._stores:
-            return parts
-        with suppress(OSError):
-            path.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(path, pack_arrays(_as_arrays(kind, parts), {}))
-            _forget_oldest(path.parent)
+        if self._stores:
+            keep(path, kind, parts)
         return parts
 
-    def _key(self, kind: str, shape: Shape) -> str:
-        made_from = {
-            'checkpoint': self._checkpoint_id,
-            'kind': kind,
-            'shape': shape,
-            'libraries': {name: _version(name) for name in LIBRARIES},
-            'machine': platform.machine(),
-            'code': _identify_code(),
-        }
-        digest = hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
-        return f'{self._checkpoint_id}_{digest[:32]}'
+
+def _start_of_name(checkpoint_id: str) -> str:
+    return f'{checkpoint_id}_{_identify_code()[:16]}'
 
 
 def _as_arrays(kind: str, parts: tuple[Any, ...]) -> dict[str, NDArray]:

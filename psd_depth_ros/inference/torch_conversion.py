@@ -26,6 +26,7 @@ from psd_depth_ros.inference.conversion import (
     WEIGHTS_FILE,
     write_parts,
 )
+from psd_depth_ros.inference.network_store import keep
 from psd_depth_ros.inference.openvino_graph import replace_readers, STEM_NAME
 from psd_depth_ros.networks import DepthModel, load_model
 
@@ -90,12 +91,13 @@ def convert_in_process(model: DepthModel) -> Convert:
 
 
 def convert_files() -> None:
-    """Program of `SubprocessConverter`: FOLDER PATH FORMAT BATCH 3 HEIGHT WIDTH.
+    """Program of `SubprocessConverter`: FOLDER PATH PLACE FORMAT BATCH 3 HEIGHT WIDTH.
 
-    Reads the checkpoint in FOLDER, which errors call PATH, and writes the converted parts beside
-    it. Ends with code `REFUSED` where the checkpoint cannot be used.
+    Reads the checkpoint in FOLDER, which errors call PATH, writes the converted parts beside it,
+    and stores them as PLACE unless that is ''. Ends with code `REFUSED` where the checkpoint
+    cannot be used.
     """
-    folder, path, kind, *sides = sys.argv[1:]
+    folder, path, place, kind, *sides = sys.argv[1:]
     torch.set_num_threads(1)
     try:
         checkpoint = replace(load_checkpoint(Path(folder) / WEIGHTS_FILE), path=path)
@@ -104,7 +106,10 @@ def convert_files() -> None:
         sys.stderr.write(str(error))
         sys.exit(REFUSED)
     shape = tuple(int(side) for side in sides)
-    write_parts(kind, convert_in_process(model)(kind, shape), Path(folder))
+    parts = convert_in_process(model)(kind, shape)
+    write_parts(kind, parts, Path(folder))
+    if place:
+        keep(Path(place), kind, parts)
 
 
 def to_openvino(

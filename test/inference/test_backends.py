@@ -1,6 +1,8 @@
 """The libraries that can run a network agree with float32 torch to within 1 %."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+import importlib.util
 import threading
 import time
 
@@ -14,6 +16,7 @@ from psd_depth_ros.errors import CheckpointError, DeviceError
 from psd_depth_ros.inference.backends import CompiledNetworks, OnnxBackend, OpenVinoBackend
 from psd_depth_ros.inference.choose import make_backend
 from psd_depth_ros.inference.conversion import SubprocessConverter
+from psd_depth_ros.inference.network_store import find_place, StoredConverter
 from psd_depth_ros.inference.torch_backend import TorchBackend
 from psd_depth_ros.networks import Architecture, DepthModel
 
@@ -50,10 +53,10 @@ def difference(found, expected):
     return np.abs(np.expm1(found[:, 0] - expected[:, 0]))
 
 
-def in_a_process(model):
+def in_a_process(model, keep_in=None):
     """A converter in a process of its own."""
     info = CheckpointInfo('tiny', dump(model.architecture))
-    return SubprocessConverter(Checkpoint('tiny', info, model.state_dict(), 'id'))
+    return SubprocessConverter(Checkpoint('tiny', info, model.state_dict(), 'id'), keep_in)
 
 
 @pytest.mark.parametrize('name', ['torch', 'openvino', 'onnxruntime'])
@@ -94,13 +97,23 @@ def test_a_network_without_bins_runs_everywhere(image, name, needs_installed):
 
 
 @pytest.mark.parametrize('kind', [OpenVinoBackend, OnnxBackend])
-def test_float32_converted_in_another_process_is_exact_to_rounding(
-    model, image, expected, kind, needs_installed
+def test_float32_converted_in_another_process_is_exact_to_rounding_and_stored(
+    model, image, expected, kind, needs_installed, monkeypatch, tmp_path
 ):
     needs_installed(kind.name)
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
     options = {'half': False} if kind is OpenVinoBackend else {}
-    backend = kind(in_a_process(model), **options)
+    there = StoredConverter(in_a_process(model, partial(find_place, 'id')), 'id', stores=False)
+    backend = kind(there, **options)
     assert np.allclose(backend.run(image, INTRINSICS), expected, atol=2e-3)
+    again = kind(StoredConverter(pytest.fail, 'id'), **options)
+    assert np.allclose(again.run(image, INTRINSICS), expected, atol=2e-3)
+
+
+def test_a_process_without_torch_is_not_started(model, monkeypatch):
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(DeviceError, match='tiny has to be converted, or run, with torch'):
+        in_a_process(model)('openvino', (1, 3, 64, 96))
 
 
 def test_another_process_tells_that_weights_are_of_another_network(model):
