@@ -6,6 +6,8 @@ Every network runs through the engine that the node uses, from an image to depth
 all cores. Rounds are interleaved: each network runs some images, then the next one, and again, so
 that other programs disturb all alike. Weights of `base` and of the networks of others are random,
 which changes nothing about the time. Exports are compared with float32 torch on rendered images.
+Memory is the peak of a process of its own that loads the network and runs it once, as a later
+start of a node does.
 
 Networks of others need the extra `transformers`, int8 of OpenVINO needs `nncf`; a line says what
 was left out. Nothing is downloaded.
@@ -18,6 +20,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 import json
 from pathlib import Path
+import subprocess
+import sys
 import tempfile
 import time
 from typing import Any
@@ -53,6 +57,22 @@ TRANSFORMER_SIDES = (518, 308)  # pixels of Depth Anything V2, as released and a
 DPT_SIDE = 256
 SEED = 2_000_900  # of the rendered worlds
 COMPARED, CALIBRATED = 4, 16  # images
+# Loads a network, runs it once and prints its peak memory in MB.
+MEMORY_PROBE = """
+import resource, sys
+
+import numpy as np
+
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.inference import DepthEngine
+
+spec, backend, width, height, budget = sys.argv[1:]
+width, height = int(width), int(height)
+engine = DepthEngine.from_checkpoint(spec, 'cpu', backend, pixel_budget=int(budget))
+camera = Camera(width, height, 0.8 * width, 0.8 * width, width / 2, height / 2)
+engine.infer(np.zeros((height, width, 3), np.uint8), camera)
+print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+"""
 IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.225]}
 
 
@@ -60,9 +80,11 @@ IMAGENET = {'image_mean': [0.485, 0.456, 0.406], 'image_std': [0.229, 0.224, 0.2
 class Entry:
     """A network that is measured: its engine, what it is, and the times of its images."""
 
+    spec: str  # of the network, for `DepthEngine.from_checkpoint`
     engine: DepthEngine
     example: Example
     row: dict[str, Any]
+    pixel_budget: int = 0
     times_ms: list[float] = field(default_factory=list)
 
     def run(self, count: int, is_measured: bool = True) -> None:
@@ -83,7 +105,19 @@ class Entry:
             'median_ms': round(timing.median_ms, 2),
             'p95_ms': round(timing.p95_ms, 2),
             'frames_per_s': round(1e3 / timing.median_ms, 1),
+            'peak_mb': round(self._measure_memory()),
         }
+
+    def _measure_memory(self) -> float:
+        """Peak memory of another process; the second one finds what the first one converted."""
+        height, width = self.example[0].shape[:2]
+        arguments = [self.spec, self.engine.backend, width, height, self.pixel_budget]
+        if self.engine.backend == 'transformers':
+            arguments[1] = 'auto'
+        command = [sys.executable, '-c', MEMORY_PROBE, *map(str, arguments)]
+        for _ in range(2):
+            done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return float(done.stdout.splitlines()[-1])
 
 
 def main() -> None:
@@ -143,7 +177,8 @@ def _own(folder: Path, size: tuple[int, int], names: list[str]) -> Iterator[Entr
             engine = DepthEngine.from_checkpoint(
                 checkpoint.path, 'cpu', backend, pixel_budget=budget
             )
-            yield Entry(engine, compared[0], _row(name, 'checkpoint', backend, size))
+            row = _row(name, 'checkpoint', backend, size)
+            yield Entry(checkpoint.path, engine, compared[0], row, budget)
         for kind, precision in EXPORTS:
             path = folder / f'{name}_{size[0]}x{size[1]}_{precision}{SUFFIXES[kind]}'
             try:
@@ -161,7 +196,8 @@ def _own(folder: Path, size: tuple[int, int], names: list[str]) -> Iterator[Entr
             made = f'{kind} {precision}'
             if exported.computed != precision:
                 made += f' ({exported.computed} here)'
-            yield Entry(engine, compared[0], _row(name, made, exported.library, size, parity))
+            row = _row(name, made, exported.library, size, parity)
+            yield Entry(str(path), engine, compared[0], row)
 
 
 def _row(
@@ -219,7 +255,7 @@ def _others(folder: Path) -> Iterator[Entry]:
         for side in sides:
             spec = f'{place}?output=depth&metric=true&height={side}&width={side}'
             engine = DepthEngine.from_checkpoint(spec, 'cpu')
-            yield Entry(engine, example, _row(name, 'fp32', engine.backend, (side, side)))
+            yield Entry(spec, engine, example, _row(name, 'fp32', engine.backend, (side, side)))
 
 
 def _depth_anything(transformers: Any) -> Any:
