@@ -4,6 +4,7 @@ from dataclasses import replace
 import json
 import shutil
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -37,9 +38,7 @@ from psd_depth_ros.networks import Architecture, DepthModel, load_model, preset
 CAMERA = Camera(192, 128, 160.0, 160.0, 95.5, 63.5)
 WIDE = DepthSettings(min_depth_m=0.001, max_depth_m=1000.0, min_confidence=0.0)
 GENERATOR = np.random.default_rng(0)
-IMAGE = np.kron(
-    GENERATOR.integers(0, 256, (16, 24, 3), dtype=np.uint8), np.ones((8, 8, 1), np.uint8)
-)
+IMAGE = cv2.resize(GENERATOR.integers(0, 256, (16, 24, 3), dtype=np.uint8), (192, 128))
 EXAMPLES = {
     (96, 64): [(IMAGE[:64, :96], (80.0, 80.0, 47.5, 31.5))],
     (128, 64): [(IMAGE[64:, :128], (90.0, 90.0, 63.5, 31.5))],
@@ -188,7 +187,8 @@ def test_eight_bits_are_written_run_and_measured(networks, tmp_path, kind):
     text = path.read_bytes()
     assert (b'QuantizeLinear' if kind == 'onnx' else b'FakeQuantize') in text
     camera = Camera(width, 64, 80.0, 80.0, 47.5, 31.5)
-    frame = DepthEngine.from_checkpoint(path).infer(IMAGE[:64, :width].copy(), camera)
+    request = IMAGE[:64, :width].copy(), camera
+    (frame,) = DepthEngine.from_checkpoint(path).infer_batch([request], settings=WIDE)
     assert np.isfinite(frame.depth_m).any()
 
 
