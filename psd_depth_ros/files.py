@@ -6,7 +6,7 @@ one that is not locked was left behind by a killed process and may be removed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 import errno
 import fcntl
@@ -20,7 +20,7 @@ import time
 import weakref
 
 from psd_depth_ros.errors import SettingsError, TrainingError
-from psd_depth_ros.parsing import is_file, shorten
+from psd_depth_ros.parsing import is_file, shorten, user_path
 
 _DIGITS = re.compile(r'(\d+)')
 
@@ -37,6 +37,21 @@ def find_installed(relative: str) -> Path | None:
             if is_file(folder / relative):
                 return folder / relative
     return None
+
+
+def cache_folder(name: str) -> Path:
+    """A folder of the user's cache: psd_depth_ros/NAME in XDG_CACHE_HOME, or ~/.cache."""
+    home = user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
+    return home / 'psd_depth_ros' / name
+
+
+def hash_sources(places: Iterable[Path]) -> str:
+    """A digest of Python files, and of all that are in folders."""
+    digest = hashlib.sha256()
+    for place in places:
+        for path in sorted(place.rglob('*.py')) if place.is_dir() else [place]:
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
 
 
 def natural_key(path: Path) -> tuple[tuple[int, int, str], ...]:

@@ -7,6 +7,7 @@ damaged one, or two processes at a time, do no harm. The files can be deleted at
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
@@ -18,10 +19,9 @@ import tempfile
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from psd_depth_ros.checkpoint import Checkpoint, pack_arrays, unpack_arrays
-from psd_depth_ros.files import write_atomically
+from psd_depth_ros.files import cache_folder, hash_sources, write_atomically
 from psd_depth_ros.inference.conversion import (
     Convert,
     read_files,
@@ -29,7 +29,7 @@ from psd_depth_ros.inference.conversion import (
     Shape,
     write_parts,
 )
-from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes, user_path
+from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_bytes
 
 OWN_ENCODERS = ('mobilenet_v2', 'resnet18')
 LIBRARIES = ('torch', 'openvino', 'onnx', 'onnxscript')
@@ -42,9 +42,8 @@ _SOURCES = (
 
 
 def store_folder() -> Path:
-    """Where converted networks are: psd_depth_ros/networks in XDG_CACHE_HOME, or ~/.cache."""
-    home = user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-    return home / 'psd_depth_ros' / 'networks'
+    """Where converted networks are, see `files.cache_folder`."""
+    return cache_folder('networks')
 
 
 def is_storable(checkpoint: Checkpoint) -> bool:
@@ -70,11 +69,12 @@ def find_place(checkpoint_id: str, kind: str, shape: Shape) -> Path:
     return store_folder() / f'{_start_of_name(checkpoint_id)}_{digest[:16]}.safetensors'
 
 
-def keep(path: Path, kind: str, parts: tuple[Any, ...]) -> None:
-    """Store the parts of a network in its place, where the folder can be written."""
+def keep(path: Path, files: Mapping[str, bytes]) -> None:
+    """Store the files of `conversion.write_parts` in one place, where it can be written."""
+    arrays = {name: np.frombuffer(content, np.uint8) for name, content in files.items()}
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, pack_arrays(_as_arrays(kind, parts), {}))
+        write_atomically(path, pack_arrays(arrays, {}))
         _forget_oldest(path.parent)
 
 
@@ -104,19 +104,14 @@ class StoredConverter:
             return read_parts(kind, {name: one.tobytes() for name, one in stored.items()})
         parts = self._convert(kind, shape)
         if self._stores:
-            keep(path, kind, parts)
+            with tempfile.TemporaryDirectory() as name:
+                write_parts(kind, parts, Path(name))
+                keep(path, read_files(Path(name)))
         return parts
 
 
 def _start_of_name(checkpoint_id: str) -> str:
     return f'{checkpoint_id}_{_identify_code()[:16]}'
-
-
-def _as_arrays(kind: str, parts: tuple[Any, ...]) -> dict[str, NDArray]:
-    with tempfile.TemporaryDirectory() as name:
-        write_parts(kind, parts, Path(name))
-        files = read_files(Path(name))
-    return {name: np.frombuffer(one, np.uint8) for name, one in files.items()}
 
 
 def _forget_oldest(folder: Path) -> None:
@@ -135,8 +130,4 @@ def _version(library: str) -> str:
 
 def _identify_code() -> str:
     """A digest of our own code that makes networks and converts them."""
-    digest = hashlib.sha256()
-    for place in _SOURCES:
-        for path in sorted(place.rglob('*.py')) if place.is_dir() else [place]:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hash_sources(_SOURCES)

@@ -21,6 +21,7 @@ from psd_depth_ros.inference.conversion import (
     Convert,
     import_openvino,
     quiet,
+    read_files,
     REFUSED,
     Shape,
     WEIGHTS_FILE,
@@ -106,10 +107,11 @@ def convert_files() -> None:
         sys.stderr.write(str(error))
         sys.exit(REFUSED)
     shape = tuple(int(side) for side in sides)
-    parts = convert_in_process(model)(kind, shape)
-    write_parts(kind, parts, Path(folder))
+    write_parts(kind, convert_in_process(model)(kind, shape), Path(folder))
     if place:
-        keep(Path(place), kind, parts)
+        files = read_files(Path(folder))
+        del files[WEIGHTS_FILE]
+        keep(Path(place), files)
 
 
 def to_openvino(

@@ -26,7 +26,13 @@ import numpy as np
 import torch
 
 from psd_depth_ros.data.settings import DataSettings
-from psd_depth_ros.files import is_temporary, PART, remove_temporaries
+from psd_depth_ros.files import (
+    cache_folder,
+    hash_sources,
+    is_temporary,
+    PART,
+    remove_temporaries,
+)
 from psd_depth_ros.parsing import user_path
 
 _PACKAGE = Path(__file__).parents[2]
@@ -37,9 +43,8 @@ _CLOCK_S = 2.0  # by which clocks of file systems are behind
 
 
 def frames_folder() -> Path:
-    """Where decoded frames are: psd_depth_ros/frames in XDG_CACHE_HOME, or ~/.cache."""
-    home = user_path(os.environ.get('XDG_CACHE_HOME') or '~/.cache')
-    return home / 'psd_depth_ros' / 'frames'
+    """Where decoded frames are, see `files.cache_folder`."""
+    return cache_folder('frames')
 
 
 class FrameStore:
@@ -119,12 +124,7 @@ class FrameStore:
 
 def identify_code() -> str:
     """A digest of our own code that entries are made by."""
-    digest = hashlib.sha256()
-    for name in _SOURCES:
-        place = _PACKAGE / name
-        for path in sorted(place.rglob('*.py')) if place.is_dir() else [place]:
-            digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return hash_sources(_PACKAGE / name for name in _SOURCES)
 
 
 def _size(path: Path) -> int:

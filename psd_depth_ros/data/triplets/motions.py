@@ -27,7 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 
-from psd_depth_ros.checkpoint import pack, unpack
+from psd_depth_ros.checkpoint import pack_arrays, unpack_arrays
 from psd_depth_ros.data.frames import Sequence
 from psd_depth_ros.data.triplets.frame_store import FrameStore
 from psd_depth_ros.data.triplets.workers import start_workers, Workers
@@ -258,15 +258,14 @@ def _read(store: FrameStore | None, path: Path | None) -> Arrays | None:
     if store is None or path is None:
         return None
     with suppress(ParseError, OSError):
-        tensors, _ = unpack(read_bytes(store.use(path), ARRAY_BYTES), sealed=True)
-        return {name: tensor.numpy() for name, tensor in tensors.items()}
+        return unpack_arrays(read_bytes(store.use(path), ARRAY_BYTES), sealed=True)[0]
     return None
 
 
 def _write(store: FrameStore | None, path: Path | None, arrays: Arrays) -> None:
     if store is None or path is None:
         return
-    content = pack({name: torch.from_numpy(array) for name, array in arrays.items()}, {})
+    content = pack_arrays(arrays, {})
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         store.make_room(len(content))
