@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from psd_depth_ros.inference.conversion import Convert, import_openvino, Shape
+from psd_depth_ros.inference.openvino_graph import cpu_settings
 from psd_depth_ros.runtime import trim_memory
 
 Array = NDArray[np.float32]
@@ -157,7 +158,6 @@ class OpenVinoBackend(ConvertedBackend[list[Any]]):
 
     def __init__(self, convert: Convert, half: bool = True) -> None:
         self._core = import_openvino().Core()
-        self._core.set_property('CPU', {'PERFORMANCE_HINT': 'LATENCY'})
         capabilities = self._core.get_property('CPU', 'OPTIMIZATION_CAPABILITIES')
         self._precision = 'bf16' if half and 'BF16' in capabilities else 'f32'
         super().__init__(convert)
@@ -179,13 +179,8 @@ class OpenVinoBackend(ConvertedBackend[list[Any]]):
         return [*parts, self._compile_part(rest, self._precision)]
 
     def _compile_part(self, part: Any, precision: str) -> Any:
-        settings = {
-            'INFERENCE_PRECISION_HINT': precision,
-            # Pinned threads wait for whatever else runs on their core: beside one busy process on
-            # two cores, 2,000 ms per image instead of 160.
-            'ENABLE_CPU_PINNING': False,
-        }
-        return self._core.compile_model(part, 'CPU', settings).create_infer_request()
+        compiled = self._core.compile_model(part, 'CPU', cpu_settings(precision))
+        return compiled.create_infer_request()
 
 
 class OnnxBackend(ConvertedBackend[Any]):
