@@ -26,7 +26,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, ExitStack, suppress
+from contextlib import ExitStack, suppress
 import csv
 from dataclasses import dataclass, field
 import json
@@ -45,6 +45,7 @@ import uuid
 from timing import describe_machine, print_table
 import torch
 
+from psd_depth_ros.cli.main import tidy_end
 from psd_depth_ros.replay.rendering import write_world
 from psd_depth_ros.synth import World, WorldSettings
 from psd_depth_ros.training.state import parse_state
@@ -384,7 +385,7 @@ def main() -> int:
     with ExitStack() as stack:
         folder = Path(tempfile.mkdtemp(prefix='psd_two_hosts_'))
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(_ended_by_signals())
+        stack.enter_context(tidy_end())
         runner = Runner(stack.enter_context(hosts), folder, options)
         stack.callback(runner.kill_all)
         write_world(World(1, WORLD), folder / 'street.mcap', FRAMES)
@@ -398,20 +399,6 @@ def main() -> int:
     if options.output is not None:
         options.output.write_text(json.dumps(results, indent=2) + '\n')
     return int(not all(row['as_it_should_be'] for row in results['death']))
-
-
-@contextmanager
-def _ended_by_signals() -> Iterator[None]:
-    """Let SIGTERM unwind as Ctrl-C does, so that everything is removed."""
-
-    def leave(number: int, _frame: object) -> None:
-        raise SystemExit(128 + number)
-
-    former = signal.signal(signal.SIGTERM, leave)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, former)
 
 
 def measure_rates(

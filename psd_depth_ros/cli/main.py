@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if getattr(options, 'quiet', False):
         silence_decoders()
     try:
-        with _tidy_end():
+        with tidy_end():
             return int(options.execute(options) or 0)
     except PsdDepthError as error:
         print(f'psd-depth {options.command}: error: {error}', file=sys.stderr)
@@ -90,7 +90,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 @contextmanager
-def _tidy_end() -> Iterator[None]:
+def tidy_end() -> Iterator[None]:
     """Let SIGTERM end a command as Ctrl-C does, so that no half-written file is left."""
 
     def leave(number: int, _frame: object) -> None:
