@@ -50,6 +50,21 @@ def test_bad_checkpoints_fail_configure_and_the_node_survives(
     assert bench.change_state('configure')
 
 
+def test_a_first_network_that_takes_its_time_is_said_to_be_loading(
+    bench: Any, depth_node: Start, tmp_path: Any
+) -> None:
+    path = tmp_path / 'slow'
+    path.write_text('wall id=slow load_ms=4000')
+    node = depth_node(checkpoint=str(path), diagnostics_period_s=0.2)
+    bench.spin_until(lambda: bench.value(': engine', 'state') == 'configuring', 'diagnostics')
+    assert bench.status(': engine').message == f'loading {path}'
+    assert bench.value(': engine', 'loading') == 'True'
+    assert bench.value(': engine', 'checkpoint_path') == str(path)
+    assert f'loading {path}' in node.output
+    bench.spin_until(lambda: bench.value(': engine', 'state') == 'active', 'it to be loaded')
+    assert bench.value(': engine', 'loading') == 'False'
+
+
 def test_depth_that_is_not_metric_is_not_published_as_metres(
     bench: Any, depth_node: Start, tmp_path: Any
 ) -> None:

@@ -37,7 +37,7 @@ ENGINE_KEYS = {
     'untrained_size': 'what to know of an input of another size than the weights learned at',
     'parity': 'difference of the depth of an exported file to that of float32 torch',
     'metric': 'whether the checkpoint predicts metres without a measured scale',
-    'loading': 'whether another checkpoint is being loaded',
+    'loading': 'whether the first or another checkpoint is being loaded',
     'compiling': 'image sizes the network is being compiled for',
     'inference_ms_p50': 'median time of the network for one batch',
     'inference_ms_p95': '95th percentile of it',
@@ -75,7 +75,7 @@ def diagnostic_array(stamp: Time, statuses: Iterable[DiagnosticStatus]) -> Diagn
 
 
 def engine_status(
-    node_name: str, state: str, handle: EngineHandle | None, problem: str
+    node_name: str, state: str, handle: EngineHandle | None, problem: str, loading: str = ''
 ) -> DiagnosticStatus:
     """Status of the network: OK where nothing failed.
 
@@ -84,8 +84,12 @@ def engine_status(
         state: Its lifecycle state.
         handle: The engine, None before one is loaded.
         problem: What failed, '' where nothing did.
+        loading: The checkpoint that the first engine is being made of, else ''.
     """
     values: dict[str, Any] = {'state': state, 'memory_mb': f'{resident_mb():.0f}'}
+    if loading:
+        values |= {'loading': True, 'checkpoint_path': loading}
+        return _status(f'{node_name}: engine', OK, f'loading {loading}', values)
     if handle is not None:
         engine, checkpoint = handle.engine, handle.engine.checkpoint
         p50, p95 = handle.durations.percentiles_ms()

@@ -7,10 +7,12 @@ over; one worker thread runs the network and publishes. There is no mathematics 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 import functools
 import queue
+import threading
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
@@ -126,6 +128,7 @@ class DepthNode(LifecycleNode):
         self._scales: CameraScales | None = None
         self._calibrations = CalibrationFile()
         self._problem = ''
+        self._loading = ''  # what the first engine is made of, while it is
         self._throttled = ThrottledLogger(self.get_logger())
         self._time_jumps = 0
         self._cameras = [
@@ -170,7 +173,8 @@ class DepthNode(LifecycleNode):
         """Load and warm up the network."""
         settings = self.settings
         handle = EngineHandle(self._factory, settings.device, settings.backend)
-        handle.load(settings.checkpoint, self._expected_cameras(), settings.pixel_budget)
+        with self._tell_loading(settings):
+            handle.load(settings.checkpoint, self._expected_cameras(), settings.pixel_budget)
         self._engine, self._problem = handle, ''
         self._reloader = CheckpointReloader(
             self, handle, settings, self._expected_cameras, self._refuse_engine
@@ -274,6 +278,31 @@ class DepthNode(LifecycleNode):
         if self._reloader is not None:
             self._reloader.destroy()
             self._reloader = None
+
+    @contextmanager
+    def _tell_loading(self, settings: EngineSettings) -> Iterator[None]:
+        """Log what is loaded, and publish diagnostics meanwhile: no timer runs in a transition."""
+        self._loading = settings.checkpoint or 'the default checkpoint'
+        self.get_logger().info(f'loading {self._loading}')
+        done = threading.Event()
+
+        def tell() -> None:
+            try:
+                self._publish_diagnostics()
+                while not done.wait(self.settings.diagnostics_period_s):
+                    self._publish_diagnostics()
+            except Exception:
+                if self.context.ok():  # else Ctrl-C came in the middle of it
+                    raise
+
+        thread = threading.Thread(target=tell, name='loading_diagnostics', daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+            self._loading = ''
 
     def _expected_cameras(self) -> list[Camera]:
         """All cameras; those without images yet as the parameters describe them."""
@@ -384,8 +413,11 @@ class DepthNode(LifecycleNode):
     def _publish_diagnostics(self) -> None:
         name, active = self.get_name(), self.is_active
         problem = self._problem or (self._reloader.problem if self._reloader else '')
-        state = 'active' if active else 'unconfigured' if self._engine is None else 'inactive'
-        statuses = [engine_status(name, state, self._engine, problem)]
+        if self._engine is None:
+            state = 'configuring' if self._loading else 'unconfigured'
+        else:
+            state = 'active' if active else 'inactive'
+        statuses = [engine_status(name, state, self._engine, problem, self._loading)]
         reports = {} if self._scales is None else self._scales.reports
         for camera in self._cameras:
             scale, mode = reports.get(camera.name), self.settings.scale.mode
