@@ -17,6 +17,7 @@ from pathlib import Path
 import sys
 from typing import Any
 
+from beside import measure_beside
 import compare
 from end_to_end import measure_end_to_end
 from network import measure_networks
@@ -25,7 +26,7 @@ from rendering import measure_rendering
 from timing import describe_machine, print_table
 from training import measure_reading, measure_training
 
-PARTS = ('network', 'pipeline', 'end_to_end', 'rendering', 'training')
+PARTS = ('network', 'pipeline', 'end_to_end', 'rendering', 'training', 'beside')
 PSD_SHARE = 0.6  # of the rate of the baseline
 PAPER_SHARE = 0.6  # of the rate of PSD
 WAITING_SHARE = 0.05  # of a step
@@ -70,6 +71,9 @@ def main() -> None:
         print_table('bag to tensors', results['reading'])
         results['training'] = measure_training(chosen.quick)
         print_table('training, preset lite', results['training'])
+    if 'beside' in chosen.only:
+        results['beside'] = measure_beside('psd', 8 if chosen.quick else 24)
+        print_table('training beside other work', results['beside'])
     results['targets'] = [*_targets(results), *_training_targets(results)]
     print_table('targets, for two cores', results['targets'])
     path = chosen.output / 'bench.json'

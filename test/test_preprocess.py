@@ -16,6 +16,9 @@ from psd_depth_ros.inference.on_device import DevicePreprocessor
 from psd_depth_ros.preprocess import (
     AntialiasedResize,
     choose_input_size,
+    choose_sampling,
+    halve,
+    halvings_to_resize,
     network_size,
     Preprocessor,
     Rectifier,
@@ -76,7 +79,9 @@ def shift_px(preprocessor: Any) -> np.ndarray:
     return np.mean(errors, axis=(0, 2, 3)) * focal
 
 
-@pytest.mark.parametrize('size', [(480, 640), (240, 320), (288, 384), (224, 288), (512, 704)])
+@pytest.mark.parametrize(
+    'size', [(480, 640), (240, 320), (288, 384), (224, 288), (512, 704), (96, 128)]
+)
 def test_a_ramp_stays_the_same_ramp(size: tuple[int, int]) -> None:
     camera = pinhole()
     pre = Preprocessor(camera, size, *NEUTRAL)
@@ -96,7 +101,7 @@ def test_resizing_is_half_pixel_exact() -> None:
 
 @pytest.mark.parametrize('place', PLACES)
 @pytest.mark.parametrize('lens', [BARREL, FISHEYE])
-@pytest.mark.parametrize('size', [(480, 640), (224, 288)])
+@pytest.mark.parametrize('size', [(480, 640), (224, 288), (72, 96)])
 def test_a_bent_ramp_comes_back_straight(place, lens, size) -> None:  # type: ignore[no-untyped-def]
     camera = pinhole(lens)
     pre = place(camera, size, *NEUTRAL)
@@ -122,15 +127,29 @@ def test_skew_is_straightened(place: Any) -> None:
     assert np.abs(shift_px(pre)).max() < 0.01
 
 
+def test_images_are_halved_while_that_leaves_detail_and_whole_pixels() -> None:
+    assert [halvings_to_resize((480, 640), size) for size in ((224, 288), (96, 128))] == [0, 1]
+    assert [halvings_to_resize(size, (50, 50)) for size in ((404, 404), (402, 402))] == [2, 1]
+    # 7, 5 and 2.2 pixels of the middle are one of the view; at the rim of the view it is fewer.
+    for size, expected in (((72, 96), 2), ((96, 128), 1), ((224, 288), 0)):
+        camera = pinhole(BARREL)
+        view = camera.rectified().resize(size[1], size[0])
+        assert choose_sampling(camera, view).halvings == expected
+    image = np.arange(48, dtype=np.uint8).reshape(4, 4, 3)
+    np.testing.assert_array_equal(halve(image, 0), image)
+    np.testing.assert_array_equal(halve(image, 2), [[[23, 24, 25]]])
+
+
 def test_a_device_agrees_with_a_cpu_on_a_bent_image() -> None:
     rng = np.random.default_rng(0)
     rgb = cv2.GaussianBlur(rng.integers(0, 256, (480, 640, 3), np.uint8), (0, 0), 4)
     rgb = cv2.normalize(rgb, None, 0, 255, cv2.NORM_MINMAX)
     for lens in (BARREL, FISHEYE):
         camera = pinhole(lens)
-        both = [np.asarray(place(camera, (224, 288), MEAN, STD)(rgb)) for place in PLACES]
-        # Two grey levels: fixed-point coordinates and rounding to uint8, twice.
-        np.testing.assert_allclose(*both, atol=2 / 255 / 0.224)
+        for size, most in (((224, 288), 2), ((72, 96), 3)):
+            both = [np.asarray(place(camera, size, MEAN, STD)(rgb)) for place in PLACES]
+            # Grey levels: fixed-point coordinates, rounding to uint8 twice and when halved.
+            np.testing.assert_allclose(*both, atol=most / 255 / 0.224)
 
 
 def noise(height: int, width: int) -> np.ndarray:
@@ -152,8 +171,9 @@ def test_the_antialiased_filter_is_that_of_torch(
 ) -> None:
     monkeypatch.setattr(preprocess, 'has_fast_blas', lambda: has_blas)
     image = noise(*source)
+    halved = halve(image, halvings_to_resize(source, size))
     exact = torch.nn.functional.interpolate(
-        torch.from_numpy(image).permute(2, 0, 1)[None].float(), size, mode='bilinear',
+        torch.from_numpy(halved).permute(2, 0, 1)[None].float(), size, mode='bilinear',
         align_corners=False, antialias=True,
     )[0].numpy()  # fmt: skip
     gain, offset = np.array([0.5, 1.0, 2.0]), np.array([0.0, -1.0, 7.0])
@@ -165,6 +185,19 @@ def test_the_antialiased_filter_is_that_of_torch(
     if source != size:
         rounded = resize_with_torch(image, size).transpose(2, 0, 1)
         assert np.abs(rounded - exact).max() <= 1.01
+
+
+def test_halving_first_hardly_changes_the_filter() -> None:
+    image = cv2.GaussianBlur(noise(1080, 1920), (0, 0), 1.5)  # of a lens
+    image = cv2.normalize(image, None, 0, 255, cv2.NORM_MINMAX)
+    exact = torch.nn.functional.interpolate(
+        torch.from_numpy(image).permute(2, 0, 1)[None].float(), (160, 288), mode='bilinear',
+        align_corners=False, antialias=True,
+    )[0].numpy()  # fmt: skip
+    difference = AntialiasedResize((1080, 1920), (160, 288))(image) - exact
+    assert np.abs(difference).max() < 4.0
+    assert difference.std() < 0.7
+    assert abs(difference.mean()) < 0.3  # OpenCV rounds a half upwards
 
 
 def test_a_slow_numpy_alone_resizes_likewise(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,9 @@ class View(Protocol):
     def __call__(self, rgb: Image) -> Any:
         """Input of the network for an image (H, W, 3) of the camera, its first side 1."""
 
+    def colours(self, given: Any) -> Image | None:
+        """The rectified image (h, w, 3) that an input of the network shows; None if it cannot."""
+
     def depth_ratio(self, canonical_focal_px: float) -> float:
         """Factor from the network's depth to that of the camera."""
 
@@ -140,7 +143,8 @@ class DepthFrame:
     -Inf nearer than range (REP 117). `confidence` (H, W) float32 in [0, 1], the probability that
     depth is within 25 %, NaN where the network claims none. `camera` is the camera of the depth
     image. `maps` are depth and confidence on the engine's device, None on a CPU; `finish` computes
-    the frame for another scale. `disparity` (h, w) is what a network of unknown scale and shift
+    the frame for another scale; `input_colours` gives the image as the network saw it, where that
+    has the size of the depth. `disparity` (h, w) is what a network of unknown scale and shift
     gives, None of others. `problem` says why no pixel has depth, '' where some have; it is looked
     for on a CPU only.
     """
@@ -152,6 +156,7 @@ class DepthFrame:
     rectifier: Rectifier = field(repr=False)
     maps: tuple[Any, Any] | None = field(repr=False)
     finish: Callable[[Scale], DepthFrame] = field(repr=False)
+    input_colours: Callable[[], Image | None] = field(repr=False)
     claims_confidence: bool = True
     disparity: Map | None = field(default=None, repr=False)
     problem: str = ''
@@ -171,7 +176,11 @@ class DepthFrame:
     @cached_property
     def rgb(self) -> Image:
         """The rectified image at the size of the depth, uint8 (H, W, 3)."""
-        return self.rectifier.rectify_to(self.image, (self.camera.height, self.camera.width))
+        rgb = self.input_colours()
+        if rgb is None:
+            size = (self.camera.height, self.camera.width)
+            rgb = self.rectifier.rectify_to(self.image, size)
+        return rgb
 
     def rescaled(self, scale: Scale) -> DepthFrame:
         """The frame with another scale, as if the engine had been given that scale.
@@ -238,10 +247,20 @@ class _View:
     def _sampler(self) -> ViewSampler:
         return ViewSampler(self._source, self.preprocess.camera.size)
 
-    def grey(self, rgb: Image) -> Image:
-        """The rectified image (h, w) at the scale of the network's input."""
-        grey: Image = cv2.cvtColor(self._sampler.sample(rgb), cv2.COLOR_RGB2GRAY)
+    def grey(self, rgb: Image, given: Any) -> Image:
+        """The rectified image (h, w) at the scale of the network's input, which is `given`."""
+        colours = self.preprocess.colours(given)
+        if colours is None:
+            colours = self._sampler.sample(rgb)
+        grey: Image = cv2.cvtColor(colours, cv2.COLOR_RGB2GRAY)
         return grey
+
+    def colours(self, given: Any, full_size: bool) -> Image | None:
+        """The image at the size of the depth if the input of the network, `given`, has it."""
+        whole = (self.rectifier.camera.height, self.rectifier.camera.width)
+        return (
+            None if full_size and whole != self.preprocess.size else self.preprocess.colours(given)
+        )
 
 
 class DepthEngine:
@@ -465,17 +484,17 @@ class DepthEngine:
             groups.setdefault(view.preprocess.size, []).append(index)
         frames: dict[int, DepthFrame] = {}
         for indices in groups.values():
-            images = [views[i].preprocess(requests[i][0]) for i in indices]
+            given = [views[i].preprocess(requests[i][0]) for i in indices]
             intrinsics = [views[i].intrinsics for i in indices]
-            maps = self._backend.run(self._steps.stack(images), self._steps.stack(intrinsics))
+            maps = self._backend.run(self._steps.stack(given), self._steps.stack(intrinsics))
             for row, i in enumerate(indices):
                 own = views[i].preprocess.whole(maps[row])
                 if moments is not None:
-                    own = self._filter(
-                        own, views[i], requests[i][0], scales[i], settings, moments[i]
-                    )
+                    grey = partial(views[i].grey, requests[i][0], given[row])
+                    own = self._filter(own, views[i], grey, scales[i], settings, moments[i])
+                colours = partial(views[i].colours, given[row], full_size)
                 frames[i] = self._finish(
-                    own, views[i], requests[i], scales[i], settings, full_size
+                    own, views[i], requests[i], scales[i], settings, full_size, colours
                 )
         return [frames[i] for i in range(len(requests))]
 
@@ -548,7 +567,7 @@ class DepthEngine:
         self,
         maps: Any,
         view: _View,
-        rgb: Image,
+        grey: Callable[[], Image],
         scale: Scale | None,
         settings: DepthSettings,
         moment: Moment,
@@ -566,7 +585,7 @@ class DepthEngine:
             depth = np.log(shape.relative_depth(depth))
         camera = view.preprocess.camera
         depth = temporal.update(
-            depth, view.grey(rgb), camera, stamp_ns, settings.temporal_s, self.checkpoint.id
+            depth, grey(), camera, stamp_ns, settings.temporal_s, self.checkpoint.id
         )
         if shape is not None:
             depth = shape.values(np.exp(depth))
@@ -582,6 +601,7 @@ class DepthEngine:
         scale: Scale | None,
         settings: DepthSettings,
         full_size: bool,
+        input_colours: Callable[[], Image | None],
     ) -> DepthFrame:
         """Output maps (3, h, w) of one image to its frame."""
         camera = view.rectifier.camera if full_size else view.preprocess.camera
@@ -603,7 +623,7 @@ class DepthEngine:
         )
 
         def finish(another: Scale) -> DepthFrame:
-            return self._finish(maps, view, request, another, settings, full_size)
+            return self._finish(maps, view, request, another, settings, full_size, input_colours)
 
         return DepthFrame(
             *arrays,
@@ -612,6 +632,7 @@ class DepthEngine:
             view.rectifier,
             on_device,
             finish,
+            input_colours,
             self._claims_confidence,
             maps[0] if self.checkpoint.affine else None,
             self._find_problem(maps),

@@ -8,6 +8,7 @@ gets a sigma of NaN: no confidence is claimed, and no depth is dropped for it.
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -57,6 +58,9 @@ class ExternalView:
     def depth_ratio(self, canonical_focal_px: float) -> float:
         """See `engine.View.depth_ratio`: the network has a focal length of its own, or none."""
         return self.camera.canonical_ratio(self._focal_px) if self._focal_px else 1.0
+
+    def colours(self, given: Any) -> None:
+        """Nothing: its input has borders, and may have been squeezed."""
 
     def whole(self, maps: Map) -> Map:
         """Maps (3, h, w) of the input as maps of the whole image; NaN where it saw nothing."""

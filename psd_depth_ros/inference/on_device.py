@@ -27,7 +27,13 @@ from psd_depth_ros.inference.cloud import (
     rays,
 )
 from psd_depth_ros.inference.postprocess import ConfidenceModel, DepthSettings, LN_DELTA1
-from psd_depth_ros.preprocess import check_image, normalisation, oversampling
+from psd_depth_ros.preprocess import (
+    check_image,
+    choose_sampling,
+    halved_size,
+    halvings_to_resize,
+    normalisation,
+)
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
@@ -94,8 +100,7 @@ class DevicePreprocessor:
         self._offset = torch.tensor(offset, device=self.device).view(1, 3, 1, 1)
         self._remap: _Remap | None = None
         if not camera.is_rectified:
-            over = oversampling(camera, self.camera)
-            self._remap = _Remap(camera, self.camera, over, self.device)
+            self._remap = _Remap(camera, self.camera, self.device)
 
     @torch.inference_mode()
     def __call__(self, rgb: Image) -> Tensor:
@@ -109,10 +114,15 @@ class DevicePreprocessor:
         if self._remap is not None:
             return self._remap.sample(self._normalise(image))
         if image.shape[-2:] != self.size:
+            times = halvings_to_resize(rgb.shape[:2], self.size)
             image = F.interpolate(
-                image.float(), self.size, mode='bilinear', align_corners=False, antialias=True
-            )
+                _halve(image.float(), times),
+                self.size, mode='bilinear', align_corners=False, antialias=True,
+            )  # fmt: skip
         return self._normalise(image)
+
+    def colours(self, planes: Tensor) -> None:
+        """Nothing: they are sampled anew where wanted, rather than waited for."""
 
     def depth_ratio(self, canonical_focal_px: float) -> float:
         """Factor from canonical depth to that of the camera."""
@@ -131,18 +141,24 @@ class DevicePreprocessor:
 class _Remap:
     """Samples normalised images through a map on any device."""
 
-    def __init__(self, camera: Camera, view: Camera, over: int, device: torch.device) -> None:
-        self._over = over
-        fine = view.resize(over * view.width, over * view.height)
-        pixels = sampling_map(camera, fine)
+    def __init__(self, camera: Camera, view: Camera, device: torch.device) -> None:
+        self._halvings, self._over = choose_sampling(camera, view)
+        height, width = halved_size((camera.height, camera.width), self._halvings)
+        fine = view.resize(self._over * view.width, self._over * view.height)
+        pixels = sampling_map(camera.resize(width, height), fine)
         seen = np.isfinite(pixels[..., 0])
         self._pixels = torch.from_numpy(np.nan_to_num(pixels))[None].to(device)  # (1, kh, kw, 2)
         self._seen = torch.from_numpy(seen)[None, None].to(device, torch.float32)
 
     def sample(self, image: Tensor) -> Tensor:
         """(1, 3, H, W) float32 -> (1, 3, h, w); 0 where nothing is seen."""
-        fine = sample(image, self._pixels) * self._seen
+        fine = sample(_halve(image, self._halvings), self._pixels) * self._seen
         return fine if self._over == 1 else F.avg_pool2d(fine, self._over)
+
+
+def _halve(image: Tensor, times: int) -> Tensor:
+    """As `preprocess.halve`, without rounding: (1, 3, H, W)."""
+    return F.avg_pool2d(image, 2**times) if times else image
 
 
 def confidence_from_sigma(

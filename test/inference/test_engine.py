@@ -271,7 +271,8 @@ def test_the_steps_of_a_gpu_give_what_those_of_a_cpu_give(full_size, lens):
         assert np.isfinite(host.depth_m).any()
         np.testing.assert_allclose(device.depth_m, host.depth_m, rtol=2e-3)
         np.testing.assert_allclose(device.confidence, host.confidence, atol=1e-4)
-        np.testing.assert_array_equal(device.rgb, host.rgb)
+        # That of a CPU is read back from the input of the network, and rounded again.
+        assert np.abs(device.rgb.astype(int) - host.rgb).max() <= 1
         assert cloud.width == another.width > 1000
         assert cloud.fields == another.fields
 
