@@ -11,9 +11,11 @@ or wait until the machine does nothing else.
 
 - network: the least time of 4 images, both checkouts in turn, 10 turns for each round
 - pipeline: the least processor time of every step, three measurements for each round
+- engine: processor time of all but the network for a 1920x1080 camera; real time of four cameras
 - end_to_end: real time
 - start: processor time from a new process to the first depth, with nothing stored by an earlier
-  start, and then once more
+  start, and then once more; real time of a node's hot reload of a network that is new, and of one
+  that ran before
 - training: processor time of a step on one thread, both checkouts in turn
 - preparation: real and processor time of a frame that is decoded, chosen and tracked, of a
   rendered drive of 60 frames and of --recordings; then once more, with what was kept
@@ -37,7 +39,7 @@ from typing import Any
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PARTS = ('network', 'pipeline', 'end_to_end', 'start', 'training', 'preparation')
+PARTS = ('network', 'pipeline', 'engine', 'end_to_end', 'start', 'training', 'preparation')
 PATIENCE_S = 1800.0
 # Two-sided 95 % quantile of Student's t by degrees of freedom.
 STUDENT_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26}
@@ -78,6 +80,95 @@ peak_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 print(json.dumps([time.process_time(), peak_mb]))
 """
 STARTS = ('first', 'second')
+# Loads other weights as a running node does: new ones, those before them, and the new ones again.
+RELOAD_PROBE = """
+from dataclasses import replace
+import json, sys, threading, time
+
+from psd_depth_ros.checkpoint import default_checkpoint, load_checkpoint, save_checkpoint
+from psd_depth_ros.geometry import Camera
+from psd_depth_ros.networks import load_model
+from psd_depth_ros.ros.depth_node.node import DepthEngineFactory
+from psd_depth_ros.ros.depth_node.worker import EngineHandle
+
+start = load_checkpoint(default_checkpoint())
+weights = load_model(start).state_dict()
+first = next(name for name, one in weights.items() if one.is_floating_point())
+weights[first] = 1.001 * weights[first]
+other = sys.argv[1] + '/other.safetensors'
+save_checkpoint(other, replace(start.info, name='other'), weights)
+camera = Camera(640, 480, 500.0, 500.0, 319.5, 239.5)
+handle = EngineHandle(DepthEngineFactory(), 'cpu', 'auto')
+handle.load('', [camera], 0)
+seconds = []
+for path in (other, '', other):
+    finished, begun = threading.Event(), time.perf_counter()
+
+    def done(reason):
+        assert not reason, reason
+        finished.set()
+
+    handle.replace(path, lambda: [camera], lambda engine: None, done)
+    assert finished.wait(300)
+    seconds.append(time.perf_counter() - begun)
+handle.close()
+print(json.dumps([seconds[0], min(seconds[1:])]))
+"""
+RELOADS = ('of a new network', 'of one that ran before')
+# All but the network for one large camera, and four cameras in one batch.
+ENGINE_PROBE = """
+import json, time
+
+import numpy as np
+from scene import camera, picture
+
+from psd_depth_ros.inference.engine import DepthEngine
+from psd_depth_ros.runtime import configure_runtime
+
+LENS = (-0.28, 0.07, 2e-4, -1e-4, 0.0)
+engine = DepthEngine.from_checkpoint(device='cpu')
+configure_runtime(engine.backend)
+backend, found = engine._backend, {}
+run, network_s = backend.run, [0.0]
+
+
+def run_timed(*given):
+    begun = time.process_time()
+    maps = run(*given)
+    network_s[0] += time.process_time() - begun
+    return maps
+
+
+def least_ms(clock, work, turns=15):
+    spent = []
+    for _ in range(turns):
+        begun, network_s[0] = clock(), 0.0
+        work()
+        spent.append(1e3 * (clock() - begun - network_s[0]))
+    return min(spent)
+
+
+backend.run = run_timed
+for kind, lens in (('distorted', LENS), ('rectified', None)):
+    request = [(picture(1920, 1080), camera(1920, 1080, lens))]
+    for size in ('native', 'network'):
+        for what in ('depth', 'depth and cloud'):
+
+            def work():
+                frame = engine.infer_batch(request, full_size=size == 'native')[0]
+                return frame.cloud() if 'cloud' in what else frame
+
+            name = f'1920x1080, {kind}, {what} at {size} size, CPU ms but the network'
+            found[name] = least_ms(time.process_time, work)
+backend.run = run
+single = [(picture(640, 480), camera(640, 480))]
+one, four = (
+    least_ms(time.perf_counter, lambda: engine.infer_batch(count * single), 40) for count in (1, 4)
+)
+found['image to depth, ms'] = one
+found['four cameras in one batch, times one'] = four / one
+print(json.dumps(found))
+"""
 # Keeps one backend of network `lite` at hand, and runs it at every line of input.
 NETWORK_PROBE = """
 import resource, sys, time
@@ -261,6 +352,8 @@ def measure_all(
         alternate_preparations(rounds, checkouts, recordings, costs)
     if 'start' in parts:
         alternate_starts(rounds, checkouts, costs)
+    if 'engine' in parts:
+        alternate_engines(rounds, checkouts, costs)
     for part in [part for part in parts if part in ('pipeline', 'end_to_end')]:
         for number in range(rounds * (3 if part == 'pipeline' else 1)):
             order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
@@ -333,6 +426,18 @@ def alternate_starts(
         print(f'start, round {number + 1}: done', file=sys.stderr)
 
 
+def alternate_engines(
+    rounds: int, checkouts: dict[str, Path], costs: dict[str, dict[str, list[float]]]
+) -> None:
+    """Let both checkouts serve large images and several cameras in turns, and add what it took."""
+    for number in range(rounds):
+        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
+            lines = _run(ENGINE_PROBE, [], checkouts[side], ALL_THREADS)
+            for name, cost in json.loads(lines[-1]).items():
+                costs[side].setdefault(f'engine, {name}', []).append(cost)
+        print(f'engine, round {number + 1}: done', file=sys.stderr)
+
+
 def alternate_preparations(
     rounds: int,
     checkouts: dict[str, Path],
@@ -395,6 +500,7 @@ def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
     else:
         steady, flood = found['rows'][0], found['rows'][-1]
         yield 'end to end 30 Hz, median age of depth, ms', steady['depth_ms_p50']
+        yield 'end to end 30 Hz, 95 % of depth is younger than, ms', steady['depth_ms_p95']
         yield 'end to end 30 Hz, median age of cloud, ms', steady['cloud_ms_p50']
         yield 'end to end flooded, time per depth image, ms', 1e3 / flood['depth_hz']
         yield 'end to end, peak memory of the node, MB', max(steady['peak_mb'], flood['peak_mb'])
@@ -403,13 +509,16 @@ def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
 
 
 def measure_starts(checkout: Path) -> Iterator[tuple[str, float]]:
-    """Names and costs of a first start and of the one after it."""
+    """Names and costs of a first start, of the one after it, and of hot reloads."""
     with tempfile.TemporaryDirectory() as cache:
         for which in STARTS:
             lines = _run(START_PROBE, [], checkout, {**ONE_THREAD, 'XDG_CACHE_HOME': cache})
             seconds, peak_mb = json.loads(lines[-1])
             yield f'{which} start to depth, CPU s', seconds
             yield f'{which} start, peak memory, MB', peak_mb
+        lines = _run(RELOAD_PROBE, [cache], checkout, {'XDG_CACHE_HOME': cache})
+        for which, seconds in zip(RELOADS, json.loads(lines[-1]), strict=True):
+            yield f'hot reload {which}, s', seconds
 
 
 def _run(

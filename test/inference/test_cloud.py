@@ -9,7 +9,7 @@ import torch
 from psd_depth_ros.config import build
 from psd_depth_ros.errors import SettingsError
 from psd_depth_ros.geometry import Camera
-from psd_depth_ros.inference import on_device
+from psd_depth_ros.inference import cloud, on_device
 from psd_depth_ros.inference.cloud import build_clearing_cloud, build_cloud, CloudSettings
 from psd_depth_ros.messages import unpack_rgb
 
@@ -166,7 +166,11 @@ def test_nothing_to_see_is_an_empty_cloud() -> None:
 
 @pytest.mark.parametrize('organised', [False, True])
 @pytest.mark.parametrize('decimation', [1, 3])
-def test_a_cpu_and_a_device_agree(organised: bool, decimation: int) -> None:
+@pytest.mark.parametrize('band_pixels', [350_000, 64 * 7, 1])
+def test_a_cpu_and_a_device_agree(
+    monkeypatch: pytest.MonkeyPatch, organised: bool, decimation: int, band_pixels: int
+) -> None:
+    monkeypatch.setattr(cloud, '_BAND_PIXELS', band_pixels)
     rng = np.random.default_rng(2)
     depth = np.exp(rng.uniform(-1, 5, (48, 64))).astype(np.float32)
     depth[rng.random(depth.shape) < 0.1] = math.nan
