@@ -13,8 +13,14 @@ import torch
 from torch import Tensor
 import torch.nn.functional as F
 
-C1, C2 = 1e-4, 9e-4  # constants of SSIM for images in [0, 1]
-SSIM_WEIGHT = 0.85
+from psd_depth_ros.losses.photometric_cpu import (
+    C1,
+    C2,
+    inverse_count,
+    photometric_error_planes,
+    SSIM_WEIGHT,
+)
+
 OUTSIDE = 10.0  # error where no source image covers the pixel; above every real one
 
 
@@ -44,6 +50,8 @@ def photometric_error(target: SsimStatistics, image: Tensor) -> Tensor:
 
     SSIM uses 3x3 uniform windows (`local_mean`).
     """
+    if image.device.type == 'cpu' and image.dtype == torch.float32 and not _any_gradient(target):
+        return photometric_error_planes(image, *target)
     mean, square = local_mean(image), local_mean(image.square())
     product = local_mean(image * target.image)
     means = mean * target.mean
@@ -54,6 +62,10 @@ def photometric_error(target: SsimStatistics, image: Tensor) -> Tensor:
     difference = (image - target.image).abs()
     mixed = SSIM_WEIGHT * dissimilarity + (1.0 - SSIM_WEIGHT) * difference
     return mixed.mean(dim=1, keepdim=True)
+
+
+def _any_gradient(target: SsimStatistics) -> bool:
+    return torch.is_grad_enabled() and any(one.requires_grad for one in target)
 
 
 def unwarped_error(target: SsimStatistics, sources: Tensor) -> Tensor:
@@ -186,9 +198,4 @@ def _sum_3x3(image: Tensor) -> Tensor:
 
 def _inverse_count_3x3(image: Tensor) -> Tensor:
     """1 / number of pixels in the window of each pixel (H, W)."""
-    sides = []
-    for length in image.shape[-2:]:
-        side = image.new_full((length,), 1.0 / 3.0)
-        side[0] = side[-1] = 0.5
-        sides.append(side)
-    return sides[0][:, None] * sides[1]
+    return torch.from_numpy(inverse_count(*image.shape[-2:])).to(image.dtype)

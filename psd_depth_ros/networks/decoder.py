@@ -14,6 +14,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.networks.bin_head import DepthOutput
+from psd_depth_ros.networks.ops import keep_layout
 
 DISPARITY_SIGMA = 0.22  # ln 1.25, the same for every pixel
 ROW_SCALE_PX = 10.0
@@ -81,7 +82,7 @@ class Decoder(nn.Module):
             parts = [skip.to(x.dtype)]
             if self.positions:
                 place = row_positions(intrinsics, skip.shape[-2], skip.shape[-1], 16 >> index)
-                parts.append(place.to(x.dtype))
+                parts.append(place.to(x.dtype, memory_format=_layout(parts[0])))
             first, *others = cast(nn.Sequential, stage)
             if self.convolves_apart and x.device.type == 'cpu':
                 x = _convolve_apart(cast(nn.Conv2d, first), x, torch.cat(parts, dim=1))
@@ -90,8 +91,15 @@ class Decoder(nn.Module):
                 x = first(torch.cat([x, *parts], dim=1))
             for layer in others:
                 x = layer(x)
+            x = keep_layout(x)
             found.append(x)
         return found
+
+
+def _layout(x: Tensor) -> torch.memory_format:
+    """How a map is kept in memory: joined with one that is kept otherwise it would be copied."""
+    is_last = x.is_contiguous(memory_format=torch.channels_last)
+    return torch.channels_last if is_last else torch.contiguous_format
 
 
 def _convolve_apart(convolution: nn.Conv2d, coarse: Tensor, fine: Tensor) -> Tensor:

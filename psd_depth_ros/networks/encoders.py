@@ -22,6 +22,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.errors import CheckpointError, SettingsError
+from psd_depth_ros.networks.ops import convolve_strided_depthwise
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_arrays, read_bytes, shorten
 
 PLUGIN_GROUP = 'psd_depth_ros.encoders'
@@ -111,12 +112,19 @@ class ConvNorm(nn.Sequential):
         )  # fmt: skip
         super().__init__(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
         self.pad_right_and_bottom = stride == 2
+        self.is_depthwise = groups == inputs
 
     def forward(self, x: Tensor) -> Tensor:
         """At stride 2, pad right and bottom only, as the ImageNet weights were trained."""
-        if self.pad_right_and_bottom:
-            x = F.pad(x, (0, 1, 0, 1))
-        return cast(Tensor, super().forward(x))
+        if not self.pad_right_and_bottom:
+            return cast(Tensor, super().forward(x))
+        convolution, norm, activation = self
+        x = F.pad(x, (0, 1, 0, 1))
+        if self.is_depthwise:
+            x = convolve_strided_depthwise(x, cast(Tensor, convolution.weight))
+        else:
+            x = convolution(x)
+        return cast(Tensor, activation(norm(x)))
 
 
 class InvertedResidual(nn.Module):

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
+import torch.nn.functional as F
 
 CACHED_COLUMNS = 16384  # pixels whose scores over the bins fit into the cache of a CPU
 
@@ -88,3 +89,75 @@ def _blocks(maps: Tensor) -> list[tuple[slice, slice, slice]]:
         for row in range(count)
         for start in range(0, length, CACHED_COLUMNS)
     ]
+
+
+def keep_layout(x: Tensor) -> Tensor:
+    """`x` itself, whose gradient is kept in memory as `x` is.
+
+    What follows a map with its channels last may return a gradient with its rows last, and then
+    every operation before it works on two layouts at once: ELU in bfloat16 takes five times as
+    long backwards.
+    """
+    return cast(Tensor, _KeepLayout.apply(x)) if x.requires_grad else x
+
+
+class _KeepLayout(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        if ctx.is_last:
+            return gradient.contiguous(memory_format=torch.channels_last)
+        return gradient
+
+
+def convolve_strided_depthwise(x: Tensor, weight: Tensor) -> Tensor:
+    """Depthwise convolution with stride 2 and without padding, fast backwards in bfloat16.
+
+    On a CPU torch 2.13 takes ten times as long for the gradient of such an input in bfloat16 as in
+    float32. Here it is computed in float32, an image at a time, so that it stays in the cache.
+
+    Args:
+        x: (B, C, H, W).
+        weight: (C, 1, k, k) of any type; it is used in that of `x`.
+    """
+    if x.requires_grad and x.device.type == 'cpu' and x.dtype == torch.bfloat16:
+        return cast(Tensor, _StridedDepthwise.apply(x, weight.to(x.dtype)))
+    return F.conv2d(x, weight.to(x.dtype), stride=2, groups=x.shape[1])
+
+
+class _StridedDepthwise(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.save_for_backward(x, weight)
+        return F.conv2d(x, weight, stride=2, groups=x.shape[1])
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        x, weight = ctx.saved_tensors
+        _, channels, *size = x.shape
+        layout = torch.channels_last
+        by_x, like = torch.empty_like(x), x.new_empty((1, channels, *size), dtype=torch.float32)
+        like = like.contiguous(memory_format=layout)  # of its values nothing depends
+        exact = weight.float()
+        for index, one in enumerate(gradient):
+            part = one[None].float().contiguous(memory_format=layout)
+            by_x[index] = _by_operands(part, like, exact, (True, False))[0][0]
+        by_weight = None
+        if ctx.needs_input_grad[1]:
+            by_weight = _by_operands(gradient, x, weight, (False, True))[1]
+        return by_x, by_weight
+
+
+def _by_operands(
+    gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+) -> tuple[Tensor, Tensor]:
+    """Gradients of the operands of a depthwise convolution with stride 2, those wanted."""
+    found = torch.ops.aten.convolution_backward(
+        gradient, x, weight, None, [2, 2], [0, 0], [1, 1], False, [0, 0], x.shape[1],
+        [*wanted, False],
+    )  # fmt: skip
+    return found[0], found[1]

@@ -46,6 +46,39 @@ def test_an_image_equals_itself() -> None:
     assert photometric_error(ssim_statistics(image), image).abs().max() < 1e-6
 
 
+@pytest.mark.parametrize('threads', [1, 3])
+@pytest.mark.parametrize('size', [(24, 40), (3, 4), (2, 2)])
+def test_planes_in_the_cache_give_the_error_and_gradient_of_plain_torch(
+    size: tuple[int, int], threads: int
+) -> None:
+    torch.manual_seed(0)
+    target, weight = torch.rand(4, 3, *size), torch.rand(4, 1, *size)
+    image = (target + 0.1 * torch.randn_like(target)).clamp(0.0, 1.0)
+    image[0] = target[0]  # here the gradient is that of SSIM's maximum
+    image[1] = 1.0 - target[1]
+    image[2] = image[2].flip(-1)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = []
+        for kind in (torch.float64, torch.float32):
+            own = image.to(kind).contiguous(memory_format=torch.channels_last).requires_grad_()
+            error = photometric_error(ssim_statistics(target.to(kind)), own)
+            (error * weight).sum().backward()
+            found.append((error.detach().float(), own.grad.float()))  # type: ignore[union-attr]
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(found[1][0], found[0][0], rtol=0.0, atol=2e-5)
+    torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=2e-4)
+
+
+def test_a_target_that_learns_has_its_gradient() -> None:
+    target = torch.rand(1, 3, 5, 6, requires_grad=True)
+    photometric_error(ssim_statistics(target), torch.rand(1, 3, 5, 6)).sum().backward()
+    assert target.grad is not None
+    assert target.grad.abs().max() > 0
+
+
 def everywhere(views: int = 2) -> torch.Tensor:
     return torch.ones(views, 1, 1, 4, 5, dtype=torch.bool)
 
