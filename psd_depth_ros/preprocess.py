@@ -136,13 +136,16 @@ class Preprocessor:
             image = self._remap.sample(image, self._fill)
         return self._resize(image)[None]
 
-    def colours(self, planes: Planes) -> Image:
-        """The image (h, w, 3) uint8 that network input (1, 3, h, w) shows; black if not seen."""
+    def colours(self, planes: Planes) -> Image | None:
+        """The image (h, w, 3) uint8 that network input (1, 3, h, w) shows.
+
+        None where the camera does not see all of it: what fills the rest would be taken for
+        something, and is blended into the pixels beside it.
+        """
+        if self._remap is not None and not self._remap.mask.all():
+            return None
         gain, offset = (np.array(one, np.float32)[:, None, None] for one in self._normalisation)
-        image = round_image((planes[0] - offset) / gain)
-        if self._remap is not None:
-            image[~self._remap.mask] = 0
-        return image
+        return round_image((planes[0] - offset) / gain)
 
     def depth_ratio(self, canonical_focal_px: float) -> float:
         """Factor from canonical depth to that of the camera."""
@@ -195,10 +198,10 @@ class AntialiasedResize:
         self._offset = np.array(offset, np.float32)[:, None, None]
         self._is_plain = source == size
         self._with_torch = not has_fast_blas() and find_spec('torch') is not None
-        self._halvings = halvings_to_resize(source, size)
-        source = self._source = halved_size(source, self._halvings)
         if self._is_plain or self._with_torch:
             return
+        self._halvings = halvings_to_resize(source, size)
+        source = self._source = halved_size(source, self._halvings)
         self._rows = _bands(source[0], size[0], _ROWS)
         self._columns = _bands(source[1], size[1], _COLUMNS)
         self._row_parts = _parts(3 * source[1], self._rows)
@@ -400,7 +403,10 @@ def halved_size(size: tuple[int, int], times: int) -> tuple[int, int]:
 
 
 def halve(image: Image, times: int) -> Image:
-    """The mean of blocks of 2x2 pixels, of an image (H, W, 3), so often, rounded each time."""
+    """The mean of blocks of 2x2 pixels, of an image (H, W, 3), so often, rounded each time.
+
+    OpenCV rounds halves upwards: each time the mean of an image grows by an eighth of a level.
+    """
     for _ in range(times):
         size = image.shape[1] // 2, image.shape[0] // 2
         image = cv2.resize(image, size, interpolation=cv2.INTER_AREA)

@@ -228,13 +228,18 @@ def test_training_samples_what_serving_samples_but_for_rounding() -> None:
 
 @pytest.mark.parametrize('lens', [None, BARREL])
 @pytest.mark.parametrize('place', PLACES)
-def test_shrinking_does_not_alias(lens: Distortion | None, place: Any) -> None:
+@pytest.mark.parametrize(
+    ('period_px', 'size'), [(2.2, (224, 288)), (2.2, (96, 128)), (5.0, (96, 128))]
+)
+def test_shrinking_does_not_alias(
+    lens: Distortion | None, place: Any, period_px: float, size: tuple[int, int]
+) -> None:
     # Stripes of 2.2 px period shrunk 2.2 times: an unfiltered sampling keeps them at full
     # contrast, as a moire pattern of any period. What is left here must be close to grey.
-    stripes = 127.5 + 127.5 * np.sin(2 * np.pi * np.arange(640) / 2.2)
+    stripes = 127.5 + 127.5 * np.sin(2 * np.pi * np.arange(640) / period_px)
     rgb = np.broadcast_to(stripes[None, :, None], (480, 640, 3)).astype(np.uint8)
-    pre = place(pinhole(lens), (224, 288), *NEUTRAL)
-    found = 255 * np.asarray(pre(rgb)[0, :, 40:-40, 40:-40])
+    pre = place(pinhole(lens), size, *NEUTRAL)
+    found = 255 * np.asarray(pre(rgb)[0, :, 20:-20, 20:-20])
     assert abs(found.mean() - 127) < 2
     assert found.std() < 25  # 90 without a filter
 

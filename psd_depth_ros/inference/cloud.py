@@ -131,18 +131,20 @@ def build_cloud(
     depth = depth.astype(np.float32, copy=False)
     confidence = confidence.astype(np.float32, copy=False)
     step, (height, width) = settings.decimation, depth.shape
+    if depth.shape != camera.size:
+        raise ValueError(f'depth is {depth.shape}, expected {camera.size} as its camera says')
+    names = field_names(rgb is not None, settings)
+    shape = math.ceil(height / step), math.ceil(width / step)
     rows = step * max(1, _BAND_PIXELS // (width * step))
     bands = (
         _build_rows(slice(first, first + rows), depth, confidence, rgb, camera, settings)
         for first in range(0, height, rows)
     )
-    data = next(bands) if rows >= height else _join(bands, 4 * 5 * height * width)
-    names = field_names(rgb is not None, settings)
-    if settings.organised:
-        size = math.ceil(height / step), math.ceil(width / step)
-    else:
-        size = 1, data.size // (4 * len(names))
-    return describe_points(data, names, *size, settings.organised)
+    point_bytes = 4 * len(names)
+    data = next(bands) if rows >= height else _join(bands, point_bytes * math.prod(shape))
+    if not settings.organised:
+        shape = 1, data.size // point_bytes
+    return describe_points(data, names, *shape, settings.organised)
 
 
 def _build_rows(

@@ -50,7 +50,7 @@ def photometric_error(target: SsimStatistics, image: Tensor) -> Tensor:
 
     SSIM uses 3x3 uniform windows (`local_mean`).
     """
-    if image.device.type == 'cpu' and image.dtype == torch.float32 and not _any_gradient(target):
+    if _suits_planes(target, image):
         return photometric_error_planes(image, *target)
     mean, square = local_mean(image), local_mean(image.square())
     product = local_mean(image * target.image)
@@ -64,8 +64,13 @@ def photometric_error(target: SsimStatistics, image: Tensor) -> Tensor:
     return mixed.mean(dim=1, keepdim=True)
 
 
-def _any_gradient(target: SsimStatistics) -> bool:
-    return torch.is_grad_enabled() and any(one.requires_grad for one in target)
+def _suits_planes(target: SsimStatistics, image: Tensor) -> bool:
+    """Whether NumPy can do it: nothing is traced, and no target has a gradient of its own."""
+    if image.device.type != 'cpu' or torch.compiler.is_compiling():
+        return False
+    learns = torch.is_grad_enabled() and any(one.requires_grad for one in target)
+    alike = all(one.shape == image.shape and one.dtype == torch.float32 for one in target)
+    return alike and image.dtype == torch.float32 and not learns
 
 
 def unwarped_error(target: SsimStatistics, sources: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 Plane = NDArray[np.float32]
 
@@ -28,7 +29,7 @@ _HUGE = np.float32(1e30)
 def photometric_error_planes(
     image: Tensor, target: Tensor, mean: Tensor, square: Tensor
 ) -> Tensor:
-    """As `photometric.photometric_error`, with a gradient of `image` only.
+    """As `photometric.photometric_error`, with a gradient of `image` only, and that once.
 
     Args:
         image: (B, 3, H, W) float32 on the CPU.
@@ -66,11 +67,11 @@ class _PlanewiseError(torch.autograd.Function):
         return error
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        image = ctx.saved_tensors[0]
-        batch, channels, height, width = image.shape
-        by_image = torch.empty((batch, channels, height, width))
         arrays = [one.detach().numpy() for one in ctx.saved_tensors]
+        batch, channels, height, width = arrays[0].shape
+        by_image = torch.empty((batch, channels, height, width))
         found, given = by_image.numpy(), gradient.numpy()
 
         def work(indices: Iterable[int]) -> None:

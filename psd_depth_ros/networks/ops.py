@@ -98,20 +98,10 @@ def keep_layout(x: Tensor) -> Tensor:
     every operation before it works on two layouts at once: ELU in bfloat16 takes five times as
     long backwards.
     """
-    return cast(Tensor, _KeepLayout.apply(x)) if x.requires_grad else x
-
-
-class _KeepLayout(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> Tensor:
-        ctx.is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-        return x.view_as(x)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> Tensor:
-        if ctx.is_last:
-            return gradient.contiguous(memory_format=torch.channels_last)
-        return gradient
+    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    if is_last and x.requires_grad and not torch.compiler.is_compiling():
+        x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
+    return x
 
 
 def convolve_strided_depthwise(x: Tensor, weight: Tensor) -> Tensor:
@@ -145,19 +135,19 @@ class _StridedDepthwise(torch.autograd.Function):
         exact = weight.float()
         for index, one in enumerate(gradient):
             part = one[None].float().contiguous(memory_format=layout)
-            by_x[index] = _by_operands(part, like, exact, (True, False))[0][0]
+            by_x[index] = _differentiate(part, like, exact, [True, False])[0][0]
         by_weight = None
         if ctx.needs_input_grad[1]:
-            by_weight = _by_operands(gradient, x, weight, (False, True))[1]
+            by_weight = _differentiate(gradient, x, weight, [False, True])[1]
         return by_x, by_weight
 
 
-def _by_operands(
-    gradient: Tensor, x: Tensor, weight: Tensor, wanted: tuple[bool, bool]
+def _differentiate(
+    gradient: Tensor, x: Tensor, weight: Tensor, wanted: list[bool]
 ) -> tuple[Tensor, Tensor]:
-    """Gradients of the operands of a depthwise convolution with stride 2, those wanted."""
-    found = torch.ops.aten.convolution_backward(
+    """Gradients of the input and of the weights of the convolution, those that are wanted."""
+    by_x, by_weight, _ = torch.ops.aten.convolution_backward(
         gradient, x, weight, None, [2, 2], [0, 0], [1, 1], False, [0, 0], x.shape[1],
         [*wanted, False],
     )  # fmt: skip
-    return found[0], found[1]
+    return by_x, by_weight

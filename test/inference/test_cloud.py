@@ -191,6 +191,11 @@ def test_a_cpu_and_a_device_agree(
     np.testing.assert_array_equal(*bits)
 
 
+def test_depth_of_another_size_than_its_camera_is_refused() -> None:
+    with pytest.raises(ValueError, match=r'depth is \(3, 6\), expected \(4, 6\)'):
+        build_cloud(plane(3), plane(3), None, camera(6, 4), settings())
+
+
 def test_an_empty_range_is_refused() -> None:
     with pytest.raises(SettingsError, match='minimum below the maximum'):
         build(CloudSettings, {'min_range_m': 9.0, 'max_range_m': 3.0})

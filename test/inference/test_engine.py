@@ -15,6 +15,7 @@ from psd_depth_ros.checkpoint import (
 from psd_depth_ros.config import dump
 from psd_depth_ros.errors import CheckpointError, DeviceError, MessageError, SettingsError
 from psd_depth_ros.geometry import Camera, Distortion
+from psd_depth_ros.geometry.view import with_view
 from psd_depth_ros.inference import choose, DepthEngine, on_device, Scale
 from psd_depth_ros.inference.choose import choose_device, make_backend
 from psd_depth_ros.inference.cloud import CloudSettings
@@ -245,13 +246,22 @@ class Slope:
         return maps if self.kind is np.ndarray else torch.from_numpy(maps)
 
 
+BARREL = (-0.3, 0.1, 0.0, 0.0, 0.0)
+
+
 @pytest.mark.parametrize('full_size', [True, False])
-@pytest.mark.parametrize('lens', [None, (-0.3, 0.1, 0.0, 0.0, 0.0)])
-def test_the_steps_of_a_gpu_give_what_those_of_a_cpu_give(full_size, lens):
+@pytest.mark.parametrize(
+    ('lens', 'alpha'),
+    # all of the view is seen but with the last two
+    [(None, None), (BARREL, None), (BARREL, 1.0), ((0.3, -0.1, 0.0, 0.0, 0.0), None)],
+)
+def test_the_steps_of_a_gpu_give_what_those_of_a_cpu_give(full_size, lens, alpha):
     """All that is done around a network on a GPU, done with torch on the CPU."""
     distortion = None if lens is None else Distortion('plumb_bob', lens)
     camera = Camera.from_K([[200, 0, 127.5], [0, 200, 95.5], [0, 0, 1]], 256, 192, distortion)
-    results = []
+    if alpha is not None:
+        camera = with_view(camera, alpha)
+    results, greys = [], []
     for kind in (np.ndarray, torch.Tensor):
         made = engine(Slope(kind))
         if kind is torch.Tensor:
@@ -265,7 +275,11 @@ def test_the_steps_of_a_gpu_give_what_those_of_a_cpu_give(full_size, lens):
                 moments=[(temporal, stamp_ns), (TemporalFilter(), stamp_ns)],
             )
         frames.append(frames[1].rescaled(Scale(1.5, 0.01)))
+        view = made._view(camera)
+        given = view.preprocess(picture(camera))
+        greys.append(view.grey(picture(camera), given).astype(int))
         results.append([(one, one.cloud(CloudSettings(confidence=True))) for one in frames])
+    assert np.abs(np.diff(greys, axis=0)).max() <= 2  # what the filter follows
     for (host, cloud), (device, another) in zip(*results, strict=True):
         assert (host.maps, device.maps is None) == (None, False)
         assert np.isfinite(host.depth_m).any()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils.checkpoint import checkpoint
 
 from psd_depth_ros.losses.photometric import (
     C1,
@@ -70,6 +71,28 @@ def test_planes_in_the_cache_give_the_error_and_gradient_of_plain_torch(
         torch.set_num_threads(before)
     torch.testing.assert_close(found[1][0], found[0][0], rtol=0.0, atol=2e-5)
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=2e-4)
+
+
+def test_the_gradient_of_planes_can_be_recomputed_but_not_differentiated() -> None:
+    target = ssim_statistics(torch.rand(2, 3, 6, 7))
+    image = torch.rand(2, 3, 6, 7, requires_grad=True)
+    photometric_error(target, image).sum().backward()
+    expected, image.grad = image.grad, None
+    recomputed = checkpoint(photometric_error, target, image, use_reentrant=False)
+    assert isinstance(recomputed, torch.Tensor)
+    recomputed.sum().backward()
+    torch.testing.assert_close(image.grad, expected)
+    (first,) = torch.autograd.grad(
+        photometric_error(target, image).square().sum(), image, create_graph=True
+    )
+    with pytest.raises(RuntimeError, match='once_differentiable'):
+        first.sum().backward()
+
+
+def test_a_target_of_another_size_is_repeated() -> None:
+    target, image = torch.rand(1, 3, 6, 7), torch.rand(2, 3, 6, 7)
+    expected = photometric_error(ssim_statistics(target.expand(2, 3, 6, 7)), image)
+    torch.testing.assert_close(photometric_error(ssim_statistics(target), image), expected)
 
 
 def test_a_target_that_learns_has_its_gradient() -> None:
