@@ -44,15 +44,16 @@ def photometric_error_planes(
 
 
 class _PlanewiseError(torch.autograd.Function):
-    """Nothing but the operands is kept for the way back: a plane is soon computed again."""
+    """Kept for the way back are the derivatives by the three local means of a plane."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor, mean: Tensor, square: Tensor) -> Tensor:
-        ctx.save_for_backward(image, target, mean, square)
         batch, channels, height, width = image.shape
         error = torch.empty((batch, 1, height, width))
+        kept = torch.empty((batch, channels, 3 if image.requires_grad else 0, height, width))
+        ctx.save_for_backward(image, target, kept)
         arrays = [one.detach().numpy() for one in (image, target, mean, square)]
-        found, share = error.numpy(), 1.0 / channels
+        found, derivatives, share = error.numpy(), kept.numpy(), 1.0 / channels
 
         def work(indices: Iterable[int]) -> None:
             plane = _Plane(height, width)
@@ -60,7 +61,10 @@ class _PlanewiseError(torch.autograd.Function):
                 total = found[index, 0]
                 total[:] = 0.0
                 for channel in range(channels):
-                    total += plane.error(*(one[index, channel] for one in arrays))
+                    plane.compare(*(one[index, channel] for one in arrays))
+                    if derivatives.size:
+                        plane.differentiate(derivatives[index, channel])
+                    total += plane.error()
                 total *= share
 
         _share_out(batch, work)
@@ -69,18 +73,29 @@ class _PlanewiseError(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        arrays = [one.detach().numpy() for one in ctx.saved_tensors]
-        batch, channels, height, width = arrays[0].shape
+        x, t, derivatives = (one.detach().numpy() for one in ctx.saved_tensors)
+        batch, channels, height, width = x.shape
         by_image = torch.empty((batch, channels, height, width))
         found, given = by_image.numpy(), gradient.numpy()
 
         def work(indices: Iterable[int]) -> None:
-            plane = _Plane(height, width)
+            product, total = np.empty((2, height, width), np.float32)
             for index in indices:
                 own = np.multiply(given[index, 0], 1.0 / channels, dtype=np.float32)
                 for channel in range(channels):
-                    x, t, n, square = (one[index, channel] for one in arrays)
-                    plane.gradient(x, t, n, square, own, out=found[index, channel])
+                    out = found[index, channel]
+                    for by, of in zip(derivatives[index, channel], (None, t, x), strict=True):
+                        np.multiply(by, own, out=product)
+                        _sum_3x3(product, out=out if of is None else total)
+                        if of is not None:
+                            total *= of[index, channel]
+                            out += total
+                    sign = np.subtract(x[index, channel], t[index, channel], out=total)
+                    sign *= _HUGE
+                    np.clip(sign, -1.0, 1.0, out=sign)  # twice as fast as `np.sign`
+                    sign *= own
+                    sign *= 1.0 - SSIM_WEIGHT
+                    out += sign
 
         _share_out(batch, work)
         return by_image, None, None, None
@@ -95,12 +110,13 @@ class _Plane:
 
     def __init__(self, height: int, width: int) -> None:
         self._count = inverse_count(height, width)
+        # of the error by SSIM / 4, and of a local mean by what is summed
+        self._weight = np.float32(-2.0 * SSIM_WEIGHT) * self._count
         memory = np.empty((10, height, width), np.float32)
         self._x, self._t, self._m, self._n, *self._abcd, self._quarter, self._spare = memory
 
-    def error(self, x: Plane, t: Plane, n: Plane, square: Plane) -> Plane:
-        """0.85 (1 - SSIM) / 2 + 0.15 |x - t|, until the next call."""
-        self._compare(x, t, n, square)
+    def error(self) -> Plane:
+        """0.85 (1 - SSIM) / 2 + 0.15 |x - t|; it ends the comparison."""
         error, spare = self._quarter, self._spare
         error *= -2.0
         error += 0.5
@@ -112,44 +128,30 @@ class _Plane:
         error += spare
         return error
 
-    def gradient(
-        self, x: Plane, t: Plane, n: Plane, square: Plane, by_error: Plane, out: Plane
-    ) -> None:
-        """Of x, where that of the error is `by_error`."""
-        self._compare(x, t, n, square)
-        (a, b, c, d), quarter, spare = self._abcd, self._quarter, self._spare
-        weight = np.multiply(by_error, -2.0 * SSIM_WEIGHT, out=out)
-        weight *= self._count
-        b -= a
-        b *= self._n
-        by_square = np.multiply(weight, quarter, out=quarter)
-        by_square /= d
-        by_square *= 2.0  # of its negative, twice
-        weight /= c
-        weight /= d
-        by_product = np.multiply(a, weight, out=a)
-        b *= weight
-        by_mean = np.subtract(c, d, out=d)
-        by_mean /= c
-        by_mean *= by_square
-        by_mean *= self._m
-        by_mean += b
-        found = _sum_3x3(by_mean, out=c)
-        _sum_3x3(by_product, out=spare)
-        spare *= self._t
-        found += spare
-        _sum_3x3(by_square, out=spare)
-        spare *= self._x
-        found -= spare
-        sign = np.subtract(self._x, self._t, out=spare)
-        sign *= _HUGE
-        np.clip(sign, -1.0, 1.0, out=sign)  # twice as fast as `np.sign`
-        sign *= by_error
-        sign *= 1.0 - SSIM_WEIGHT
-        np.add(found, sign, out=out)
+    def differentiate(self, out: Plane) -> None:
+        """Derivatives (3, H, W) of SSIM's part of the error; it ends the comparison but for error.
 
-    def _compare(self, x: Plane, t: Plane, n: Plane, square: Plane) -> None:
-        """Take a plane and fill a, b, c, d and their quotient."""
+        By the sums over the window of each pixel of x, of x t, and of x^2, the last one times 2,
+        for the derivative of x^2.
+        """
+        (a, b, c, d), quarter, spare = self._abcd, self._quarter, self._spare
+        by_mean, by_product, by_square = out
+        weight = np.divide(self._weight, spare, out=spare)  # over c d
+        np.multiply(a, weight, out=by_product)
+        np.subtract(b, a, out=by_mean)
+        by_mean *= self._n
+        np.subtract(c, d, out=d)
+        d *= self._m
+        d *= quarter
+        d *= 2.0
+        by_mean += d
+        by_mean *= weight
+        np.multiply(c, quarter, out=by_square)
+        by_square *= weight
+        by_square *= -2.0
+
+    def compare(self, x: Plane, t: Plane, n: Plane, square: Plane) -> None:
+        """Take a plane and find a, b, c, d, c d and the quotient."""
         (a, b, c, d), spare, count = self._abcd, self._spare, self._count
         for kept, given in ((self._x, x), (self._t, t), (self._n, n)):
             np.copyto(kept, given)
