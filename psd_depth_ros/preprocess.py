@@ -265,7 +265,7 @@ class Rectifier:
 
     def rectify_to(self, rgb: Image, size: tuple[int, int]) -> Image:
         """Rectified uint8 image (h, w, 3) of another size (height, width). Not thread-safe."""
-        if size == (self.camera.height, self.camera.width):
+        if size == self.camera.size:
             return self.rectify(rgb)
         if size not in self._samplers:
             self._samplers[size] = ViewSampler(self.source, size)
@@ -347,7 +347,7 @@ class Remap:
     def __init__(self, camera: Camera, view: Camera, sampling: Sampling | None = None) -> None:
         self._size = (view.width, view.height)
         self._halvings, over = sampling or choose_sampling(camera, view)
-        height, width = halved_size((camera.height, camera.width), self._halvings)
+        height, width = halved_size(camera.size, self._halvings)
         fine = view.resize(over * view.width, over * view.height)
         pixels = sampling_map(camera.resize(width, height), fine)
         seen = np.isfinite(pixels[..., 0])
@@ -379,7 +379,7 @@ def choose_sampling(camera: Camera, view: Camera) -> Sampling:
         return Sampling(0, 1)
     # A fisheye's rim may be sampled far more coarsely than the rest: let a few pixels alias.
     finest, coarsest = np.percentile(strides, (10, 90)).tolist()
-    times = halvings((camera.height, camera.width), finest / _LEFT_TO_SAMPLE)
+    times = halvings(camera.size, finest / _LEFT_TO_SAMPLE)
     return Sampling(times, max(1, math.ceil(coarsest / 2**times / _MAX_STRIDE)))
 
 

@@ -176,11 +176,8 @@ class DepthFrame:
     @cached_property
     def rgb(self) -> Image:
         """The rectified image at the size of the depth, uint8 (H, W, 3)."""
-        rgb = self.input_colours()
-        if rgb is None:
-            size = (self.camera.height, self.camera.width)
-            rgb = self.rectifier.rectify_to(self.image, size)
-        return rgb
+        seen = self.input_colours()
+        return self.rectifier.rectify_to(self.image, self.camera.size) if seen is None else seen
 
     def rescaled(self, scale: Scale) -> DepthFrame:
         """The frame with another scale, as if the engine had been given that scale.
@@ -257,10 +254,9 @@ class _View:
 
     def colours(self, given: Any, full_size: bool) -> Image | None:
         """The image at the size of the depth if the input of the network, `given`, has it."""
-        whole = (self.rectifier.camera.height, self.rectifier.camera.width)
-        return (
-            None if full_size and whole != self.preprocess.size else self.preprocess.colours(given)
-        )
+        if full_size and self.rectifier.camera.size != self.preprocess.size:
+            return None
+        return self.preprocess.colours(given)
 
 
 class DepthEngine:

@@ -143,7 +143,7 @@ class _Remap:
 
     def __init__(self, camera: Camera, view: Camera, device: torch.device) -> None:
         self._halvings, self._over = choose_sampling(camera, view)
-        height, width = halved_size((camera.height, camera.width), self._halvings)
+        height, width = halved_size(camera.size, self._halvings)
         fine = view.resize(self._over * view.width, self._over * view.height)
         pixels = sampling_map(camera.resize(width, height), fine)
         seen = np.isfinite(pixels[..., 0])
