@@ -51,6 +51,12 @@ ARGUMENTS = [
         'hf:OWNER/NAME or a folder of maps. Empty: as in params_file.',
     ),
     DeclareLaunchArgument(
+        'student',
+        default_value='',
+        description='Network to train where it is another than that of the checkpoint: lite or '
+        'base. Empty: as in params_file.',
+    ),
+    DeclareLaunchArgument(
         'checkpoint',
         default_value='',
         description='Checkpoint to start from: a file (.safetensors), the name of weights of '
@@ -97,6 +103,7 @@ OVERRIDES = (
     'camera_info_topic',
     'recipe',
     'teacher',
+    'student',
     'checkpoint',
     'deploy_to',
     'device',

@@ -576,6 +576,8 @@ def _with_metadata(content: bytes, metadata: Mapping[str, str]) -> bytes:
 
 def _header(content: bytes) -> bytes:
     """The JSON behind 8 bytes of its length."""
+    if len(content) < 8:
+        raise ParseError(f'should have 8 bytes of its own length, and the file has {len(content)}')
     length = int.from_bytes(content[:8], 'little')
     if len(content) < 8 + length or length > _MOST_HEADER_BYTES:
         raise ParseError(f'should have {length} bytes, and the file has {len(content)}')

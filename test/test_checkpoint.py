@@ -216,8 +216,12 @@ def test_a_missing_file(tmp_path):
 @pytest.mark.parametrize('keep', [0, 4, 60, -1])
 def test_truncated_at_any_place(path, keep):
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(CheckpointError, match='not a whole safetensors file'):
+    with pytest.raises(CheckpointError, match='not a whole safetensors file') as caught:
         load_checkpoint(path)
+    if keep in (0, 4):
+        assert f'should have 8 bytes of its own length, and the file has {keep}' in str(
+            caught.value
+        )
 
 
 @pytest.mark.parametrize(
