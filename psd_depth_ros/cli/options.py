@@ -151,10 +151,11 @@ def progress_bar(title: str, quiet: bool = False, unit: str = '') -> Iterator[Ad
         TextColumn('{task.fields[left]}', style='progress.remaining'),
     )
     hidden = quiet or not console.is_terminal
-    if unit and not quiet and hidden:
-        yield LogLines(title, unit, _write_line, time.monotonic).advance
+    if hidden:  # a bar that is disabled may write empty lines (rich 13 and 14.0)
+        lines = LogLines(title, unit, _write_line, time.monotonic)
+        yield lines.advance if unit and not quiet else _ignore
         return
-    with Progress(*columns, console=console, disable=hidden, transient=True) as progress:
+    with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task(title, total=None, rate='', left='')
 
         def advance(
@@ -172,6 +173,12 @@ def progress_bar(title: str, quiet: bool = False, unit: str = '') -> Iterator[Ad
             progress.update(task, completed=done, total=max(done, total), rate=rate, left=left)
 
         yield advance
+
+
+def _ignore(
+    done: int, total: int, note: str = '', seconds_left: float = math.nan, subject: str = ''
+) -> None:
+    """Progress that nobody looks at."""
 
 
 def _write_line(line: str) -> None:

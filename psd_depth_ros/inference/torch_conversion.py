@@ -141,7 +141,8 @@ def to_onnx(model: MapsModel, image: Tensor, intrinsics: Tensor, any_batch: bool
     """
     dynamic = None
     if any_batch:
-        batch = torch.export.Dim('batch', min=1, max=_MOST_IMAGES)
+        # from 2: torch 2.9 takes a single image for a case of its own; the file has none
+        batch = torch.export.Dim('batch', min=2, max=_MOST_IMAGES)
         image, intrinsics = (torch.cat([one[:1], one[:1]]) for one in (image, intrinsics))
         dynamic = ({0: batch}, {0: batch})
     with quiet():

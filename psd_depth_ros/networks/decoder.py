@@ -98,6 +98,8 @@ class Decoder(nn.Module):
 
 def _layout(x: Tensor) -> torch.memory_format:
     """How a map is kept in memory: joined with one that is kept otherwise it would be copied."""
+    if torch.compiler.is_compiling():  # it would hold for batches of more than one image only
+        return torch.contiguous_format
     is_last = x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if is_last else torch.contiguous_format
 

@@ -98,8 +98,9 @@ def keep_layout(x: Tensor) -> Tensor:
     every operation before it works on two layouts at once: ELU in bfloat16 takes five times as
     long backwards.
     """
-    is_last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    if is_last and x.requires_grad and not torch.compiler.is_compiling():
+    if torch.compiler.is_compiling() or not x.requires_grad:
+        return x
+    if x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last):
         x.register_hook(lambda gradient: gradient.contiguous(memory_format=torch.channels_last))
     return x
 
