@@ -11,6 +11,7 @@ each begins with a message between the CPUs.
 
 from __future__ import annotations
 
+import atexit
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
@@ -69,6 +70,7 @@ class Distributed:
             for group in (distributed.group.WORLD, self._cpu_group):
                 _set_pg_timeout(TIMEOUT, group)
             _keep_connections_alive()
+            atexit.register(_leave)
         else:
             _check_launcher()
 
@@ -185,6 +187,12 @@ def _keep_connections_alive() -> None:
                 ):  # fmt: skip
                     for level, name, value in options:
                         one.setsockopt(level, getattr(socket, name), value)
+
+
+def _leave() -> None:
+    """Close connections while Python still runs: threads of gloo left to its end may abort it."""
+    if distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def _check_launcher() -> None:
