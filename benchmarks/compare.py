@@ -119,7 +119,6 @@ RELOADS = ('of a new network', 'of one that ran before')
 ENGINE_PROBE = """
 import json, time
 
-import numpy as np
 from scene import camera, picture
 
 from psd_depth_ros.inference.engine import DepthEngine
