@@ -273,14 +273,31 @@ def _profile(reliable: bool, depth: int) -> QoSProfile:
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _stay_on_this_machine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+def _stay_on_this_machine(
+    ros_domains: Iterator[int], tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
     # A run that is terminated ends its nodes too.
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         patch.setenv('ROS_HOME', str(tmp_path_factory.mktemp('ros_home')))
+        _read_profile(FAKE_NODE.with_name('fastdds_one_process.xml'), next(ros_domains))
         yield
     signal.signal(signal.SIGTERM, before)
+
+
+def _read_profile(profile: Path, domain: int) -> None:
+    """Let Fast DDS of this process read a profile, which it does at its first participant only.
+
+    Processes that tests start choose their own.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
+        patch.setenv('FASTDDS_DEFAULT_PROFILES_FILE', str(profile))
+        context = Context()
+        rclpy.init(context=context, domain_id=domain)
+        Node('profile', context=context).destroy_node()
+        rclpy.shutdown(context=context)
 
 
 @pytest.fixture
