@@ -86,7 +86,9 @@ def test_a_run_killed_at_any_moment_goes_on_as_if_it_never_had_been(toy, tmp_pat
 
 
 def test_the_death_of_one_process_ends_the_others_with_an_error_that_names_it(tmp_path):
-    run = start(tmp_path / 'run', 'steps=9999', 'save_every=1', 'delay_s=0.02', launcher=LAUNCHER)
+    # The launcher looks after 3 s: till then the other process has said why it ends.
+    launcher = (*LAUNCHER, '--monitor-interval', '3')
+    run = start(tmp_path / 'run', 'steps=9999', 'save_every=1', 'delay_s=0.02', launcher=launcher)
     wait_for(tmp_path / 'run', 3, run)
     _, last = sorted(children(run.pid), key=lambda pid: environment(pid)['RANK'])
     os.kill(last, signal.SIGKILL)
