@@ -24,7 +24,7 @@ prefix  := $(abspath $(VENV))
 bin     := $(prefix)/bin
 pip     := $(bin)/python -m pip install --quiet --constraint $(prefix)/constraints.txt
 ros     := $(if $(filter jazzy,$(ROS_WHEELS)),ros,ros-$(ROS_WHEELS))
-extras  := $(ros),openvino,onnxruntime,transformers,test,lint
+extras  := $(ros),openvino,onnxruntime,numba,transformers,test,lint
 sources := $(shell find psd_depth_ros launch config resource scripts weights -type f \
              -not -name '*.pyc' 2>/dev/null) package.xml README.md setup.py
 say      = @printf '\033[1m== %s\033[0m\n'

@@ -46,6 +46,7 @@ EXTRAS = {
     'ros': ros_wheels('7.1.6', '1.8.1', '5.3.6'),  # Jazzy
     'ros-kilted': ros_wheels('9.1.2', '1.11.0', '5.5.1'),
     'openvino': ['openvino>=2025.0'],
+    'numba': ['numba>=0.61'],
     'nncf': ['openvino>=2025.0', 'nncf>=3.4'],
     'onnxruntime': ['onnxruntime>=1.22', 'onnx>=1.18', 'onnxscript>=0.6.2'],
     'rerun': ['rerun-sdk>=0.24'],

@@ -35,6 +35,7 @@ LIBRARIES = {
     'yaml': ('python3-yaml', 'PyYAML'),
 }
 OPTIONAL = {
+    'numba': 'numba',
     'onnx': 'onnxruntime',
     'onnxruntime': 'onnxruntime',
     'onnxscript': 'onnxruntime',
@@ -159,7 +160,7 @@ def test_the_oldest_versions_claimed_are_the_oldest_tested(setup_arguments):
     extras = setup_arguments['extras_require']
     groups = (
         setup_arguments['install_requires'],
-        *(extras[x] for x in ('onnxruntime', 'ros', 'test', 'transformers')),
+        *(extras[x] for x in ('numba', 'onnxruntime', 'ros', 'test', 'transformers')),
     )
     bounds = [one for group in (*groups, extras['openvino']) for one in group if '>=' in one]
     assert len(bounds) > 10

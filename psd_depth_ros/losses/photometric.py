@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from psd_depth_ros.losses.photometric_cpu import (
     C1,
     C2,
+    find_kernels,
     inverse_count,
-    photometric_error_planes,
+    photometric_error_compiled,
     SSIM_WEIGHT,
 )
 
@@ -50,8 +51,8 @@ def photometric_error(target: SsimStatistics, image: Tensor) -> Tensor:
 
     SSIM uses 3x3 uniform windows (`local_mean`).
     """
-    if _suits_planes(target, image):
-        return photometric_error_planes(image, *target)
+    if _suits_kernels(target, image):
+        return photometric_error_compiled(image, *target)
     mean, square = local_mean(image), local_mean(image.square())
     product = local_mean(image * target.image)
     means = mean * target.mean
@@ -64,13 +65,13 @@ def photometric_error(target: SsimStatistics, image: Tensor) -> Tensor:
     return mixed.mean(dim=1, keepdim=True)
 
 
-def _suits_planes(target: SsimStatistics, image: Tensor) -> bool:
-    """Whether NumPy can do it: nothing is traced, and no target has a gradient of its own."""
+def _suits_kernels(target: SsimStatistics, image: Tensor) -> bool:
+    """Whether Numba can do it: nothing is traced, and no target has a gradient of its own."""
     if image.device.type != 'cpu' or torch.compiler.is_compiling():
         return False
     learns = torch.is_grad_enabled() and any(one.requires_grad for one in target)
     alike = all(one.shape == image.shape and one.dtype == torch.float32 for one in target)
-    return alike and image.dtype == torch.float32 and not learns
+    return alike and image.dtype == torch.float32 and not learns and find_kernels() is not None
 
 
 def unwarped_error(target: SsimStatistics, sources: Tensor) -> Tensor:

@@ -1,32 +1,37 @@
-"""The photometric error and its gradient on a CPU, one colour of one image at a time.
+"""The photometric error on a CPU as an operation of torch, where Numba is installed.
 
-Every step of SSIM passes over memory: on a whole batch it waits for memory, on one plane it works
-in the cache of the processor, ten times as fast. `photometric.photometric_error` says what is
-computed, in plain torch; a test compares both.
+In plain torch an eighth of a training step. `photometric_kernels` has the arithmetic.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from types import ModuleType
 from typing import Any, cast
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-Plane = NDArray[np.float32]
-
 C1, C2 = 1e-4, 9e-4  # constants of SSIM for images in [0, 1]
 SSIM_WEIGHT = 0.85
-_ONES = np.ones(3, np.float32)
-_HUGE = np.float32(1e30)
 
 
-def photometric_error_planes(
+@cache
+def find_kernels() -> ModuleType | None:
+    """The compiled functions, None without a Numba that works with this NumPy."""
+    try:
+        from psd_depth_ros.losses import photometric_kernels
+    except ImportError:
+        return None
+    return photometric_kernels
+
+
+def photometric_error_compiled(
     image: Tensor, target: Tensor, mean: Tensor, square: Tensor
 ) -> Tensor:
     """As `photometric.photometric_error`, with a gradient of `image` only, and that once.
@@ -40,32 +45,22 @@ def photometric_error_planes(
     Returns:
         (B, 1, H, W).
     """
-    return cast(Tensor, _PlanewiseError.apply(image, target, mean, square))
+    return cast(Tensor, _CompiledError.apply(image, target, mean, square))
 
 
-class _PlanewiseError(torch.autograd.Function):
-    """Kept for the way back are the derivatives by the three local means of a plane."""
+class _CompiledError(torch.autograd.Function):
+    """Nothing is kept for the way back but the images: to compute again is faster."""
 
     @staticmethod
     def forward(ctx: Any, image: Tensor, target: Tensor, mean: Tensor, square: Tensor) -> Tensor:
-        batch, channels, height, width = image.shape
+        batch, _, height, width = image.shape
+        ctx.save_for_backward(image, target, mean, square)
+        arrays, shared = _arrays(image, target, mean, square), _shared(height, width)
         error = torch.empty((batch, 1, height, width))
-        kept = torch.empty((batch, channels, 3 if image.requires_grad else 0, height, width))
-        ctx.save_for_backward(image, target, kept)
-        arrays = [one.detach().numpy() for one in (image, target, mean, square)]
-        found, derivatives, share = error.numpy(), kept.numpy(), 1.0 / channels
+        found, kernels = error.numpy(), cast(Any, find_kernels())
 
-        def work(indices: Iterable[int]) -> None:
-            plane = _Plane(height, width)
-            for index in indices:
-                total = found[index, 0]
-                total[:] = 0.0
-                for channel in range(channels):
-                    plane.compare(*(one[index, channel] for one in arrays))
-                    if derivatives.size:
-                        plane.differentiate(derivatives[index, channel])
-                    total += plane.error()
-                total *= share
+        def work(index: int) -> None:
+            kernels.find_error(*(one[index] for one in arrays), *shared, found[index, 0])
 
         _share_out(batch, work)
         return error
@@ -73,114 +68,30 @@ class _PlanewiseError(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
-        x, t, derivatives = (one.detach().numpy() for one in ctx.saved_tensors)
-        batch, channels, height, width = x.shape
-        by_image = torch.empty((batch, channels, height, width))
-        found, given = by_image.numpy(), gradient.numpy()
+        *arrays, given = _arrays(*ctx.saved_tensors, gradient)
+        shared = _shared(*gradient.shape[-2:])
+        by_image = torch.empty(arrays[0].shape)
+        found, kernels = by_image.numpy(), cast(Any, find_kernels())
 
-        def work(indices: Iterable[int]) -> None:
-            product, total = np.empty((2, height, width), np.float32)
-            for index in indices:
-                own = np.multiply(given[index, 0], 1.0 / channels, dtype=np.float32)
-                for channel in range(channels):
-                    out = found[index, channel]
-                    for by, of in zip(derivatives[index, channel], (None, t, x), strict=True):
-                        np.multiply(by, own, out=product)
-                        _sum_3x3(product, out=out if of is None else total)
-                        if of is not None:
-                            total *= of[index, channel]
-                            out += total
-                    sign = np.subtract(x[index, channel], t[index, channel], out=total)
-                    sign *= _HUGE
-                    np.clip(sign, -1.0, 1.0, out=sign)  # twice as fast as `np.sign`
-                    sign *= own
-                    sign *= 1.0 - SSIM_WEIGHT
-                    out += sign
+        def work(index: int) -> None:
+            images = (one[index] for one in arrays)
+            kernels.find_gradient(*images, *shared, given[index, 0], found[index])
 
-        _share_out(batch, work)
+        _share_out(len(found), work)
         return by_image, None, None, None
 
 
-class _Plane:
-    """One colour x of an image beside that of its target t; memory is reused for every one.
-
-    SSIM / 4 = a b / (c d) with the local means m of x and n of t: a = m n + C1 / 2, b = E[x t] -
-    m n + C2 / 2, c = m^2 + n^2 + C1, d = E[x^2] + E[t^2] - m^2 - n^2 + C2.
-    """
-
-    def __init__(self, height: int, width: int) -> None:
-        self._count = inverse_count(height, width)
-        # of the error by SSIM / 4, and of a local mean by what is summed
-        self._weight = np.float32(-2.0 * SSIM_WEIGHT) * self._count
-        memory = np.empty((10, height, width), np.float32)
-        self._x, self._t, self._m, self._n, *self._abcd, self._quarter, self._spare = memory
-
-    def error(self) -> Plane:
-        """0.85 (1 - SSIM) / 2 + 0.15 |x - t|; it ends the comparison."""
-        error, spare = self._quarter, self._spare
-        error *= -2.0
-        error += 0.5
-        np.clip(error, 0.0, 1.0, out=error)
-        error *= SSIM_WEIGHT
-        np.subtract(self._x, self._t, out=spare)
-        np.abs(spare, out=spare)
-        spare *= 1.0 - SSIM_WEIGHT
-        error += spare
-        return error
-
-    def differentiate(self, out: Plane) -> None:
-        """Derivatives (3, H, W) of SSIM's part of the error; it ends the comparison but for error.
-
-        By the sums over the window of each pixel of x, of x t, and of x^2, the last one times 2,
-        for the derivative of x^2.
-        """
-        (a, b, c, d), quarter, spare = self._abcd, self._quarter, self._spare
-        by_mean, by_product, by_square = out
-        weight = np.divide(self._weight, spare, out=spare)  # over c d
-        np.multiply(a, weight, out=by_product)
-        np.subtract(b, a, out=by_mean)
-        by_mean *= self._n
-        np.subtract(c, d, out=d)
-        d *= self._m
-        d *= quarter
-        d *= 2.0
-        by_mean += d
-        by_mean *= weight
-        np.multiply(c, quarter, out=by_square)
-        by_square *= weight
-        by_square *= -2.0
-
-    def compare(self, x: Plane, t: Plane, n: Plane, square: Plane) -> None:
-        """Take a plane and find a, b, c, d, c d and the quotient."""
-        (a, b, c, d), spare, count = self._abcd, self._spare, self._count
-        for kept, given in ((self._x, x), (self._t, t), (self._n, n)):
-            np.copyto(kept, given)
-        x, t, n, m = self._x, self._t, self._n, self._m
-        _sum_3x3(x, out=m)
-        m *= count
-        np.multiply(m, n, out=a)
-        np.multiply(x, t, out=spare)
-        _sum_3x3(spare, out=b)
-        b *= count
-        b -= a
-        a += 0.5 * C1
-        b += 0.5 * C2
-        np.square(x, out=spare)
-        _sum_3x3(spare, out=d)
-        d *= count
-        d += square
-        np.square(m, out=c)
-        np.square(n, out=spare)
-        c += spare
-        d -= c
-        d += C2
-        c += C1
-        np.multiply(c, d, out=spare)
-        np.multiply(a, b, out=self._quarter)
-        self._quarter /= spare
+def _arrays(*tensors: Tensor) -> list[NDArray[np.float32]]:
+    """Arrays with their rows last, in one piece, as the functions were compiled for."""
+    return [one.detach().contiguous().numpy() for one in tensors]
 
 
-def inverse_count(height: int, width: int) -> Plane:
+def _shared(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """What the functions take for every image of a size."""
+    return inverse_count(height, width), np.array([C1, C2, SSIM_WEIGHT], np.float32)
+
+
+def inverse_count(height: int, width: int) -> NDArray[np.float32]:
     """1 / number of pixels in the 3x3 window of each pixel."""
     sides = []
     for length in (height, width):
@@ -190,17 +101,18 @@ def inverse_count(height: int, width: int) -> Plane:
     return np.outer(*sides)
 
 
-def _sum_3x3(plane: Plane, out: Plane) -> Plane:
-    """Sum over 3x3 pixels, 0 outside."""
-    cv2.sepFilter2D(plane, -1, _ONES, _ONES, dst=out, borderType=cv2.BORDER_CONSTANT)
-    return out
+def _share_out(count: int, work: Callable[[int], None]) -> None:
+    """Have all images worked on by as many threads as torch may use, this one among them."""
 
+    def work_from(first: int) -> None:
+        for index in range(first, count, threads):
+            work(index)
 
-def _share_out(count: int, work: Callable[[Iterable[int]], None]) -> None:
-    """Have all indices worked on by as many threads as torch may use, whichever takes which."""
-    threads = min(count, torch.get_num_threads())
-    if threads < 2:
-        work(range(count))
+    threads = max(1, min(count, torch.get_num_threads()))
+    if threads == 1:
+        work_from(0)
         return
-    with ThreadPoolExecutor(threads) as pool:
-        list(pool.map(work, (range(first, count, threads) for first in range(threads))))
+    with ThreadPoolExecutor(threads - 1) as pool:
+        others = pool.map(work_from, range(1, threads))
+        work_from(0)
+        list(others)  # raises what they raised

@@ -7,8 +7,10 @@ import torch
 import torch.nn.functional as F
 from torch.utils.checkpoint import checkpoint
 
+from psd_depth_ros.losses import photometric
 from psd_depth_ros.losses.photometric import (
     C1,
+    find_kernels,
     fit_brightness,
     local_mean,
     masked_mean,
@@ -47,9 +49,18 @@ def test_an_image_equals_itself() -> None:
     assert photometric_error(ssim_statistics(image), image).abs().max() < 1e-6
 
 
+@pytest.fixture(params=['numba', 'torch'])
+def _on_either_library(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if request.param == 'torch':
+        monkeypatch.setattr(photometric, 'find_kernels', lambda: None)
+    else:
+        assert find_kernels() is not None
+
+
+@pytest.mark.usefixtures('_on_either_library')
 @pytest.mark.parametrize('threads', [1, 3])
-@pytest.mark.parametrize('size', [(24, 40), (3, 4), (2, 2)])
-def test_planes_in_the_cache_give_the_error_and_gradient_of_plain_torch(
+@pytest.mark.parametrize('size', [(24, 40), (3, 4), (2, 2), (1, 5)])
+def test_error_and_gradient_are_those_of_plain_torch_in_float64(
     size: tuple[int, int], threads: int
 ) -> None:
     torch.manual_seed(0)
@@ -73,7 +84,7 @@ def test_planes_in_the_cache_give_the_error_and_gradient_of_plain_torch(
     torch.testing.assert_close(found[1][1], found[0][1], rtol=1e-3, atol=2e-4)
 
 
-def test_the_gradient_of_planes_can_be_recomputed_but_not_differentiated() -> None:
+def test_the_compiled_gradient_can_be_recomputed_but_not_differentiated() -> None:
     target = ssim_statistics(torch.rand(2, 3, 6, 7))
     image = torch.rand(2, 3, 6, 7, requires_grad=True)
     photometric_error(target, image).sum().backward()
