@@ -8,8 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
-from types import ModuleType
-from typing import Any, cast
+from typing import Any, cast, TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,18 +16,21 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+if TYPE_CHECKING:
+    from psd_depth_ros.losses.photometric_kernels import Kernels
+
 C1, C2 = 1e-4, 9e-4  # constants of SSIM for images in [0, 1]
 SSIM_WEIGHT = 0.85
 
 
 @cache
-def find_kernels() -> ModuleType | None:
+def find_kernels() -> Kernels | None:
     """The compiled functions, None without a Numba that works with this NumPy."""
     try:
-        from psd_depth_ros.losses import photometric_kernels
+        from psd_depth_ros.losses.photometric_kernels import compile_kernels
     except ImportError:
         return None
-    return photometric_kernels
+    return compile_kernels()
 
 
 def photometric_error_compiled(
@@ -57,7 +59,7 @@ class _CompiledError(torch.autograd.Function):
         ctx.save_for_backward(image, target, mean, square)
         arrays, shared = _arrays(image, target, mean, square), _shared(height, width)
         error = torch.empty((batch, 1, height, width))
-        found, kernels = error.numpy(), cast(Any, find_kernels())
+        found, kernels = error.numpy(), cast('Kernels', find_kernels())
 
         def work(index: int) -> None:
             kernels.find_error(*(one[index] for one in arrays), *shared, found[index, 0])
@@ -71,7 +73,7 @@ class _CompiledError(torch.autograd.Function):
         *arrays, given = _arrays(*ctx.saved_tensors, gradient)
         shared = _shared(*gradient.shape[-2:])
         by_image = torch.empty(arrays[0].shape)
-        found, kernels = by_image.numpy(), cast(Any, find_kernels())
+        found, kernels = by_image.numpy(), cast('Kernels', find_kernels())
 
         def work(index: int) -> None:
             images = (one[index] for one in arrays)

@@ -7,14 +7,14 @@ a = m n + C1 / 2, b = E[x t] - m n + C2 / 2, c = m^2 + n^2 + C1, d = E[x^2] + E[
 C2.
 
 Compiled code is kept beside this file, or in a folder of the user's cache where that cannot be
-written: the first call ever takes some seconds. Without the global lock of Python, so threads
-may work on several images.
+written: the first time ever takes some seconds. It runs without the global lock of Python, so
+that threads may work on several images.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from numba import njit
 import numpy as np
@@ -26,15 +26,35 @@ Array = NDArray[np.float32]
 _HALF, _ONE, _TWO, _ZERO = (np.float32(value) for value in (0.5, 1.0, 2.0, 0.0))
 
 
-def _compiled(function: Callable[..., Any]) -> Callable[..., Any]:
-    options = {'nogil': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz'}}
+_OPTIONS: dict[str, Any] = {
+    'nogil': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz'}
+}  # fmt: skip
+
+
+class Kernels(NamedTuple):
+    """`find_error` and `find_gradient`, compiled for arrays in one piece."""
+
+    find_error: Callable[..., None]
+    find_gradient: Callable[..., None]
+
+
+def compile_kernels() -> Kernels:
+    """Read what was compiled before, or compile it and keep it."""
     try:
-        return njit(cache=True, **options)(function)
-    except RuntimeError:  # nowhere to keep it
-        return njit(**options)(function)
+        return _compile(keep=True)
+    except Exception:  # noqa: BLE001 - no folder to keep it in, or damaged files: they raise anything
+        return _compile(keep=False)
 
 
-@_compiled
+def _compile(keep: bool) -> Kernels:
+    kernels = Kernels(*(njit(cache=keep, **_OPTIONS)(one) for one in (find_error, find_gradient)))
+    image, plane = np.zeros((1, 1, 1), np.float32), np.zeros((1, 1), np.float32)
+    given = image, image, image, image, plane, np.zeros(3, np.float32)
+    kernels.find_error(*given, plane)
+    kernels.find_gradient(*given, plane, image)
+    return kernels
+
+
 def find_error(
     x: Array, t: Array, n: Array, square: Array, count: Array, constants: Array, error: Array
 ) -> None:
@@ -65,7 +85,6 @@ def find_error(
                 error[y, i] += share * (weight * dissimilarity + (_ONE - weight) * difference)
 
 
-@_compiled
 def find_gradient(
     x: Array,
     t: Array,
@@ -123,7 +142,7 @@ def find_gradient(
                     )
 
 
-@_compiled
+@njit(**_OPTIONS)
 def _sum_rows(x: Array, t: Array, y: int, sums: Array) -> None:
     """Sums of x, x t and x^2 over row `y` and its neighbours, into the inner columns of `sums`."""
     height, width = x.shape
@@ -139,7 +158,7 @@ def _sum_rows(x: Array, t: Array, y: int, sums: Array) -> None:
                 sums[2, i + 1] += p * p
 
 
-@_compiled
+@njit(**_OPTIONS)
 def _compare(
     sums: Array, i: int, count: float, n: float, square: float, constants: Array
 ) -> tuple[float, float, float, float, float]:
