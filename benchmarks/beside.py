@@ -31,6 +31,7 @@ from psd_depth_ros.synth import World
 CAMERA_HZ = 10.0
 BUSY_PROCESSES = 8
 BUSY_NAME = f'{BUSY_PROCESSES} busy processes'
+NODE_NAME = 'depth node, 10 Hz'
 ENOUGH = 1_000_000  # more pictures than any training lasts
 STEADY_FRAMES = 100  # of a node with nothing beside it
 COMMAND = {'OMP_WAIT_POLICY': 'PASSIVE', 'KMP_BLOCKTIME': '0'}  # as use_passive_waiting says
@@ -60,9 +61,9 @@ def measure_beside(recipe: str, steps: int) -> list[Row]:
             ('as finetune_node', limited),
         ):
             rows.append({'training': kind, 'beside': 'nothing', **work()})
-        rows.append({'training': 'none', 'beside': 'depth node, 10 Hz', **_serve(folder, None)})
+        rows.append({'training': 'none', 'beside': NODE_NAME, **_serve(folder, None)})
         for kind, work in (('as a command', plain), ('as finetune_node', limited)):
-            rows.append({'training': kind, 'beside': 'depth node, 10 Hz', **_serve(folder, work)})
+            rows.append({'training': kind, 'beside': NODE_NAME, **_serve(folder, work)})
         with _busy_processes(BUSY_PROCESSES):
             for kind, work in (('as a command', plain), ('as a command, one thread', single)):
                 rows.append({'training': kind, 'beside': BUSY_NAME, **work()})

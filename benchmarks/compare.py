@@ -16,7 +16,8 @@ or wait until the machine does nothing else.
 - start: processor time from a new process to the first depth, with nothing stored by an earlier
   start, and then once more; real time of a node's hot reload of a network that is new, and of one
   that ran before
-- training: processor time of a step on one thread, both checkouts in turn
+- training: processor time of a step on one thread, and real time of one on all threads, both
+  checkouts in turn
 - preparation: real and processor time of a frame that is decoded, chosen and tracked, of a
   rendered drive of 60 frames and of --recordings; then once more, with what was kept
 """
@@ -24,8 +25,9 @@ or wait until the machine does nothing else.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 import json
 import math
 import os
@@ -199,7 +201,7 @@ NETWORK_BACKENDS = (
     ('openvino', 'bf16 where in hardware'), ('onnxruntime', 'f32'),
 )  # fmt: skip
 NETWORK_TURNS = 10  # of each round
-# Trains with one recipe, a step at every line of input, and prints its processor time.
+# Trains with one recipe, a step at every line of input, and prints its processor and real time.
 TRAINING_PROBE = """
 import json, sys, tempfile, time
 from pathlib import Path
@@ -207,14 +209,15 @@ from pathlib import Path
 import trainee
 from training import FRAMES, RECIPES, SIZES, WORLD, World, write_world
 
-begun, run_training = [0.0], trainee.run_training
+begun, run_training = [0.0, 0.0], trainee.run_training
 
 def stepwise(*given, report, **options):
     def note(progress):
         report(progress)
-        print('step', 1e3 * (time.process_time() - begun[0]), flush=True)
+        now = time.process_time(), time.perf_counter()
+        print('step', *(1e3 * (end - start) for start, end in zip(begun, now)), flush=True)
         sys.stdin.readline()
-        begun[0] = time.process_time()
+        begun[:] = time.process_time(), time.perf_counter()
 
     return run_training(*given, report=note, **options)
 
@@ -346,22 +349,23 @@ def measure_all(
             alternate_networks(name, checkouts, costs)
     if 'training' in parts:
         for index in (0, 1) * rounds:
-            alternate_training(index, checkouts, costs)
+            for on_one_thread in (True, False):
+                alternate_training(index, on_one_thread, checkouts, costs)
     if 'preparation' in parts:
-        alternate_preparations(rounds, checkouts, recordings, costs)
+        with tempfile.TemporaryDirectory() as folder:
+            drive = Path(folder) / 'drive.mcap'
+            _run(DRIVE_PROBE, [str(drive)], checkouts['new'], ALL_THREADS)
+            for path in (drive, *map(Path, recordings)):
+                measure = partial(measure_preparation, path.resolve())
+                alternate(f'preparation of {path.stem}', rounds, checkouts, costs, measure)
     if 'start' in parts:
-        alternate_starts(rounds, checkouts, costs)
+        alternate('start', rounds, checkouts, costs, measure_starts)
     if 'engine' in parts:
-        alternate_engines(rounds, checkouts, costs)
-    for part in [part for part in parts if part in ('pipeline', 'end_to_end')]:
-        for number in range(rounds * (3 if part == 'pipeline' else 1)):
-            order = ('old', 'new') if number % 2 == 0 else ('new', 'old')
-            for side in order:
-                started = time.monotonic()
-                for name, cost in measure_costs(part, checkouts[side]):
-                    costs[side].setdefault(name, []).append(cost)
-                spent = time.monotonic() - started
-                print(f'{part}, round {number + 1}, {side}: {spent:.0f} s', file=sys.stderr)
+        alternate('engine', rounds, checkouts, costs, measure_engine)
+    if 'pipeline' in parts:
+        alternate('pipeline', 3 * rounds, checkouts, costs, measure_pipeline)
+    if 'end_to_end' in parts:
+        alternate('end_to_end', rounds, checkouts, costs, measure_end_to_end)
     return costs
 
 
@@ -371,7 +375,7 @@ def alternate_networks(
     costs: dict[str, dict[str, list[float]]],
 ) -> None:
     """Let both checkouts run one backend in turns of a few images, and add what they took."""
-    probes = _start(NETWORK_PROBE, name, checkouts)
+    probes = _start(NETWORK_PROBE, name, checkouts, ONE_THREAD)
     label = f'network lite, {" ".join(name)}'
     try:
         if any('ready' not in _answer(probe) for probe in probes.values()):
@@ -391,79 +395,62 @@ def alternate_networks(
 
 
 def alternate_training(
-    index: int, checkouts: dict[str, Path], costs: dict[str, dict[str, list[float]]]
+    index: int,
+    on_one_thread: bool,
+    checkouts: dict[str, Path],
+    costs: dict[str, dict[str, list[float]]],
 ) -> None:
-    """Let both checkouts train with recipe `index` in turns of a step, and add what they took."""
+    """Let both checkouts train with recipe `index` in turns of a step, and add what they took.
+
+    Processor time where they have one thread, else real time.
+    """
     # the baseline comes first, whatever its recipe is called, then PSD
     label = f'training {("baseline", "psd")[index]}'
-    probes = _start(TRAINING_PROBE, [str(index), str(TRAINING_STEPS)], checkouts)
+    threads, kind = (ONE_THREAD, 'CPU') if on_one_thread else (ALL_THREADS, 'real')
+    probes = _start(TRAINING_PROBE, [str(index), str(TRAINING_STEPS)], checkouts, threads)
     try:
         for probe in probes.values():
             _answer(probe)  # the first step
         for turn in range(TRAINING_WARM_UP + TRAINING_STEPS - 2):
             for side in ('old', 'new') if turn % 2 == 0 else ('new', 'old'):
-                ms = float(_answer(probes[side], 'go\n').removeprefix('step'))
+                _, processor_ms, real_ms = _answer(probes[side], 'go\n').split()
                 if turn >= TRAINING_WARM_UP:
-                    costs[side].setdefault(f'{label}, CPU ms per step', []).append(ms)
+                    ms = float(processor_ms if on_one_thread else real_ms)
+                    costs[side].setdefault(f'{label}, {kind} ms per step', []).append(ms)
         for side, probe in probes.items():
             output, _ = probe.communicate('go\n' * 9)
-            peak = json.loads(output.splitlines()[-1])['peak_memory_mb']
-            costs[side].setdefault(f'{label}, peak memory, MB', []).append(peak)
-        print(f'{label}: done', file=sys.stderr)
+            if on_one_thread:
+                peak = json.loads(output.splitlines()[-1])['peak_memory_mb']
+                costs[side].setdefault(f'{label}, peak memory, MB', []).append(peak)
+        print(f'{label}, {kind} time: done', file=sys.stderr)
     finally:
         _stop(probes)
 
 
-def alternate_starts(
-    rounds: int, checkouts: dict[str, Path], costs: dict[str, dict[str, list[float]]]
-) -> None:
-    """Let both checkouts start in turns, and add what it cost."""
-    for number in range(rounds):
-        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
-            for name, cost in measure_starts(checkouts[side]):
-                costs[side].setdefault(name, []).append(cost)
-        print(f'start, round {number + 1}: done', file=sys.stderr)
-
-
-def alternate_engines(
-    rounds: int, checkouts: dict[str, Path], costs: dict[str, dict[str, list[float]]]
-) -> None:
-    """Let both checkouts serve large images and several cameras in turns, and add what it took."""
-    for number in range(rounds):
-        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
-            lines = _run(ENGINE_PROBE, [], checkouts[side], ALL_THREADS)
-            for name, cost in json.loads(lines[-1]).items():
-                costs[side].setdefault(f'engine, {name}', []).append(cost)
-        print(f'engine, round {number + 1}: done', file=sys.stderr)
-
-
-def alternate_preparations(
+def alternate(
+    label: str,
     rounds: int,
     checkouts: dict[str, Path],
-    recordings: Sequence[str],
     costs: dict[str, dict[str, list[float]]],
+    measure: Callable[[Path], Iterable[tuple[str, float]]],
 ) -> None:
-    """Let both checkouts prepare recordings in turns, and add what a frame took."""
-    with tempfile.TemporaryDirectory() as folder:
-        drive = str(Path(folder) / 'drive.mcap')
-        _run(DRIVE_PROBE, [drive], checkouts['new'], ALL_THREADS)
-        for number in range(rounds):
-            for path in (drive, *(str(Path(one).resolve()) for one in recordings)):
-                for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
-                    lines = _run(PREPARATION_PROBE, [path], checkouts[side], ALL_THREADS)
-                    for name, cost in json.loads(lines[-1]).items():
-                        label = f'preparation of {Path(path).stem}, {name}'
-                        costs[side].setdefault(label, []).append(cost)
-            print(f'preparation, round {number + 1}: done', file=sys.stderr)
+    """Measure both checkouts in turns, and add every cost by its name."""
+    for number in range(rounds):
+        started = time.monotonic()
+        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
+            for name, cost in measure(checkouts[side]):
+                costs[side].setdefault(name, []).append(cost)
+        spent = time.monotonic() - started
+        print(f'{label}, round {number + 1}: {spent:.0f} s', file=sys.stderr)
 
 
 def _start(
-    program: str, arguments: Sequence[str], checkouts: dict[str, Path]
+    program: str, arguments: Sequence[str], checkouts: dict[str, Path], threads: dict[str, str]
 ) -> dict[str, subprocess.Popen[str]]:
     return {
         side: subprocess.Popen(
             [sys.executable, '-c', program, *arguments], stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE, text=True, cwd=path, env=_environment(path, ONE_THREAD),
+            stdout=subprocess.PIPE, text=True, cwd=path, env=_environment(path, threads),
         )
         for side, path in checkouts.items()
     }  # fmt: skip
@@ -486,25 +473,40 @@ def _answer(probe: subprocess.Popen[str], line: str = '') -> str:
     return probe.stdout.readline()
 
 
-def measure_costs(part: str, checkout: Path) -> Iterator[tuple[str, float]]:
-    """Names and costs of one part in one checkout: the smaller, the better."""
-    extra = {} if part == 'end_to_end' else ONE_THREAD
-    found = json.loads(_run(PROBE, [part], checkout, extra)[-1])
-    if part == 'pipeline':
-        steps = [row for row in found['rows'] if 'least_ms' in row]
-        for row in steps:
-            yield f'pipeline {row["step"]}, CPU ms', row['least_ms']
-        total = sum(row['least_ms'] for row in steps if row['in_total'])
-        yield 'pipeline, everything but the network, CPU ms', total
-    else:
-        steady, flood = found['rows'][0], found['rows'][-1]
-        yield 'end to end 30 Hz, median age of depth, ms', steady['depth_ms_p50']
-        yield 'end to end 30 Hz, 95 % of depth is younger than, ms', steady['depth_ms_p95']
-        yield 'end to end 30 Hz, median age of cloud, ms', steady['cloud_ms_p50']
-        yield 'end to end flooded, time per depth image, ms', 1e3 / flood['depth_hz']
-        yield 'end to end, peak memory of the node, MB', max(steady['peak_mb'], flood['peak_mb'])
-        return
-    yield f'{part}, peak memory, MB', found['peak_mb']
+def measure_pipeline(checkout: Path) -> Iterator[tuple[str, float]]:
+    """Names and costs of the steps of a frame: the smaller, the better."""
+    found = json.loads(_run(PROBE, ['pipeline'], checkout, ONE_THREAD)[-1])
+    steps = [row for row in found['rows'] if 'least_ms' in row]
+    for row in steps:
+        yield f'pipeline {row["step"]}, CPU ms', row['least_ms']
+    total = sum(row['least_ms'] for row in steps if row['in_total'])
+    yield 'pipeline, everything but the network, CPU ms', total
+    yield 'pipeline, peak memory, MB', found['peak_mb']
+
+
+def measure_end_to_end(checkout: Path) -> Iterator[tuple[str, float]]:
+    """Names and costs of a node between a camera and a subscriber."""
+    found = json.loads(_run(PROBE, ['end_to_end'], checkout, {})[-1])
+    steady, flood = found['rows'][0], found['rows'][-1]
+    yield 'end to end 30 Hz, median age of depth, ms', steady['depth_ms_p50']
+    yield 'end to end 30 Hz, 95 % of depth is younger than, ms', steady['depth_ms_p95']
+    yield 'end to end 30 Hz, median age of cloud, ms', steady['cloud_ms_p50']
+    yield 'end to end flooded, time per depth image, ms', 1e3 / flood['depth_hz']
+    yield 'end to end, peak memory of the node, MB', max(steady['peak_mb'], flood['peak_mb'])
+
+
+def measure_engine(checkout: Path) -> Iterator[tuple[str, float]]:
+    """Names and costs of large images and of several cameras."""
+    found = json.loads(_run(ENGINE_PROBE, [], checkout, ALL_THREADS)[-1])
+    for name, cost in found.items():
+        yield f'engine, {name}', cost
+
+
+def measure_preparation(recording: Path, checkout: Path) -> Iterator[tuple[str, float]]:
+    """Names and costs of preparing a recording, of a frame each."""
+    found = json.loads(_run(PREPARATION_PROBE, [str(recording)], checkout, ALL_THREADS)[-1])
+    for name, cost in found.items():
+        yield f'preparation of {recording.stem}, {name}', cost
 
 
 def measure_starts(checkout: Path) -> Iterator[tuple[str, float]]:
