@@ -25,7 +25,7 @@ from timing import print_table
 from training import FRAMES, PATIENCE_S, SIZES, WORLD
 
 from psd_depth_ros.replay.rendering import write_world
-from psd_depth_ros.runtime import LimitSettings, thread_count
+from psd_depth_ros.runtime import LimitSettings, thread_count, waiting_environment
 from psd_depth_ros.synth import World
 
 CAMERA_HZ = 10.0
@@ -34,7 +34,6 @@ BUSY_NAME = f'{BUSY_PROCESSES} busy processes'
 NODE_NAME = 'depth node, 10 Hz'
 ENOUGH = 1_000_000  # more pictures than any training lasts
 STEADY_FRAMES = 100  # of a node with nothing beside it
-COMMAND = {'OMP_WAIT_POLICY': 'PASSIVE', 'KMP_BLOCKTIME': '0'}  # as use_passive_waiting says
 BUSY = 'while True: pass'
 Row = dict[str, Any]
 
@@ -42,7 +41,8 @@ Row = dict[str, Any]
 def measure_beside(recipe: str, steps: int) -> list[Row]:
     """Rows of a training alone and beside others, with its rate and the share of that alone."""
     limits = LimitSettings()
-    node_like = {**COMMAND, 'OMP_NUM_THREADS': str(thread_count(limits))}
+    command = waiting_environment({})
+    node_like = {**command, 'OMP_NUM_THREADS': str(thread_count(limits))}
     rows: list[Row] = []
     with tempfile.TemporaryDirectory(prefix='psd_bench_') as name:
         folder = Path(name)
@@ -53,8 +53,8 @@ def measure_beside(recipe: str, steps: int) -> list[Row]:
         def train(environment: dict[str, str], nice: int) -> Callable[[], Row]:
             return lambda: _train(job, environment, nice)
 
-        plain, limited = train(COMMAND, 0), train(node_like, limits.nice)
-        single = train({**COMMAND, 'OMP_NUM_THREADS': '1'}, 0)
+        plain, limited = train(command, 0), train(node_like, limits.nice)
+        single = train({**command, 'OMP_NUM_THREADS': '1'}, 0)
         for kind, work in (
             ('as a command', plain),
             ('as a command, one thread', single),

@@ -208,6 +208,9 @@ TRAINING_PROBE = """
 import json, sys, tempfile, time
 from pathlib import Path
 
+from psd_depth_ros.runtime import use_passive_waiting
+
+use_passive_waiting()
 import trainee
 from training import FRAMES, RECIPES, SIZES, WORLD, World, write_world
 
@@ -232,7 +235,8 @@ with tempfile.TemporaryDirectory() as folder:
 """
 TRAINING_STEPS, TRAINING_WARM_UP = 12, 8  # of each round
 ONE_THREAD = {'OMP_NUM_THREADS': '1', 'OMP_WAIT_POLICY': 'PASSIVE'}
-ALL_THREADS = {'OMP_WAIT_POLICY': 'PASSIVE'}  # as the commands wait
+ALL_THREADS = {'OMP_WAIT_POLICY': 'PASSIVE'}
+AS_COMMANDS: dict[str, str] = {}  # the program itself chooses how its threads wait
 # Writes a drive into the file that is named.
 DRIVE_PROBE = """
 import sys
@@ -408,7 +412,7 @@ def alternate_training(
     """
     # the baseline comes first, whatever its recipe is called, then PSD
     label = f'training {("baseline", "psd")[index]}'
-    threads, kind = (ONE_THREAD, 'CPU') if on_one_thread else (ALL_THREADS, 'real')
+    threads, kind = (ONE_THREAD, 'CPU') if on_one_thread else (AS_COMMANDS, 'real')
     probes = _start(TRAINING_PROBE, [str(index), str(TRAINING_STEPS)], checkouts, threads)
     try:
         for probe in probes.values():

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from itertools import product
 import json
+import os
 from pathlib import Path
 import subprocess
 import sys
@@ -21,6 +22,7 @@ import torch
 from psd_depth_ros.data.open import open_frames
 from psd_depth_ros.preprocess import choose_input_size, Preprocessor
 from psd_depth_ros.replay.rendering import write_world
+from psd_depth_ros.runtime import waiting_environment
 from psd_depth_ros.synth import World, WorldSettings
 
 HERE = Path(__file__).resolve().parent
@@ -73,8 +75,9 @@ def _train(
 ) -> dict[str, Any]:
     command = [sys.executable, HERE / 'trainee.py', recipe, pixels, steps, bag, cache, device]
     done = subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_S, check=False
-    )
+        list(map(str, command)), capture_output=True, text=True, timeout=PATIENCE_S, check=False,
+        env={**os.environ, **waiting_environment(os.environ)},
+    )  # fmt: skip
     if done.returncode:
         raise RuntimeError(f'training {recipe} ended with code {done.returncode}:\n{done.stderr}')
     return {**json.loads(done.stdout.splitlines()[-1]), 'of_baseline': None}

@@ -19,6 +19,7 @@ from psd_depth_ros.runtime import (
     configure_runtime,
     configure_training,
     has_bfloat16,
+    waiting_environment,
 )
 
 
@@ -117,3 +118,12 @@ def test_bfloat16_is_used_where_it_is_asked_for_or_multiplied_in_hardware() -> N
     assert product('fp32') is torch.float32
     assert (product('auto') is torch.bfloat16) == has_bfloat16('cpu')
     assert has_bfloat16('cuda')
+
+
+def test_threads_wait_as_the_user_wants_and_else_asleep_after_a_moment():
+    patient = {'OMP_WAIT_POLICY': 'PASSIVE', 'KMP_BLOCKTIME': '0', 'GOMP_SPINCOUNT': '5000'}
+    assert waiting_environment({}) == patient
+    assert waiting_environment({'OMP_WAIT_POLICY': 'ACTIVE'}) == {'KMP_BLOCKTIME': '0'}
+    assert waiting_environment({'GOMP_SPINCOUNT': '7', 'KMP_BLOCKTIME': '1'}) == {
+        'OMP_WAIT_POLICY': 'PASSIVE'
+    }
