@@ -22,7 +22,7 @@ from torch import nn, Tensor
 import torch.nn.functional as F
 
 from psd_depth_ros.errors import CheckpointError, SettingsError
-from psd_depth_ros.networks.ops import convolve_normalised
+from psd_depth_ros.networks.ops import convolve_strided_depthwise
 from psd_depth_ros.parsing import ARRAY_BYTES, ParseError, read_arrays, read_bytes, shorten
 
 PLUGIN_GROUP = 'psd_depth_ros.encoders'
@@ -112,13 +112,19 @@ class ConvNorm(nn.Sequential):
         )  # fmt: skip
         super().__init__(convolution, nn.BatchNorm2d(outputs), nn.ReLU6())
         self.pad_right_and_bottom = stride == 2
+        self.is_depthwise = groups == inputs
 
     def forward(self, x: Tensor) -> Tensor:
         """At stride 2, pad right and bottom only, as the ImageNet weights were trained."""
-        if self.pad_right_and_bottom:
-            x = F.pad(x, (0, 1, 0, 1))
-        convolution, norm, activation = cast(Any, self)
-        return cast(Tensor, activation(convolve_normalised(x, convolution, norm)))
+        if not self.pad_right_and_bottom:
+            return cast(Tensor, super().forward(x))
+        convolution, norm, activation = self
+        x = F.pad(x, (0, 1, 0, 1))
+        if self.is_depthwise:
+            x = convolve_strided_depthwise(x, cast(Tensor, convolution.weight))
+        else:
+            x = convolution(x)
+        return cast(Tensor, activation(norm(x)))
 
 
 class InvertedResidual(nn.Module):
@@ -140,11 +146,7 @@ class InvertedResidual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        *layers, convolution, norm = cast(Any, self.conv)
-        y = x
-        for layer in layers:
-            y = layer(y)
-        y = convolve_normalised(y, convolution, norm)
+        y = cast(Tensor, self.conv(x))
         return x + y if self.residual else y
 
 
@@ -203,12 +205,9 @@ class BasicBlock(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, inputs, H, W) to (B, outputs, H / stride, W / stride)."""
-        shortcut = x
-        if self.downsample is not None:
-            convolution, norm = cast(Any, self.downsample)
-            shortcut = convolve_normalised(x, convolution, norm)
-        y = F.relu(convolve_normalised(x, self.conv1, self.bn1))
-        return F.relu(convolve_normalised(y, self.conv2, self.bn2) + shortcut)
+        shortcut = x if self.downsample is None else self.downsample(x)
+        y = F.relu(self.bn1(self.conv1(x)))
+        return F.relu(self.bn2(self.conv2(y)) + shortcut)
 
 
 class ResNet18Encoder(Encoder):
@@ -233,7 +232,7 @@ class ResNet18Encoder(Encoder):
 
     def forward(self, image: Tensor) -> list[Tensor]:
         """See `Encoder.forward`."""
-        maps = [F.relu(convolve_normalised(image, self.conv1, self.bn1))]
+        maps = [F.relu(self.bn1(self.conv1(image)))]
         x = self.maxpool(maps[0])
         for index in range(1, 5):
             x = self.get_submodule(f'layer{index}')(x)

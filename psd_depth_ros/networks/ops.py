@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from torch import nn, Tensor
+from torch import Tensor
 import torch.nn.functional as F
 
 CACHED_COLUMNS = 16384  # pixels whose scores over the bins fit into the cache of a CPU
@@ -105,43 +105,7 @@ def keep_layout(x: Tensor) -> Tensor:
     return x
 
 
-def convolve_normalised(x: Tensor, convolution: nn.Conv2d, norm: nn.BatchNorm2d) -> Tensor:
-    """`norm(convolution(x))`, as one convolution in a CPU's training with fixed statistics.
-
-    Then a batch norm is a factor and an offset for each channel. In the weights of the convolution
-    they cost nothing, while a pass over the maps costs half as much as the convolution, and on
-    its way back more; gradients of the four parameters are the same but for rounding. A GPU would
-    rather have one kernel than five small ones.
-    """
-    if not _is_foldable(x, norm):
-        return cast(Tensor, norm(_convolve(x, convolution, convolution.weight, convolution.bias)))
-    variance, mean = cast(Tensor, norm.running_var), cast(Tensor, norm.running_mean)
-    factor = norm.weight * (variance + norm.eps).rsqrt()
-    offset = -mean if convolution.bias is None else convolution.bias - mean
-    weight = convolution.weight * factor[:, None, None, None]
-    return _convolve(x, convolution, weight, norm.bias + factor * offset)
-
-
-def _is_foldable(x: Tensor, norm: nn.BatchNorm2d) -> bool:
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
-    return (
-        x.device.type == 'cpu'
-        and torch.is_grad_enabled()
-        and not is_traced
-        and not norm.training
-        and norm.affine
-        and norm.running_var is not None
-    )
-
-
-def _convolve(x: Tensor, like: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """A convolution such as `like` with other weights."""
-    if like.groups == x.shape[1] and like.stride == (2, 2) and like.padding == (0, 0):
-        return convolve_strided_depthwise(x, weight, bias)
-    return like._conv_forward(x, weight, bias)
-
-
-def convolve_strided_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def convolve_strided_depthwise(x: Tensor, weight: Tensor) -> Tensor:
     """Depthwise convolution with stride 2 and without padding, fast backwards in bfloat16.
 
     On a CPU torch 2.13 takes 5 to 50 times as long for the gradient of such an input in bfloat16
@@ -151,22 +115,20 @@ def convolve_strided_depthwise(x: Tensor, weight: Tensor, bias: Tensor | None = 
     Args:
         x: (B, C, H, W).
         weight: (C, 1, k, k) of any type; it is used in that of `x`.
-        bias: (C,) likewise.
     """
-    weight, bias = weight.to(x.dtype), None if bias is None else bias.to(x.dtype)
     if x.requires_grad and x.device.type == 'cpu' and x.dtype == torch.bfloat16:
-        return cast(Tensor, _StridedDepthwise.apply(x, weight, bias))
-    return F.conv2d(x, weight, bias, stride=2, groups=x.shape[1])
+        return cast(Tensor, _StridedDepthwise.apply(x, weight.to(x.dtype)))
+    return F.conv2d(x, weight.to(x.dtype), stride=2, groups=x.shape[1])
 
 
 class _StridedDepthwise(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.save_for_backward(x, weight)
-        return F.conv2d(x, weight, bias, stride=2, groups=x.shape[1])
+        return F.conv2d(x, weight, stride=2, groups=x.shape[1])
 
     @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
         x, weight = ctx.saved_tensors
         _, channels, *size = x.shape
         layout = torch.channels_last
@@ -176,12 +138,10 @@ class _StridedDepthwise(torch.autograd.Function):
         for index, one in enumerate(gradient):
             part = one[None].float().contiguous(memory_format=layout)
             by_x[index] = _differentiate(part, like, exact, [True, False])[0][0]
-        by_weight = by_bias = None
+        by_weight = None
         if ctx.needs_input_grad[1]:
             by_weight = _differentiate(gradient, x, weight, [False, True])[1]
-        if ctx.needs_input_grad[2]:
-            by_bias = gradient.sum(dim=(0, 2, 3))
-        return by_x, by_weight, by_bias
+        return by_x, by_weight
 
 
 def _differentiate(

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torch import nn
 import torch.nn.functional as F
 
 from psd_depth_ros.networks import ops
@@ -55,43 +54,3 @@ def test_a_gradient_is_kept_in_memory_as_its_map_is(layout):
     torch.autograd.backward(y, torch.ones(2, 3, 4, 5))
     assert seen[0].is_contiguous(memory_format=layout)
     torch.testing.assert_close(x.grad, torch.ones_like(x))
-
-
-@pytest.mark.parametrize('is_frozen', [False, True])
-@pytest.mark.parametrize(
-    ('stride', 'padding', 'groups', 'bias'),
-    [(1, 1, 1, False), (1, 0, 1, True), (1, 1, 4, False), (2, 0, 4, True), (2, 0, 4, False)],
-)
-def test_a_norm_in_the_weights_of_a_convolution_changes_nothing(
-    stride, padding, groups, bias, is_frozen
-):
-    torch.manual_seed(0)
-    convolution = nn.Conv2d(4, 4, 3, stride, padding, groups=groups, bias=bias).double()
-    norm = nn.BatchNorm2d(4).double().eval()
-    for value in (norm.weight, norm.bias, norm.running_mean, norm.running_var):
-        value.data.uniform_(0.5, 2.0)
-    convolution.requires_grad_(not is_frozen)
-    parameters = [*convolution.parameters(), *norm.parameters()]
-    x = torch.randn(2, 4, 7, 9, dtype=torch.double, requires_grad=True)
-    found = []
-    for compute in (
-        lambda: ops.convolve_normalised(x, convolution, norm),
-        lambda: norm(convolution(x)),
-    ):
-        y = compute()
-        own = [x, *(one for one in parameters if one.requires_grad)]
-        found.append(
-            [y, *torch.autograd.grad((y * torch.arange(y.numel()).view_as(y)).sum(), own)]
-        )
-    assert len(found[0]) == 4 + (0 if is_frozen else 1 + bias)
-    for one, another in zip(*found, strict=True):
-        torch.testing.assert_close(one, another)
-    with torch.no_grad():
-        assert torch.equal(ops.convolve_normalised(x, convolution, norm), norm(convolution(x)))
-
-
-def test_a_norm_that_learns_its_statistics_goes_on_learning_them():
-    convolution, norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
-    ops.convolve_normalised(5.0 + torch.randn(2, 3, 6, 6), convolution, norm).sum().backward()
-    assert norm.num_batches_tracked == 1
-    assert norm.running_mean.abs().min() > 0
