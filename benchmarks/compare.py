@@ -389,7 +389,7 @@ def alternate_networks(
             return
         peak_mb = dict.fromkeys(probes, 0.0)
         for turn in range(NETWORK_TURNS):
-            for side in ('old', 'new') if turn % 2 == 0 else ('new', 'old'):
+            for side in _order(turn):
                 ms, peak = _answer(probes[side], 'run\n').split()
                 costs[side].setdefault(f'{label}, ms', []).append(float(ms))
                 peak_mb[side] = float(peak)
@@ -418,7 +418,7 @@ def alternate_training(
         for probe in probes.values():
             _answer(probe)  # the first step
         for turn in range(TRAINING_WARM_UP + TRAINING_STEPS - 2):
-            for side in ('old', 'new') if turn % 2 == 0 else ('new', 'old'):
+            for side in _order(turn):
                 _, processor_ms, real_ms = _answer(probes[side], 'go\n').split()
                 if turn >= TRAINING_WARM_UP:
                     ms = float(processor_ms if on_one_thread else real_ms)
@@ -443,11 +443,16 @@ def alternate(
     """Measure both checkouts in turns, and add every cost by its name."""
     for number in range(rounds):
         started = time.monotonic()
-        for side in ('old', 'new') if number % 2 == 0 else ('new', 'old'):
+        for side in _order(number):
             for name, cost in measure(checkouts[side]):
                 costs[side].setdefault(name, []).append(cost)
         spent = time.monotonic() - started
         print(f'{label}, round {number + 1}: {spent:.0f} s', file=sys.stderr)
+
+
+def _order(number: int) -> tuple[str, str]:
+    """Which checkout is first: neither always has the warmer machine."""
+    return ('old', 'new') if number % 2 == 0 else ('new', 'old')
 
 
 def _start(

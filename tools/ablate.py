@@ -7,7 +7,7 @@ results.json (with the command that made it) and results.md: mean and standard d
 seeds, and by how much an error is lower, with its 95 % interval over seeds and frames (paired
 bootstrap, Efron and Tibshirani 1993). runs/VARIANT_seedN are run folders, and
 frames/VARIANT_seedN.json has the errors of every frame. `--resume` leaves out runs that have
-ended. Set OMP_WAIT_POLICY=PASSIVE where other programs want the cores.
+ended. Set OMP_WAIT_POLICY=PASSIVE and GOMP_SPINCOUNT=5000 where other programs want the cores.
 """
 
 from __future__ import annotations

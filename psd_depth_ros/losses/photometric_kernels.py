@@ -24,8 +24,6 @@ Array = NDArray[np.float32]
 
 # What is written as a plain number would turn everything into float64.
 _HALF, _ONE, _TWO, _ZERO = (np.float32(value) for value in (0.5, 1.0, 2.0, 0.0))
-
-
 _OPTIONS: dict[str, Any] = {
     'nogil': True, 'error_model': 'numpy', 'fastmath': {'contract', 'nsz'}
 }  # fmt: skip
@@ -106,40 +104,72 @@ def find_gradient(
         by_image: (C, H, W), takes the result.
     """
     channels, height, width = x.shape
-    weight, share = constants[2], _ONE / np.float32(channels)
     sums = np.empty((3, width + 2), np.float32)
     rows = np.empty((3, 3, width + 2), np.float32)  # derivatives by the sums, of three rows
     for k in range(channels):
         rows[:] = _ZERO
         for y in range(height + 1):
-            by_sums = rows[y % 3]
-            if y == height:
-                by_sums[:] = _ZERO
-            else:
+            below = rows[y % 3]
+            if y < height:
                 sums[:, 0] = sums[:, -1] = _ZERO
                 _sum_rows(x[k], t[k], y, sums)
-                for i in range(width):
-                    own = n[k, y, i]
-                    a, b, c, d, m = _compare(sums, i, count[y, i], own, square[k, y, i], constants)
-                    over = _ONE / (c * d)
-                    quarter = a * b * over
-                    own_weight = -_TWO * weight * count[y, i] * over * share * by_error[y, i]
-                    by_sums[0, i + 1] = own_weight * ((b - a) * own + _TWO * (c - d) * m * quarter)
-                    by_sums[1, i + 1] = own_weight * a
-                    by_sums[2, i + 1] = -_TWO * own_weight * c * quarter  # 2 x of x^2 is here
+                _differentiate(
+                    sums, count[y], n[k, y], square[k, y], constants, by_error[y], below
+                )
+            else:
+                below[:] = _ZERO
             if y > 0:
-                for kind in range(3):
-                    for i in range(width + 2):
-                        sums[kind, i] = rows[0, kind, i] + rows[1, kind, i] + rows[2, kind, i]
-                for i in range(width):
-                    p, q = x[k, y - 1, i], t[k, y - 1, i]
-                    sign = np.float32(p > q) - np.float32(p < q)
-                    by_image[k, y - 1, i] = (
-                        (sums[0, i] + sums[0, i + 1] + sums[0, i + 2])
-                        + (sums[1, i] + sums[1, i + 1] + sums[1, i + 2]) * q
-                        + (sums[2, i] + sums[2, i + 1] + sums[2, i + 2]) * p
-                        + sign * (_ONE - weight) * share * by_error[y - 1, i]
-                    )
+                _gather(x[k, y - 1], t[k, y - 1], rows, sums, constants, by_error[y - 1],
+                        by_image[k, y - 1])  # fmt: skip
+    by_image *= _ONE / np.float32(channels)
+
+
+@njit(**_OPTIONS)
+def _differentiate(
+    sums: Array,
+    count: Array,
+    n: Array,
+    square: Array,
+    constants: Array,
+    by_error: Array,
+    by_sums: Array,
+) -> None:
+    """Gradient (3, W + 2) of a row of SSIM's part of the error by its sums, ends excluded.
+
+    The last one is that of 2 x^2, so that what x is multiplied by is the derivative of x^2.
+    """
+    for i in range(len(count)):
+        a, b, c, d, m = _compare(sums, i, count[i], n[i], square[i], constants)
+        over = _ONE / (c * d)
+        quarter = a * b * over
+        weight = -_TWO * constants[2] * count[i] * over * by_error[i]
+        by_sums[0, i + 1] = weight * ((b - a) * n[i] + _TWO * (c - d) * m * quarter)
+        by_sums[1, i + 1] = weight * a
+        by_sums[2, i + 1] = -_TWO * weight * c * quarter
+
+
+@njit(**_OPTIONS)
+def _gather(
+    x: Array,
+    t: Array,
+    rows: Array,
+    sums: Array,
+    constants: Array,
+    by_error: Array,
+    by_image: Array,
+) -> None:
+    """Gradient (W,) by a row of the image: of all windows that it is in, and of |x - t|."""
+    for kind in range(3):
+        for i in range(len(x) + 2):
+            sums[kind, i] = rows[0, kind, i] + rows[1, kind, i] + rows[2, kind, i]
+    for i in range(len(x)):
+        sign = np.float32(x[i] > t[i]) - np.float32(x[i] < t[i])
+        by_image[i] = (
+            (sums[0, i] + sums[0, i + 1] + sums[0, i + 2])
+            + (sums[1, i] + sums[1, i + 1] + sums[1, i + 2]) * t[i]
+            + (sums[2, i] + sums[2, i + 1] + sums[2, i + 2]) * x[i]
+            + sign * (_ONE - constants[2]) * by_error[i]
+        )
 
 
 @njit(**_OPTIONS)
