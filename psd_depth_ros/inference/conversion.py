@@ -158,6 +158,8 @@ def import_openvino() -> Any:
         with _without_telemetry():
             importlib.import_module('openvino')
             importlib.import_module('openvino.tools.ovc')
+        # Before 2026 a deprecated name, whose warning comes when torch looks through all modules.
+        sys.modules.pop('openvino.runtime', None)
     return importlib.import_module('openvino')
 
 
