@@ -46,12 +46,25 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope='session')
-def ros_domains() -> Iterator[int]:
+def _own_domains() -> list[int]:
     """ROS domain ids that no other worker of this run gives out."""
     worker = int(os.environ.get('PYTEST_XDIST_WORKER', 'gw0').removeprefix('gw'))
     workers = int(os.environ.get('PYTEST_XDIST_WORKER_COUNT', '1'))
-    own = DOMAINS[worker::workers]
-    return (own[number % len(own)] for number in itertools.count(os.getpid() * 7))
+    own = list(DOMAINS[worker::workers])
+    first = os.getpid() * 7 % len(own)
+    return own[first:] + own[:first]
+
+
+@pytest.fixture(scope='session')
+def session_domain(_own_domains: list[int]) -> int:
+    """The domain of what runs until the session ends: no test gets it for itself."""
+    return _own_domains[0]
+
+
+@pytest.fixture(scope='session')
+def ros_domains(_own_domains: list[int]) -> Iterator[int]:
+    """Domains for one test each, used again when all have been."""
+    return itertools.cycle(_own_domains[1:])
 
 
 @pytest.fixture(scope='session')

@@ -503,10 +503,10 @@ class Running:
 
 @pytest.fixture(scope='session')
 def _shared(
-    ros_domains: Iterator[int], tmp_path_factory: pytest.TempPathFactory
+    session_domain: int, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[tuple[Bench, NodeProcess]]:
     """One process for the many tests that need nothing special; starting one takes seconds."""
-    bench = Bench(next(ros_domains))
+    bench = Bench(session_domain)
     starter = _starter(bench, tmp_path_factory.mktemp('shared'))
     node = next(starter)(FAKE_NODE, diagnostics_period_s=0.2)
     bench.wait_for_state('active')
