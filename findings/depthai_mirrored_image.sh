@@ -3,10 +3,10 @@
 #
 # depthai 3.12.0, no device: a pipeline of one ImageManip with setRunOnHost(True). Expected of
 # addFlipHorizontal: column i of W becomes column W - 1 - i, as cv2.flip and torch.flip do. Seen: it becomes
-# column W - i, so that the first column of the result is empty and column 0 of the image is lost; likewise
-# addFlipVertical. The intrinsics that come with the frame say the same (cx becomes W - cx, not W - 1 - cx),
-# so they fit the shifted picture, and neither fits one that was mirrored by something else. Two flips in a
-# row come with the intrinsics of the image as it was, and with an image that is zero everywhere.
+# column W - i, so that the first column of the result is empty and column 0 of the image is lost. The
+# intrinsics that come with the frame say the same (cx becomes W - cx, not W - 1 - cx): they fit this picture
+# and none that something else mirrored. Two flips in a row come with the intrinsics of the image as it was,
+# and with an image that is zero everywhere.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
