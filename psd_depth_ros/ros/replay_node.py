@@ -4,9 +4,11 @@
 
 Parameters are those of `ReplaySettings`. Messages go out as recorded, under their own names (remap
 them with -r), or the camera under the names `image_as` and `camera_info_as`. With
-`wait_for_subscribers_s` nothing is sent before the camera has subscribers, so that no first image
-is lost. Progress is published on ~/status (STATUS_KEYS). The node ends when the recording
-does, unless it loops: with code 0, or 1 where the recording cannot be read.
+`wait_for_subscribers_s` nothing is sent before the camera has subscribers, and time stands still
+until they have its first image and calibration: a subscriber may be known here before it knows the
+publisher, and one that keeps the newest image only would lose the first. Progress is published on
+~/status (STATUS_KEYS). The node ends when the recording does, unless it loops: with code 0, or 1
+where the recording cannot be read.
 """
 
 from __future__ import annotations
@@ -151,16 +153,22 @@ class ReplayNode(Node):
         self._image, self._info = _pick_camera(path, settings)
         types = dict(recording.topics)
         names = _published_names(types, self._image, self._info, settings)
-        self._player = Player(
-            self, self._schedule, types, names, recording.latched, settings.clock
-        )
-        self._player.set_paused(settings.paused)
         self._image_topics = [self._image] if self._image else _images(types)
         self._awaited = [
             topic
             for topic in ([self._image, self._info] if self._image else self._image_topics)
             if topic in types
         ]
+        self._player = Player(
+            self,
+            self._schedule,
+            types,
+            names,
+            recording.latched,
+            self._awaited if settings.wait_for_subscribers_s else (),
+            settings.clock,
+        )
+        self._player.set_paused(settings.paused)
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self._status = self.create_publisher(DiagnosticArray, '~/status', latched)
         self._set_state('waiting')
@@ -268,6 +276,7 @@ class Player:
         types: Message types by recorded topic.
         names: Published names by recorded topic, where they differ.
         latched: Topics kept for readers that come later.
+        awaited: Topics whose first message every reliable reader must have before time goes on.
         with_clock: Publish /clock; else another node does.
     """
 
@@ -278,6 +287,7 @@ class Player:
         types: Mapping[str, str],
         names: Mapping[str, str],
         latched: Collection[str] = (),
+        awaited: Collection[str] = (),
         with_clock: bool = True,
     ) -> None:
         self._node = node
@@ -286,6 +296,7 @@ class Player:
         self._resumed = threading.Event()
         self._resumed.set()
         self._latched = latched
+        self._awaited = set(awaited)
         self._clock = node.create_publisher(ClockMessage, '/clock', 10) if with_clock else None
         self._publishers: dict[str, Publisher] = {}
         for topic, msgtype in types.items():
@@ -323,6 +334,7 @@ class Player:
                 if self._stopped.is_set():
                     return
                 self._publish(due.message)
+                start_s += self._wait_until_first_arrived(due.message.topic)
         self._wait_until_acknowledged()
 
     def _wait_until_due(self, start_s: float, due_s: float) -> float:
@@ -354,6 +366,24 @@ class Player:
     def _tick(self, time_ns: int) -> None:
         if self._clock is not None:
             self._clock.publish(ClockMessage(clock=stamp_message(time_ns)))
+
+    def _wait_until_first_arrived(self, topic: str) -> float:
+        """Return how long (s) it took until an awaited topic's first message was acknowledged."""
+        if topic not in self._awaited:
+            return 0.0
+        self._awaited.remove(topic)
+        before_s = time.monotonic()
+        publisher = self._publishers.get(topic)
+        while publisher is not None and not publisher.wait_for_all_acked(Duration()):
+            if time.monotonic() - before_s > ACKNOWLEDGE_S:
+                self._node.get_logger().warning(
+                    f'after {ACKNOWLEDGE_S:g} s a subscriber of {publisher.topic_name} has not '
+                    'acknowledged the first message; playing all the same'
+                )
+                break
+            if self._stopped.wait(CLOCK_PERIOD_S):
+                break
+        return time.monotonic() - before_s
 
     def _wait_until_acknowledged(self) -> None:
         """Give reliable readers the time to fetch what was sent last."""

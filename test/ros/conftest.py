@@ -113,7 +113,9 @@ class Bench:
     ) -> Any:
         end = time.monotonic() + timeout_s
         while not (result := done()):
-            assert time.monotonic() < end, f'waited {timeout_s:g} s for {what}'
+            assert time.monotonic() < end, (
+                f'waited {timeout_s:g} s for {what}; newest diagnostics:\n{self._describe()}'
+            )
             self._executor.spin_once(timeout_sec=0.02)
         return result
 
@@ -192,6 +194,14 @@ class Bench:
         status = self.status(name)
         pairs = {} if status is None else {pair.key: pair.value for pair in status.values}
         return str(pairs.get(key, ''))
+
+    def _describe(self) -> str:
+        newest = {one.name: one for message in self.diagnostics for one in message.status}
+        return '\n'.join(
+            f'{name}: {status.message} '
+            + ', '.join(f'{pair.key}={pair.value}' for pair in status.values)
+            for name, status in newest.items()
+        )
 
     def _on_diagnostics(self, message: Any) -> None:
         self.diagnostics.append(message)

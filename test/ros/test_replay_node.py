@@ -105,6 +105,30 @@ def test_it_waits_for_as_many_listeners_as_it_is_told(
     assert len(images) == FRAMES
 
 
+def test_time_stands_still_until_a_slow_listener_has_the_first_image(
+    bench: Any, in_process: Start, start: Start, bag: Path, tmp_path: Path
+) -> None:
+    bench.listen(CameraInfo, '/front/camera_info')
+    recorded = {
+        'topics': ['/front/image sensor_msgs/msg/Image'],
+        'output': str(tmp_path / 'out.mcap'),
+    }
+    listener = start('psd_depth_ros.ros.recorder', **recorded)
+    node = in_process(
+        ReplayNode, recording=str(bag), wait_for_subscribers_s=40.0, image_subscribers=2
+    )
+    [publisher] = [one for one in node.node.publishers if one.topic_name == '/front/image']
+    bench.spin_until(publisher.get_subscription_count, 'the recorder')
+    listener.signal(signal.SIGSTOP)
+    images = bench.listen(Image, '/front/image')
+    bench.spin_until(lambda: images, 'the first image')
+    bench.spin_for(1.0)
+    assert [stamp_ns(one) for one in images] == [START_NS]
+    listener.signal(signal.SIGCONT)
+    bench.spin_until(lambda: len(images) == FRAMES, 'the others')
+    assert 'has not acknowledged' not in node.output
+
+
 def test_the_camera_can_have_other_names_and_time_be_held(
     bench: Any, in_process: Start, bag: Path
 ) -> None:
