@@ -165,7 +165,8 @@ class ReplayNode(Node):
             types,
             names,
             recording.latched,
-            self._awaited if settings.wait_for_subscribers_s else (),
+            self._awaited,
+            settings.wait_for_subscribers_s,
             settings.clock,
         )
         self._player.set_paused(settings.paused)
@@ -277,6 +278,7 @@ class Player:
         names: Published names by recorded topic, where they differ.
         latched: Topics kept for readers that come later.
         awaited: Topics whose first message every reliable reader must have before time goes on.
+        patience_s: How long, at most, time waits for that.
         with_clock: Publish /clock; else another node does.
     """
 
@@ -288,6 +290,7 @@ class Player:
         names: Mapping[str, str],
         latched: Collection[str] = (),
         awaited: Collection[str] = (),
+        patience_s: float = 0.0,
         with_clock: bool = True,
     ) -> None:
         self._node = node
@@ -296,7 +299,8 @@ class Player:
         self._resumed = threading.Event()
         self._resumed.set()
         self._latched = latched
-        self._awaited = set(awaited)
+        self._awaited = set(awaited if patience_s else ())
+        self._patience_s = patience_s
         self._clock = node.create_publisher(ClockMessage, '/clock', 10) if with_clock else None
         self._publishers: dict[str, Publisher] = {}
         for topic, msgtype in types.items():
@@ -375,9 +379,9 @@ class Player:
         before_s = time.monotonic()
         publisher = self._publishers.get(topic)
         while publisher is not None and not publisher.wait_for_all_acked(Duration()):
-            if time.monotonic() - before_s > ACKNOWLEDGE_S:
+            if time.monotonic() - before_s > self._patience_s:
                 self._node.get_logger().warning(
-                    f'after {ACKNOWLEDGE_S:g} s a subscriber of {publisher.topic_name} has not '
+                    f'after {self._patience_s:g} s a subscriber of {publisher.topic_name} has not '
                     'acknowledged the first message; playing all the same'
                 )
                 break

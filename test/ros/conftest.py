@@ -266,6 +266,12 @@ class Camera:
         self.images.publish(image)
         return self.stamp_ns
 
+    def wait_until_received(self) -> None:
+        """Wait until all readers have what was sent: one that connects late asks for it again."""
+        patience = Duration(seconds=PATIENCE_S)
+        assert self.infos.wait_for_all_acked(patience)
+        assert self.images.wait_for_all_acked(patience)
+
     def send_until(self, done: Callable[[], Any], what: str, **messages: Any) -> Any:
         """Publish at about 20 Hz until something happens."""
 

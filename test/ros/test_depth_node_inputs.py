@@ -84,11 +84,12 @@ def test_alpha_chooses_a_view_that_is_seen(bench: Any, depth_node: Start) -> Non
     depth_node(rectify_alpha=0.0)
     camera = bench.camera()
     camera.wait_for_reader()
-    camera.send_until(lambda: infos, 'depth', info=fisheye_info(camera))
+    info = fisheye_info(camera)
+    camera.send_until(lambda: infos, 'depth', info=info)
     # The last pixel of the middle column touches the edge of the image: 23.5 / tan(24 / 50).
     assert abs(infos[-1].p[0] - 45.14) < 0.01
-    bench.spin_until(lambda: bench.value(': camera', 'view_seen') == '1.00', 'all is seen')
-    assert bench.level(': camera') == 0
+    camera.send_until(lambda: bench.level(': camera') == 0, 'that all is well', info=info)
+    assert bench.value(': camera', 'view_seen') == '1.00'
 
 
 def test_unknown_lens_model_is_named(running: Any) -> None:

@@ -21,6 +21,7 @@ def test_records_what_arrives_untouched_and_closes_on_sigint(
     camera.wait_for_reader()
     before_ns = time.time_ns()
     stamps = [camera.send() for _ in range(3)]
+    camera.wait_until_received()
     bench.spin_for(0.3)
     recorder.signal(signal.SIGINT)
     assert recorder.wait() == 0, recorder.output
@@ -42,7 +43,7 @@ def test_ends_by_itself_once_nothing_comes_any_more(
         Recorder,
         topics=['/camera_info', '/image'],
         output=str(output),
-        idle_end_s=0.5,
+        idle_end_s=1.0,
     )
     camera = bench.camera()
     camera.wait_for_reader()
