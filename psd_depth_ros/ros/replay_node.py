@@ -53,6 +53,7 @@ from psd_depth_ros.ros.qos import OUTPUT_OVERRIDES, output_profile
 POLL_S = 0.05
 CLOCK_PERIOD_S = 0.02
 ACKNOWLEDGE_S = 5.0
+FIRST_ARRIVAL_S = 10.0  # a subscriber that does not answer holds up nobody for longer
 STATUS_PERIOD_S = 1.0
 _DEPTH, _LATCHED_DEPTH = 10, 100
 # Listed in the documentation; a test compares both with what the node publishes.
@@ -166,7 +167,7 @@ class ReplayNode(Node):
             names,
             recording.latched,
             self._awaited,
-            settings.wait_for_subscribers_s,
+            min(settings.wait_for_subscribers_s, FIRST_ARRIVAL_S),
             settings.clock,
         )
         self._player.set_paused(settings.paused)
