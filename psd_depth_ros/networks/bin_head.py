@@ -221,7 +221,11 @@ class BinHead(nn.Module):
         coarse = F.avg_pool2d(features, 4).flatten(2)  # (B, E, n) at stride 8
         attention = (keys @ coarse).softmax(dim=-1)
         summary = attention @ coarse.transpose(1, 2)  # (B, Q, E)
-        raw = self.widths(torch.cat([queries, summary], dim=-1)).squeeze(-1).float()
+        hidden = self.widths[:2](torch.cat([queries, summary], dim=-1))
+        last = cast(nn.Linear, self.widths[2])
+        # One output: a sum in float32. oneDNN of torch 2.9 and 2.10 confuses the two layouts of a
+        # bfloat16 matrix of one column, and then writes beyond its buffer.
+        raw = (hidden.float() * last.weight[0]).sum(dim=-1) + last.bias
         widths = F.softplus(raw) + 0.01
         return widths / widths.sum(dim=1, keepdim=True)
 
