@@ -223,8 +223,8 @@ class BinHead(nn.Module):
         summary = attention @ coarse.transpose(1, 2)  # (B, Q, E)
         hidden = self.widths[:2](torch.cat([queries, summary], dim=-1))
         last = cast(nn.Linear, self.widths[2])
-        # One output: a sum in float32. oneDNN of torch 2.9 and 2.10 confuses the two layouts of a
-        # bfloat16 matrix of one column, and then writes beyond its buffer.
+        # One output: a sum in float32. oneDNN confuses two layouts of a bfloat16 matrix of one
+        # column, and may then write beyond its buffer (seen with torch 2.9 and 2.10).
         raw = (hidden.float() * last.weight[0]).sum(dim=-1) + last.bias
         widths = F.softplus(raw) + 0.01
         return widths / widths.sum(dim=1, keepdim=True)
