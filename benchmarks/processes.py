@@ -16,7 +16,10 @@ import time
 from typing import Any
 
 HERE = Path(__file__).resolve().parent
-PROFILE = HERE.parent / 'config' / 'fastdds_shm.xml'
+PROFILES = {
+    'FASTRTPS_DEFAULT_PROFILES_FILE': HERE.parent / 'config' / 'fastdds_shm.xml',
+    'FASTDDS_DEFAULT_PROFILES_FILE': HERE.parent / 'config' / 'fastdds3_shm.xml',
+}
 PATIENCE_S = 60.0
 
 
@@ -74,10 +77,10 @@ def start(
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'PYTHONUNBUFFERED': '1',
     }
-    for variable in ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'):
+    for variable, profile in PROFILES.items():
         environment.pop(variable, None)
         if shared_memory:
-            environment[variable] = str(PROFILE)
+            environment[variable] = str(profile)
     if not shared_memory:
         environment['FASTDDS_BUILTIN_TRANSPORTS'] = 'DEFAULT'
     with log.open('a') as errors:

@@ -25,12 +25,14 @@ from psd_depth_ros.files import find_installed
 IMPATIENT_AFTER_S = 2.0
 REPEAT_S = 30.0  # a problem that lasts is logged again after so long
 
-PROFILE = 'config/fastdds_shm.xml'
+# Fast DDS 2 (Jazzy) and 3 (Kilted) call one element differently.
+PROFILES = {
+    'FASTRTPS_DEFAULT_PROFILES_FILE': 'config/fastdds_shm.xml',
+    'FASTDDS_DEFAULT_PROFILES_FILE': 'config/fastdds3_shm.xml',
+}
 SHARED_MEMORY = Path('/dev/shm')
 NEEDED_BYTES = 128 * 2**20  # the segment of 64 MB, and as much for other processes
-# Fast DDS 2 (Jazzy) and 3 (Kilted): profile files, and transports chosen by name.
-_PROFILE_VARIABLES = ('FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE')
-_USER_CHOICES = (*_PROFILE_VARIABLES, 'FASTDDS_BUILTIN_TRANSPORTS')
+_USER_CHOICES = (*PROFILES, 'FASTDDS_BUILTIN_TRANSPORTS')
 _LOCAL_PROFILES = ('DEFAULT_FASTRTPS_PROFILES.xml', 'DEFAULT_FASTDDS_PROFILES.xml')
 
 MAX_KEYS = 200  # remembered by a ThrottledLogger
@@ -115,10 +117,10 @@ def shared_memory_environment(environment: Mapping[str, str], middleware: str) -
     has_choice = any(environment.get(name) for name in _USER_CHOICES)
     if has_choice or not middleware.startswith('rmw_fastrtps') or not _has_shared_memory():
         return {}
-    profile = find_installed(PROFILE)
-    if profile is None or any(Path(name).is_file() for name in _LOCAL_PROFILES):
+    found = {name: str(path) for name, file in PROFILES.items() if (path := find_installed(file))}
+    if len(found) < len(PROFILES) or any(Path(name).is_file() for name in _LOCAL_PROFILES):
         return {}
-    return dict.fromkeys(_PROFILE_VARIABLES, str(profile))
+    return found
 
 
 def _has_shared_memory() -> bool:

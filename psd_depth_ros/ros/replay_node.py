@@ -301,6 +301,7 @@ class Player:
         self._resumed.set()
         self._latched = latched
         self._awaited = set(awaited if patience_s else ())
+        self._unconfirmed: set[str] = set()  # awaited topics whose first message is on its way
         self._patience_s = patience_s
         self._clock = node.create_publisher(ClockMessage, '/clock', 10) if with_clock else None
         self._publishers: dict[str, Publisher] = {}
@@ -336,10 +337,11 @@ class Player:
         with ReadAhead(self._schedule) as messages:
             for due in messages:
                 start_s = self._wait_until_due(start_s, due.due_s)
+                if due.message.topic in self._unconfirmed:
+                    start_s += self._wait_until_first_arrived()
                 if self._stopped.is_set():
                     return
                 self._publish(due.message)
-                start_s += self._wait_until_first_arrived(due.message.topic)
         self._wait_until_acknowledged()
 
     def _wait_until_due(self, start_s: float, due_s: float) -> float:
@@ -367,27 +369,29 @@ class Player:
         self._tick(message.time_ns)
         publisher.publish(bytes(message.cdr))
         self.counts[message.topic] += 1
+        if message.topic in self._awaited:
+            self._awaited.remove(message.topic)
+            self._unconfirmed.add(message.topic)
 
     def _tick(self, time_ns: int) -> None:
         if self._clock is not None:
             self._clock.publish(ClockMessage(clock=stamp_message(time_ns)))
 
-    def _wait_until_first_arrived(self, topic: str) -> float:
-        """Return how long (s) it took until an awaited topic's first message was acknowledged."""
-        if topic not in self._awaited:
-            return 0.0
-        self._awaited.remove(topic)
+    def _wait_until_first_arrived(self) -> float:
+        """Return how long (s) it took until the first messages were acknowledged."""
         before_s = time.monotonic()
-        publisher = self._publishers.get(topic)
-        while publisher is not None and not publisher.wait_for_all_acked(Duration()):
-            if time.monotonic() - before_s > self._patience_s:
-                self._node.get_logger().warning(
-                    f'after {self._patience_s:g} s a subscriber of {publisher.topic_name} has not '
-                    'acknowledged the first message; playing all the same'
-                )
-                break
-            if self._stopped.wait(CLOCK_PERIOD_S):
-                break
+        for topic in sorted(self._unconfirmed):
+            while not self._publishers[topic].wait_for_all_acked(Duration()):
+                if time.monotonic() - before_s > self._patience_s:
+                    name = self._publishers[topic].topic_name
+                    self._node.get_logger().warning(
+                        f'after {self._patience_s:g} s a subscriber of {name} has not '
+                        'acknowledged the first message; playing all the same'
+                    )
+                    break
+                if self._stopped.wait(CLOCK_PERIOD_S):
+                    break
+        self._unconfirmed.clear()
         return time.monotonic() - before_s
 
     def _wait_until_acknowledged(self) -> None:

@@ -297,19 +297,23 @@ def _stay_on_this_machine(
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv('ROS_AUTOMATIC_DISCOVERY_RANGE', 'LOCALHOST')
         patch.setenv('ROS_HOME', str(tmp_path_factory.mktemp('ros_home')))
-        _read_profile(FAKE_NODE.with_name('fastdds_one_process.xml'), next(ros_domains))
+        _read_profile(tmp_path_factory.mktemp('profile'), next(ros_domains))
         yield
     signal.signal(signal.SIGTERM, before)
 
 
-def _read_profile(profile: Path, domain: int) -> None:
+def _read_profile(folder: Path, domain: int) -> None:
     """Let Fast DDS of this process read a profile, which it does at its first participant only.
 
     Processes that tests start choose their own.
     """
+    text = FAKE_NODE.with_name('fastdds_one_process.xml').read_text()
+    texts = {'FASTRTPS': text, 'FASTDDS': text.replace('heartbeatPeriod', 'heartbeat_period')}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv('FASTRTPS_DEFAULT_PROFILES_FILE', str(profile))
-        patch.setenv('FASTDDS_DEFAULT_PROFILES_FILE', str(profile))
+        for version, written in texts.items():
+            profile = folder / f'{version}.xml'
+            profile.write_text(written)
+            patch.setenv(f'{version}_DEFAULT_PROFILES_FILE', str(profile))
         context = Context()
         rclpy.init(context=context, domain_id=domain)
         Node('profile', context=context).destroy_node()

@@ -38,8 +38,13 @@ def test_shared_memory_is_chosen_where_nobody_else_did(monkeypatch, tmp_path):
     monkeypatch.setattr(common, 'NEEDED_BYTES', 1)
     choose = common.shared_memory_environment
     chosen = choose({}, 'rmw_fastrtps_cpp')
-    assert set(chosen) == {'FASTRTPS_DEFAULT_PROFILES_FILE', 'FASTDDS_DEFAULT_PROFILES_FILE'}
-    assert all(Path(one).name == 'fastdds_shm.xml' for one in chosen.values())
+    assert {name: Path(file).name for name, file in chosen.items()} == {
+        'FASTRTPS_DEFAULT_PROFILES_FILE': 'fastdds_shm.xml',
+        'FASTDDS_DEFAULT_PROFILES_FILE': 'fastdds3_shm.xml',
+    }
+    two, three = (Path(file).read_text() for file in chosen.values())
+    assert 'heartbeatPeriod' in two
+    assert three == two.replace('heartbeatPeriod', 'heartbeat_period')
     assert choose({}, 'rmw_cyclonedds_cpp') == {}
     for name in (*chosen, 'FASTDDS_BUILTIN_TRANSPORTS'):
         assert choose({name: 'mine'}, 'rmw_fastrtps_cpp') == {}
