@@ -25,14 +25,15 @@ from psd_depth_ros.files import find_installed
 IMPATIENT_AFTER_S = 2.0
 REPEAT_S = 30.0  # a problem that lasts is logged again after so long
 
-# Fast DDS 2 (Jazzy) and 3 (Kilted) call one element differently.
+# Variable and file for Fast DDS 2 (Jazzy) and 3 (Kilted), which call one element differently.
 PROFILES = {
-    'FASTRTPS_DEFAULT_PROFILES_FILE': 'config/fastdds_shm.xml',
-    'FASTDDS_DEFAULT_PROFILES_FILE': 'config/fastdds3_shm.xml',
+    2: ('FASTRTPS_DEFAULT_PROFILES_FILE', 'config/fastdds_shm.xml'),
+    3: ('FASTDDS_DEFAULT_PROFILES_FILE', 'config/fastdds3_shm.xml'),
 }
+LOADED_FILES = Path('/proc/self/maps')
 SHARED_MEMORY = Path('/dev/shm')
 NEEDED_BYTES = 128 * 2**20  # the segment of 64 MB, and as much for other processes
-_USER_CHOICES = (*PROFILES, 'FASTDDS_BUILTIN_TRANSPORTS')
+_USER_CHOICES = (*(name for name, _ in PROFILES.values()), 'FASTDDS_BUILTIN_TRANSPORTS')
 _LOCAL_PROFILES = ('DEFAULT_FASTRTPS_PROFILES.xml', 'DEFAULT_FASTDDS_PROFILES.xml')
 
 MAX_KEYS = 200  # remembered by a ThrottledLogger
@@ -58,7 +59,7 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None) -
     try:
         signal.signal(signal.SIGINT, _deferred_interrupt())
         middleware = rclpy.get_rmw_implementation_identifier()
-        os.environ.update(shared_memory_environment(os.environ, middleware))
+        os.environ.update(shared_memory_environment(os.environ, middleware, fast_dds_version()))
         rclpy.init(args=None if arguments is None else list(arguments))
         node = make()
         executor = SingleThreadedExecutor()
@@ -99,7 +100,14 @@ def _deferred_interrupt() -> Callable[[int, Any], None]:
     return handle
 
 
-def shared_memory_environment(environment: Mapping[str, str], middleware: str) -> dict[str, str]:
+def fast_dds_version() -> int:
+    """2 or 3, by the library that this process has loaded."""
+    return 3 if 'libfastdds.so' in LOADED_FILES.read_text() else 2
+
+
+def shared_memory_environment(
+    environment: Mapping[str, str], middleware: str, version: int
+) -> dict[str, str]:
     """Environment variables that give Fast DDS a shared-memory segment big enough for images.
 
     The default segment (0.5 MB) is smaller than a VGA image, which then goes over UDP in a
@@ -109,6 +117,7 @@ def shared_memory_environment(environment: Mapping[str, str], middleware: str) -
     Args:
         environment: Environment of the process; a choice made there is respected.
         middleware: What `rclpy.get_rmw_implementation_identifier` returns.
+        version: Of Fast DDS, 2 or 3.
 
     Returns:
         Variables to set: empty for other middlewares, without room in /dev/shm, or where the user
@@ -117,10 +126,11 @@ def shared_memory_environment(environment: Mapping[str, str], middleware: str) -
     has_choice = any(environment.get(name) for name in _USER_CHOICES)
     if has_choice or not middleware.startswith('rmw_fastrtps') or not _has_shared_memory():
         return {}
-    found = {name: str(path) for name, file in PROFILES.items() if (path := find_installed(file))}
-    if len(found) < len(PROFILES) or any(Path(name).is_file() for name in _LOCAL_PROFILES):
+    variable, file = PROFILES[version]
+    profile = find_installed(file)
+    if profile is None or any(Path(name).is_file() for name in _LOCAL_PROFILES):
         return {}
-    return found
+    return {variable: str(profile)}
 
 
 def _has_shared_memory() -> bool:

@@ -34,6 +34,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from psd_depth_ros.errors import PsdDepthError
+from psd_depth_ros.ros.common import fast_dds_version, PROFILES
 from psd_depth_ros.ros.depth_node.node import DepthNode
 
 FAKE_NODE = Path(__file__).with_name('fake_depth_node.py')
@@ -308,12 +309,14 @@ def _read_profile(folder: Path, domain: int) -> None:
     Processes that tests start choose their own.
     """
     text = FAKE_NODE.with_name('fastdds_one_process.xml').read_text()
-    texts = {'FASTRTPS': text, 'FASTDDS': text.replace('heartbeatPeriod', 'heartbeat_period')}
+    rclpy.get_rmw_implementation_identifier()  # loads it
+    version = fast_dds_version()
+    profile = folder / 'profile.xml'
+    profile.write_text(
+        text if version == 2 else text.replace('heartbeatPeriod', 'heartbeat_period')
+    )
     with pytest.MonkeyPatch.context() as patch:
-        for version, written in texts.items():
-            profile = folder / f'{version}.xml'
-            profile.write_text(written)
-            patch.setenv(f'{version}_DEFAULT_PROFILES_FILE', str(profile))
+        patch.setenv(PROFILES[version][0], str(profile))
         context = Context()
         rclpy.init(context=context, domain_id=domain)
         Node('profile', context=context).destroy_node()

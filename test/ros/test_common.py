@@ -37,7 +37,7 @@ def test_shared_memory_is_chosen_where_nobody_else_did(monkeypatch, tmp_path):
     monkeypatch.setattr(common, 'SHARED_MEMORY', tmp_path)
     monkeypatch.setattr(common, 'NEEDED_BYTES', 1)
     choose = common.shared_memory_environment
-    chosen = choose({}, 'rmw_fastrtps_cpp')
+    chosen = choose({}, 'rmw_fastrtps_cpp', 2) | choose({}, 'rmw_fastrtps_cpp', 3)
     assert {name: Path(file).name for name, file in chosen.items()} == {
         'FASTRTPS_DEFAULT_PROFILES_FILE': 'fastdds_shm.xml',
         'FASTDDS_DEFAULT_PROFILES_FILE': 'fastdds3_shm.xml',
@@ -45,14 +45,14 @@ def test_shared_memory_is_chosen_where_nobody_else_did(monkeypatch, tmp_path):
     two, three = (Path(file).read_text() for file in chosen.values())
     assert 'heartbeatPeriod' in two
     assert three == two.replace('heartbeatPeriod', 'heartbeat_period')
-    assert choose({}, 'rmw_cyclonedds_cpp') == {}
+    assert choose({}, 'rmw_cyclonedds_cpp', 2) == {}
     for name in (*chosen, 'FASTDDS_BUILTIN_TRANSPORTS'):
-        assert choose({name: 'mine'}, 'rmw_fastrtps_cpp') == {}
+        assert choose({name: 'mine'}, 'rmw_fastrtps_cpp', 2) == {}
     monkeypatch.setattr(common, 'NEEDED_BYTES', 2**60)
-    assert choose({}, 'rmw_fastrtps_cpp') == {}
+    assert choose({}, 'rmw_fastrtps_cpp', 2) == {}
     monkeypatch.setattr(common, 'NEEDED_BYTES', 1)
     (tmp_path / 'DEFAULT_FASTRTPS_PROFILES.xml').write_text('<profiles/>')
-    assert choose({}, 'rmw_fastrtps_cpp') == {}
+    assert choose({}, 'rmw_fastrtps_cpp', 2) == {}
 
 
 Throttled = tuple[ThrottledLogger, SimpleNamespace, list[str]]
