@@ -15,11 +15,11 @@ import threading
 import time
 from typing import Any
 
+import rclpy
+
+from psd_depth_ros.ros.common import fast_dds_version, PROFILES, shared_memory_environment
+
 HERE = Path(__file__).resolve().parent
-PROFILES = {
-    'FASTRTPS_DEFAULT_PROFILES_FILE': HERE.parent / 'config' / 'fastdds_shm.xml',
-    'FASTDDS_DEFAULT_PROFILES_FILE': HERE.parent / 'config' / 'fastdds3_shm.xml',
-}
 PATIENCE_S = 60.0
 
 
@@ -77,11 +77,12 @@ def start(
         'ROS_AUTOMATIC_DISCOVERY_RANGE': 'LOCALHOST',
         'PYTHONUNBUFFERED': '1',
     }
-    for variable, profile in PROFILES.items():
+    for variable, _ in PROFILES.values():
         environment.pop(variable, None)
-        if shared_memory:
-            environment[variable] = str(profile)
-    if not shared_memory:
+    if shared_memory:
+        middleware = rclpy.get_rmw_implementation_identifier()
+        environment |= shared_memory_environment({}, middleware, fast_dds_version())
+    else:
         environment['FASTDDS_BUILTIN_TRANSPORTS'] = 'DEFAULT'
     with log.open('a') as errors:
         handle = subprocess.Popen(
