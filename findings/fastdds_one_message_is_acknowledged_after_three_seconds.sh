@@ -5,11 +5,11 @@
 # machine. The subscription has each single message within a few ms (its stamp of arrival is printed
 # beside the time that wait_for_all_acked took), and the publisher learns it with its next periodic
 # heartbeat: 3.0 s later. In one process the wait takes 0 ms. A program that publishes little and
-# waits before it ends, ends 3 s later, and what was lost is asked for after as long. With a writer
-# profile of heartbeatPeriod 0.1 s, in the XML file that FASTRTPS_DEFAULT_PROFILES_FILE names, it
-# takes 0.1 s; rclpy has no parameter for it. (Fast DDS 3.2, which this does not run, calls the
-# element heartbeat_period, and refuses a file with the old name.) A good guess would have been that
-# an acknowledgement takes as long as the message.
+# waits before it ends, ends 3 s later. With a writer profile of heartbeatPeriod 0.1 s, in the XML
+# file that FASTRTPS_DEFAULT_PROFILES_FILE names, it takes 0.1 s; rclpy has no parameter for it.
+# (Fast DDS 3.2, which this does not run, calls the element heartbeat_period, and refuses a file
+# with the old name.) A good guess would have been that an acknowledgement takes as long as the
+# message.
 set -euo pipefail
 folder=$(mktemp -d)
 trap 'rm -rf "$folder"' EXIT
