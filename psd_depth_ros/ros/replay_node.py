@@ -301,7 +301,6 @@ class Player:
         self._resumed.set()
         self._latched = latched
         self._awaited = set(awaited if patience_s else ())
-        self._unconfirmed: set[str] = set()  # awaited topics whose first message is on its way
         self._patience_s = patience_s
         self._clock = node.create_publisher(ClockMessage, '/clock', 10) if with_clock else None
         self._publishers: dict[str, Publisher] = {}
@@ -337,7 +336,7 @@ class Player:
         with ReadAhead(self._schedule) as messages:
             for due in messages:
                 start_s = self._wait_until_due(start_s, due.due_s)
-                if due.message.topic in self._unconfirmed:
+                if due.message.topic in self._awaited and self.counts[due.message.topic]:
                     start_s += self._wait_until_first_arrived()
                 if self._stopped.is_set():
                     return
@@ -369,9 +368,6 @@ class Player:
         self._tick(message.time_ns)
         publisher.publish(bytes(message.cdr))
         self.counts[message.topic] += 1
-        if message.topic in self._awaited:
-            self._awaited.remove(message.topic)
-            self._unconfirmed.add(message.topic)
 
     def _tick(self, time_ns: int) -> None:
         if self._clock is not None:
@@ -380,18 +376,18 @@ class Player:
     def _wait_until_first_arrived(self) -> float:
         """Return how long (s) it took until the first messages were acknowledged."""
         before_s = time.monotonic()
-        for topic in sorted(self._unconfirmed):
-            while not self._publishers[topic].wait_for_all_acked(Duration()):
-                if time.monotonic() - before_s > self._patience_s:
-                    name = self._publishers[topic].topic_name
-                    self._node.get_logger().warning(
-                        f'after {self._patience_s:g} s a subscriber of {name} has not '
-                        'acknowledged the first message; playing all the same'
-                    )
-                    break
-                if self._stopped.wait(CLOCK_PERIOD_S):
-                    break
-        self._unconfirmed.clear()
+        sent = {topic: self._publishers[topic] for topic in self._awaited if self.counts[topic]}
+        self._awaited -= sent.keys()
+        while late := [one for one in sent.values() if not one.wait_for_all_acked(Duration())]:
+            if time.monotonic() - before_s > self._patience_s:
+                names = ', '.join(sorted(one.topic_name for one in late))
+                self._node.get_logger().warning(
+                    f'after {self._patience_s:g} s a subscriber of {names} has not acknowledged '
+                    'the first message; playing all the same'
+                )
+                break
+            if self._stopped.wait(CLOCK_PERIOD_S):
+                break
         return time.monotonic() - before_s
 
     def _wait_until_acknowledged(self) -> None:
