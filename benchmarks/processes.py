@@ -17,7 +17,7 @@ from typing import Any
 
 import rclpy
 
-from psd_depth_ros.ros.common import fast_dds_version, PROFILES, shared_memory_environment
+from psd_depth_ros.ros.common import PROFILES, shared_memory_environment
 
 HERE = Path(__file__).resolve().parent
 PATIENCE_S = 60.0
@@ -81,7 +81,7 @@ def start(
         environment.pop(variable, None)
     if shared_memory:
         middleware = rclpy.get_rmw_implementation_identifier()
-        environment |= shared_memory_environment({}, middleware, fast_dds_version())
+        environment |= shared_memory_environment({}, middleware)
     else:
         environment['FASTDDS_BUILTIN_TRANSPORTS'] = 'DEFAULT'
     with log.open('a') as errors:

@@ -59,7 +59,7 @@ def run_node(make: Callable[[], Node], arguments: Sequence[str] | None = None) -
     try:
         signal.signal(signal.SIGINT, _deferred_interrupt())
         middleware = rclpy.get_rmw_implementation_identifier()
-        os.environ.update(shared_memory_environment(os.environ, middleware, fast_dds_version()))
+        os.environ.update(shared_memory_environment(os.environ, middleware))
         rclpy.init(args=None if arguments is None else list(arguments))
         node = make()
         executor = SingleThreadedExecutor()
@@ -101,13 +101,11 @@ def _deferred_interrupt() -> Callable[[int, Any], None]:
 
 
 def fast_dds_version() -> int:
-    """2 or 3, by the library that this process has loaded."""
+    """2 or 3, by the library that `rclpy.get_rmw_implementation_identifier` has loaded."""
     return 3 if 'libfastdds.so' in LOADED_FILES.read_text() else 2
 
 
-def shared_memory_environment(
-    environment: Mapping[str, str], middleware: str, version: int
-) -> dict[str, str]:
+def shared_memory_environment(environment: Mapping[str, str], middleware: str) -> dict[str, str]:
     """Environment variables that give Fast DDS a shared-memory segment big enough for images.
 
     The default segment (0.5 MB) is smaller than a VGA image, which then goes over UDP in a
@@ -117,7 +115,6 @@ def shared_memory_environment(
     Args:
         environment: Environment of the process; a choice made there is respected.
         middleware: What `rclpy.get_rmw_implementation_identifier` returns.
-        version: Of Fast DDS, 2 or 3.
 
     Returns:
         Variables to set: empty for other middlewares, without room in /dev/shm, or where the user
@@ -126,7 +123,7 @@ def shared_memory_environment(
     has_choice = any(environment.get(name) for name in _USER_CHOICES)
     if has_choice or not middleware.startswith('rmw_fastrtps') or not _has_shared_memory():
         return {}
-    variable, file = PROFILES[version]
+    variable, file = PROFILES[fast_dds_version()]
     profile = find_installed(file)
     if profile is None or any(Path(name).is_file() for name in _LOCAL_PROFILES):
         return {}

@@ -37,22 +37,27 @@ def test_shared_memory_is_chosen_where_nobody_else_did(monkeypatch, tmp_path):
     monkeypatch.setattr(common, 'SHARED_MEMORY', tmp_path)
     monkeypatch.setattr(common, 'NEEDED_BYTES', 1)
     choose = common.shared_memory_environment
-    chosen = choose({}, 'rmw_fastrtps_cpp', 2) | choose({}, 'rmw_fastrtps_cpp', 3)
+    chosen = {}
+    for library in ('libfastdds.so.3.2', 'libfastrtps.so.2.14'):
+        loaded = tmp_path / library
+        loaded.write_text(f'7f00-7f01 r-xp 00000000 08:01 12 /opt/ros/lib/{library}')
+        monkeypatch.setattr(common, 'LOADED_FILES', loaded)
+        chosen |= choose({}, 'rmw_fastrtps_cpp')
     assert {name: Path(file).name for name, file in chosen.items()} == {
         'FASTRTPS_DEFAULT_PROFILES_FILE': 'fastdds_shm.xml',
         'FASTDDS_DEFAULT_PROFILES_FILE': 'fastdds3_shm.xml',
     }
-    two, three = (Path(file).read_text() for file in chosen.values())
+    three, two = (Path(file).read_text() for file in chosen.values())
     assert 'heartbeatPeriod' in two
     assert three == two.replace('heartbeatPeriod', 'heartbeat_period')
-    assert choose({}, 'rmw_cyclonedds_cpp', 2) == {}
+    assert choose({}, 'rmw_cyclonedds_cpp') == {}
     for name in (*chosen, 'FASTDDS_BUILTIN_TRANSPORTS'):
-        assert choose({name: 'mine'}, 'rmw_fastrtps_cpp', 2) == {}
+        assert choose({name: 'mine'}, 'rmw_fastrtps_cpp') == {}
     monkeypatch.setattr(common, 'NEEDED_BYTES', 2**60)
-    assert choose({}, 'rmw_fastrtps_cpp', 2) == {}
+    assert choose({}, 'rmw_fastrtps_cpp') == {}
     monkeypatch.setattr(common, 'NEEDED_BYTES', 1)
     (tmp_path / 'DEFAULT_FASTRTPS_PROFILES.xml').write_text('<profiles/>')
-    assert choose({}, 'rmw_fastrtps_cpp', 2) == {}
+    assert choose({}, 'rmw_fastrtps_cpp') == {}
 
 
 Throttled = tuple[ThrottledLogger, SimpleNamespace, list[str]]
