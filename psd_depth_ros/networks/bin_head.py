@@ -221,8 +221,9 @@ class BinHead(nn.Module):
         coarse = F.avg_pool2d(features, 4).flatten(2)  # (B, E, n) at stride 8
         attention = (keys @ coarse).softmax(dim=-1)
         summary = attention @ coarse.transpose(1, 2)  # (B, Q, E)
-        hidden = self.widths[:2](torch.cat([queries, summary], dim=-1))
-        last = cast(nn.Linear, self.widths[2])
+        first, activation, last = self.widths
+        hidden = activation(first(torch.cat([queries, summary], dim=-1)))
+        last = cast(nn.Linear, last)
         # One output: a sum in float32. oneDNN confuses two layouts of a bfloat16 matrix of one
         # column, and may then write beyond its buffer (seen with torch 2.9 and 2.10).
         raw = (hidden.float() * last.weight[0]).sum(dim=-1) + last.bias
