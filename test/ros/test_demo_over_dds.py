@@ -34,8 +34,7 @@ def test_demo_accounts_for_every_frame_and_reaches_for_nothing(tmp_path, network
     assert report['dropped'] == sum(report['dropped_by_reason'].values())
     assert report['frames_out'] >= 1
     assert 0 < report['absrel'] < 1
-    p50, p95 = report['latency_ms_p50'], report['latency_ms_p95']
-    assert (p50, p95) == (None, None) or p50 <= p95  # unknown where the machine is too busy
+    assert report['latency_ms_p50'] <= report['latency_ms_p95']
     with BagReader(tmp_path / 'depth.mcap') as bag:
         assert bag.topics['/depth/image_rect'].count == report['frames_out']
         assert bag.topics['/points'].count == report['frames_out']
