@@ -64,6 +64,7 @@ def test_the_real_engine_is_loaded_replaced_and_protected(
     camera.send_until(
         lambda: bench.value(': engine', 'checkpoint') == f'tiny {second}', 'the other network'
     )
+    bench.spin_until(lambda: 'for research only' in node.output, 'the licence, logged after it')
     assert node.output.count('for research only') == 1
     assert 'these weights are for research only: drives (CC BY-NC 4.0)' in node.output
     depths.clear()
@@ -114,6 +115,7 @@ def test_images_without_any_depth_are_published_and_a_problem_of_their_camera(
         lambda: depths and 'gave no depth' in bench.value(': camera', 'problem'), 'the problem'
     )
     assert np.isnan(np.frombuffer(depths[0].data, np.float32)).all()
+    bench.spin_until(lambda: 'gave no depth' in node.output, 'the log, written after it')
     assert node.output.count('network wall gave no depth') == 1, 'once in a while'
 
 

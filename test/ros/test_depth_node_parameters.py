@@ -98,6 +98,7 @@ def test_a_budget_is_changed_while_active_and_an_untrained_size_is_told(
     assert bench.set_parameter('pixel_budget', 106496) == (True, '')
     bench.spin_until(lambda: bench.value(': engine', 'pixel_budget') == '106496', 'the new size')
     assert 'states no size but 53248 px' in bench.value(': engine', 'untrained_size')
+    bench.spin_until(lambda: 'pixel_budget is 106496' in node.output, 'the log, written after it')
     assert node.output.count('pixel_budget is 106496, and the checkpoint') == 1
     accepted, reason = bench.set_parameter('pixel_budget', 500)
     assert not accepted
